@@ -1,0 +1,178 @@
+"""What kedit reads: a concept, a picture that may show it, and the picture without it."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+T = TypeVar("T")
+
+Mask = NDArray[np.bool_]
+"""A region of a picture: `[height, width]`, true inside."""
+
+
+def plural(word: str) -> str:
+    """Return the regular English plural of `word` (`box` -> `boxes`, `berry` -> `berries`)."""
+    if re.search(r"(s|x|z|ch|sh)$", word):
+        return word + "es"
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ies"
+    return word + "s"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A piece of knowledge to locate: the thing's name, the words for it and its kind."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    """The words that count as a mention, in any number. Empty means the name alone."""
+    category: str | None = None
+    """The kind of thing it is (COCO's supercategory); retention is near inside it and far outside."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError(f"a concept needs a name, got {self.name!r}")
+        object.__setattr__(self, "words", tuple(self.words) or (self.name,))
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The regular expression of one whole-word mention, singular or plural."""
+        forms = {form for word in self.words for form in (word, plural(word))}
+        longest_first = sorted(forms, key=lambda form: (-len(form), form))
+        body = "|".join(re.escape(form) for form in longest_first)
+        return re.compile(rf"(?<!\w)(?:{body})(?!\w)", re.IGNORECASE)
+
+    def first_mention(self, text: str) -> tuple[int, int] | None:
+        """Return the character span of the first mention in `text`, or None."""
+        found = self.pattern.search(text)
+        return found.span() if found else None
+
+    def mentioned_in(self, text: str) -> bool:
+        """Return whether `text` names the concept."""
+        return self.pattern.search(text) is not None
+
+
+def mentioned(concepts: Iterable[Concept], text: str) -> frozenset[str]:
+    """Return the names of the `concepts` that `text` names."""
+    return frozenset(concept.name for concept in concepts if concept.mentioned_in(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture, the captions that are right for it and the regions of what it shows."""
+
+    id: str
+    image: Image
+    references: tuple[str, ...] = ()
+    objects: frozenset[str] = frozenset()
+    """The names of the concepts in the picture, as annotated."""
+    regions: Mapping[str, Mask] = field(default_factory=dict)
+    """For each annotated concept, the union of its instances' masks: `[height, width]`."""
+    render_without: Callable[[str], Image] | None = None
+    """Draws the same picture without a concept, where the data set can."""
+
+    def shows(self, concept: Concept) -> bool:
+        """Return whether the annotation says that the picture shows `concept`."""
+        return concept.name in self.objects
+
+    def region(self, concept: Concept) -> Mask:
+        """Return the region of `concept`; a LookupError names what the sample has instead."""
+        if concept.name not in self.regions:
+            found = ", ".join(sorted(self.regions)) or "none"
+            raise LookupError(f"sample `{self.id}` has no region for `{concept.name}`; regions: {found}")
+        return self.regions[concept.name]
+
+
+@dataclass(frozen=True, eq=False)
+class Counterfactual:
+    """A sample and the same picture with one concept's region painted out."""
+
+    sample: Sample
+    concept: Concept
+    image: Image
+    """The picture without the concept, of the sample's size."""
+
+    def __post_init__(self) -> None:
+        if self.image.size != self.sample.image.size:
+            raise ValueError(
+                f"the counterfactual of sample `{self.sample.id}` is {self.image.size} pixels, "
+                f"the original {self.sample.image.size}; they must be equal"
+            )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the answer that is right; about a picture when `sample` is set."""
+
+    text: str
+    answer: str
+    kind: str
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint samples to locate with and to evaluate on."""
+
+    locate: tuple[Sample, ...]
+    """Pictures of the concept that locating may see."""
+    target: tuple[Sample, ...]
+    """Held-out pictures of the concept."""
+    near: tuple[Sample, ...]
+    """Pictures without the concept that show something of its category."""
+    far: tuple[Sample, ...]
+    """Pictures without the concept or anything of its category."""
+
+    def __post_init__(self) -> None:
+        ids = [sample.id for part in (self.locate, self.target, self.near, self.far) for sample in part]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"a sample may be in one part of a split only; in several: {', '.join(twice[:5])}")
+
+
+class Data(Protocol):
+    """A data set: the concepts it knows, samples for each, and questions without a picture."""
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every concept that can be located."""
+        ...
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Text-only questions, to test what an edit leaves of the text knowledge."""
+        ...
+
+    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+        """Return disjoint samples, `retention` of them near and as many far."""
+        ...
+
+
+def find_concept(concepts: Iterable[Concept], name: str) -> Concept:
+    """Return the concept called `name`; a LookupError suggests the nearest names."""
+    known = {concept.name: concept for concept in concepts}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known))}"
+    raise LookupError(f"no concept `{name}` in the data; {hint}")
+
+
+
+
+class Progress(Protocol):
+    """Shows how far a long job is: yields `items`, of which there are `total`, under the name `what`."""
+
+    def __call__(self, items: Iterable[T], total: int, what: str) -> Iterable[T]: ...
+
+
+def silent(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+    """Return `items` and show nothing; the default `Progress`."""
+    return items
