@@ -1,0 +1,194 @@
+"""Which neurons: identifiers, sets of them, and a score for each."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+SiteName = Literal["mid", "act", "pre"]
+"""Which tensor of a feed-forward block holds the neurons; see `kedit.sites`."""
+
+
+class NeuronId(NamedTuple):
+    """One hidden unit of one feed-forward block."""
+
+    layer: int
+    index: int
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """A set of neurons at one site. Immutable, ordered by layer and index, without repeats."""
+
+    ids: tuple[NeuronId, ...] = ()
+    site: SiteName = "mid"
+
+    def __post_init__(self) -> None:
+        unique = sorted({NeuronId(*one) for one in self.ids})
+        if unique and min(min(one) for one in unique) < 0:
+            raise ValueError(f"layers and indices count from 0, got {unique[0]}")
+        object.__setattr__(self, "ids", tuple(unique))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[NeuronId]:
+        return iter(self.ids)
+
+    def __contains__(self, one: object) -> bool:
+        return one in self._members
+
+    def __or__(self, other: Self) -> "NeuronSet":
+        return self._combined(other, self._members | other._members)
+
+    def __and__(self, other: Self) -> "NeuronSet":
+        return self._combined(other, self._members & other._members)
+
+    def __sub__(self, other: Self) -> "NeuronSet":
+        return self._combined(other, self._members - other._members)
+
+    def __le__(self, other: Self) -> bool:
+        return self._members <= other._members
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer}: {len(indices)}" for layer, indices in self.by_layer().items())
+        return f"NeuronSet({len(self)} neurons at `{self.site}`, by layer {{{layers}}})"
+
+    @cached_property
+    def _members(self) -> frozenset[NeuronId]:
+        return frozenset(self.ids)
+
+    def _combined(self, other: "NeuronSet", members: Iterable[NeuronId]) -> "NeuronSet":
+        if self.site != other.site:
+            raise ValueError(f"neurons at `{self.site}` and at `{other.site}` cannot be combined")
+        return NeuronSet(tuple(members), self.site)
+
+    def by_layer(self) -> dict[int, tuple[int, ...]]:
+        """Return the indices of each layer that has any, in ascending order."""
+        layers: dict[int, list[int]] = {}
+        for layer, index in self.ids:
+            layers.setdefault(layer, []).append(index)
+        return {layer: tuple(indices) for layer, indices in layers.items()}
+
+    def jaccard(self, other: "NeuronSet") -> float:
+        """Return the overlap |a & b| / |a | b|; two empty sets overlap fully."""
+        union = len(self | other)
+        return len(self & other) / union if union else 1.0
+
+    def layer_matched(self, widths: Mapping[int, int], seed: int) -> "NeuronSet":
+        """Return a random set with as many neurons in each layer, none of them from this set.
+
+        Args:
+            widths: The number of neurons of each layer.
+            seed: Equal seeds give equal sets.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        drawn: list[NeuronId] = []
+        for layer, indices in self.by_layer().items():
+            others = sorted(set(range(widths[layer])) - set(indices))
+            if len(others) < len(indices):
+                raise ValueError(
+                    f"layer {layer} has {widths[layer]} neurons: too few for {len(indices)} "
+                    f"random ones beside the {len(indices)} of the set"
+                )
+            order = torch.randperm(len(others), generator=generator).tolist()
+            drawn += [NeuronId(layer, others[i]) for i in order[: len(indices)]]
+        return NeuronSet(tuple(drawn), self.site)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the set as plain data."""
+        return {"site": self.site, "neurons": [list(one) for one in self.ids]}
+
+    def save(self, path: str | Path) -> None:
+        """Write the set as JSON."""
+        Path(path).write_text(json.dumps(self.to_json()) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronSet":
+        """Read a set that `save` wrote; a ValueError says what is wrong with another file."""
+        try:
+            data = json.loads(Path(path).read_text())
+            return cls(tuple(NeuronId(int(layer), int(index)) for layer, index in data["neurons"]), data["site"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"`{path}` is not a neuron set: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronScores:
+    """One number for each neuron and how it was made."""
+
+    values: Tensor
+    """`[layer, neuron]`, 32-bit floats."""
+    method: str
+    """The scorer, as its `repr`."""
+    site: SiteName = "mid"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What else decided the scores: model, samples, target, costs."""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2:
+            raise ValueError(f"scores are [layer, neuron], got shape {tuple(self.values.shape)}")
+        object.__setattr__(self, "values", self.values.detach().float().cpu())
+
+    @property
+    def n_invalid(self) -> int:
+        """How many scores are not a number; no selector ever keeps those."""
+        return int(self.values.isnan().sum())
+
+    def ranking(self, among: NeuronSet | None = None) -> list[NeuronId]:
+        """Return the neurons from high to low score; ties go by layer, then index; NaN is left out."""
+        n_neurons = self.values.shape[1]
+        flat = self.values.flatten()
+        order = torch.sort(flat.nan_to_num(nan=-math.inf), descending=True, stable=True).indices
+        ranked = [NeuronId(i // n_neurons, i % n_neurons) for i in order.tolist() if not math.isnan(flat[i])]
+        allowed = None if among is None else set(among)
+        return ranked if allowed is None else [one for one in ranked if one in allowed]
+
+    def of(self, ids: Iterable[NeuronId]) -> Tensor:
+        """Return the scores of `ids`: `[len(ids)]`."""
+        wanted = list(ids)
+        if not wanted:
+            return torch.empty(0)
+        layers, indices = zip(*wanted, strict=True)
+        return self.values[list(layers), list(indices)]
+
+    def save(self, path: str | Path) -> None:
+        """Write the scores as a safetensors file with its metadata."""
+        save_scores({"scores": self}, path)
+
+
+def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
+    """Write the scores of all stages into one safetensors file."""
+    from safetensors.torch import save_file
+
+    described = {
+        name: {"method": one.method, "site": one.site, "provenance": dict(one.provenance)}
+        for name, one in stages.items()
+    }
+    tensors = {name: one.values.contiguous() for name, one in stages.items()}
+    save_file(tensors, Path(path), metadata={"kedit.scores": json.dumps(described)})
+
+
+def load_scores(path: str | Path) -> dict[str, NeuronScores]:
+    """Read what `save_scores` wrote, in the same order of stages."""
+    from safetensors import safe_open
+
+    with safe_open(Path(path), framework="pt") as stored:
+        metadata = stored.metadata() or {}
+        if "kedit.scores" not in metadata:
+            raise ValueError(f"`{path}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
+        described = json.loads(metadata["kedit.scores"])
+        return {name: NeuronScores(stored.get_tensor(name), **about) for name, about in described.items()}
+
+
+def stacked(layers: Sequence[Tensor]) -> Tensor:
+    """Return per-layer scores `[neuron]` as `[layer, neuron]`; narrower layers end in NaN."""
+    widest = max(one.shape[-1] for one in layers)
+    full = [torch.nn.functional.pad(one, (0, widest - one.shape[-1]), value=math.nan) for one in layers]
+    return torch.stack(full)

@@ -1,0 +1,117 @@
+"""Which positions of a sequence a forward pass computes, and what they hold."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kedit.hooks import before
+from kedit.sites import decoder_path, embedding_path
+
+Positions = Literal["all", "image", "text", "last"]
+"""Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on."""
+Phase = Literal["both", "prefill", "decode"]
+"""When an edit acts: on the prompt (`prefill`), on generated tokens (`decode`), or on both."""
+
+
+class Span:
+    """The columns that the current decoder call computes, counted from the first token of the sequence.
+
+    Columns mean the same with a key-value cache, where a call computes only the new ones, and without. They
+    are columns of the padded batch: left padding shifts no column. The prompt is what the first call of a generation
+    computes. A call without a cache that repeats the prompt's tokens and is one longer than the call before it
+    continues that generation.
+    """
+
+    def __init__(self, image_token: int | None) -> None:
+        self.image_token = image_token
+        self._tokens: Tensor | None = None
+        self._prompt: Tensor | None = None
+        self._last: Tensor | None = None
+        self._mask: Tensor | None = None
+        self._start = self._end = 0
+        self._settled = True
+
+    def saw_tokens(self, tokens: Tensor) -> None:
+        """Take note of the token ids of a call: `[batch, pos]`."""
+        self._tokens, self._settled = tokens, False
+
+    def saw_call(self, kwargs: dict[str, Any]) -> None:
+        """Take note of a decoder call: its first column is the length of the cache."""
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        self._start = int(cache.get_seq_length()) if cache is not None else 0
+        self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
+        """Return the mask of the positions to act on: `[batch, pos]`.
+
+        Args:
+            positions: Which of them by content.
+            phase: Which of them by age.
+            n_rows: The number of positions of the whole batch in the activations at hand.
+
+        Raises:
+            ValueError: The call was not made with token ids, so that its positions are unknown.
+        """
+        tokens = self._tokens
+        if tokens is None or tokens.numel() != n_rows:
+            seen = "no tokens" if tokens is None else f"{tokens.numel()} tokens"
+            raise ValueError(
+                f"the decoder runs on {n_rows} positions and the embedding saw {seen}: edits by position need "
+                "a model that is called with token ids"
+            )
+        self._settle(tokens)
+        assert self._prompt is not None
+        columns = torch.arange(self._start, self._end, device=tokens.device).expand_as(tokens)
+        n_prompt = self._prompt.shape[1]
+        if positions == "all":
+            mask = torch.ones_like(tokens, dtype=torch.bool)
+        elif positions == "last":
+            mask = columns >= (n_prompt - 1 if self._last is None else self._last[:, None])
+        else:
+            mask = (tokens == self.image_token) == (positions == "image")
+        if phase == "prefill":
+            return mask & (columns < n_prompt)
+        return mask & (columns >= n_prompt) if phase == "decode" else mask
+
+    def _settle(self, tokens: Tensor) -> None:
+        """Decide once for each call whether it starts a new sequence."""
+        if self._settled:
+            return
+        end, self._settled = self._start + tokens.shape[1], True
+        if self._start == 0 and not self._continues(tokens):
+            self._prompt, self._last = tokens, _last_valid(self._mask)
+        self._end = end
+
+    def _continues(self, tokens: Tensor) -> bool:
+        prompt = self._prompt
+        if prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != self._end + 1:
+            return False
+        return torch.equal(tokens[:, : prompt.shape[1]], prompt)
+
+
+@contextmanager
+def following(module: nn.Module, image_token: int | None) -> Iterator[Span]:
+    """Yield a `Span` that is up to date whenever a block of the language model runs.
+
+    Args:
+        module: The model, called with token ids.
+        image_token: The id of the image token in the input; None when there is none.
+    """
+    embedding = embedding_path(module)
+    if embedding is None:
+        raise LookupError(f"{type(module).__name__} has no token embedding, so positions cannot be told; use `all`")
+    span = Span(image_token)
+    with ExitStack() as attached:
+        attached.enter_context(before(module, embedding, lambda args, kwargs: span.saw_tokens(args[0])))
+        attached.enter_context(before(module, decoder_path(module), lambda args, kwargs: span.saw_call(kwargs)))
+        yield span
+
+
+def _last_valid(mask: Tensor | None) -> Tensor | None:
+    """Return the last unpadded column of each row, or None where every row ends with a token."""
+    if mask is None or bool(mask[:, -1].all()):
+        return None
+    return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
