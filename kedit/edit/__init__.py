@@ -1,0 +1,1 @@
+"""Edits of neurons as forward hooks, alive only inside `with`."""

@@ -1,0 +1,136 @@
+"""An edit: which neurons, what happens to them, and where."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedit.edit.operators import Operator
+from kedit.hooks import Hook, Rewrite, intervene, labels
+from kedit.neurons import NeuronSet
+from kedit.positions import Phase, Positions, Span, following
+from kedit.sites import Site, SiteError
+
+
+class EditWarning(UserWarning):
+    """An edit was active and changed nothing, since the model never ran the edited layers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Neurons and an operator; it acts only inside `with edit.applied(model)`.
+
+    Edits nest, and each acts on what the earlier ones left. No weight is written.
+
+    Example:
+        with Edit(neurons, Zero()).applied(model):
+            captions = model.caption(images)
+    """
+
+    neurons: NeuronSet
+    operator: Operator
+    positions: Positions = "all"
+    phase: Phase = "both"
+    name: str = "edit"
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("all", "image", "text", "last"):
+            raise ValueError(f"`positions` is one of all, image, text, last, got {self.positions!r}")
+        if self.phase not in ("both", "prefill", "decode"):
+            raise ValueError(f"`phase` is one of both, prefill, decode, got {self.phase!r}")
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the edit acts at every position, so that positions need not be told apart."""
+        return self.positions == "all" and self.phase == "both"
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[None]:
+        """Edit `model` until the end of the `with` block, in this thread.
+
+        Args:
+            model: Any `nn.Module` with feed-forward blocks, or an object that holds one as `.module`.
+
+        Raises:
+            SiteError: A neuron does not exist in the model; nothing is changed.
+        """
+        module: nn.Module = model if isinstance(model, nn.Module) else model.module
+        site = Site.of(module, self.neurons.site)
+        layers = self._checked(site)
+        with ExitStack() as stack:
+            span = None
+            if layers and not self.everywhere:
+                span = stack.enter_context(following(module, _image_token(module, self.positions)))
+            rewrites = {layer: self._rewrite(layer, indices, span) for layer, indices in layers.items()}
+            hooks = stack.enter_context(intervene(module, site, rewrites, label=self))
+            yield
+            _warn_if_idle(self, list(hooks.values()))
+
+    def _checked(self, site: Site) -> dict[int, Tensor]:
+        layers = self.neurons.by_layer()
+        for layer, indices in layers.items():
+            if indices[-1] >= site.block(layer).width:
+                raise SiteError(f"no neuron {indices[-1]} in layer {layer}, which has {site.block(layer).width}")
+        return {layer: torch.tensor(indices) for layer, indices in layers.items()}
+
+    def _rewrite(self, layer: int, indices: Tensor, span: Span | None) -> Rewrite:
+        def rewrite(activation: Tensor) -> Tensor:
+            at = indices.to(activation.device)
+            old = activation[..., at]
+            new = self.operator(old, layer, at).to(activation.dtype)
+            if span is not None:
+                new = torch.where(_mask(span, self, activation)[..., None], new, old)
+            edited = activation.clone()
+            edited[..., at] = new
+            return edited
+
+        return rewrite
+
+
+def active(model: Any) -> list[Edit]:
+    """Return the edits that act on `model` right now, in order."""
+    module: nn.Module = model if isinstance(model, nn.Module) else model.module
+    return [label for label in labels(module) if isinstance(label, Edit)]
+
+
+def table(edits: Sequence[Edit]) -> str:
+    """Return a plain-text table of `edits`, one line each."""
+    rows = [("name", "operator", "neurons", "layers", "positions", "phase")]
+    for one in edits:
+        layers = ",".join(map(str, one.neurons.by_layer())) or "-"
+        rows.append((one.name, repr(one.operator), str(len(one.neurons)), layers, one.positions, one.phase))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _image_token(module: nn.Module, positions: Positions) -> int | None:
+    if positions not in ("image", "text"):
+        return None
+    found = getattr(getattr(module, "config", None), "image_token_id", None)
+    if found is None and positions == "image":
+        raise LookupError(
+            f"`positions=image` needs image tokens, and the configuration of {type(module).__name__} "
+            "names no `image_token_id`"
+        )
+    return found
+
+
+def _mask(span: Span, edit: Edit, activation: Tensor) -> Tensor:
+    """Return where the edit acts, in the leading shape of `activation` (some models flatten it)."""
+    leading = activation.shape[:-1]
+    return span.where(edit.positions, edit.phase, leading.numel()).to(activation.device).reshape(leading)
+
+
+def _warn_if_idle(edit: Edit, hooks: Sequence[Hook]) -> None:
+    if hooks and not any(hook.n_calls for hook in hooks):
+        warnings.warn(
+            f"edit `{edit.name}` was active, but the model never ran its {len(hooks)} edited layers in this "
+            "thread: nothing was edited (a compiled model ignores hooks that come later)",
+            EditWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,85 @@
+"""What an edit does to the neurons it names: elementwise rules on their activations."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+
+class Operator(Protocol):
+    """Rewrites the activations of the edited neurons of one layer; never in place."""
+
+    def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
+        """Return new values for `values` `[..., k]`, the activations of neurons `indices` `[k]` of `layer`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Set the activations to zero. At `mid` this is the same as zeroing the neuron's column of the weight."""
+
+    def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(values)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply the activations by `factor`: below 1 dampens, above 1 amplifies, below 0 inverts."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.factor):
+            raise ValueError(f"`factor` is a finite number, got {self.factor}")
+
+    def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
+        """Return the scaled values."""
+        return values * self.factor
+
+
+def amplify(factor: float = 2.0) -> Scale:
+    """Return a `Scale` that strengthens the neurons (Dai et al. 2022 double them)."""
+    if not factor > 1:
+        raise ValueError(f"`amplify` needs a factor > 1, got {factor}; use `Scale({factor})` to dampen")
+    return Scale(factor)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Set the activations to those of a reference: a constant, or a value for each neuron.
+
+    `kedit.edit.reference` computes the values from other runs of the model: their mean over counterfactual pictures,
+    over a data set, or over a donor's positions.
+    """
+
+    reference: float | Mapping[int, Tensor] = 0.0
+    """A constant, or for each layer the values of all its neurons, `[neuron]`."""
+    source: str = field(default="constant", compare=False)
+    """Where the values come from, for people."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reference, Mapping):
+            bad = [layer for layer, values in self.reference.items() if not bool(values.isfinite().all())]
+            if bad:
+                raise ValueError(f"the reference of layer {bad[0]} holds values that are not finite")
+        elif not math.isfinite(self.reference):
+            raise ValueError(f"the reference is a finite number, got {self.reference}")
+
+    def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
+        """Return the reference values in the shape of `values`."""
+        if not isinstance(self.reference, Mapping):
+            return torch.full_like(values, self.reference)
+        if layer not in self.reference:
+            raise LookupError(f"the reference has no layer {layer}; it has {sorted(self.reference)}")
+        return self.reference[layer].to(values)[indices].expand_as(values)
+
+    def __repr__(self) -> str:
+        shown = self.source if isinstance(self.reference, Mapping) else repr(self.reference)
+        return f"Patch({shown})"
+
+

@@ -1,0 +1,1 @@
+"""Which neurons hold a concept: scorers, selectors and the locators made of them."""

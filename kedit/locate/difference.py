@@ -1,0 +1,37 @@
+"""Stage 1 of two-stage filtering: neurons that change when the concept is painted out."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kedit.locate.evidence import Evidence, LayerEvidence, Need, OverPositions, OverSamples, over_positions
+
+
+@dataclass(frozen=True)
+class ActivationDifference:
+    """How much more a neuron fires when the concept is in the picture.
+
+    For each sample `R_p(A_original - A_counterfactual)` over positions p, then the mean over samples (Sato and
+    Takagi 2025, arXiv 2503.22941, the candidate set C^k; the reductions are not given there and are options
+    here). A high score also goes to neurons that respond to the color or texture of the region: stage 2 is there to
+    tell them from the concept.
+    """
+
+    positions: Evidence = "image"
+    over_positions: OverPositions = "max"
+    over_samples: OverSamples = "mean"
+    signed: bool = True
+    """Whether a neuron must fire more with the concept; otherwise any change counts."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The activations on the counterfactual."""
+        return frozenset({"counterfactual"})
+
+    def score(self, evidence: LayerEvidence) -> Tensor:
+        """Return the scores of one layer: `[batch, neuron]`."""
+        assert evidence.counterfactual is not None
+        difference = evidence.original - evidence.counterfactual
+        if not self.signed:
+            difference = difference.abs()
+        return over_positions(difference, evidence.kinds, self.positions, self.over_positions)

@@ -1,0 +1,163 @@
+"""What a model did with a picture and with its counterfactual, one layer at a time.
+
+The activations and gradients of a batch are computed once, shared by all scorers and reduced as soon as a layer's
+tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from kedit.hooks import intervene, record, with_graph
+from kedit.locate.target import Target
+from kedit.models.mllm import IMAGE, MLLM, PADDING, TEXT, Forced, Mention
+from kedit.samples import Counterfactual
+from kedit.sites import Site
+
+Need = Literal["counterfactual", "gradient"]
+"""What a scorer reads beside the activations of the original picture."""
+Evidence = Literal["all", "image", "text", "target"]
+"""The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
+OverPositions = Literal["max", "sum", "mean", "abs_max"]
+OverSamples = Literal["mean", "max", "vote"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEvidence:
+    """One layer's tensors for a batch; each `[batch, pos, neuron]`, 32-bit."""
+
+    layer: int
+    kinds: Tensor
+    """`[batch, pos]`: what each position holds."""
+    original: Tensor
+    counterfactual: Tensor | None = None
+    gradient: Tensor | None = None
+    """The derivative of the target's logit with respect to `original`."""
+
+
+class Scorer(Protocol):
+    """Scores the neurons of a layer from the evidence, for each sample."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What must be in the evidence."""
+        ...
+
+    @property
+    def over_samples(self) -> OverSamples:
+        """How the samples' scores become one."""
+        ...
+
+    def score(self, evidence: LayerEvidence) -> Tensor:
+        """Return the scores of one layer: `[batch, neuron]`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A counterfactual pair and where the model's caption of the original names the concept."""
+
+    pair: Counterfactual
+    mention: Mention
+
+
+def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
+    """Reduce `[batch, pos, neuron]` to `[batch, neuron]` over the positions that count.
+
+    A sample without any such position scores zero.
+    """
+    if positions == "target":
+        allowed = torch.zeros_like(kinds, dtype=torch.bool)
+        allowed[:, -1] = True
+    else:
+        allowed = {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
+    mask = allowed[..., None]
+    if how in ("sum", "mean"):
+        total = values.masked_fill(~mask, 0).sum(1)
+        return total if how == "sum" else total / mask.sum(1).clamp(min=1)
+    signed = values.abs() if how == "abs_max" else values
+    peak = signed.masked_fill(~mask, -torch.inf).amax(1)
+    return peak.masked_fill(~allowed.any(1, keepdim=True), 0)
+
+
+def gather(
+    model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorers: Mapping[str, Scorer]
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Yield for each batch what each scorer makes of each layer: `[batch, neuron]` by layer.
+
+    A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, and one
+    backward if any scorer needs a gradient.
+    """
+    needs = frozenset[Need]().union(*(scorer.needs for scorer in scorers.values()))
+    for start in range(0, len(cases), model.batch_size):
+        yield _score_batch(model, site, cases[start : start + model.batch_size], target, scorers, needs)
+
+
+def _score_batch(
+    model: MLLM,
+    site: Site,
+    cases: Sequence[Case],
+    target: Target,
+    scorers: Mapping[str, Scorer],
+    needs: frozenset[Need],
+) -> dict[str, list[Tensor]]:
+    prefixes = [target.prefix(case.mention) for case in cases]
+    original = model.forced([case.pair.sample.image for case in cases], prefixes)
+    painted_out = _counterfactual(model, site, cases, prefixes, original) if "counterfactual" in needs else {}
+    found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
+
+    def score(evidence: LayerEvidence, *, with_gradient: bool) -> None:
+        for name, scorer in scorers.items():
+            if ("gradient" in scorer.needs) == with_gradient:
+                found[name][evidence.layer] = scorer.score(evidence).float().cpu()
+
+    def seen(layer: int) -> Callable[[Tensor], Tensor | None]:
+        def see(activation: Tensor) -> Tensor | None:
+            values = _by_position(activation.detach(), original)
+            score(LayerEvidence(layer, original.kinds, values, painted_out.pop(layer, None)), with_gradient=False)
+            if "gradient" not in needs:
+                return None
+            traced = with_graph(activation)
+            traced.register_hook(
+                lambda gradient: score(
+                    LayerEvidence(layer, original.kinds, values, None, _by_position(gradient, original)),
+                    with_gradient=True,
+                )
+            )
+            roots.append(traced)
+            return traced
+
+        return see
+
+    roots: list[Tensor] = []
+    with torch.set_grad_enabled("gradient" in needs):
+        with intervene(model.module, site, {layer: seen(layer) for layer in site.blocks}, label="locate"):
+            logits = model.logits(original, n_last=target.n_last([case.mention for case in cases]))
+        if "gradient" in needs:
+            # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
+            torch.autograd.grad(target.output(logits, [case.mention for case in cases]).sum(), roots[:1])
+    return {name: [layers[layer] for layer in site.blocks] for name, layers in found.items()}
+
+
+def _counterfactual(
+    model: MLLM, site: Site, cases: Sequence[Case], prefixes: Sequence[tuple[int, ...]], original: Forced
+) -> dict[int, Tensor]:
+    """Return the activations on the counterfactual pictures after the same words: `[batch, pos, neuron]` by layer."""
+    batch = model.forced([case.pair.image for case in cases], prefixes)
+    if not torch.equal(batch.kinds, original.kinds):
+        ids = ", ".join(case.pair.sample.id for case in cases[:3])
+        raise ValueError(
+            f"original and counterfactual runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
+            f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
+        )
+    with torch.no_grad(), record(model.module, site) as activations:
+        model.logits(batch)
+    return {layer: _by_position(values, batch) for layer, values in activations.items()}
+
+
+def _by_position(values: Tensor, batch: Forced) -> Tensor:
+    """Return `[batch, pos, neuron]`, 32-bit, also where a model flattens batch and positions."""
+    return values.float().reshape(*batch.kinds.shape, -1)

@@ -1,0 +1,100 @@
+"""Which of the scored neurons to keep. Selecting is instant and pure: sweep it."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from kedit.neurons import NeuronScores, NeuronSet
+
+
+class Selector(Protocol):
+    """Keeps some of the neurons, of the earlier stages' candidates where there are any."""
+
+    def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
+        """Return the neurons to keep."""
+        ...
+
+
+@dataclass(frozen=True)
+class Above:
+    """Neurons that score more than `threshold`, the best `at_most` of them."""
+
+    threshold: float
+    at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite("threshold", self.threshold)
+        _check_count("at_most", self.at_most)
+
+    def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
+        """Return the neurons above the threshold."""
+        ranked = scores.ranking(among)
+        values = scores.of(ranked).tolist()
+        kept = [one for one, value in zip(ranked, values, strict=True) if value > self.threshold]
+        return NeuronSet(tuple(kept[: self.at_most]), scores.site)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The `k` best neurons; ties go to the lower layer and index."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        _check_count("k", self.k)
+
+    def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
+        """Return the best neurons."""
+        return NeuronSet(tuple(scores.ranking(among)[: self.k]), scores.site)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """The best share `1 - q` of the neurons it may choose from: q=0.99 keeps one in a hundred."""
+
+    q: float
+    at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.q <= 1:
+            raise ValueError(f"`q` is a quantile between 0 and 1, got {self.q}")
+        _check_count("at_most", self.at_most)
+
+    def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
+        """Return the neurons above the quantile."""
+        ranked = scores.ranking(among)
+        # Rounded first: (1 - 0.9) * 10 is 0.9999999999999998.
+        n_kept = math.floor(round((1 - self.q) * len(ranked), 9))
+        return NeuronSet(tuple(ranked[:n_kept][: self.at_most]), scores.site)
+
+
+@dataclass(frozen=True)
+class RatioOfMax:
+    """Neurons that score at least `ratio` of the best one (Dai et al. 2022: 0.2 of the maximum)."""
+
+    ratio: float
+    at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"`ratio` is a share of the maximum, above 0 and at most 1, got {self.ratio}")
+        _check_count("at_most", self.at_most)
+
+    def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
+        """Return the neurons near the maximum; none if no score is positive."""
+        ranked = scores.ranking(among)
+        values = scores.of(ranked).tolist()
+        if not values or values[0] <= 0:
+            return NeuronSet((), scores.site)
+        kept = [one for one, value in zip(ranked, values, strict=True) if value >= self.ratio * values[0]]
+        return NeuronSet(tuple(kept[: self.at_most]), scores.site)
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` is a finite number, got {value}")
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"`{name}` is a number of neurons, 0 or more, got {value!r}")

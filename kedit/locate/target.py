@@ -1,0 +1,58 @@
+"""The number whose cause is sought: the model's belief in the concept's word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kedit.models.mllm import Mention
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which output of the model stands for the concept.
+
+    The caption up to the first mention is forced, and the word's token is read off the logits after it.
+    """
+
+    value: Literal["logit", "logprob", "prob"] = "logit"
+    """`prob` saturates near 0 and 1; the gradient methods use `logit`."""
+    subtokens: Literal["first", "mean", "last"] = "first"
+    """Which tokens of a word of several."""
+    on_missing: Literal["skip", "force"] = "skip"
+    """What to do where the caption does not name the concept: leave the sample out, or force the word."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("value", ("logit", "logprob", "prob")),
+            ("subtokens", ("first", "mean", "last")),
+            ("on_missing", ("skip", "force")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+    def prefix(self, mention: Mention) -> tuple[int, ...]:
+        """Return the tokens to force after the prompt."""
+        return mention.prefix if self.subtokens == "first" else mention.prefix + mention.word[:-1]
+
+    def n_last(self, mentions: Sequence[Mention]) -> int:
+        """Return how many of the last positions' logits are read."""
+        return max(len(mention.word) for mention in mentions) if self.subtokens == "mean" else 1
+
+    def output(self, logits: Tensor, mentions: Sequence[Mention]) -> Tensor:
+        """Return the target of each sample, `[batch]`, from the last logits `[batch, pos, vocab]`."""
+        if self.value == "logprob":
+            logits = logits.log_softmax(-1)
+        elif self.value == "prob":
+            logits = logits.softmax(-1)
+        return torch.stack([self._one(row, mention) for row, mention in zip(logits, mentions, strict=True)])
+
+    def _one(self, row: Tensor, mention: Mention) -> Tensor:
+        if self.subtokens == "first":
+            return row[-1, mention.word[0]]
+        if self.subtokens == "last":
+            return row[-1, mention.word[-1]]
+        n_tokens = len(mention.word)
+        return row[-n_tokens:].gather(1, torch.tensor(mention.word, device=row.device)[:, None]).mean()

@@ -1,0 +1,1 @@
+"""Who speaks: multimodal language models behind one small protocol."""

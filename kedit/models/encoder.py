@@ -1,0 +1,70 @@
+"""Contextual embeddings of texts, for BERTScore."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedit.models.mllm import HuggingFaceMLLM
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLayers:
+    """The layers of a model's own language model, for models too small a world for a pretrained encoder."""
+
+    model: HuggingFaceMLLM
+    layer: int = -1
+    """Which hidden state; -1 is the last one."""
+
+    @property
+    def name(self) -> str:
+        """What reports call the encoder."""
+        return f"{self.model.name}, hidden state {self.layer} of its language model"
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return one `[token, width]` for each text, special tokens included."""
+        return _encode(self.model.module, self.model.tokenizer, texts, self.layer)
+
+
+@dataclass(frozen=True)
+class FolderEncoder:
+    """An encoder such as BERT from a local folder."""
+
+    path: str
+    layer: int
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).is_dir():
+            raise FileNotFoundError(f"no encoder folder `{self.path}` for BERTScore")
+
+    @property
+    def name(self) -> str:
+        """What reports call the encoder."""
+        return f"{Path(self.path).name}, hidden state {self.layer}"
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModel, AutoTokenizer
+
+        module = AutoModel.from_pretrained(self.path, local_files_only=True).eval()
+        return module, AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return one `[token, width]` for each text, special tokens included."""
+        module, tokenizer = self._loaded
+        return _encode(module, tokenizer, texts, self.layer)
+
+
+def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> list[Tensor]:
+    encoded: list[Tensor] = []
+    for text in texts:
+        inputs = tokenizer(text, return_tensors="pt", truncation=True).to(module.device)
+        states = module(**inputs, output_hidden_states=True).hidden_states
+        encoded.append(states[layer][0].float().cpu())
+    return encoded

@@ -1,0 +1,68 @@
+"""Models from a folder, and the ones that come with kedit."""
+
+from pathlib import Path
+from typing import Any
+
+from kedit.models.mllm import HuggingFaceMLLM
+
+HERE = Path(__file__).parent
+SHIPPED = ("scenes", "scenes_plain")
+
+
+def load(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    prompt: str = "Describe this image.",
+    batch_size: int = 16,
+    max_new_tokens: int = 40,
+    download: bool = False,
+) -> HuggingFaceMLLM:
+    """Load an image-text-to-text model and its processor.
+
+    Args:
+        path: A folder, the name of a shipped model, or the id of a model on the hub.
+        name: What reports call the model; by default the last part of `path`.
+        prompt: What asks the model for a caption.
+        batch_size: How many pictures are read at once.
+        max_new_tokens: Where a caption ends at the latest.
+        download: Whether a hub id may be fetched; otherwise only the local cache is searched.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and no such model in the local cache.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder, local_only = _located(str(path)), not download
+    try:
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
+        module: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=local_only, dtype="auto", attn_implementation="eager"
+        )
+    except OSError as error:
+        raise FileNotFoundError(_missing(str(path), str(error))) from error
+    return HuggingFaceMLLM(
+        module.float() if module.dtype.itemsize < 4 and module.device.type == "cpu" else module,
+        processor,
+        name or Path(folder).name,
+        prompt,
+        batch_size,
+        max_new_tokens,
+    )
+
+
+def _located(path: str) -> str:
+    if path in SHIPPED:
+        return str(HERE / path)
+    if Path(path).is_dir() or not path.startswith((".", "/", "~")):
+        return path
+    raise FileNotFoundError(f"no model folder `{path}`; shipped models: {', '.join(SHIPPED)}")
+
+
+def _missing(path: str, reason: str) -> str:
+    if Path(path).is_dir() or path in SHIPPED:
+        return f"the folder of model `{path}` is incomplete: {reason.splitlines()[0]}"
+    return (
+        f"no folder `{path}` and no model of that name in the local cache; shipped models: {', '.join(SHIPPED)}. "
+        "Set `model.download=true` to fetch it from the hub"
+    )
