@@ -1,7 +1,9 @@
 """Reference activations for `Patch`: what the neurons do in other runs of the model."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from PIL.Image import Image
@@ -11,45 +13,65 @@ from kedit.edit.operators import Patch
 from kedit.hooks import record
 from kedit.models.mllm import IMAGE, MLLM, PADDING, TEXT
 from kedit.neurons import SiteName
-from kedit.samples import Counterfactual, Progress, Sample, silent
+from kedit.samples import Counterfactual, Progress, silent
 
 Reads = Literal["all", "image", "text"]
 """The positions whose activations are averaged."""
 
 
-def counterfactual_mean(
-    model: MLLM,
-    pairs: Sequence[Counterfactual],
-    *,
-    site: SiteName = "mid",
-    positions: Reads = "image",
-    progress: Progress = silent,
-) -> Patch:
-    """Return a patch to what the neurons do, on average, where the concept is painted out.
+class Reference(Protocol):
+    """Measures what a patch sets the neurons to."""
 
-    Only the positions inside a picture count by default, so that the mean is what the neurons do without the
-    concept at the positions where they would see it.
-    """
-    images = [pair.image for pair in pairs]
-    return Patch(mean_activations(model, images, site, positions, progress), "counterfactual mean")
+    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+        """Return the patch; `pairs` are the ones that were used for locating."""
+        ...
 
 
-def dataset_mean(
-    model: MLLM,
-    samples: Sequence[Sample],
-    *,
-    site: SiteName = "mid",
-    positions: Reads = "image",
-    progress: Progress = silent,
-) -> Patch:
-    """Return a patch to the neurons' mean activation over the pictures of a data set."""
-    images = [sample.image for sample in samples]
-    return Patch(mean_activations(model, images, site, positions, progress), "dataset mean")
+@dataclass(frozen=True)
+class CounterfactualMean:
+    """What the neurons do, on average, where the concept is painted out."""
+
+    site: SiteName = "mid"
+    reads: Reads = "image"
+
+    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+        """Return the patch to the mean over the counterfactual pictures."""
+        images = [pair.image for pair in pairs]
+        return Patch(mean_activations(model, images, self.site, self.reads, progress), "counterfactual mean")
 
 
-def donor(model: MLLM, image: Image, *, site: SiteName = "mid", positions: Reads = "image") -> Patch:
-    """Return a patch to the neurons' mean activation over one other picture."""
-    return Patch(mean_activations(model, [image], site, positions, silent), "donor")
+@dataclass(frozen=True)
+class DatasetMean:
+    """What the neurons do, on average, on the original pictures."""
+
+    site: SiteName = "mid"
+    reads: Reads = "image"
+
+    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+        """Return the patch to the mean over the original pictures."""
+        images = [pair.sample.image for pair in pairs]
+        return Patch(mean_activations(model, images, self.site, self.reads, progress), "data set mean")
+
+
+@dataclass(frozen=True)
+class Donor:
+    """What the neurons do on one other picture, from a file."""
+
+    picture: str
+    site: SiteName = "mid"
+    reads: Reads = "image"
+
+    def __post_init__(self) -> None:
+        if not Path(self.picture).is_file():
+            raise FileNotFoundError(f"no picture `{self.picture}` to take the activations from")
+
+    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+        """Return the patch to the mean over the donor's positions."""
+        from PIL import Image
+
+        with Image.open(self.picture) as picture:
+            image = picture.convert("RGB")
+        return Patch(mean_activations(model, [image], self.site, self.reads, progress), f"donor {self.picture}")
 
 
 def mean_activations(

@@ -25,6 +25,11 @@ class OwnLayers:
         """What reports call the encoder."""
         return f"{self.model.name}, hidden state {self.layer} of its language model"
 
+    @property
+    def specials(self) -> tuple[int, int]:
+        """How many special tokens open and close each text."""
+        return _specials(self.model.tokenizer)
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         """Return one `[token, width]` for each text, special tokens included."""
@@ -47,6 +52,11 @@ class FolderEncoder:
         """What reports call the encoder."""
         return f"{Path(self.path).name}, hidden state {self.layer}"
 
+    @property
+    def specials(self) -> tuple[int, int]:
+        """How many special tokens open and close each text."""
+        return _specials(self._loaded[1])
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
@@ -68,3 +78,9 @@ def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> li
         states = module(**inputs, output_hidden_states=True).hidden_states
         encoded.append(states[layer][0].float().cpu())
     return encoded
+
+
+def _specials(tokenizer: Any) -> tuple[int, int]:
+    marked = tokenizer("a", return_special_tokens_mask=True).special_tokens_mask
+    word = marked.index(0)
+    return word, sum(marked) - word

@@ -1,0 +1,88 @@
+"""The steps of the main job that join the rooms of the library."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.locate.locator import Locator
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronScores, NeuronSet
+from kedit.samples import Concept, Counterfactual, Progress, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The scores, the neurons that each stage left, and the pairs they come from."""
+
+    scores: dict[str, NeuronScores]
+    stages: dict[str, NeuronSet]
+    pairs: list[Counterfactual]
+    captions: list[Generated]
+    skipped: dict[str, int]
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """What passed the last stage."""
+        return list(self.stages.values())[-1]
+
+
+def locate(
+    model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress
+) -> Located:
+    """Locate with the pairs whose original names the concept and whose counterfactual does not."""
+    captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+    painted = model.caption([pair.image for pair in pairs], progress=progress)
+    still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
+    kept = [number for number, names in enumerate(still) if not names]
+    if not kept:
+        raise ValueError(
+            f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
+            "does not remove it"
+        )
+    usable, told = [pairs[number] for number in kept], [captions[number] for number in kept]
+    scores = locator.score(model, usable, captions=told, progress=progress)
+    unnamed = int(next(iter(scores.values())).provenance["skipped"])
+    skipped = {"counterfactual_names_it": sum(still), "caption_does_not_name_it": unnamed}
+    return Located(scores, locator.select_each(scores), usable, told, skipped)
+
+
+def transcript(model: MLLM, exam: Exam, named: Sequence[Generated], progress: Progress) -> Transcript:
+    """Return what the model says now; `named` are the unedited captions that log-probabilities are taken after."""
+    parts = (exam.target, exam.near, exam.far)
+    captions = [
+        tuple(one.text for one in model.caption([sample.image for sample in part], progress=progress))
+        for part in parts
+    ]
+    answers = tuple(model.answer(exam.questions, progress=progress))
+    return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
+
+
+@torch.no_grad()
+def logprobs(
+    model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
+) -> tuple[float, ...]:
+    """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named."""
+    found = torch.full((len(samples),), torch.nan)
+    named = [
+        (number, mention)
+        for number, caption in enumerate(captions)
+        if (mention := model.mention(caption, concept)) is not None
+    ]
+    for start in range(0, len(named), model.batch_size):
+        chunk = named[start : start + model.batch_size]
+        batch = model.forced([samples[number].image for number, _ in chunk], [mention.prefix for _, mention in chunk])
+        spread = model.logits(batch)[:, -1].log_softmax(-1)
+        for row, (number, mention) in zip(spread, chunk, strict=True):
+            found[number] = row[mention.word[0]].item()
+    return tuple(found.tolist())
+
+
+def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:
+    """Return the "neurons" part of report.json."""
+    by_layer = {str(layer): len(indices) for layer, indices in neurons.by_layer().items()}
+    return {"count": len(neurons), "share": len(neurons) / n_neurons, "by_layer": by_layer, "site": neurons.site}
+
+

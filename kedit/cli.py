@@ -1,0 +1,85 @@
+"""The `kedit` command: a table of recipes, each imported only when it is asked for."""
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+from kedit import __version__
+from kedit.paths import home
+
+
+class Command(NamedTuple):
+    """A command: the recipe whose `main()` it calls, and what it does in a few words."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
+    "train-scenes": Command("experiments.train_scenes", "train the model that ships with kedit"),
+    "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Obey one command line and return the exit code: 0 done, 1 a job failed, 2 the command is wrong.
+
+    Args:
+        argv: The words after `kedit`; by default those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        sys.stderr.write(usage())
+        return 2
+    name, *rest = words
+    if name in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"kedit {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        sys.stderr.write(_unknown(name))
+        return 2
+    return _call(name, rest)
+
+
+def usage() -> str:
+    """Return the help text."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""\
+kedit {__version__}: locate, edit and evaluate knowledge neurons
+
+usage: kedit COMMAND [KEY=VALUE ...]
+       kedit COMMAND --help
+       kedit --version
+
+commands:
+{listed}
+
+example:
+  kedit run concept=star locate=two_stage edit=zero
+"""
+
+
+def _unknown(name: str) -> str:
+    nearest = get_close_matches(name, COMMANDS, cutoff=0.5)
+    label = "nearest" if nearest else "commands"
+    listed = ", ".join(f"`{near}`" for near in nearest or COMMANDS)
+    return f"kedit: no command `{name}`; {label}: {listed}; `kedit --help` lists what each does\n"
+
+
+def _call(name: str, rest: Sequence[str]) -> int:
+    """Import the recipe of `name` and call it as if it had been started as a script."""
+    folder = str(home())
+    sys.path.insert(0, folder)
+    # A launcher's worker processes unpickle the recipe by name and have to find it as well.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    sys.argv = [f"kedit {name}", *rest]
+    code: int | None = import_module(COMMANDS[name].module).main()
+    return code or 0

@@ -1,0 +1,65 @@
+"""An edit before its neurons are known: what a configuration can say of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Operator
+from kedit.edit.reference import Reference
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronSet
+from kedit.positions import Phase, Positions
+from kedit.samples import Counterfactual, Progress, silent
+
+
+class EditPlan(Protocol):
+    """Makes an edit of the neurons that were located."""
+
+    def operator_for(
+        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
+    ) -> Operator:
+        """Return the operator; it may need runs of the model on the pictures used for locating."""
+        ...
+
+    def edit(self, neurons: NeuronSet, operator: Operator, name: str) -> Edit:
+        """Return the edit of `neurons`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An operator that is known beforehand, and where it acts."""
+
+    operator: Operator
+    positions: Positions = "all"
+    phase: Phase = "both"
+
+    def operator_for(
+        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
+    ) -> Operator:
+        """Return the operator."""
+        return self.operator
+
+    def edit(self, neurons: NeuronSet, operator: Operator, name: str) -> Edit:
+        """Return the edit of `neurons`."""
+        return Edit(neurons, operator, self.positions, self.phase, name)
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """A patch whose reference is measured on the model, and where it acts."""
+
+    reference: Reference
+    positions: Positions = "all"
+    phase: Phase = "both"
+
+    def operator_for(
+        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
+    ) -> Operator:
+        """Return the patch to the reference activations."""
+        return self.reference(model, pairs, progress=progress)
+
+    def edit(self, neurons: NeuronSet, operator: Operator, name: str) -> Edit:
+        """Return the edit of `neurons`."""
+        return Edit(neurons, operator, self.positions, self.phase, name)

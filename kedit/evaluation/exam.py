@@ -1,0 +1,97 @@
+"""What the model is asked, and what it said: the two inputs of `measure`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kedit.samples import Concept, Question, Sample
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out samples and questions on which an edit of `concept` is judged.
+
+    `target` samples show the concept, `near` and `far` ones do not; together, near and far are the
+    retention samples (near: the same kind of thing, far: another kind).
+    """
+
+    concept: Concept
+    vocabulary: tuple[Concept, ...]
+    """Every concept whose mention is looked for; `concept` may be among them."""
+    target: tuple[Sample, ...]
+    near: tuple[Sample, ...] = ()
+    far: tuple[Sample, ...] = ()
+    questions: tuple[Question, ...] = ()
+    """Questions that need no picture."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "target", "near", "far", "questions"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_shown(self.concept, "target", self.target, expected=True)
+        _check_shown(self.concept, "near", self.near, expected=False)
+        _check_shown(self.concept, "far", self.far, expected=False)
+        repeated = [name for name, count in Counter(s.id for s in self.target + self.retention).items() if count > 1]
+        if repeated:
+            raise ValueError(f"sample `{repeated[0]}` appears more than once; target, near and far must be disjoint")
+        about_pictures = [question.text for question in self.questions if question.sample is not None]
+        if about_pictures:
+            raise ValueError(f"`questions` must need no picture, got {about_pictures[0]!r} about a sample")
+
+    @property
+    def retention(self) -> tuple[Sample, ...]:
+        """The near samples, then the far ones."""
+        return self.near + self.far
+
+    @property
+    def others(self) -> tuple[Concept, ...]:
+        """The vocabulary without the concept."""
+        return tuple(other for other in self.vocabulary if other.name != self.concept.name)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What the model said under one condition: a caption for each sample, an answer for each question."""
+
+    target: tuple[str, ...]
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    """For each target sample, the teacher-forced log-probability of the concept's word, in nats.
+
+    Entries of samples whose unedited caption does not name the concept are never read.
+    """
+
+    def __post_init__(self) -> None:
+        for name in ("target", "near", "far", "answers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.logprobs is not None:
+            object.__setattr__(self, "logprobs", tuple(self.logprobs))
+
+    @property
+    def retention(self) -> tuple[str, ...]:
+        """The captions of the near samples, then of the far ones."""
+        return self.near + self.far
+
+    def check_fits(self, exam: Exam, condition: str) -> None:
+        """Raise a ValueError unless there is one text for each sample and question of `exam`."""
+        asked = {"target": exam.target, "near": exam.near, "far": exam.far, "answers": exam.questions}
+        found: dict[str, Sequence[object]] = {name: getattr(self, name) for name in asked}
+        if self.logprobs is not None:
+            asked["logprobs"], found["logprobs"] = exam.target, self.logprobs
+        for name, items in asked.items():
+            if len(found[name]) != len(items):
+                raise ValueError(
+                    f"the transcript `{condition}` has {len(found[name])} `{name}`, the exam asks for {len(items)}"
+                )
+
+
+def _check_shown(concept: Concept, name: str, samples: tuple[Sample, ...], *, expected: bool) -> None:
+    wrong = [sample for sample in samples if sample.shows(concept) != expected]
+    if wrong:
+        objects = ", ".join(sorted(wrong[0].objects)) or "nothing annotated"
+        rule = "must show" if expected else "must not show"
+        raise ValueError(
+            f"`{name}` samples {rule} `{concept.name}`; {len(wrong)} of {len(samples)} break this, "
+            f"the first `{wrong[0].id}`, which shows {objects}"
+        )

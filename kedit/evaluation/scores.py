@@ -1,0 +1,102 @@
+"""One number for each sample that a figure of the report is the mean of.
+
+Which samples count is settled by the exam and the unedited model alone, so that the edited model and every
+control are scored on the same ones and may be compared sample by sample.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.metrics import Similarity, rouge_l
+from kedit.samples import Concept, Sample, mentioned
+
+Scores = dict[str, list[float]]
+"""For each figure, one number per sample that counts for it."""
+
+
+def suppression_scores(exam: Exam, before: Transcript, after: Transcript, similarity: Similarity) -> Scores:
+    """Return what became of the target captions that named the concept, one number for each of them.
+
+    `mention_drop`: 1 if the concept is no longer named. `substitutions`: 1 if the caption now names an object
+    that is neither in the picture nor in the unedited caption. `logprob_drop`: nats. Each metric: 1 - similarity.
+    """
+    named = named_targets(exam, before)
+    was, now = [before.target[i] for i in named], [after.target[i] for i in named]
+    scores: Scores = {
+        "mention_drop": [float(not exam.concept.mentioned_in(text)) for text in now],
+        "substitutions": [
+            float(bool(mentioned(exam.others, after.target[i]) - mentioned(exam.others, before.target[i]) - shown))
+            for i in named
+            for shown in [exam.target[i].objects]
+        ],
+    }
+    if before.logprobs is not None and after.logprobs is not None:
+        scores["logprob_drop"] = [before.logprobs[i] - after.logprobs[i] for i in named]
+    alike = similarity(now, was)
+    return {**scores, **{metric: [1 - value for value in values] for metric, values in alike.items()}}
+
+
+def retention_scores(exam: Exam, before: Transcript, after: Transcript, similarity: Similarity) -> Scores:
+    """Return what stayed: numbers in [0, 1], 1 where nothing was lost.
+
+    `objects` (with `near_objects` and `far_objects`): the share of a retention sample's objects that the
+    unedited caption rightly named and the edited one still names. `others`: the same on target samples for the
+    objects besides the concept. `text`: 1 if the answer is unchanged; `text_about`: for answers that name the
+    concept, which are no part of retention. Each metric: similarity of the edited caption to the unedited one.
+    """
+    about, unrelated = _answers_kept(exam, before, after)
+    near, far = (
+        list(_objects_kept(exam.others, samples, was, now))
+        for samples, was, now in ((exam.near, before.near, after.near), (exam.far, before.far, after.far))
+    )
+    alike = similarity(after.retention, before.retention)
+    return {
+        "objects": near + far,
+        "others": list(_objects_kept(exam.others, exam.target, before.target, after.target)),
+        "text": unrelated,
+        "text_about": about,
+        **alike,
+        "near_objects": near,
+        "far_objects": far,
+        "near_rougeL": alike["rougeL"][: len(exam.near)],
+        "far_rougeL": alike["rougeL"][len(exam.near) :],
+    }
+
+
+def reference_scores(exam: Exam, transcript: Transcript) -> list[float]:
+    """Return the ROUGE-L of each retention caption with the best of its sample's references, where it has any."""
+    pairs = zip(transcript.retention, exam.retention, strict=True)
+    return [rouge_l(text, sample.references) for text, sample in pairs if sample.references]
+
+
+def named_targets(exam: Exam, before: Transcript) -> list[int]:
+    """Return the indices of the target samples whose unedited caption names the concept."""
+    return [i for i, text in enumerate(before.target) if exam.concept.mentioned_in(text)]
+
+
+def pooled(runs: Sequence[Scores]) -> Scores:
+    """Return the mean over `runs` of each sample's number; the figures must be those of the same samples."""
+    return {
+        name: [sum(values) / len(runs) for values in zip(*(run[name] for run in runs), strict=True)]
+        for name in runs[0]
+        if all(name in run for run in runs)
+    }
+
+
+def _objects_kept(
+    others: Sequence[Concept], samples: Sequence[Sample], before: Sequence[str], after: Sequence[str]
+) -> Iterator[float]:
+    for sample, was, now in zip(samples, before, after, strict=True):
+        known = mentioned(others, was) & sample.objects
+        if known:
+            yield len(known & mentioned(others, now)) / len(known)
+
+
+def _answers_kept(exam: Exam, before: Transcript, after: Transcript) -> tuple[list[float], list[float]]:
+    """Return 1 for each unchanged answer: those that name the concept, and the others."""
+    about: list[float] = []
+    unrelated: list[float] = []
+    for question, was, now in zip(exam.questions, before.answers, after.answers, strict=True):
+        names_it = exam.concept.mentioned_in(question.answer) or exam.concept.mentioned_in(was)
+        (about if names_it else unrelated).append(float(was.split() == now.split()))
+    return about, unrelated

@@ -1,0 +1,198 @@
+"""What a run leaves on disk: whole files or none, and a status."""
+
+import json
+import logging
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+log = logging.getLogger(__name__)
+
+
+class RunFolderError(OSError):
+    """A file of a run cannot be written; the message names it."""
+
+
+def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Put what `write` makes in the place of `path`, in one step.
+
+    `write` gets the path of a temporary file in the same folder, with the same suffix. Whatever
+    interrupts it, a full disk or a kill, `path` holds all of its old content or all of the new.
+
+    Raises:
+        RunFolderError: If the folder or the file cannot be written; no temporary file is left.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(draft)
+        _flush(draft, os.O_RDWR)
+        draft.replace(path)
+        # The new name is safe from a power cut only when the folder is flushed too; not all systems can.
+        with suppress(OSError):
+            _flush(path.parent, os.O_RDONLY)
+    except Exception as error:
+        cause = _system_error(error)
+        # `write` may also fail on a file of its own, which its error already names.
+        if cause is None or (cause.filename and Path(cause.filename) not in (draft, path, *path.parents)):
+            raise
+        raise _refused(path, cause) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Replace the content of `path` by `data` (text as UTF-8) in one step, as `write_file` does."""
+    encoded = data.encode() if isinstance(data, str) else data
+    write_file(path, lambda draft: draft.write_bytes(encoded))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as JSON in one step.
+
+    Floats keep every digit, mappings their order; sets are sorted and paths become text.
+
+    Raises:
+        ValueError: If a number is not finite, which JSON cannot say; the message names its place.
+    """
+    write_atomic(path, _json(value, indent=2) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
+    """Write one line of JSON for each row, in one step; values as in `write_json`."""
+    write_atomic(path, "".join(_json(row) + "\n" for row in rows))
+
+
+def _flush(path: Path, access: int) -> None:
+    handle = os.open(path, access)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    if isinstance(error, OSError):
+        return error
+    # safetensors is written in Rust, whose I/O errors arrive as text that ends in the system's number.
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+
+
+def _refused(path: Path, error: OSError) -> RunFolderError:
+    refused = RunFolderError(
+        f"cannot write `{path}`: {error.strerror or error}; choose a run folder that is writable and has space left"
+    )
+    refused.errno = error.errno
+    return refused
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    for place, number in _numbers(value):
+        if not math.isfinite(number):
+            raise ValueError(f"`{place}` is {number}; JSON has no such number, use None and say why")
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield place or "value", value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{place}[{index}]")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} has no JSON form: {value!r:.80}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run, open while the run lasts.
+
+    Inside `with`, `STATUS` says `running`; afterwards `done`, or `failed: ` and the reason.
+    A run that was killed still says `running`.
+    """
+
+    folder: Path
+
+    def __enter__(self) -> Self:
+        write_atomic(self.folder / "STATUS", "running\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            write_atomic(self.folder / "STATUS", f"{_outcome(error)}\n")
+        except RunFolderError as unwritable:
+            if error is None:
+                raise
+            log.warning("%s", unwritable)  # must not hide why the run failed
+
+    @property
+    def status(self) -> str:
+        """The one line in `STATUS`: `running`, `done` or `failed: ` and the reason."""
+        return (self.folder / "STATUS").read_text(encoding="utf-8").strip()
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The figures so far, as paths relative to the folder, sorted."""
+        return tuple(sorted(f"figures/{one.name}" for one in (self.folder / "figures").glob("[!.]*")))
+
+    def save_file(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Let `write` make the file `name` and return its path; see `write_file`."""
+        write_file(self.folder / name, write)
+        return self.folder / name
+
+    def save_text(self, name: str, text: str) -> Path:
+        """Write `text` and return its path."""
+        write_atomic(self.folder / name, text)
+        return self.folder / name
+
+    def save_json(self, name: str, value: object) -> Path:
+        """Write `value` as JSON and return its path; see `write_json`."""
+        write_json(self.folder / name, value)
+        return self.folder / name
+
+    def save_jsonl(self, name: str, rows: Iterable[object]) -> Path:
+        """Write one line of JSON for each row and return the path."""
+        write_jsonl(self.folder / name, rows)
+        return self.folder / name
+
+    def figure_path(self, name: str) -> Path:
+        """Return where the figure `name` belongs, its folder made."""
+        path = self.folder / "figures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save_figure(self, name: str, draw: Callable[[Path], object]) -> Path:
+        """Let `draw` make `figures/<name>` and return its path."""
+        return self.save_file(f"figures/{name}", draw)
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "done"
+    if isinstance(error, KeyboardInterrupt):
+        return "failed: interrupted"
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return f"failed: {type(error).__name__}" + (f": {first_line}" if first_line else "")

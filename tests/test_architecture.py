@@ -1,0 +1,398 @@
+"""The floors of the house, and the habits it lives by, read from the source without importing it."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"kedit.neurons", "kedit.samples", "kedit.paths"}),
+    frozenset({"kedit.sites"}),
+    frozenset({"kedit.hooks"}),
+    frozenset({"kedit.positions"}),
+    frozenset({"kedit.models", "kedit.data"}),
+    frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
+    frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
+    frozenset({"kedit"}),  # the public names, which may come from anywhere below
+    frozenset({"kedit.cli"}),
+    frozenset({"kedit.__main__"}),
+    frozenset({"experiments"}),
+)
+"""Rooms from the ground up. A room imports from lower floors and from itself: never up, never sideways."""
+
+EVALUATION_MAY_IMPORT = frozenset({"kedit.neurons", "kedit.samples", "kedit.evaluation"})
+"""Evaluation is a function of samples and captions: it sees no model and no edit."""
+
+OWNERS: dict[str, tuple[str, ...]] = {
+    "transformers": ("kedit.models", "experiments"),
+    "tokenizers": ("kedit.models", "experiments"),
+    "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
+    "wandb": ("kedit.tracking",),
+    "evaluate": ("kedit.evaluation",),
+    "datasets": ("kedit.evaluation",),
+    "sacrebleu": ("kedit.evaluation",),
+    "rouge_score": ("kedit.evaluation",),
+    "matplotlib": ("kedit.inspection", "experiments"),
+    "hydra": ("experiments",),
+    "omegaconf": ("experiments",),
+    "nnsight": ("experiments",),
+    "pyvene": ("experiments",),
+    "pickle": (),
+    "joblib": (),
+}
+"""Who may import a package at all; every module whose name begins with one of these."""
+
+HEAVY = frozenset(OWNERS) - {"hydra", "omegaconf"} | {"accelerate", "pandas", "scipy", "skimage", "pycocotools", "cv2"}
+"""Packages that are imported inside the functions that need them."""
+
+SET_APART = frozenset({"kedit.evaluation.hf_metrics"})
+"""Modules that subclass a heavy package's classes: as heavy, and imported inside functions like it."""
+
+LIGHT = frozenset({"kedit", "kedit.cli", "kedit.__main__", "kedit.paths"})
+"""What `kedit --help` loads: nothing beyond the standard library."""
+
+OUTSIDE_AT_IMPORT = frozenset(
+    {
+        *("environ", "getenv", "getcwd", "cwd", "home", "expanduser", "manual_seed", "from_pretrained"),
+        *("open", "read_text", "read_bytes", "read_csv", "safe_open", "load_file"),
+        *("is_file", "is_dir", "exists", "iterdir", "glob", "rglob"),
+    }
+)
+"""Names that touch the environment, the working folder or a file; none may be used while a module is imported."""
+
+REGISTERS = frozenset(
+    {
+        "register_hook",
+        "register_post_accumulate_grad_hook",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_module_forward_hook",
+        "register_module_forward_pre_hook",
+        "register_module_full_backward_hook",
+    }
+)
+MAY_REGISTER = frozenset({"kedit.hooks"})
+MAY_HOOK_TENSORS = frozenset({"kedit.hooks", "kedit.locate.evidence"})
+"""A tensor's hook dies with its graph; locating reduces each layer's gradient in one, as soon as it exists."""
+
+SEEDING = frozenset({"manual_seed_all", "seed_everything", "set_seed"})
+VAGUE_NAMES = frozenset({"utils", "util", "helpers", "common", "misc", "types", "constants", "registry", "base"})
+BAGS = frozenset({"cfg", "config", "args", "hparams", "opts"})
+
+MAX_FILE = 300
+MAX_FUNCTION = 60
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its dotted name, where, and whether importing the file imports it."""
+
+    name: str
+    line: int
+    at_import: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file, parsed."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    def at(self, node: ast.AST) -> str:
+        return f"{self.path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    paths = sorted(path for folder in ("kedit", "experiments") for path in (ROOT / folder).rglob("*.py"))
+    return tuple(Module(dotted(path), path, ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+
+
+def library() -> list[Module]:
+    return [module for module in modules() if module.name.partition(".")[0] == "kedit"]
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def room(name: str) -> str | None:
+    """Return the room of FLOORS that `name` belongs to; `kedit` itself is a room of one."""
+    rooms = [r for floor in FLOORS for r in floor if name == r or (r != "kedit" and within(name, r))]
+    return rooms[0] if rooms else None
+
+
+def floor(name: str) -> int:
+    return next(height for height, rooms in enumerate(FLOORS) if room(name) in rooms)
+
+
+def walk_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes under `node` that run when the file is imported, or are only there for a type checker."""
+    yield node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        arguments = node.args
+        always: list[ast.AST] = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
+        children = always + getattr(node, "decorator_list", [])
+    else:
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        yield from walk_at_import(child)
+
+
+def for_type_checkers(tree: ast.Module) -> set[ast.AST]:
+    """Return the nodes under `if TYPE_CHECKING:`, which never run."""
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    return {node for guard in guards for statement in guard.body for node in ast.walk(statement)}
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Yield what a module imports; `from kedit import samples` counts as `kedit.samples`."""
+    known = {m.name for m in modules()}
+    running = set(walk_at_import(module.tree)) - for_type_checkers(module.tree)
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            full = [f"{source}.{alias.name}" for alias in node.names if f"{source}.{alias.name}" != "kedit.__version__"]
+            names = [name if name in known else source for name in full]
+        else:
+            continue
+        yield from (Import(name, node.lineno, node in running) for name in dict.fromkeys(names))
+
+
+def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    yield from (n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def called(node: ast.AST) -> str:
+    """Return the last name of what a call calls: `load` for `torch.load(...)`; empty if it is no call."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return ast.unparse(node.func).rpartition(".")[2]
+
+
+def calls(module: Module, names: frozenset[str]) -> list[ast.Call]:
+    return [node for node in ast.walk(module.tree) if isinstance(node, ast.Call) and called(node) in names]
+
+
+def claim_none(offenses: list[str]) -> None:
+    assert not offenses, "\n" + "\n".join(offenses)
+
+
+def test_every_module_has_a_floor() -> None:
+    claim_none([f"{m.path}: `{m.name}` is on no floor; add it to FLOORS" for m in modules() if room(m.name) is None])
+
+
+def test_imports_point_down_never_up_never_sideways() -> None:
+    offenses = []
+    for module in modules():
+        for wanted in imports(module):
+            target = room(wanted.name)
+            if target is None or target == room(module.name):
+                continue
+            if floor(wanted.name) >= floor(module.name):
+                offenses.append(f"{module.path}:{wanted.line}: `{module.name}` must not import `{wanted.name}`")
+    claim_none(offenses)
+
+
+def test_evaluation_sees_only_samples_and_captions() -> None:
+    claim_none(
+        [
+            f"{m.path}:{i.line}: evaluation must not import `{i.name}`"
+            for m in modules()
+            if within(m.name, "kedit.evaluation")
+            for i in imports(m)
+            if within(i.name, "kedit") and not any(within(i.name, allowed) for allowed in EVALUATION_MAY_IMPORT)
+        ]
+    )
+
+
+def test_a_package_is_imported_only_by_its_owners() -> None:
+    offenses = []
+    for module in modules():
+        for wanted in imports(module):
+            owners = OWNERS.get(wanted.name.partition(".")[0])
+            if owners is not None and not module.name.startswith(owners):
+                offenses.append(f"{module.path}:{wanted.line}: `{wanted.name}` belongs to {owners or 'nobody'}")
+    claim_none(offenses)
+
+
+def test_heavy_packages_are_imported_inside_the_functions_that_need_them() -> None:
+    claim_none(
+        [
+            f"{m.path}:{i.line}: `{i.name}` at module level"
+            for m in library()
+            if m.name not in SET_APART
+            for i in imports(m)
+            if i.at_import and (i.name.partition(".")[0] in HEAVY or i.name in SET_APART)
+        ]
+    )
+
+
+def test_what_the_command_loads_is_light() -> None:
+    outside = {"torch", "numpy", "PIL", "rich", "tqdm", "safetensors", *HEAVY}
+    claim_none(
+        [
+            f"{m.path}:{i.line}: `{i.name}` would slow `kedit --help`"
+            for m in library()
+            for i in imports(m)
+            if m.name in LIGHT and i.at_import
+            if i.name.partition(".")[0] in outside or (within(i.name, "kedit") and i.name not in LIGHT)
+        ]
+    )
+
+
+def test_nothing_is_read_while_a_module_is_imported() -> None:
+    offenses = []
+    for module in library():
+        for node in walk_at_import(module.tree):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if name in OUTSIDE_AT_IMPORT:
+                offenses.append(f"{module.at(node)}: `{name}` at import")
+    claim_none(offenses)
+
+
+def test_hooks_are_registered_in_one_place() -> None:
+    claim_none(
+        [
+            f"{m.at(call)}: `{called(call)}` outside {sorted(allowed)}"
+            for m in library()
+            for call in calls(m, REGISTERS)
+            if m.name not in (allowed := MAY_HOOK_TENSORS if called(call) == "register_hook" else MAY_REGISTER)
+        ]
+    )
+
+
+def test_the_library_seeds_nothing_global() -> None:
+    offenses = [f"{m.at(call)}: `{called(call)}`" for m in library() for call in calls(m, SEEDING)]
+    offenses += [
+        f"{m.at(call)}: `{ast.unparse(call.func)}` seeds the whole process; use a generator"
+        for m in library()
+        for call in calls(m, frozenset({"manual_seed", "seed"}))
+        if ast.unparse(call.func) in ("torch.manual_seed", "torch.seed", "random.seed", "np.random.seed")
+    ]
+    claim_none(offenses)
+
+
+def test_no_pickle_is_loaded_and_no_code_from_a_model_folder_is_run() -> None:
+    offenses = []
+    for module in modules():
+        for call in ast.walk(module.tree):
+            if not isinstance(call, ast.Call):
+                continue
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            target = ast.unparse(call.func)
+            if target == "torch.load" and given.get("weights_only") != "True":
+                offenses.append(f"{module.at(call)}: `torch.load` without `weights_only=True`")
+            if given.get("trust_remote_code") == "True":
+                offenses.append(f"{module.at(call)}: `trust_remote_code` is the user's to switch on")
+            if given.get("allow_pickle") == "True" or target == "evaluate.load":
+                offenses.append(f"{module.at(call)}: `{ast.unparse(call)}` runs what it loads")
+    claim_none(offenses)
+
+
+def test_the_library_prints_nothing_and_configures_no_logging() -> None:
+    noisy = frozenset({"print", "basicConfig"})
+    claim_none([f"{m.at(call)}: `{called(call)}`" for m in library() for call in calls(m, noisy)])
+
+
+def test_no_function_takes_a_bag_of_settings() -> None:
+    claim_none(
+        [
+            f"{m.at(f)}: `{f.name}` takes `{a.arg}`; name what it needs"
+            for m in library()
+            for f in functions(m)
+            for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)
+            if a.arg in BAGS
+        ]
+    )
+
+
+def test_annotations_are_evaluated() -> None:
+    claim_none([f"{m.path}:{i.line}: `{i.name}`" for m in modules() for i in imports(m) if i.name == "__future__"])
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)
+def test_a_file_is_short_and_named_for_one_idea(module: Module) -> None:
+    stem = module.name.rpartition(".")[2]
+    assert stem not in VAGUE_NAMES, f"{module.path}: `{stem}` says nothing"
+    length = len(module.path.read_text(encoding="utf-8").splitlines())
+    assert length <= MAX_FILE, f"{module.path} has {length} lines, the limit is {MAX_FILE}"
+
+
+def test_functions_are_short() -> None:
+    claim_none(
+        [
+            f"{m.at(f)}: `{f.name}` has {length} lines, the limit is {MAX_FUNCTION}"
+            for m in library()
+            for f in functions(m)
+            if (length := (f.end_lineno or f.lineno) - f.lineno + 1) > MAX_FUNCTION
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch\n", [("torch", True)]),
+        ("def f():\n    import wandb\n", [("wandb", False)]),
+        ("class A:\n    import wandb\n", [("wandb", True)]),
+        ("try:\n    import wandb\nexcept ImportError:\n    pass\n", [("wandb", True)]),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import wandb\n",
+            [("typing", True), ("wandb", False)],
+        ),
+        ("from kedit import samples\n", [("kedit.samples", True)]),
+        ("from kedit import Concept\n", [("kedit", True)]),
+        ("from kedit import __version__\n", []),
+        ("from kedit.samples import Concept\n", [("kedit.samples", True)]),
+    ],
+)
+def test_imports_are_read_as_python_reads_them(source: str, found: list[tuple[str, bool]]) -> None:
+    module = Module("kedit.example", ROOT / "kedit" / "example.py", ast.parse(source))
+    assert [(i.name, i.at_import) for i in imports(module)] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("kedit", "kedit"),
+        ("kedit.locate.gradcam", "kedit.locate"),
+        ("kedit.localization", None),
+        ("experiments.run", "experiments"),
+        ("torch.nn", None),
+    ],
+)
+def test_a_module_is_found_in_its_room(name: str, expected: str | None) -> None:
+    assert room(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [
+        ("import os\nHOME = os.environ['HOME']\n", True),
+        ("from pathlib import Path\nTEXT = Path('x').read_text()\n", True),
+        ("from pathlib import Path\ndef f(here=Path.cwd()):\n    pass\n", True),
+        ("def f():\n    return open('x')\n", False),
+        ("G = lambda: open('x')\n", False),
+    ],
+)
+def test_what_runs_at_import_is_told_from_what_does_not(source: str, read: bool) -> None:
+    nodes = list(walk_at_import(ast.parse(source)))
+    names = {n.attr for n in nodes if isinstance(n, ast.Attribute)} | {n.id for n in nodes if isinstance(n, ast.Name)}
+    assert bool(names & OUTSIDE_AT_IMPORT) is read
