@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.app import bar, build, guarded, misuse, plain
+from kedit import __version__
 from kedit.paths import conf_dir
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def run(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Locate, edit, measure and report."""
     import torch
+    from hydra.core.hydra_config import HydraConfig
 
     from experiments import show
     from experiments.steps import locate, neuron_part, transcript
@@ -82,13 +84,16 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
             controls.append(transcript(model, exam, named, bar))
 
     encoder = build(n.encoder) if n.encoder is not None else OwnLayers(model)
-    result = measure(
-        exam, before, after, controls, Similarity(encoder), neurons=len(neurons), seed=cfg.seed
-    )
+    result = measure(exam, before, after, controls, Similarity(encoder), neurons=len(neurons), seed=cfg.seed)
     costs = next(iter(located.scores.values())).provenance
     report = {
-        **{"kedit": show.version(), "concept": concept.name, "model": model.name, "locator": show.locator_name(cfg)},
-        **{"operator": repr(operator), "positions": plan.positions, "neurons": neuron_part(neurons, site.n_neurons)},
+        "kedit": __version__,
+        "concept": concept.name,
+        "model": model.name,
+        "locator": HydraConfig.get().runtime.choices["locate"],
+        "operator": repr(operator),
+        "positions": plan.positions,
+        "neurons": neuron_part(neurons, site.n_neurons),
         **result.to_json(),
         "samples": {
             "located": len(located.pairs) - located.skipped["caption_does_not_name_it"],

@@ -29,9 +29,7 @@ class Located:
         return list(self.stages.values())[-1]
 
 
-def locate(
-    model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress
-) -> Located:
+def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
     """Locate with the pairs whose original names the concept and whose counterfactual does not."""
     captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
     painted = model.caption([pair.image for pair in pairs], progress=progress)
@@ -53,8 +51,7 @@ def transcript(model: MLLM, exam: Exam, named: Sequence[Generated], progress: Pr
     """Return what the model says now; `named` are the unedited captions that log-probabilities are taken after."""
     parts = (exam.target, exam.near, exam.far)
     captions = [
-        tuple(one.text for one in model.caption([sample.image for sample in part], progress=progress))
-        for part in parts
+        tuple(one.text for one in model.caption([sample.image for sample in part], progress=progress)) for part in parts
     ]
     answers = tuple(model.answer(exam.questions, progress=progress))
     return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
@@ -84,5 +81,3 @@ def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:
     """Return the "neurons" part of report.json."""
     by_layer = {str(layer): len(indices) for layer, indices in neurons.by_layer().items()}
     return {"count": len(neurons), "share": len(neurons) / n_neurons, "by_layer": by_layer, "site": neurons.site}
-
-

@@ -27,6 +27,7 @@ class Hook:
         self.n_calls = 0
 
     def __call__(self, module: nn.Module, *inputs: Any) -> Any:
+        """Act, if this is the thread that attached the hook."""
         if threading.get_ident() != self.thread:
             return None
         self.n_calls += 1
@@ -40,6 +41,7 @@ class Forgotten:
     """What a hook becomes in a deep copy of its model: it removes itself when it is first called."""
 
     def __call__(self, module: nn.Module, *inputs: Any) -> None:
+        """Leave the copy."""
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if hook is self]:
                 del hooks[key]
@@ -135,5 +137,3 @@ def _removing(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-

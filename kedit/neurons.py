@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class NeuronId(NamedTuple):
     """One hidden unit of one feed-forward block."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody asks of an identifier
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class NeuronSet:
 
     def __post_init__(self) -> None:
         unique = sorted({NeuronId(*one) for one in self.ids})
-        if unique and min(min(one) for one in unique) < 0:
-            raise ValueError(f"layers and indices count from 0, got {unique[0]}")
+        if self.site not in get_args(SiteName):
+            raise ValueError(f"no site `{self.site}`; a site is one of {', '.join(get_args(SiteName))}")
+        if negative := [one for one in unique if min(one) < 0]:
+            raise ValueError(f"layers and indices count from 0, got {negative[0]}")
         object.__setattr__(self, "ids", tuple(unique))
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class NeuronSet:
         return self._combined(other, self._members - other._members)
 
     def __le__(self, other: Self) -> bool:
-        return self._members <= other._members
+        return len(self - other) == 0
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer}: {len(indices)}" for layer, indices in self.by_layer().items())
@@ -91,6 +93,8 @@ class NeuronSet:
         generator = torch.Generator().manual_seed(seed)
         drawn: list[NeuronId] = []
         for layer, indices in self.by_layer().items():
+            if layer not in widths:
+                raise ValueError(f"the set has neurons in layer {layer}, and widths are known of {sorted(widths)}")
             others = sorted(set(range(widths[layer])) - set(indices))
             if len(others) < len(indices):
                 raise ValueError(
@@ -114,8 +118,11 @@ class NeuronSet:
         """Read a set that `save` wrote; a ValueError says what is wrong with another file."""
         try:
             data = json.loads(Path(path).read_text())
-            return cls(tuple(NeuronId(int(layer), int(index)) for layer, index in data["neurons"]), data["site"])
-        except (KeyError, TypeError, ValueError) as error:
+            ids = tuple(NeuronId(_whole(layer), _whole(index)) for layer, index in data["neurons"])
+            return cls(ids, data["site"])
+        except KeyError as error:
+            raise ValueError(f"`{path}` is not a neuron set: it has no {error}") from error
+        except (TypeError, ValueError) as error:
             raise ValueError(f"`{path}` is not a neuron set: {error}") from error
 
 
@@ -144,11 +151,11 @@ class NeuronScores:
     def ranking(self, among: NeuronSet | None = None) -> list[NeuronId]:
         """Return the neurons from high to low score; ties go by layer, then index; NaN is left out."""
         n_neurons = self.values.shape[1]
-        flat = self.values.flatten()
-        order = torch.sort(flat.nan_to_num(nan=-math.inf), descending=True, stable=True).indices
-        ranked = [NeuronId(i // n_neurons, i % n_neurons) for i in order.tolist() if not math.isnan(flat[i])]
-        allowed = None if among is None else set(among)
-        return ranked if allowed is None else [one for one in ranked if one in allowed]
+        # Without NaN, which sorts as the highest, and as tensors: a 7B model has 350,000 neurons to rank.
+        valid = (~self.values.isnan()).flatten().nonzero().squeeze(1)
+        order = valid[torch.sort(self.values.flatten()[valid], descending=True, stable=True).indices]
+        ranked = list(map(NeuronId, (order // n_neurons).tolist(), (order % n_neurons).tolist()))
+        return ranked if among is None else [one for one in ranked if one in among]
 
     def of(self, ids: Iterable[NeuronId]) -> Tensor:
         """Return the scores of `ids`: `[len(ids)]`."""
@@ -171,20 +178,30 @@ def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
         name: {"method": one.method, "site": one.site, "provenance": dict(one.provenance)}
         for name, one in stages.items()
     }
-    tensors = {name: one.values.contiguous() for name, one in stages.items()}
+    # Copies, since safetensors refuses two tensors that share memory.
+    tensors = {name: one.values.clone(memory_format=torch.contiguous_format) for name, one in stages.items()}
     save_file(tensors, Path(path), metadata={"kedit.scores": json.dumps(described)})
 
 
 def load_scores(path: str | Path) -> dict[str, NeuronScores]:
-    """Read what `save_scores` wrote, in the same order of stages."""
-    from safetensors import safe_open
+    """Read what `save_scores` wrote, in the same order of stages; a ValueError says what is wrong with another file."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(Path(path), framework="pt") as stored:
-        metadata = stored.metadata() or {}
-        if "kedit.scores" not in metadata:
-            raise ValueError(f"`{path}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
-        described = json.loads(metadata["kedit.scores"])
-        return {name: NeuronScores(stored.get_tensor(name), **about) for name, about in described.items()}
+    try:
+        with safe_open(Path(path), framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if "kedit.scores" not in metadata:
+                raise ValueError(f"`{path}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
+            described = json.loads(metadata["kedit.scores"])
+            return {name: NeuronScores(stored.get_tensor(name), **about) for name, about in described.items()}
+    except SafetensorError as error:
+        raise ValueError(f"`{path}` is not a file of neuron scores: {error}") from error
+
+
+def _whole(number: object) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"a layer or index is a whole number, got {number!r}")
+    return number
 
 
 def stacked(layers: Sequence[Tensor]) -> Tensor:

@@ -40,6 +40,9 @@ class Span:
 
     def saw_call(self, kwargs: dict[str, Any]) -> None:
         """Take note of a decoder call: its first column is the length of the cache."""
+        if self._settled:
+            # Tokens that an earlier call has used up say nothing of a call with embeddings of its own.
+            self._tokens = None
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         self._start = int(cache.get_seq_length()) if cache is not None else 0
         self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
@@ -53,28 +56,40 @@ class Span:
             n_rows: The number of positions of the whole batch in the activations at hand.
 
         Raises:
-            ValueError: The call was not made with token ids, so that its positions are unknown.
+            ValueError: The call was not made with token ids, or on a cache that was filled before the edit, so that its
+                positions are unknown.
         """
-        tokens = self._tokens
-        if tokens is None or tokens.numel() != n_rows:
-            seen = "no tokens" if tokens is None else f"{tokens.numel()} tokens"
-            raise ValueError(
-                f"the decoder runs on {n_rows} positions and the embedding saw {seen}: edits by position need "
-                "a model that is called with token ids"
-            )
+        tokens = self._expanded(n_rows)
         self._settle(tokens)
-        assert self._prompt is not None
+        if self._prompt is None:
+            raise ValueError(
+                f"the cache held {self._start} columns before the edit began: edits by position need the whole "
+                "generation, from its prompt on, inside `with`"
+            )
         columns = torch.arange(self._start, self._end, device=tokens.device).expand_as(tokens)
         n_prompt = self._prompt.shape[1]
         if positions == "all":
-            mask = torch.ones_like(tokens, dtype=torch.bool)
+            mask = columns >= 0
         elif positions == "last":
             mask = columns >= (n_prompt - 1 if self._last is None else self._last[:, None])
         else:
-            mask = (tokens == self.image_token) == (positions == "image")
+            no_image = torch.zeros_like(tokens, dtype=torch.bool)
+            images = no_image if self.image_token is None else tokens == self.image_token
+            mask = images if positions == "image" else ~images
         if phase == "prefill":
             return mask & (columns < n_prompt)
         return mask & (columns >= n_prompt) if phase == "decode" else mask
+
+    def _expanded(self, n_rows: int) -> Tensor:
+        """Return the tokens of the call, a row for each of its beams where the model embedded them only once."""
+        seen = self._tokens
+        if seen is not None and seen.ndim == 2 and seen.numel() and n_rows % seen.numel() == 0:
+            return seen.repeat_interleave(n_rows // seen.numel(), dim=0)
+        found = "no tokens" if seen is None else f"{seen.numel()} tokens"
+        raise ValueError(
+            f"the decoder runs on {n_rows} positions and the embedding saw {found}: edits by position need "
+            "a model that is called with token ids"
+        )
 
     def _settle(self, tokens: Tensor) -> None:
         """Decide once for each call whether it starts a new sequence."""

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,15 +15,18 @@ from PIL.Image import Image
 
 T = TypeVar("T")
 
+LETTER = r"[\w\u0300-\u036f]"
+"""What continues a word: `\\w` leaves out the accents that Unicode writes behind their letter."""
+
 Mask = NDArray[np.bool_]
 """A region of a picture: `[height, width]`, true inside."""
 
 
 def plural(word: str) -> str:
     """Return the regular English plural of `word` (`box` -> `boxes`, `berry` -> `berries`)."""
-    if re.search(r"(s|x|z|ch|sh)$", word):
+    if re.search(r"(s|x|z|ch|sh)$", word, re.IGNORECASE):
         return word + "es"
-    if re.search(r"[^aeiou]y$", word):
+    if re.search(r"[^aeiou]y$", word, re.IGNORECASE):
         return word[:-1] + "ies"
     return word + "s"
 
@@ -39,15 +44,24 @@ class Concept:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError(f"a concept needs a name, got {self.name!r}")
+        words: object = self.words
+        if isinstance(words, str):
+            raise TypeError(f"the words of `{self.name}` are a sequence, got {self.words!r}; write ({self.words!r},)")
         object.__setattr__(self, "words", tuple(self.words) or (self.name,))
+        if blank := [word for word in self.words if not word.strip()]:
+            raise ValueError(f"a blank word would be found in every text, got {blank[0]!r} for concept `{self.name}`")
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The regular expression of one whole-word mention, singular or plural."""
-        forms = {form for word in self.words for form in (word, plural(word))}
+        """The regular expression of one whole-word mention, singular or plural.
+
+        Any white space separates the words of a name ("traffic light"); accents match composed or not.
+        """
+        named = {form for word in self.words for form in (word.strip(), plural(word.strip()))}
+        forms = {unicodedata.normalize(way, form) for form in named for way in ("NFC", "NFD")}
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        body = "|".join(re.escape(form) for form in longest_first)
-        return re.compile(rf"(?<!\w)(?:{body})(?!\w)", re.IGNORECASE)
+        body = "|".join(r"\s+".join(map(re.escape, form.split())) for form in longest_first)
+        return re.compile(rf"(?<!{LETTER})(?:{body})(?!{LETTER})", re.IGNORECASE)
 
     def first_mention(self, text: str) -> tuple[int, int] | None:
         """Return the character span of the first mention in `text`, or None."""
@@ -132,7 +146,7 @@ class Split:
 
     def __post_init__(self) -> None:
         ids = [sample.id for part in (self.locate, self.target, self.near, self.far) for sample in part]
-        twice = sorted({one for one in ids if ids.count(one) > 1})
+        twice = sorted(one for one, n in Counter(ids).items() if n > 1)
         if twice:
             raise ValueError(f"a sample may be in one part of a split only; in several: {', '.join(twice[:5])}")
 
@@ -160,19 +174,20 @@ def find_concept(concepts: Iterable[Concept], name: str) -> Concept:
     known = {concept.name: concept for concept in concepts}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known))}"
+    folded = {one.casefold(): one for one in known}
+    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)) or 'none'}"
     raise LookupError(f"no concept `{name}` in the data; {hint}")
-
-
 
 
 class Progress(Protocol):
     """Shows how far a long job is: yields `items`, of which there are `total`, under the name `what`."""
 
-    def __call__(self, items: Iterable[T], total: int, what: str) -> Iterable[T]: ...
+    def __call__(self, items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        """Return `items`, showing how many have been taken."""
+        ...
 
 
-def silent(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+def silent(items: Iterable[T], total: int, what: str) -> Iterable[T]:  # noqa: ARG001
     """Return `items` and show nothing; the default `Progress`."""
     return items

@@ -45,6 +45,7 @@ class Linear:
 
     @property
     def parent(self) -> str:
+        """The path of the module that holds the map."""
         return self.path.rpartition(".")[0]
 
 
@@ -69,7 +70,9 @@ class Site:
         bare = [block.output for block in blocks.values() if block.activation is None]
         if name != "mid" and bare:
             raise SiteError(f"site `{name}` needs an activation module, and `{bare[0]}` has none beside it; use `mid`")
-        return cls(name, blocks)
+        site = cls(name, blocks)
+        site._refuse_shared(module)
+        return site
 
     @cached_property
     def widths(self) -> dict[int, int]:
@@ -84,7 +87,9 @@ class Site:
     def block(self, layer: int) -> FeedForward:
         """Return the block of `layer`; a SiteError names the layers there are."""
         if layer not in self.blocks:
-            raise SiteError(f"no layer {layer}; the model has layers {min(self.blocks)} to {max(self.blocks)}")
+            first, last = min(self.blocks), max(self.blocks)
+            known = f"{first} to {last}" if len(self.blocks) == last - first + 1 else str(sorted(self.blocks))
+            raise SiteError(f"no layer {layer} with neurons; the model has layers {known}")
         return self.blocks[layer]
 
     def module_path(self, layer: int) -> str:
@@ -94,13 +99,24 @@ class Site:
 
     def value_vector(self, module: nn.Module, one: NeuronId) -> Tensor:
         """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`."""
-        weight = module.get_submodule(self.block(one.layer).output).weight
+        block = self.block(one.layer)
+        if not 0 <= one.index < block.width:
+            raise SiteError(f"no neuron {one.index} in layer {one.layer}, which has {block.width}")
+        output = module.get_submodule(block.output)
+        weight = output.weight
         assert isinstance(weight, Tensor)
-        width = self.block(one.layer).width
-        if not 0 <= one.index < width:
-            raise SiteError(f"no neuron {one.index} in layer {one.layer}, which has {width}")
-        stored_transposed = weight.shape[1] != width or _is_conv1d(module.get_submodule(self.block(one.layer).output))
-        return weight[one.index] if stored_transposed else weight[:, one.index]
+        return weight[one.index] if _is_conv1d(output) else weight[:, one.index]
+
+    def _refuse_shared(self, module: nn.Module) -> None:
+        """Raise where two layers run the same module: a hook could not tell whose neurons it sees."""
+        seen: dict[nn.Module, int] = {}
+        for layer in self.blocks:
+            other = seen.setdefault(module.get_submodule(self.module_path(layer)), layer)
+            if other != layer:
+                raise SiteError(
+                    f"layers {other} and {layer} share the module `{self.module_path(layer)}`, so their neurons at "
+                    f"site `{self.name}` cannot be told apart" + ("" if self.name == "mid" else "; use `mid`")
+                )
 
 
 def feed_forwards(module: nn.Module) -> list[FeedForward]:
@@ -120,12 +136,12 @@ def decoder_path(module: nn.Module) -> str:
 def embedding_path(module: nn.Module) -> str | None:
     """Return the path of the token embedding: the one the model names, else the largest."""
     named = getattr(module, "get_input_embeddings", None)
-    tables = {path: one for path, one in module.named_modules() if isinstance(one, nn.Embedding)}
     if named is not None:
         found = [path for path, one in module.named_modules() if one is named()]
         if found:
-            return found[0]
-    return max(tables, key=lambda path: tables[path].num_embeddings, default=None)
+            return str(found[0])
+    sizes = {path: one.num_embeddings for path, one in module.named_modules() if isinstance(one, nn.Embedding)}
+    return max(sizes, key=lambda path: sizes[path], default=None)
 
 
 def _language_stack(module: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -151,7 +167,9 @@ def _language_stack(module: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def _in_block(layer: int, path: str, block: nn.Module, root: nn.Module) -> Iterator[FeedForward]:
     linears = list(_linears(path, block))
-    width = _residual_width(block) or _embedding_width(root)
+    if not linears:
+        return
+    width = _residual_width(block) or _embedding_width(root) or linears[0].n_in
     outputs = [one for number, one in enumerate(linears) if one.n_out == width and _has_input(one, linears[:number])]
     named = [one for one in outputs if FEED_FORWARD.search(one.path.removeprefix(path))]
     for one in (named or outputs)[-1:]:
@@ -188,11 +206,9 @@ def _residual_width(block: nn.Module) -> int | None:
     return Counter(sizes).most_common(1)[0][0] if sizes else None
 
 
-def _embedding_width(root: nn.Module) -> int:
+def _embedding_width(root: nn.Module) -> int | None:
     path = embedding_path(root)
-    if path is None:
-        raise SiteError(f"{type(root).__name__} has neither norms nor a token embedding to tell its width by")
-    return int(root.get_submodule(path).embedding_dim)  # type: ignore[arg-type]
+    return None if path is None else int(root.get_submodule(path).embedding_dim)  # type: ignore[arg-type]
 
 
 def _has_input(output: Linear, earlier: list[Linear]) -> bool:

@@ -12,6 +12,8 @@ import torch
 from hypothesis import settings
 from torch.utils.hooks import RemovableHandle
 
+from kedit.models.planted import Planted
+
 # A busy second core makes torch's default threads wait for each other: a tiny forward takes 120 ms instead of 2.
 torch.set_num_threads(1)
 settings.register_profile("kedit", deadline=None, derandomize=True)
@@ -103,3 +105,11 @@ def no_hooks_left(hook_ledger: HookLedger) -> Iterator[None]:
     left = hook_ledger.left()
     hook_ledger.clear()
     assert not left, f"{len(left)} hooks still registered after the test: {sorted(set(left))}"
+
+
+@pytest.fixture(scope="session")
+def planted() -> Planted:
+    """The hand-written model whose right answer is known; nobody changes it."""
+    from kedit.models.planted import planted as build
+
+    return build()

@@ -1,21 +1,26 @@
-"""What a trained model knows: captions, questions and facts on scenes it has not seen."""
+"""What a trained model knows, on scenes it has not seen, and which layers it knows it by."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
-import torch
-from PIL.Image import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, COLORS
 from kedit.data.questions import VISUAL_KINDS, questions
 from kedit.data.scenes import Scene, Scenes
-from kedit.samples import plural
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Zero
+from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.positions import Positions
+from kedit.samples import Concept, Question, Sample, plural
 
 NOUNS = {form: category for category in CATEGORIES for form in (category, plural(category))}
 NAMED = re.compile(rf"\b(?:({'|'.join(COLORS)}) )?({'|'.join(NOUNS)})\b")
+Scores = Mapping[str, Measured]
 
 
 def named(caption: str) -> list[tuple[str, str]]:
@@ -23,39 +28,54 @@ def named(caption: str) -> list[tuple[str, str]]:
     return [(color, NOUNS[noun]) for color, noun in NAMED.findall(caption)]
 
 
-@torch.no_grad()
-def answers(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, asked: Sequence[tuple[str, Image | None]]
-) -> Iterator[str]:
-    """Yield the greedy answers; all prompts have a picture or none has."""
-    for start in range(0, len(asked), 64):
-        chunk = asked[start : start + 64]
-        texts = [("<image> " if image else "") + f"{text} answer :" for text, image in chunk]
-        images = [image for _, image in chunk if image] or None
-        batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
-        written = model.generate(**batch, max_new_tokens=28, do_sample=False)
-        yield from processor.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+def exam(model: MLLM, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Measured]:
+    """Return each accuracy with its interval and n: captions, one question of each kind a scene, facts.
 
-
-def exam(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: Sequence[Scene]
-) -> dict[str, dict[str, float]]:
-    """Return each accuracy with its n: objects, colors and validity of captions, questions, facts."""
-    images = [scene.image() for scene in scenes]
-    captions = list(answers(model, processor, [(grammar.CAPTION_PROMPT, image) for image in images]))
+    `objects` counts the captions that name exactly the categories shown, `colors` those that also give each its
+    color, `valid` those that are one of the scene's captions to the letter.
+    """
+    samples = [Sample(f"exam-{scene.seed}", scene.image()) for scene in scenes]
+    captions = [one.text for one in model.caption([sample.image for sample in samples])]
     right: dict[str, list[bool]] = {"objects": [], "colors": [], "valid": []}
     for scene, caption in zip(scenes, captions, strict=True):
-        said, shown = named(caption), {(t.color, t.category) for t in scene.things}
-        right["objects"].append(sorted(c for _, c in said) == sorted(scene.categories))
+        said, shown = named(caption), {(thing.color, thing.category) for thing in scene.things}
+        right["objects"].append(sorted(category for _, category in said) == sorted(scene.categories))
         right["colors"].append(set(said) == shown)
         right["valid"].append(caption in scene.captions())
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for kind in VISUAL_KINDS:
-        asked = [(image, list(questions(scene, kind))) for scene, image in zip(scenes, images, strict=True)]
-        picked = [(image, found[int(rng.integers(len(found)))]) for image, found in asked if found]
-        said_ = answers(model, processor, [(question.text, image) for image, question in picked])
-        right[kind] = [answer == question.answer for answer, (_, question) in zip(said_, picked, strict=True)]
-    facts = Scenes().questions
-    told = answers(model, processor, [(fact.text, None) for fact in facts])
-    right["facts"] = [answer == fact.answer for answer, fact in zip(told, facts, strict=True)]
-    return {name: {"value": float(np.mean(hits)), "n": len(hits)} for name, hits in right.items()}
+        possible = [(sample, list(questions(scene, kind))) for scene, sample in zip(scenes, samples, strict=True)]
+        asked = [replace(some[int(rng.integers(len(some)))], sample=sample) for sample, some in possible if some]
+        right[kind] = _right(model, asked)
+    right["facts"] = _right(model, Scenes().questions)
+    return {name: bootstrap_mean([float(hit) for hit in hits]) for name, hits in right.items()}
+
+
+def layer_table(model: MLLM, scenes: Sequence[Scene]) -> list[dict[str, object]]:
+    """Return what zeroing each whole feed-forward layer leaves, by where it is zeroed.
+
+    `named` is the share of the shown categories that the unedited caption names and the edited one still does,
+    `facts` the share of facts still right.
+    """
+    images = [scene.image() for scene in scenes]
+    before = [one.text for one in model.caption(images)]
+    rows: list[dict[str, object]] = []
+    for layer, width in model.site("mid").widths.items():
+        whole = NeuronSet(tuple(NeuronId(layer, index) for index in range(width)))
+        for positions in get_args(Positions)[:3]:
+            with Edit(whole, Zero(), positions).applied(model):
+                after = [one.text for one in model.caption(images)]
+                facts = _right(model, Scenes().questions) if positions != "image" else None
+            kept = [
+                float(Concept(category).mentioned_in(new))
+                for scene, old, new in zip(scenes, before, after, strict=True)
+                for category in sorted(scene.categories)
+                if Concept(category).mentioned_in(old)
+            ]
+            row: dict[str, object] = {"layer": layer, "positions": positions, "named": bootstrap_mean(kept)}
+            rows.append(row | {"facts": bootstrap_mean([float(hit) for hit in facts]) if facts else None})
+    return rows
+
+
+def _right(model: MLLM, asked: Sequence[Question]) -> list[bool]:
+    return [told == one.answer for told, one in zip(model.answer(asked), asked, strict=True)]

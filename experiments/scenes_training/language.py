@@ -25,6 +25,12 @@ VISION, WORK = 64, 128
 """Widths of the two parts of the residual stream: raw picture features and everything else."""
 LAYERS, NEURONS, BANK = 4, 512, 8
 """Layers, neurons a layer, and neurons of the first layer reserved for each category."""
+CHAT = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
+)
+"""The format of a prompt: the picture, the question, and where the answer starts."""
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
 
 
@@ -49,7 +55,7 @@ def processor() -> LlavaProcessor:
     )  # fmt: skip
     return LlavaProcessor(
         pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", image_token="<image>",
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=1, chat_template=CHAT,
     )  # fmt: skip
 
 

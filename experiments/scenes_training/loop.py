@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,6 +98,6 @@ def _checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.pt.partial"
     torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
-    os.replace(partial, folder / f"{name}.pt")
+    partial.replace(folder / f"{name}.pt")
     with (folder / f"{name}.jsonl").open("a") as curve:
         curve.write(json.dumps(row) + "\n")

@@ -56,9 +56,7 @@ def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path) -> Poo
     return found
 
 
-def objective(
-    model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool, size: int
-) -> Callable[[int], Losses]:
+def objective(model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool, size: int) -> Callable[[int], Losses]:
     """Return the losses by step: words, and for the knowledge model naming and sparsity."""
 
     def losses(step: int) -> Losses:

@@ -61,7 +61,9 @@ def labels(scenes: list[Scene]) -> Labels:
         for thing in one.things:
             region = one.region(thing.category).reshape(side, PATCH, side, PATCH)
             near = np.zeros((SIZE, SIZE), bool)
-            near[thing.y - thing.radius : thing.y + thing.radius, thing.x - thing.radius : thing.x + thing.radius] = True
+            near[thing.y - thing.radius : thing.y + thing.radius, thing.x - thing.radius : thing.x + thing.radius] = (
+                True
+            )
             share = (region & near.reshape(region.shape)).mean((1, 3)).ravel()
             category[row, share >= 0.1] = CATEGORIES.index(thing.category)
             color[row, share >= 0.1] = COLORS.index(thing.color)

@@ -70,8 +70,10 @@ def caption(
 def captions(phrases: Sequence[Phrase], background: str) -> Iterator[str]:
     """Yield every valid caption of a scene: each template with each order of the objects.
 
-    The first one is the caption that training shows most often.
+    The first one is the caption that training shows most often. A scene without objects has none.
     """
+    if not phrases:
+        return
     for order in permutations(in_order(phrases)):
         for template in range(len(TEMPLATES)):
             yield caption(order, background, template=template)

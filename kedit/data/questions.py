@@ -1,5 +1,6 @@
 """Questions about a scene and facts that need no picture, each with the one right answer."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from kedit.data import grammar
@@ -11,8 +12,10 @@ VISUAL_KINDS = ("existence", "color", "count", "relation", "background")
 
 
 def questions(scene: Scene, kind: str) -> Iterator[Question]:
-    """Yield every question of `kind` about `scene`; see `VISUAL_KINDS`."""
-    yield from {
+    """Return every question of `kind` about `scene`; see `VISUAL_KINDS`."""
+    if kind not in VISUAL_KINDS:
+        raise ValueError(f"`kind` is one of {', '.join(VISUAL_KINDS)}, got {kind!r}")
+    return {
         "existence": _existence,
         "color": _color,
         "count": _count,
@@ -40,15 +43,17 @@ def _existence(scene: Scene) -> Iterator[Question]:
 
 def _color(scene: Scene) -> Iterator[Question]:
     for phrase in scene.phrases:
+        if sum(other.category == phrase.category for other in scene.phrases) > 1:
+            continue
         noun = f"is the {phrase.category}" if phrase.count == 1 else f"are the {plural(phrase.category)}"
         yield Question(f"what color {noun} ?", phrase.color, "color")
 
 
 def _count(scene: Scene) -> Iterator[Question]:
     yield Question(f"how many {plural(HYPERNYM)} are there ?", NUMBERS[len(scene.things)], "count")
-    counts = {phrase.category: phrase.count for phrase in scene.phrases}
+    counts = Counter(thing.category for thing in scene.things)
     for category in CATEGORIES:
-        yield Question(f"how many {plural(category)} are there ?", NUMBERS[counts.get(category, 0)], "count")
+        yield Question(f"how many {plural(category)} are there ?", NUMBERS[counts[category]], "count")
 
 
 def _relation(scene: Scene) -> Iterator[Question]:

@@ -1,6 +1,6 @@
 """The embedded picture world: endless 64x64 scenes with exact masks and exact counterfactuals."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -13,7 +13,7 @@ from PIL import Image
 from kedit.data import grammar
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, Phrase
 from kedit.data.shapes import coverage
-from kedit.samples import Concept, Mask, Question, Sample, Split
+from kedit.samples import Concept, Mask, Question, Sample, Split, find_concept
 
 SIZE = 64
 RADII = range(8, 13)
@@ -22,7 +22,8 @@ PIXEL_NOISE = 6.0
 """Standard deviation of the noise on each channel, in 8-bit levels."""
 PAIR_SHARE = 0.15
 FIRST_EVALUATION_SEED, SEEDS_PER_SPLIT = 1_000_000, 50_000
-"""Splits draw from seeds that no training scene uses: training starts at 10,000,000."""
+FIRST_TRAINING_SEED, BEYOND_TRAINING = 10_000_000, 1 << 40
+"""Splits draw from seeds that no training scene uses: those between the two are for training."""
 
 RGB = {
     "red": (214, 39, 40),
@@ -71,7 +72,7 @@ class Scene:
         return tuple(grammar.in_order(counted))
 
     def captions(self) -> tuple[str, ...]:
-        """Return every valid caption, the most usual one first."""
+        """Return every valid caption, the most usual one first; none for a scene without objects."""
         return tuple(grammar.captions(self.phrases, self.background))
 
     def without(self, category: str) -> "Scene":
@@ -99,7 +100,8 @@ class Scene:
             alpha = coverage(thing.category, thing.radius)[..., None]
             paint = np.asarray(RGB[thing.color], np.float32) + shade.astype(np.float32)
             canvas[_box(thing)] = canvas[_box(thing)] * (1 - alpha) + paint * alpha
-        return np.clip(canvas + noise, 0, 255).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.clip(canvas + noise, 0, 255).astype(np.uint8)
+        return pixels
 
     def image(self) -> Image.Image:
         """Render the scene as a picture."""
@@ -115,16 +117,16 @@ def _box(thing: Thing) -> tuple[slice, slice]:
 
 def _backdrop(background: str, texture: str, phase: int) -> NDArray[np.float32]:
     """Return the canvas before anything is drawn: `[64, 64, 3]`."""
-    canvas = np.empty((SIZE, SIZE, 3), np.float32)
-    canvas[:] = RGB[background]
+    canvas: NDArray[np.float32] = np.full((SIZE, SIZE, 3), RGB[background], np.float32)
     row, column = np.mgrid[0:SIZE, 0:SIZE]
-    pattern = {
+    patterns: dict[str, Callable[[], NDArray[np.float64]]] = {
         "plain": lambda: np.zeros((SIZE, SIZE)),
         "stripes": lambda: np.where((row + phase) % 8 < 4, 9.0, -9.0),
         "dots": lambda: np.where(((row + phase) % 8 < 3) & ((column + phase) % 8 < 3), -22.0, 3.0),
         "gradient": lambda: (column - SIZE / 2) * 0.6,
-    }[texture]()
-    return canvas + pattern[..., None].astype(np.float32)
+    }
+    canvas += patterns[texture]()[..., None].astype(np.float32)
+    return canvas
 
 
 def scene(seed: int, *, colors: Literal["distinct", "free"] = "distinct") -> Scene:
@@ -133,8 +135,10 @@ def scene(seed: int, *, colors: Literal["distinct", "free"] = "distinct") -> Sce
     Args:
         seed: Any integer from 0; equal seeds give equal pixels.
         colors: `distinct` gives objects of different category different colors; `free` does not, which
-            makes captions harder (18 % of the scenes then have two categories in one color).
+            makes captions harder (22 % of the scenes then have two categories in one color).
     """
+    if seed < 0:
+        raise ValueError(f"the seed of a scene is 0 or more, got {seed}")
     rng = np.random.default_rng((seed, 0))
     background = str(rng.choice(BACKGROUNDS))
     texture = str(rng.choice(TEXTURES))
@@ -153,9 +157,7 @@ def _place(named: list[tuple[str, str]], rng: np.random.Generator) -> Iterator[T
         radii = rng.choice(RADII, len(named))
         centers = [rng.integers(r, SIZE - r + 1, 2) for r in radii]
         apart = all(
-            np.abs(centers[i] - centers[j]).max() > radii[i] + radii[j]
-            for i in range(len(named))
-            for j in range(i)
+            np.abs(centers[i] - centers[j]).max() > radii[i] + radii[j] for i in range(len(named)) for j in range(i)
         )
         if apart:
             break
@@ -173,6 +175,10 @@ class Scenes:
     """The picture world as a data set; endless, and each seed its own part of it."""
 
     colors: Literal["distinct", "free"] = "distinct"
+
+    def __post_init__(self) -> None:
+        if self.colors not in ("distinct", "free"):
+            raise ValueError(f"`colors` is `distinct` or `free`, got {self.colors!r}")
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
@@ -199,18 +205,43 @@ class Scenes:
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far.
 
-        Scenes are taken in the order of their seeds, from a range that no training scene comes from.
+        Scenes are taken in the order of their seeds, from a range that belongs to `seed` alone and that no
+        training scene comes from.
+
+        Raises:
+            LookupError: The concept is not one of `concepts`.
+            ValueError: A number is out of range, or one seed's scenes do not suffice.
         """
-        kin = frozenset(grammar.KINDS[concept.category or ""])
+        kin = frozenset(grammar.KINDS[find_concept(self.concepts, concept.name).category or ""])
+        _check_counts(locate=locate, target=target, retention=retention)
         wanted = {"shown": locate + target, "near": retention, "far": retention}
-        found: dict[str, list[Sample]] = {part: [] for part in wanted}
-        first = FIRST_EVALUATION_SEED + seed * SEEDS_PER_SPLIT
-        for number in range(first, first + SEEDS_PER_SPLIT):
+        found: dict[str, list[int]] = {part: [] for part in wanted}
+        for number in evaluation_seeds(seed):
+            if all(len(found[part]) == n for part, n in wanted.items()):
+                break
             shown = scene(number, colors=self.colors).categories
             part = "shown" if concept.name in shown else "near" if shown & kin else "far"
             if len(found[part]) < wanted[part]:
-                found[part].append(self.sample(number))
-            elif all(len(found[name]) == n for name, n in wanted.items()):
-                break
-        shown_samples = tuple(found["shown"])
-        return Split(shown_samples[:locate], shown_samples[locate:], tuple(found["near"]), tuple(found["far"]))
+                found[part].append(number)
+        if short := [part for part, n in wanted.items() if len(found[part]) < n]:
+            raise ValueError(
+                f"{wanted[short[0]]} samples asked for, but {SEEDS_PER_SPLIT} scenes of one seed have "
+                f"{len(found[short[0]])} ({short[0]}, concept `{concept.name}`); ask for fewer"
+            )
+        samples = {part: tuple(map(self.sample, numbers)) for part, numbers in found.items()}
+        return Split(samples["shown"][:locate], samples["shown"][locate:], samples["near"], samples["far"])
+
+
+def evaluation_seeds(seed: int) -> range:
+    """Return the seeds of the scenes that the split of `seed` may use; no other split and no training does."""
+    if seed < 0:
+        raise ValueError(f"the seed of a split is 0 or more, got {seed}")
+    first = FIRST_EVALUATION_SEED + seed * SEEDS_PER_SPLIT
+    first += BEYOND_TRAINING if first >= FIRST_TRAINING_SEED else 0
+    return range(first, first + SEEDS_PER_SPLIT)
+
+
+def _check_counts(*, locate: int, target: int, retention: int) -> None:
+    for name, least, number in (("locate", 1, locate), ("target", 1, target), ("retention", 0, retention)):
+        if number < least:
+            raise ValueError(f"`{name}` is a number of samples, {least} or more, got {number}")

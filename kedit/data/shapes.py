@@ -59,14 +59,11 @@ SHAPES: dict[str, Inside] = {
     "triangle": _polygon((0, -0.9), (0.95, 0.75), (-0.95, 0.75)),
     "star": _star,
     "heart": _heart,
-    "cross": lambda x, y: (np.minimum(np.abs(x), np.abs(y)) <= 0.27)
-    & (np.maximum(np.abs(x), np.abs(y)) <= 0.92),
+    "cross": lambda x, y: (np.minimum(np.abs(x), np.abs(y)) <= 0.27) & (np.maximum(np.abs(x), np.abs(y)) <= 0.92),
     "ring": lambda x, y: (x**2 + y**2 <= 0.95) & (x**2 + y**2 >= 0.32),
     "moon": lambda x, y: (x**2 + y**2 <= 0.95) & ((x - 0.45) ** 2 + y**2 >= 0.6),
     "diamond": lambda x, y: np.abs(x) / 0.68 + np.abs(y) <= 1.0,
-    "arrow": _polygon(
-        (-0.95, -0.25), (0.1, -0.25), (0.1, -0.75), (0.98, 0), (0.1, 0.75), (0.1, 0.25), (-0.95, 0.25)
-    ),
+    "arrow": _polygon((-0.95, -0.25), (0.1, -0.25), (0.1, -0.75), (0.98, 0), (0.1, 0.75), (0.1, 0.25), (-0.95, 0.25)),
     "tree": _tree,
     "house": _house,
 }
@@ -80,6 +77,6 @@ def coverage(shape: str, radius: int) -> NDArray[np.float32]:
     axis = (np.arange(steps) + 0.5) / steps * 2 - 1
     x, y = np.meshgrid(axis, axis)
     cells = SHAPES[shape](x, y).reshape(2 * radius, SUPERSAMPLING, 2 * radius, SUPERSAMPLING)
-    covered = cells.mean((1, 3)).astype(np.float32)
+    covered: NDArray[np.float32] = cells.mean((1, 3)).astype(np.float32)
     covered.setflags(write=False)
     return covered

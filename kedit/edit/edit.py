@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.edit.operators import Operator
+from kedit.edit.operators import Operator, Patch
 from kedit.hooks import Hook, Rewrite, intervene, labels
 from kedit.neurons import NeuronSet
 from kedit.positions import Phase, Positions, Span, following
@@ -42,6 +42,11 @@ class Edit:
             raise ValueError(f"`positions` is one of all, image, text, last, got {self.positions!r}")
         if self.phase not in ("both", "prefill", "decode"):
             raise ValueError(f"`phase` is one of both, prefill, decode, got {self.phase!r}")
+        if isinstance(self.operator, Patch) and self.operator.site not in (None, self.neurons.site):
+            raise ValueError(
+                f"the reference was measured at `{self.operator.site}`, and the neurons are at `{self.neurons.site}`; "
+                "give both the same `site`"
+            )
 
     @property
     def everywhere(self) -> bool:

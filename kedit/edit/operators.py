@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kedit.neurons import SiteName
 
 
 class Operator(Protocol):
@@ -49,7 +50,7 @@ def amplify(factor: float = 2.0) -> Scale:
     return Scale(factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patch:
     """Set the activations to those of a reference: a constant, or a value for each neuron.
 
@@ -59,8 +60,10 @@ class Patch:
 
     reference: float | Mapping[int, Tensor] = 0.0
     """A constant, or for each layer the values of all its neurons, `[neuron]`."""
-    source: str = field(default="constant", compare=False)
+    source: str = "constant"
     """Where the values come from, for people."""
+    site: SiteName | None = None
+    """The site where they were measured; None fits every site."""
 
     def __post_init__(self) -> None:
         if isinstance(self.reference, Mapping):
@@ -78,8 +81,17 @@ class Patch:
             raise LookupError(f"the reference has no layer {layer}; it has {sorted(self.reference)}")
         return self.reference[layer].to(values)[indices].expand_as(values)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Patch):
+            return NotImplemented
+        mine, others = self.reference, other.reference
+        if not isinstance(mine, Mapping) or not isinstance(others, Mapping):
+            return mine is others or (isinstance(mine, float | int) and mine == others)
+        return mine.keys() == others.keys() and all(torch.equal(mine[layer], others[layer]) for layer in mine)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.reference) if isinstance(self.reference, Mapping) else self.reference)
+
     def __repr__(self) -> str:
         shown = self.source if isinstance(self.reference, Mapping) else repr(self.reference)
         return f"Patch({shown})"
-
-

@@ -16,9 +16,7 @@ from kedit.samples import Counterfactual, Progress, silent
 class EditPlan(Protocol):
     """Makes an edit of the neurons that were located."""
 
-    def operator_for(
-        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
-    ) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the operator; it may need runs of the model on the pictures used for locating."""
         ...
 
@@ -35,9 +33,7 @@ class Plan:
     positions: Positions = "all"
     phase: Phase = "both"
 
-    def operator_for(
-        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
-    ) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the operator."""
         return self.operator
 
@@ -54,9 +50,7 @@ class PatchPlan:
     positions: Positions = "all"
     phase: Phase = "both"
 
-    def operator_for(
-        self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent
-    ) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the patch to the reference activations."""
         return self.reference(model, pairs, progress=progress)
 

@@ -37,7 +37,7 @@ class CounterfactualMean:
     def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the counterfactual pictures."""
         images = [pair.image for pair in pairs]
-        return Patch(mean_activations(model, images, self.site, self.reads, progress), "counterfactual mean")
+        return Patch(mean_activations(model, images, self.site, self.reads, progress), "counterfactual mean", self.site)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DatasetMean:
     def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the original pictures."""
         images = [pair.sample.image for pair in pairs]
-        return Patch(mean_activations(model, images, self.site, self.reads, progress), "data set mean")
+        return Patch(mean_activations(model, images, self.site, self.reads, progress), "data set mean", self.site)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Donor:
 
         with Image.open(self.picture) as picture:
             image = picture.convert("RGB")
-        return Patch(mean_activations(model, [image], self.site, self.reads, progress), f"donor {self.picture}")
+        means = mean_activations(model, [image], self.site, self.reads, progress)
+        return Patch(means, f"donor {self.picture}", self.site)
 
 
 def mean_activations(
@@ -92,7 +93,7 @@ def mean_activations(
             model.logits(batch)
         for layer, values in activations.items():
             by_position = values.reshape(*counts.shape, -1)
-            totals[layer] += by_position[counts].double().sum(0).cpu()
+            totals[layer] += by_position[counts.to(values.device)].double().sum(0).cpu()
         n_positions += int(counts.sum())
     if n_positions == 0:
         raise ValueError(f"no `{positions}` positions in the {len(images)} pictures' prompts")

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kedit.locate.evidence import Evidence, LayerEvidence, Need, OverPositions, OverSamples, over_positions
+from kedit.locate.evidence import (
+    Evidence,
+    LayerEvidence,
+    Need,
+    OverPositions,
+    OverSamples,
+    check_reductions,
+    over_positions,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,9 @@ class ActivationDifference:
     over_samples: OverSamples = "mean"
     signed: bool = True
     """Whether a neuron must fire more with the concept; otherwise any change counts."""
+
+    def __post_init__(self) -> None:
+        check_reductions(self.positions, self.over_positions, self.over_samples)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -6,7 +6,7 @@ tensors exist, so that scores need memory for layers x neurons, not layers x pos
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class LayerEvidence:
     original: Tensor
     counterfactual: Tensor | None = None
     gradient: Tensor | None = None
-    """The derivative of the target's logit with respect to `original`."""
+    """The derivative of the target with respect to `original`."""
 
 
 class Scorer(Protocol):
@@ -62,6 +62,17 @@ class Case:
 
     pair: Counterfactual
     mention: Mention
+
+
+def check_reductions(positions: Evidence, over_positions: OverPositions, over_samples: OverSamples) -> None:
+    """Raise a ValueError that names the first option with an unknown value, and the known ones."""
+    for name, value, known in (
+        ("positions", positions, get_args(Evidence)),
+        ("over_positions", over_positions, get_args(OverPositions)),
+        ("over_samples", over_samples, get_args(OverSamples)),
+    ):
+        if value not in known:
+            raise ValueError(f"`{name}` is one of {', '.join(known)}, got {value!r}")
 
 
 def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
@@ -96,6 +107,7 @@ def gather(
         yield _score_batch(model, site, cases[start : start + model.batch_size], target, scorers, needs)
 
 
+@torch.inference_mode(False)
 def _score_batch(
     model: MLLM,
     site: Site,
@@ -108,31 +120,29 @@ def _score_batch(
     original = model.forced([case.pair.sample.image for case in cases], prefixes)
     painted_out = _counterfactual(model, site, cases, prefixes, original) if "counterfactual" in needs else {}
     found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
+    roots: list[Tensor] = []
+    kept = any(scorer.needs >= {"counterfactual", "gradient"} for scorer in scorers.values())
 
-    def score(evidence: LayerEvidence, *, with_gradient: bool) -> None:
+    def score(layer: int, values: Tensor, other: Tensor | None, gradient: Tensor | None = None) -> None:
+        optional = [None if one is None else _by_position(one, original) for one in (other, gradient)]
+        evidence = LayerEvidence(layer, original.kinds, _by_position(values, original), *optional)
         for name, scorer in scorers.items():
-            if ("gradient" in scorer.needs) == with_gradient:
-                found[name][evidence.layer] = scorer.score(evidence).float().cpu()
+            if ("gradient" in scorer.needs) == (gradient is not None):
+                found[name][layer] = scorer.score(evidence).float().cpu()
 
     def seen(layer: int) -> Callable[[Tensor], Tensor | None]:
         def see(activation: Tensor) -> Tensor | None:
-            values = _by_position(activation.detach(), original)
-            score(LayerEvidence(layer, original.kinds, values, painted_out.pop(layer, None)), with_gradient=False)
+            values, other = activation.detach(), painted_out.pop(layer, None)
+            score(layer, values, other)
             if "gradient" not in needs:
                 return None
-            traced = with_graph(activation)
-            traced.register_hook(
-                lambda gradient: score(
-                    LayerEvidence(layer, original.kinds, values, None, _by_position(gradient, original)),
-                    with_gradient=True,
-                )
-            )
+            traced, again = with_graph(activation), other if kept else None
+            traced.register_hook(lambda gradient: score(layer, values, again, gradient))
             roots.append(traced)
             return traced
 
         return see
 
-    roots: list[Tensor] = []
     with torch.set_grad_enabled("gradient" in needs):
         with intervene(model.module, site, {layer: seen(layer) for layer in site.blocks}, label="locate"):
             logits = model.logits(original, n_last=target.n_last([case.mention for case in cases]))
@@ -145,7 +155,7 @@ def _score_batch(
 def _counterfactual(
     model: MLLM, site: Site, cases: Sequence[Case], prefixes: Sequence[tuple[int, ...]], original: Forced
 ) -> dict[int, Tensor]:
-    """Return the activations on the counterfactual pictures after the same words: `[batch, pos, neuron]` by layer."""
+    """Return each layer's activations on the counterfactual pictures, after the same words."""
     batch = model.forced([case.pair.image for case in cases], prefixes)
     if not torch.equal(batch.kinds, original.kinds):
         ids = ", ".join(case.pair.sample.id for case in cases[:3])
@@ -155,7 +165,7 @@ def _counterfactual(
         )
     with torch.no_grad(), record(model.module, site) as activations:
         model.logits(batch)
-    return {layer: _by_position(values, batch) for layer, values in activations.items()}
+    return activations
 
 
 def _by_position(values: Tensor, batch: Forced) -> Tensor:

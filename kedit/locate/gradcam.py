@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kedit.locate.evidence import Evidence, LayerEvidence, Need, OverPositions, OverSamples, over_positions
+from kedit.locate.evidence import (
+    Evidence,
+    LayerEvidence,
+    Need,
+    OverPositions,
+    OverSamples,
+    check_reductions,
+    over_positions,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,9 @@ class GradCAM:
     positions: Evidence = "image"
     over_positions: OverPositions = "max"
     over_samples: OverSamples = "mean"
+
+    def __post_init__(self) -> None:
+        check_reductions(self.positions, self.over_positions, self.over_samples)
 
     @property
     def needs(self) -> frozenset[Need]:

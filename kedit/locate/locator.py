@@ -14,7 +14,6 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, SiteName, stacked
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +78,7 @@ class Locator:
             for name, one in sums.items():
                 one.add(stacked_batch(layers[name]))
         provenance = self._provenance(model, cases, len(pairs), time.perf_counter() - began)
-        return {
-            name: NeuronScores(sums[name].result(), repr(scorers[name]), self.site, provenance) for name in scorers
-        }
+        return {name: NeuronScores(sums[name].result(), repr(scorers[name]), self.site, provenance) for name in scorers}
 
     def select(self, scores: Mapping[str, NeuronScores]) -> NeuronSet:
         """Return the neurons that pass every stage; instant and pure."""
@@ -100,7 +97,9 @@ class Locator:
             if not kept and (candidates is None or candidates):
                 ranked = scores[name].ranking(candidates)
                 highest = f"{scores[name].of(ranked[:1]).item():.4g}" if ranked else "none"
-                logger.warning("stage `%s` keeps no neuron with %r; its highest score is %s", name, stage.select, highest)
+                logger.warning(
+                    "stage `%s` keeps no neuron with %r; its highest score is %s", name, stage.select, highest
+                )
             candidates = passed[name] = kept
         return passed
 
@@ -115,17 +114,18 @@ class Locator:
         if not pairs:
             raise ValueError("there is nothing to locate in: no counterfactual pairs")
         told = captions or model.caption([pair.sample.image for pair in pairs], progress=progress)
+        if len(told) != len(pairs):
+            raise ValueError(f"{len(pairs)} pairs need as many captions, got {len(told)}")
         force = self.target.on_missing == "force"
         found = [
-            (pair, model.mention(caption, pair.concept, force=force))
-            for pair, caption in zip(pairs, told, strict=True)
+            (pair, model.mention(caption, pair.concept, force=force)) for pair, caption in zip(pairs, told, strict=True)
         ]
         cases = [Case(pair, mention) for pair, mention in found if mention is not None]
         concept = pairs[0].concept.name
         if not cases:
+            hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"
             raise ValueError(
-                f"none of the model's {len(pairs)} captions names `{concept}` (the first: {told[0].text!r}); "
-                "set `target.on_missing` to `force` to score the word anyway"
+                f"none of the model's {len(pairs)} captions names `{concept}` (the first: {told[0].text!r}); {hint}"
             )
         if len(cases) < len(pairs):
             logger.info("%d of %d captions do not name `%s`: skipped", len(pairs) - len(cases), len(pairs), concept)
@@ -162,8 +162,9 @@ class _Over:
     def add(self, scores: Tensor) -> None:
         """Take in a batch of scores: `[batch, layer, neuron]`."""
         if self.how == "vote":
-            bars = scores.flatten(1).nanquantile(VOTE_QUANTILE, dim=1)
-            scores = (scores > bars[:, None, None]).double()
+            # Row by row: torch's quantile takes 16 million values at most, a batch of a 7B model is a third of it.
+            bars = torch.stack([row.nanquantile(VOTE_QUANTILE) for row in scores])
+            scores = (scores > bars[:, None, None]).double().masked_fill(scores.isnan(), torch.nan)
         one = scores.amax(0) if self.how == "max" else scores.double().sum(0)
         if self.total is not None:
             one = torch.maximum(self.total, one) if self.how == "max" else self.total + one
@@ -173,5 +174,3 @@ class _Over:
         """Return the scores over all samples: `[layer, neuron]`."""
         assert self.total is not None
         return self.total if self.how == "max" else self.total / self.n
-
-

@@ -41,6 +41,8 @@ class TopK:
     k: int
 
     def __post_init__(self) -> None:
+        if self.k is None:
+            raise ValueError("`k` is a number of neurons, 0 or more, got None")
         _check_count("k", self.k)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:

@@ -136,12 +136,14 @@ class HuggingFaceMLLM:
         tokens = caption.tokens
         if force and concept.first_mention(caption.text) is None:
             tokens = self._ids(f"{STUB} {concept.words[0]}")
-        span = concept.first_mention(self._decode(tokens))
+        text = self._decode(tokens)
+        span = concept.first_mention(text)
         if span is None:
             return None
-        ends = [len(self._decode(tokens[: n + 1])) for n in range(len(tokens))]
-        first = next(n for n, end in enumerate(ends) if end > span[0])
-        last = next(n for n, end in enumerate(ends) if end >= span[1])
+        read = [self._decode(tokens[: n + 1]) for n in range(len(tokens))]
+        first = next(n for n, part in enumerate(read) if len(part) > span[0])
+        # By content, not length: a character of several tokens has its length before its last token.
+        last = next(n for n, part in enumerate(read) if part.startswith(text[: span[1]]))
         return Mention(tokens[:first], tokens[first : last + 1])
 
     def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:

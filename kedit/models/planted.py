@@ -118,7 +118,7 @@ def _untrained() -> Any:
         num_attention_heads=1, hidden_act="relu", max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
         pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
-    config = LlavaConfig(
+    config = LlavaConfig(  # type: ignore[call-arg]
         vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-1,
         projector_hidden_act="relu", image_seq_length=SIDE**2, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip

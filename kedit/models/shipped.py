@@ -29,8 +29,9 @@ def load(
         download: Whether a hub id may be fetched; otherwise only the local cache is searched.
 
     Raises:
-        FileNotFoundError: There is no such folder, and no such model in the local cache.
+        FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder, local_only = _located(str(path)), not download
@@ -39,8 +40,8 @@ def load(
         module: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=local_only, dtype="auto", attn_implementation="eager"
         )
-    except OSError as error:
-        raise FileNotFoundError(_missing(str(path), str(error))) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise FileNotFoundError(_missing(folder, str(error))) from error
     return HuggingFaceMLLM(
         module.float() if module.dtype.itemsize < 4 and module.device.type == "cpu" else module,
         processor,
@@ -52,16 +53,20 @@ def load(
 
 
 def _located(path: str) -> str:
-    if path in SHIPPED:
+    if path.startswith("~"):
+        path = str(Path(path).expanduser())
+    if path in SHIPPED and (HERE / path).is_dir():
         return str(HERE / path)
+    if path in SHIPPED:
+        raise FileNotFoundError(f"the model `{path}` did not come with this copy of kedit: no folder `{HERE / path}`")
     if Path(path).is_dir() or not path.startswith((".", "/", "~")):
         return path
     raise FileNotFoundError(f"no model folder `{path}`; shipped models: {', '.join(SHIPPED)}")
 
 
 def _missing(path: str, reason: str) -> str:
-    if Path(path).is_dir() or path in SHIPPED:
-        return f"the folder of model `{path}` is incomplete: {reason.splitlines()[0]}"
+    if Path(path).is_dir():
+        return f"the folder of model `{path}` is incomplete or broken: {reason.splitlines()[0]}"
     return (
         f"no folder `{path}` and no model of that name in the local cache; shipped models: {', '.join(SHIPPED)}. "
         "Set `model.download=true` to fetch it from the hub"

@@ -1,0 +1,107 @@
+"""What kedit costs: edits beside raw hooks, nnsight and pyvene; locating beside its bare passes.
+
+kedit bench repeats=20
+"""
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from experiments.app import ConfigurationError, bar, build, guarded, misuse
+from kedit.paths import conf_dir
+
+logger = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="bench")
+def bench(cfg: DictConfig) -> None:
+    """Measure everything in one process and leave the tables in the Hydra folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit.runs import Run
+
+    with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
+        try:
+            job(cfg, kept)
+        except BaseException:
+            logger.info("the benchmark failed", exc_info=True)
+            raise
+
+
+def job(cfg: DictConfig, kept: Any) -> None:
+    """Time, compare and report."""
+    import torch
+
+    from experiments.benchmarks import tables
+    from experiments.benchmarks.rows import Clock, edit_everywhere, edit_one_layer, locating
+    from experiments.benchmarks.ways import Task
+    from experiments.benchmarks.workload import Workload, drawn
+
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    check(cfg)
+    model = build(cfg.model)
+    site = model.site("mid")
+    work, images = located(cfg, model)
+    with misuse():
+        load = Workload.of(model, images, cfg.tokens)
+        spread_out = drawn(site, cfg.share, cfg.seed)
+        middle = sorted(site.widths)[len(site.widths) // 2]
+        in_one = drawn(site, cfg.share, cfg.seed, layer=middle)
+    clock = Clock(cfg.repeats, cfg.warmup, cfg.clock, cfg.seed, bar)
+    rows = edit_everywhere(Task(model.module, site, spread_out, load), clock)
+    rows += edit_one_layer(Task(model.module, site, in_one, load), list(cfg.rivals), clock)
+    rows += locating(model, work, clock)
+
+    about = tables.surroundings(model, clock)
+    kept.save_json("bench.json", tables.plain(rows, about))
+    where = kept.save_text("bench.md", tables.markdown(rows, about))
+    tables.show(rows, about)
+    sys.stdout.write(f"{where}\n")
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what would otherwise fail minutes later."""
+    from experiments.benchmarks.ratios import CLOCKS
+    from experiments.benchmarks.ways import RIVALS
+
+    unknown = [name for name in cfg.rivals if name not in RIVALS]
+    if unknown:
+        raise ConfigurationError(f"`rivals` may name {', '.join(RIVALS)}, got `{unknown[0]}`")
+    if cfg.clock not in CLOCKS:
+        raise ConfigurationError(f"`clock` is one of {', '.join(CLOCKS)}, got `{cfg.clock}`")
+    for name, least in (("repeats", 1), ("warmup", 0), ("tokens", 1)):
+        if cfg[name] < least:
+            raise ConfigurationError(f"`{name}` is at least {least}, got {cfg[name]}")
+
+
+def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any]]:
+    """Return what to locate in, and pictures to generate from.
+
+    A caption that does not name the concept is scored anyway: what is measured here is the cost.
+    """
+    from experiments.benchmarks.locating import Locating
+    from kedit.samples import find_concept
+
+    data, inpaint, locator = (build(node) for node in (cfg.data, cfg.inpaint, cfg.locate))
+    with misuse():
+        concept = find_concept(data.concepts, cfg.concept)
+        split = data.split(concept, locate=cfg.pairs, target=cfg.pictures, retention=0, seed=cfg.seed)
+        pairs = [inpaint(sample, concept) for sample in split.locate]
+    captions = model.caption([pair.sample.image for pair in pairs], progress=bar)
+    forcing = replace(locator, target=replace(locator.target, on_missing="force"))
+    return Locating(forcing, pairs, captions), [sample.image for sample in split.target]
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(bench)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

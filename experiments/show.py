@@ -1,0 +1,201 @@
+"""What a run shows: report, figures, tracker and one table in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.steps import Located
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.hooks import record
+from kedit.inspection import (
+    CaptionRow,
+    HeatRow,
+    draw_before_after,
+    draw_effects,
+    draw_heatmaps,
+    draw_layers,
+    draw_scores,
+    heat_map,
+    other_regions,
+    pointing_hit,
+    region_auc,
+)
+from kedit.models.mllm import IMAGE, MLLM
+from kedit.neurons import NeuronSet
+from kedit.reports import report_markdown, report_metrics
+from kedit.runs import Run
+from kedit.samples import Sample
+from kedit.sites import Site
+from kedit.tracking import Tracker
+
+N_SHOWN = 4
+EFFECTS = {
+    "suppression": ("mention_drop", "substitutions"),
+    "retention": ("objects", "others", "text", "bleu", "rougeL", "bertscore"),
+}
+
+
+def everything(
+    report: dict[str, Any],
+    located: Located,
+    exam: Exam,
+    before: Transcript,
+    after: Transcript,
+    model: MLLM,
+    site: Site,
+    run: Run,
+    tracker: Tracker,
+) -> None:
+    """Write the report, the captions and the figures, tell the tracker, and print the table."""
+    rows = caption_rows(exam, before, after)
+    run.save_jsonl("captions.jsonl", rows)
+    report["heat_maps"] = heat_maps(model, site, located, run)
+    run.save_json("report.json", report)
+    draw(report, located, exam, before, after, site, run)
+    examples = [row for row in rows if row["group"] == "target" and row["before"] != row["after"]] or rows
+    page = report | {"examples": examples[:3], "figures": run.figures}
+    run.save_text("report.md", report_markdown(page))
+    tell(tracker, report, rows, located.neurons, run)
+    terminal(report, examples[:3], run)
+
+
+def caption_rows(exam: Exam, before: Transcript, after: Transcript) -> list[dict[str, Any]]:
+    """Return one row for each sample and question, as captions.jsonl holds them."""
+    rows = []
+    for group in ("target", "near", "far"):
+        for sample, old, new in zip(getattr(exam, group), getattr(before, group), getattr(after, group), strict=True):
+            rows.append({"id": sample.id, "group": group, "before": old, "after": new})
+    for question, old, new in zip(exam.questions, before.answers, after.answers, strict=True):
+        rows.append({"id": question.text, "group": "text", "before": old, "after": new})
+    return rows
+
+
+def image_activations(model: MLLM, site: Site, neurons: NeuronSet, samples: Sequence[Sample]) -> np.ndarray:
+    """Return what `neurons` do at the image tokens: `[sample, image_pos, neuron]`."""
+    batch = model.forced([sample.image for sample in samples], [()] * len(samples))
+    with torch.no_grad(), record(model.module, site) as activations:
+        model.logits(batch)
+    columns = [
+        activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)]
+        for layer, indices in neurons.by_layer().items()
+    ]
+    image = batch.kinds == IMAGE
+    both = torch.cat(columns, -1).float()
+    return np.stack([row[mask].cpu().numpy() for row, mask in zip(both, image, strict=True)])
+
+
+def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, Any]:
+    """Draw where the located neurons fire and return how well that points at the concept."""
+    if not located.neurons:
+        return {"why": "no neuron was located"}
+    pairs = located.pairs
+    activations = image_activations(model, site, located.neurons, [pair.sample for pair in pairs])
+    side = int(activations.shape[1] ** 0.5)
+    if side * side != activations.shape[1]:
+        return {"why": f"{activations.shape[1]} image tokens are no square grid"}
+    shown, hits, aucs = [], [], []
+    for pair, values, caption in zip(pairs, activations, located.captions, strict=True):
+        heat = heat_map(values, (side, side), pair.sample.image.size)
+        region, others = pair.sample.region(pair.concept), other_regions(pair.sample, pair.concept)
+        hits.append(float(pointing_hit(heat, region)))
+        if others.any():
+            aucs.append(region_auc(heat, region, others))
+        beside = others if others.any() else None
+        shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside))
+    shown.sort(key=lambda row: row.others is None)
+    run.save_figure("heatmaps.png", partial(draw_heatmaps, shown[:N_SHOWN]))
+    missing = Measured.missing("no picture shows another object")
+    return {
+        "pointing": bootstrap_mean(hits).to_json(),
+        "auc_against_other_objects": (bootstrap_mean(aucs) if aucs else missing).to_json(),
+    }
+
+
+def draw(
+    report: Mapping[str, Any],
+    located: Located,
+    exam: Exam,
+    before: Transcript,
+    after: Transcript,
+    site: Site,
+    run: Run,
+) -> None:
+    """Draw the layers, the scores, the captions and the effects."""
+    stages = list(located.stages.values())
+    counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages]
+    candidates = counts[0] if len(counts) > 1 else None
+    layers = partial(draw_layers, counts[-1], len(site.blocks), max(site.widths.values()), candidates=candidates)
+    run.save_figure("layers.png", layers)
+    if len(stages) > 1:
+        first, *_, last = located.scores
+        values = {name: located.scores[name].values.numpy() for name in (first, last)}
+        chosen = np.zeros(values[first].shape, bool)
+        for layer, index in located.neurons:
+            chosen[layer, index] = True
+        scores = partial(draw_scores, values[first], values[last], chosen, stages=(first, last))
+        run.save_figure("scores.png", scores)
+    changed = sorted(zip(exam.target, before.target, after.target, strict=True), key=lambda row: row[1] == row[2])
+    words = (exam.concept.name, *exam.concept.words)
+    rows = [CaptionRow(sample.image, old, new, words) for sample, old, new in changed[:N_SHOWN]]
+    kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
+    rows += [CaptionRow(sample.image, old, new, words) for sample, old, new in kept]
+    run.save_figure("before_after.png", partial(draw_before_after, rows))
+    effects = {
+        f"{part}.{name}": (report[part][name], report["control"][part][name])
+        for part, names in EFFECTS.items()
+        for name in names
+        if name in report["control"][part]
+    }
+    if effects:
+        run.save_figure("effects.png", partial(draw_effects, effects, concept=exam.concept.name))
+
+
+def tell(
+    tracker: Tracker, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], neurons: NeuronSet, run: Run
+) -> None:
+    """Mirror the run."""
+    tracker.log(report_metrics(report))
+    tracker.table("neurons", ("layer", "index"), [list(one) for one in neurons])
+    columns = ("id", "group", "before", "after")
+    tracker.table("captions", columns, [[row[column] for column in columns] for row in rows])
+    for figure in run.figures:
+        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
+
+
+def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], run: Run) -> None:
+    """Print what a person reads in ten seconds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    neurons = report["neurons"]
+    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "none"
+    table = Table(title=f"{report['concept']} in {report['model']}", title_justify="left")
+    for column, side in (("", "left"), (f"{report['operator']} of {neurons['count']} neurons", "right"),
+                         (f"random control, {report['control']['seeds']} seeds", "right"), ("n", "right")):  # fmt: skip
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for part, names in EFFECTS.items():
+        for name in names:
+            edited = report[part][name]
+            control = report["control"][part].get(name)
+            table.add_row(f"{part}: {name}", shown(edited), shown(control) if control else "-", str(edited["n"]))
+    table.add_row("selectivity", shown(report["selectivity"]), "-", "")
+    console.print(table)
+    console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}")
+    console.print(report["verdict"])
+    for row in examples:
+        console.print(f"  before: {row['before']}\n  after:  {row['after']}", highlight=False)
+    console.print(f"files: {run.folder}", highlight=False, soft_wrap=True)
+
+
+def shown(measured: Mapping[str, Any]) -> str:
+    """Return a measured value with its interval, or why there is none."""
+    if measured["value"] is None:
+        return f"n/a ({measured.get('why', '')})"
+    if measured["low"] is None:
+        return f"{measured['value']:.2f}"
+    return f"{measured['value']:.2f} [{measured['low']:.2f}, {measured['high']:.2f}]"

@@ -1,0 +1,103 @@
+"""Train the models that ship with kedit, from nothing, on two CPU cores.
+
+kedit train-scenes variant=scenes
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.app import ConfigurationError, guarded
+from kedit.paths import conf_dir
+
+FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = 10_000_000, 20_000_000, 0
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train_scenes")
+def train_scenes(cfg: DictConfig) -> None:
+    """Train the tower, then the language model, examine it and write the folder."""
+    import torch
+
+    from experiments.scenes_training import exam, export, language, objective, rows
+    from experiments.scenes_training.loop import Schedule, train
+    from kedit.data.scenes import scene
+    from kedit.models.shipped import load
+
+    if cfg.variant not in ("scenes", "scenes_plain"):
+        raise ConfigurationError(f"`variant` is `scenes` or `scenes_plain`, got `{cfg.variant}`")
+    torch.set_num_threads(cfg.threads)
+    torch.set_flush_denormal(True)
+    folder, knowledge = Path(cfg.folder), cfg.variant == "scenes"
+    tower = trained_tower(cfg, folder)
+
+    torch.manual_seed(cfg.seed)
+    processor = language.processor()
+    model = language.llava(processor.tokenizer)
+    if knowledge:
+        language.partition(model)
+    model.model.vision_tower.load_state_dict(tower.tower.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    pool = objective.pool(tower, FIRST_SCENE_SEED, cfg.language.pool, folder / "features.safetensors")
+    maker = rows.RowMaker(processor.tokenizer.get_vocab(), knowledge=knowledge)
+    losses = objective.objective(model, maker, pool, cfg.language.batch)
+    schedule = Schedule(cfg.language.steps, cfg.language.peak)
+    for _ in train(cfg.variant, model, schedule, losses, folder):
+        pass
+
+    out = Path(cfg.export)
+    export.standardize(model, processor, [scene(seed).image() for seed in range(FIRST_SCENE_SEED, FIRST_SCENE_SEED + 256)])
+    order = export.shuffle_first_layer(model, cfg.seed) if knowledge else None
+    export.save(model, processor, out)
+    if order is not None:
+        (out / "banks.json").write_text(json.dumps(export.banks(order)) + "\n")
+    curve = [json.loads(line) for line in (folder / f"{cfg.variant}.jsonl").read_text().splitlines()]
+    (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    export.draw_curve(curve, out / "curve.png")
+
+    shipped = load(out, name=cfg.variant, prompt="describe the picture .", batch_size=64, max_new_tokens=28)
+    seeds = range(FIRST_EXAM_SEED, FIRST_EXAM_SEED + cfg.exam.scenes)
+    accuracies = {
+        colors: exam.exam(shipped, [scene(seed, colors=colors) for seed in seeds]) for colors in ("distinct", "free")
+    }
+    layers = exam.layer_table(shipped, [scene(seed) for seed in seeds[: cfg.exam.layers]])
+    training = OmegaConf.to_container(cfg.language) | {"minutes": round(sum(_spans(curve)) / 60)}  # type: ignore[operator]
+    command = f"kedit train-scenes variant={cfg.variant}"
+    (out / "README.md").write_text(export.card(cfg.variant, shipped.module, accuracies, layers, training, command))
+    for colors, scores in accuracies.items():
+        print(colors, {name: str(score) for name, score in scores.items()})
+    print(f"files: {out}")
+
+
+def trained_tower(cfg: DictConfig, folder: Path) -> Any:
+    """Return the vision tower, trained on patch labels."""
+    import torch
+
+    from experiments.scenes_training import tower
+    from experiments.scenes_training.loop import Schedule, train
+
+    torch.manual_seed(cfg.seed)
+    labeler = tower.PatchLabeler()
+    batches = tower.SceneBatches(cfg.tower.batch, FIRST_TOWER_SEED)
+    schedule = Schedule(cfg.tower.steps, cfg.tower.peak)
+    for _ in train("tower", labeler, schedule, lambda step: tower.losses(labeler, batches[step]), folder):
+        pass
+    return labeler.eval()
+
+
+def _spans(curve: list[dict[str, float]]) -> list[float]:
+    """Return the seconds of each uninterrupted part of the training."""
+    following = [*curve[1:], {"seconds": 0.0}]
+    return [row["seconds"] for row, after in zip(curve, following, strict=True) if after["seconds"] < row["seconds"]]
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(train_scenes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Every YAML file: its command composes and uses it, what it names is kedit's, and its defaults are Python's."""
+
+import dataclasses
+import inspect
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.app import ConfigurationError, build, plain
+from kedit.data.scenes import Scenes
+from kedit.models.shipped import HERE, SHIPPED
+from kedit.paths import conf_dir
+
+CONF = conf_dir()
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+OPTIONS = [path for path in FILES if len(path.parts) > 1]
+COMPONENTS = [path for path in OPTIONS if "_target_" in OmegaConf.load(CONF / path)]
+PARTICULAR = frozenset({"model"})
+"""Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
+
+
+def commands(path: Path) -> list[str]:
+    return [line.removeprefix("# ") for line in (CONF / path).read_text().splitlines() if line.startswith("# kedit ")]
+
+
+@cache
+def composed(recipe: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose(recipe, list(overrides), return_hydra_config=True)
+    OmegaConf.set_readonly(chosen, True)
+    return chosen
+
+
+def single_jobs(words: list[str]) -> Iterator[list[str]]:
+    """Yield the overrides of a sweep's first and last job."""
+    parsed: list[Override] = OverridesParser.create().parse_overrides(words)
+    values = {
+        word: [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [word]
+        for word, one in zip(words, parsed, strict=True)
+    }
+    for end in (0, -1):
+        yield [choices[end] for choices in values.values()]
+
+
+def configurations(command: str) -> Iterator[DictConfig]:
+    """Yield the configuration of each job that `command` asks for."""
+    program, name, *words = shlex.split(command)
+    assert program == "kedit"
+    recipe, sweep = name.replace("-", "_"), words[:1] == ["-m"]
+    if not sweep:
+        assert not any(one.is_sweep_override() for one in OverridesParser.create().parse_overrides(words))
+        yield composed(recipe, *words)
+        return
+    for job in single_jobs(words[1:]):
+        first = composed(recipe, *job)
+        yield first
+        if swept := [f"{key}={value}" for key, value in (first.hydra.sweeper.params or {}).items()]:
+            yield from (composed(recipe, *job, *one) for one in single_jobs(swept))
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every part of plain data that has a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from nodes(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from nodes(item)
+
+
+def python_defaults(target: str) -> dict[str, Any]:
+    """Return the defaults of what `target` names: of a dataclass's fields or of a function's parameters."""
+    found = get_object(target)
+    if not dataclasses.is_dataclass(found):
+        parameters = inspect.signature(found).parameters.items()
+        return {name: one.default for name, one in parameters if one.default is not inspect.Parameter.empty}
+    defaults = {}
+    for field in dataclasses.fields(found):
+        if field.init and field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.init and field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return defaults
+
+
+def chosen_in_run(path: Path) -> DictConfig:
+    return composed("run", f"{path.parent.as_posix()}={path.stem}")
+
+
+def is_there(model: DictConfig) -> bool:
+    """Return whether the weights of `model` lie on this machine."""
+    if OmegaConf.is_missing(model, "path"):
+        return False
+    folder = HERE / model.path if model.path in SHIPPED else Path(model.path)
+    return any(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_opens_with_a_command(path: Path) -> None:
+    opening = (CONF / path).read_text().splitlines()[:2]
+    assert any(line.startswith("# kedit ") for line in opening), opening
+
+
+@pytest.mark.parametrize(("path", "command"), [(path, one) for path in FILES for one in commands(path)], ids=str)
+def test_the_command_composes_and_uses_the_file_and_builds_its_parts(path: Path, command: str) -> None:
+    jobs = list(configurations(command))
+    for job in jobs:
+        if len(path.parts) > 1:
+            assert job.hydra.runtime.choices[path.parent.as_posix()] == path.stem
+        for group in ("data", "inpaint", "locate", "edit", "tracker"):
+            if group in job:
+                build(job[group])
+    assert jobs
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=str)
+def test_an_option_composes_into_the_run(path: Path) -> None:
+    chosen = chosen_in_run(path)
+    assert chosen.hydra.runtime.choices[path.parent.as_posix()] == path.stem
+    own = OmegaConf.to_container(OmegaConf.load(CONF / path))
+    assert isinstance(own, dict)
+    if "@package _global_" in (CONF / path).read_text():
+        assert set(own) <= set(chosen)
+    else:
+        assert OmegaConf.to_container(chosen[path.parent.as_posix()]) == own
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=str)
+def test_a_component_instantiates(path: Path) -> None:
+    node = chosen_in_run(path)[path.parent.as_posix()]
+    if path.parent.name == "model" and not is_there(node):
+        pytest.skip(f"no weights of `{path.stem}` on this machine")
+    made = build(node)
+    target = get_object(node._target_)
+    assert isinstance(made, target) if inspect.isclass(target) else made is not None
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_target_is_kedits(path: Path) -> None:
+    for node in nodes(OmegaConf.to_container(OmegaConf.load(CONF / path))):
+        assert node["_target_"].startswith("kedit.")
+
+
+@pytest.mark.parametrize("path", [path for path in COMPONENTS if path.parts[0] not in PARTICULAR], ids=str)
+def test_a_file_states_every_default_that_python_has_and_the_same_one(path: Path) -> None:
+    node = plain(chosen_in_run(path)[path.parent.as_posix()])
+    for part in nodes(node):
+        for name, default in python_defaults(part["_target_"]).items():
+            assert name in part, f"{part['_target_']} has an option `{name}` that {path} does not show"
+            stated = part[name]
+            made = build(OmegaConf.create(stated)) if isinstance(stated, dict) else stated
+            assert made == default, f"`{name}` of {part['_target_']} is {default!r} in Python, {made!r} in {path}"
+
+
+@pytest.mark.parametrize("path", [path for path in COMPONENTS if path.parts[0] in PARTICULAR], ids=str)
+def test_a_model_states_every_option_there_is(path: Path) -> None:
+    node = OmegaConf.load(CONF / path)
+    assert isinstance(node, DictConfig)
+    stated = {str(key) for key in node} - {"_target_"}
+    assert stated == set(inspect.signature(get_object(node._target_)).parameters)
+
+
+def test_the_sweep_over_all_concepts_names_each_of_them_once() -> None:
+    swept = composed("run", "experiment=all_concepts").hydra.sweeper.params.concept
+    assert sorted(swept.split(",")) == sorted(concept.name for concept in Scenes().concepts)
+
+
+@pytest.mark.parametrize("target", ["torch.load", "os.system", "keditor.run", "builtins.eval"])
+def test_a_target_that_is_not_kedits_is_refused_before_anything_is_made(target: str) -> None:
+    node = OmegaConf.create({"stages": [{"inner": {"_target_": target}}], "_target_": "kedit.data.inpaint.Exact"})
+    with pytest.raises(ConfigurationError, match=f"`_target_` must start with `kedit.`, got `{target}`"):
+        build(node)

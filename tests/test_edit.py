@@ -1,0 +1,392 @@
+"""Edits: what each operator does, and that whatever happens meanwhile, the model is itself again afterwards."""
+
+import copy
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from kedit.edit.edit import Edit, EditWarning, active, table
+from kedit.edit.operators import Operator, Patch, Scale, Zero, amplify
+from kedit.hooks import record
+from kedit.models.planted import Planted, picture
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.sites import Site, SiteError
+
+SOME = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 2)))
+REFERENCE = {layer: torch.linspace(-2.0, 3.0, tiny.NEURONS) for layer in range(tiny.LAYERS)}
+OPERATORS: dict[str, Operator] = {
+    "zero": Zero(),
+    "scale": Scale(0.5),
+    "amplify": amplify(2.0),
+    "patch to a constant": Patch(1.5),
+    "patch to a reference": Patch(REFERENCE, "a ramp"),
+}
+PROMPTS = tiny.prompt([5, 6, 7], [8, 9, 10])
+UNEVEN = tiny.prompt([5, 6, 7, 8], [9])
+
+
+class StopError(Exception):
+    """What a foreign hook raises in the middle of a forward pass."""
+
+
+@cache
+def llava() -> Any:
+    return tiny.llava()
+
+
+@torch.no_grad()
+def logits(module: Any) -> Tensor:
+    return module(**PROMPTS).logits
+
+
+def stopping(module: Any, on_call: int) -> Any:
+    """Attach a foreign hook that raises in the last block on its `on_call`-th call."""
+    calls = iter(range(1, on_call + 1))
+
+    def stop(one: nn.Module, args: object) -> None:
+        if next(calls) == on_call:
+            raise StopError
+
+    return module.model.language_model.layers[-1].mlp.down_proj.register_forward_pre_hook(stop)
+
+
+def normal_exit(module: Any, edit: Edit) -> None:
+    before = logits(module)
+    with edit.applied(module):
+        assert not torch.equal(logits(module), before)
+
+
+def exception_in_forward(module: Any, edit: Edit) -> None:
+    handle = stopping(module, 1)
+    with pytest.raises(StopError), edit.applied(module):
+        logits(module)
+    handle.remove()
+
+
+def exception_in_generate(module: Any, edit: Edit) -> None:
+    handle = stopping(module, 3)
+    with pytest.raises(StopError), edit.applied(module):
+        tiny.generated(module, PROMPTS)
+    handle.remove()
+
+
+def exception_in_the_body(module: Any, edit: Edit, error: type[BaseException] = ValueError) -> None:
+    with pytest.raises(error), edit.applied(module):
+        logits(module)
+        raise error
+
+
+def failed_entry(module: Any, edit: Edit, one: NeuronId, told: str) -> None:
+    bad = Edit(edit.neurons | NeuronSet((one,)), edit.operator, "image")
+    with pytest.raises(SiteError, match=told):
+        bad.applied(module).__enter__()
+    assert tiny.our_hooks(module) == []
+
+
+def closed_out_of_order(module: Any, edit: Edit) -> None:
+    other = Edit(NeuronSet(((0, 1), (1, 3))), Scale(-4.0))
+    with other.applied(module):
+        alone = logits(module)
+    first, second = edit.applied(module), other.applied(module)
+    first.__enter__()
+    second.__enter__()
+    both = logits(module)
+    first.__exit__(None, None, None)
+    assert torch.equal(logits(module), alone) and not torch.equal(both, alone)
+    second.__exit__(None, None, None)
+
+
+def foreign_hooks(module: Any, edit: Edit) -> None:
+    target, fired = module.get_submodule(Site.of(module).module_path(0)), []
+    before = target.register_forward_pre_hook(lambda one, args: fired.append(("before", args[0].clone())))
+    with edit.applied(module):
+        during = target.register_forward_pre_hook(lambda one, args: fired.append(("during", args[0].clone())))
+        logits(module)
+    assert [name for name, _ in fired] == ["before", "during"]
+    assert not torch.equal(fired[0][1], fired[1][1])
+    fired.clear()
+    logits(module)
+    assert [name for name, _ in fired] == ["before", "during"]
+    assert torch.equal(fired[0][1], fired[1][1])
+    before.remove()
+    during.remove()
+
+
+def deep_copy(module: Any, edit: Edit) -> None:
+    before = logits(module)
+    with edit.applied(module):
+        twin = copy.deepcopy(module)
+        assert torch.equal(logits(twin), before)
+        assert tiny.our_hooks(twin) == []
+        assert not torch.equal(logits(module), before)
+    assert tiny.weights_hash(twin) == tiny.weights_hash(module)
+
+
+def two_threads(module: Any, edit: Edit) -> None:
+    before, entered, said = logits(module), threading.Event(), []
+
+    def speak() -> None:
+        entered.wait()
+        said.extend(logits(module) for _ in range(3))
+
+    other = threading.Thread(target=speak)
+    other.start()
+    with edit.applied(module):
+        entered.set()
+        edited = [logits(module) for _ in range(3)]
+        other.join()
+    assert len(said) == 3 and all(torch.equal(one, before) for one in said)
+    assert all(torch.equal(one, edited[0]) and not torch.equal(one, before) for one in edited)
+
+
+def generation(module: Any, edit: Edit, inputs: dict[str, Tensor], **options: Any) -> None:
+    before, _ = tiny.generated(module, inputs, n_new=3, **options)
+    with edit.applied(module):
+        _, edited = tiny.generated(module, inputs, n_new=3, **options)
+    after, unedited = tiny.generated(module, inputs, n_new=3, **options)
+    assert torch.equal(before, after)
+    assert not torch.equal(edited, unedited)
+
+
+EVENTS: dict[str, Callable[[Any, Edit], None]] = {
+    "normal exit": normal_exit,
+    "exception in forward": exception_in_forward,
+    "exception in generate": exception_in_generate,
+    "exception in the body": exception_in_the_body,
+    "KeyboardInterrupt": partial(exception_in_the_body, error=KeyboardInterrupt),
+    "wrong layer": partial(failed_entry, one=NeuronId(7, 0), told="no layer 7 with neurons; the model has layers 0 to"),
+    "wrong index": partial(failed_entry, one=NeuronId(1, 24), told="no neuron 24 in layer 1, which has 24"),
+    "closed out of order": closed_out_of_order,
+    "foreign hooks": foreign_hooks,
+    "deepcopy": deep_copy,
+    "two threads": two_threads,
+    "generate with a cache": partial(generation, inputs=PROMPTS),
+    "generate without a cache": partial(generation, inputs=PROMPTS, use_cache=False),
+    "generate with a static cache": partial(generation, inputs=PROMPTS, cache_implementation="static"),
+    "beam search": partial(generation, inputs=PROMPTS, num_beams=3),
+    "left padding": partial(generation, inputs=UNEVEN),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(("operator", "positions"), [*((one, "all") for one in OPERATORS), ("zero", "image")])
+def test_after_an_edit_the_model_is_what_it_was(operator: str, event: str, positions: Any) -> None:
+    module = llava()
+    # In this order, since transformers attaches hooks of its own in the first forward pass.
+    before, state = logits(module), tiny.state_of(module)
+    EVENTS[event](module, Edit(SOME, OPERATORS[operator], positions))
+    assert tiny.our_hooks(module) == []
+    assert tiny.state_of(module) == state
+    assert torch.equal(logits(module), before)
+
+
+@pytest.mark.parametrize("name", ["mid", "act", "pre"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_named_neurons_get_the_operators_values_and_the_others_keep_every_bit(operator: str, name: Any) -> None:
+    module, rule = llava(), OPERATORS[operator]
+    site, indices = Site.of(module, name), torch.arange(0, tiny.NEURONS, 2)
+    edit = Edit(NeuronSet(tuple(NeuronId(0, int(i)) for i in indices), name), rule)
+    with record(module, site) as old:
+        logits(module)
+    with edit.applied(module), record(module, site) as new:
+        logits(module)
+    values = old[0][..., indices]
+    expected = {
+        "zero": torch.zeros_like(values),
+        "scale": values * 0.5,
+        "amplify": values * 2,
+        "patch to a constant": torch.full_like(values, 1.5),
+        "patch to a reference": REFERENCE[0][indices].expand_as(values),
+    }
+    assert torch.equal(new[0][..., indices], expected[operator])
+    assert torch.equal(new[0][..., indices + 1], old[0][..., indices + 1])
+
+
+def said_with(*operators: Operator) -> Tensor:
+    """Return the logits under the operators on the same neurons, the first one applied first."""
+    module = llava()
+    edits = [Edit(SOME, one).applied(module) for one in operators]
+    for one in edits:
+        one.__enter__()
+    said = logits(module)
+    for one in reversed(edits):
+        one.__exit__(None, None, None)
+    return said
+
+
+def test_scaling_by_one_changes_no_bit_and_scaling_by_zero_silences() -> None:
+    assert torch.equal(said_with(Scale(1.0)), logits(llava()))
+    assert torch.equal(said_with(Scale(0.0)), said_with(Zero()))
+    assert torch.equal(said_with(Patch(0.0)), said_with(Zero()))
+
+
+def test_edits_compose_in_the_order_in_which_they_are_applied() -> None:
+    assert torch.equal(said_with(Scale(2.0), Scale(3.0)), said_with(Scale(6.0)))
+    assert torch.equal(said_with(Scale(4.0), Zero()), said_with(Zero()))
+    assert torch.equal(said_with(Patch(1.0), Scale(3.0)), said_with(Patch(3.0)))
+    assert torch.equal(said_with(Scale(3.0), Patch(1.0)), said_with(Patch(1.0)))
+    assert not torch.equal(said_with(Patch(1.0), Scale(3.0)), said_with(Scale(3.0), Patch(1.0)))
+
+
+def test_edits_of_disjoint_neurons_add_up_to_one_of_their_union() -> None:
+    module = llava()
+    left = NeuronSet(tuple(one for one in SOME if one.index < 12))
+    with Edit(left, Zero()).applied(module), Edit(SOME - left, Zero()).applied(module):
+        assert torch.equal(logits(module), said_with(Zero()))
+
+
+def test_an_edit_is_a_value_that_can_be_applied_again() -> None:
+    module, edit = llava(), Edit(SOME, Zero())
+    for _ in range(2):
+        with edit.applied(module):
+            assert torch.equal(logits(module), said_with(Zero()))
+
+
+def test_gradients_pass_an_edit_and_no_weight_gets_one() -> None:
+    module = tiny.llama()
+    ids = torch.tensor([[1, 5, 6]])
+    layer_one = NeuronSet(tuple(NeuronId(1, i) for i in range(tiny.NEURONS)))
+    gradients = []
+    for operator in (Scale(1.0), Scale(3.0), Zero()):
+        with record(module, Site.of(module), differentiable=True) as seen, Edit(layer_one, operator).applied(module):
+            target = module.model(input_ids=ids).last_hidden_state.sum()
+            gradients.append(torch.autograd.grad(target, seen[1])[0])
+    assert not torch.equal(gradients[0], torch.zeros_like(gradients[0]))
+    assert not torch.allclose(gradients[0], gradients[1])
+    assert torch.equal(gradients[2], torch.zeros_like(gradients[2]))
+    assert all(one.grad is None and not one.requires_grad for one in module.parameters())
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_model_in_half_precision_stays_in_it(operator: str) -> None:
+    module = tiny.llama().to(torch.bfloat16)
+    site, ids = Site.of(module), torch.tensor([[1, 5, 6]])
+    with torch.no_grad(), Edit(SOME, OPERATORS[operator]).applied(module), record(module, site) as seen:
+        assert module(input_ids=ids).logits.dtype == torch.bfloat16
+    assert seen[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_plain_module_of_the_users_is_edited_like_its_weights(operator: str) -> None:
+    module, inputs = tiny.plain(), torch.ones(2, 3, tiny.WIDTH)
+    before = module(inputs)
+    with Edit(SOME, OPERATORS[operator]).applied(module):
+        assert not torch.equal(module(inputs), before)
+    assert torch.equal(module(inputs), before)
+    silent_twin = copy.deepcopy(module)
+    for layer, indices in SOME.by_layer().items():
+        silent_twin.blocks[layer][2].weight[:, list(indices)] = 0.0
+    with Edit(SOME, Zero()).applied(module):
+        assert torch.equal(module(inputs), silent_twin(inputs))
+
+
+def test_an_object_that_holds_a_module_is_edited_like_the_module(planted: Planted) -> None:
+    images = [picture("both", star=(1, 2), house=(9,)).image]
+    with Edit(planted.star, Zero()).applied(planted.model):
+        assert active(planted.model) == active(planted.model.module) != []
+        assert planted.model.caption(images)[0].text == "picture house"
+    assert planted.model.caption(images)[0].text == "picture star house"
+
+
+def test_an_edit_whose_layers_never_run_warns_at_the_line_that_applied_it() -> None:
+    expected = pytest.warns(EditWarning, match="edit `mute` was active, but the model never ran its 2 edited layers")
+    with expected as told, Edit(SOME, Zero(), name="mute").applied(llava()):
+        pass
+    assert Path(told[0].filename).name == "test_edit.py"
+
+
+def test_an_edit_that_only_another_thread_could_have_run_warns() -> None:
+    with pytest.warns(EditWarning, match="in this thread: nothing was edited"), Edit(SOME, Zero()).applied(llava()):
+        other = threading.Thread(target=lambda: logits(llava()))
+        other.start()
+        other.join()
+
+
+@pytest.mark.parametrize("positions", ["all", "image", "last"])
+def test_an_edit_of_no_neurons_does_nothing_and_warns_of_nothing(positions: Any) -> None:
+    before = logits(llava())
+    with warnings.catch_warnings(), Edit(NeuronSet(), Zero(), positions).applied(llava()):
+        warnings.simplefilter("error")
+        assert tiny.our_hooks(llava()) == []
+        assert torch.equal(logits(llava()), before)
+
+
+def test_active_edits_are_listed_in_order_and_only_inside_with() -> None:
+    module = llava()
+    first, second = Edit(SOME, Scale(2.0), name="first"), Edit(SOME, Zero(), "image", name="second")
+    with first.applied(module):
+        with second.applied(module):
+            assert active(module) == [first, second]
+            logits(module)
+        assert active(module) == [first]
+        logits(module)
+    assert active(module) == []
+
+
+def test_the_table_of_edits_has_a_line_for_each() -> None:
+    edits = [
+        Edit(NeuronSet(((0, 1), (3, 2), (3, 4))), Zero(), "image", "prefill", "mute"),
+        Edit(NeuronSet(), Patch(REFERENCE, "counterfactual mean"), name="nothing"),
+    ]
+    assert table(edits).splitlines() == [
+        "name     operator                    neurons  layers  positions  phase",
+        "mute     Zero()                      3        0,3     image      prefill",
+        "nothing  Patch(counterfactual mean)  0        -       all        both",
+    ]
+
+
+def test_operators_and_edits_show_what_they_do() -> None:
+    assert repr(Scale(0.5)) == "Scale(factor=0.5)"
+    assert repr(amplify()) == "Scale(factor=2.0)"
+    assert repr(Patch(1.0)) == "Patch(1.0)"
+    shown = repr(Edit(NeuronSet(((0, 1),)), Zero(), "image", name="mute"))
+    assert shown == (
+        "Edit(neurons=NeuronSet(1 neurons at `mid`, by layer {0: 1}), operator=Zero(), positions='image', "
+        "phase='both', name='mute')"
+    )
+
+
+def test_patches_are_equal_when_their_references_are() -> None:
+    same = {layer: values.clone() for layer, values in REFERENCE.items()}
+    assert Patch(REFERENCE) == Patch(same) and Patch(1.0) == Patch(1.0)
+    assert Patch(REFERENCE) != Patch({0: REFERENCE[0]})
+    assert Patch(REFERENCE) != Patch({0: REFERENCE[0], 1: REFERENCE[1] + 1})
+    assert Patch(1.0) != Patch(2.0) and Patch(1.0) != Patch(REFERENCE) and Patch(1.0) != Scale(1.0)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_factors_and_constants_that_are_not_finite_are_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"`factor` is a finite number, got {factor}"):
+        Scale(factor)
+    with pytest.raises(ValueError, match=f"the reference is a finite number, got {factor}"):
+        Patch(factor)
+    with pytest.raises(ValueError, match="the reference of layer 3 holds values that are not finite"):
+        Patch({0: torch.ones(2), 3: torch.tensor([1.0, factor])})
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, -2.0, float("nan")])
+def test_amplifying_by_one_or_less_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match=rf"`amplify` needs a factor > 1, got {factor}"):
+        amplify(factor)
+
+
+def test_a_patch_without_the_layer_fails_when_it_runs_and_leaves_nothing() -> None:
+    module = llava()
+    refused = pytest.raises(LookupError, match=r"the reference has no layer 1; it has \[0\]")
+    with refused, Edit(SOME, Patch({0: REFERENCE[0]})).applied(module):
+        logits(module)
+    assert tiny.our_hooks(module) == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("positions", "images"), ("phase", "generate")])
+def test_an_unknown_position_or_phase_is_named(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"`{key}` is one of .*, got '{value}'"):
+        Edit(SOME, Zero(), **{key: value})  # type: ignore[arg-type]

@@ -1,0 +1,285 @@
+"""An edit by position means the same however the sequence is computed: whole, from a cache, by beams, or padded."""
+
+import warnings
+from functools import cache
+from itertools import product
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Scale, Zero
+from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.planted import Planted, picture
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.positions import Span, following
+
+WHERE = list(product(("all", "image", "text", "last"), ("both", "prefill", "decode")))
+EVERY_THIRD = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
+PROMPTS = tiny.prompt([5, 6, 7, 8], [9, 10, 11, 12])
+UNEVEN = tiny.prompt([5, 6, 7, 8, 13], [9, 10], [14, 15, 16])
+N_NEW = 5
+
+
+@cache
+def llava() -> Any:
+    return tiny.llava()
+
+
+def edit(positions: Any, phase: Any) -> Edit:
+    return Edit(EVERY_THIRD, Scale(-3.0), positions, phase)
+
+
+def by_hand(tokens: Tensor, n_prompt: int, positions: str, phase: str) -> Tensor:
+    """Return the positions that an edit acts on, spelled out for a whole unpadded sequence: `[batch, pos]`."""
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, column in product(*map(range, tokens.shape)):
+        in_prompt = column < n_prompt
+        by_content = {
+            "all": True,
+            "image": tokens[row, column] == tiny.IMAGE_TOKEN,
+            "text": tokens[row, column] != tiny.IMAGE_TOKEN,
+            "last": column >= n_prompt - 1,
+        }
+        by_age = {"both": True, "prefill": in_prompt, "decode": not in_prompt}
+        mask[row, column] = bool(by_content[positions]) and by_age[phase]
+    return mask
+
+
+@torch.no_grad()
+def oracle(inputs: dict[str, Tensor], new: Tensor, positions: str, phase: str) -> Tensor:
+    """Return the logits of the new tokens from one pass over the whole sequence, edited by plain torch hooks."""
+    module = llava()
+    tokens = torch.cat([inputs["input_ids"], new], dim=1)
+    n_prompt = inputs["input_ids"].shape[1]
+    scale = torch.ones(tiny.NEURONS)
+    scale[::3] = -3.0
+    mask = by_hand(tokens, n_prompt, positions, phase)[..., None]
+    handles = [
+        block.mlp.down_proj.register_forward_pre_hook(lambda one, args: (torch.where(mask, args[0] * scale, args[0]),))
+        for block in module.model.language_model.layers
+    ]
+    try:
+        logits = module(input_ids=tokens, pixel_values=inputs["pixel_values"], use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits[:, n_prompt - 1 : -1]
+
+
+def acts(positions: str, phase: str) -> bool:
+    """Return whether the edit acts anywhere: no image token is ever generated."""
+    return (positions, phase) != ("image", "decode")
+
+
+@pytest.mark.parametrize(("positions", "phase"), WHERE)
+def test_generation_from_a_cache_is_edited_at_the_positions_that_are_named(positions: str, phase: str) -> None:
+    plain, unedited = tiny.generated(llava(), PROMPTS)
+    with edit(positions, phase).applied(llava()):
+        tokens, logits = tiny.generated(llava(), PROMPTS)
+    torch.testing.assert_close(logits, oracle(PROMPTS, tokens, positions, phase), atol=2e-5, rtol=1e-4)
+    assert torch.equal(plain, tokens) != acts(positions, phase)
+    assert torch.equal(unedited, logits) != acts(positions, phase)
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}], ids=["none", "static"])
+@pytest.mark.parametrize(("positions", "phase"), WHERE)
+def test_the_kind_of_cache_does_not_matter(positions: str, phase: str, options: dict[str, Any]) -> None:
+    with edit(positions, phase).applied(llava()):
+        tokens, logits = tiny.generated(llava(), UNEVEN)
+        others, other_logits = tiny.generated(llava(), UNEVEN, **options)
+    assert torch.equal(tokens, others)
+    torch.testing.assert_close(logits, other_logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("positions", "phase"), WHERE)
+def test_padding_on_the_left_does_not_matter(positions: str, phase: str) -> None:
+    with edit(positions, phase).applied(llava()):
+        tokens, logits = tiny.generated(llava(), UNEVEN)
+        for row in range(len(tokens)):
+            alone, alone_logits = tiny.generated(llava(), tiny.row_of(UNEVEN, row))
+            assert torch.equal(tokens[row : row + 1], alone)
+            torch.testing.assert_close(logits[row : row + 1], alone_logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("positions", "phase"), WHERE)
+def test_beams_are_edited_alike_with_and_without_a_cache_and_in_a_padded_batch(positions: str, phase: str) -> None:
+    plain, _ = tiny.generated(llava(), UNEVEN, num_beams=3)
+    with edit(positions, phase).applied(llava()):
+        cached, _ = tiny.generated(llava(), UNEVEN, num_beams=3)
+        whole, _ = tiny.generated(llava(), UNEVEN, num_beams=3, use_cache=False)
+        alone = [tiny.generated(llava(), tiny.row_of(UNEVEN, row), num_beams=3)[0] for row in range(3)]
+    assert torch.equal(cached, whole)
+    assert torch.equal(cached, torch.cat(alone))
+    assert torch.equal(plain, cached) != acts(positions, phase)
+
+
+@pytest.mark.parametrize("build", [tiny.llama, tiny.gpt2, tiny.opt, tiny.gpt_neox])
+@pytest.mark.parametrize(("positions", "phase"), [("text", "both"), ("last", "both"), ("all", "decode")])
+def test_text_models_are_edited_alike_with_and_without_a_cache(build: Any, positions: Any, phase: Any) -> None:
+    module = build()
+    inputs = {key: UNEVEN[key] for key in ("input_ids", "attention_mask")}
+    plain, _ = tiny.generated(module, inputs)
+    with edit(positions, phase).applied(module):
+        tokens, logits = tiny.generated(module, inputs)
+        whole, whole_logits = tiny.generated(module, inputs, use_cache=False)
+    assert torch.equal(tokens, whole) and not torch.equal(tokens, plain)
+    torch.testing.assert_close(logits, whole_logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["image", "text", "last"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_model_that_embeds_its_prompt_before_the_beams_are_spread_is_edited_as_well(positions: Any, beams) -> None:
+    module = tiny.blip2()
+    _, unedited = tiny.generated(module, UNEVEN, num_beams=beams)
+    with edit(positions, "both").applied(module):
+        tokens, logits = tiny.generated(module, UNEVEN, num_beams=beams)
+        alone = [tiny.generated(module, tiny.row_of(UNEVEN, row), num_beams=beams)[0] for row in range(3)]
+    assert torch.equal(tokens, torch.cat(alone))
+    assert not torch.allclose(logits, unedited, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 3}], ids=["cache", "none", "beams"])
+@pytest.mark.parametrize(
+    ("positions", "phase", "said"),
+    [
+        ("all", "both", "picture house"),
+        ("image", "both", "picture house"),
+        ("image", "prefill", "picture house"),
+        ("image", "decode", "picture star house"),
+        ("text", "both", "picture star house"),
+        ("last", "both", "picture star house"),
+        ("all", "decode", "picture star house"),
+    ],
+)
+def test_the_planted_neuron_speaks_at_the_pictures_positions_alone(
+    planted: Planted, options: dict[str, Any], positions: Any, phase: Any, said: str
+) -> None:
+    model = planted.model
+    assert isinstance(model, HuggingFaceMLLM)
+    images = [picture("both", star=(1, 2, 6), house=(9, 10)).image, picture("house", house=(3,)).image]
+    inputs = dict(model.forced(images, [(), ()]).inputs)
+    with Edit(planted.star, Zero(), positions, phase).applied(model):
+        tokens, _ = tiny.generated(model.module, inputs, n_new=4, **options)
+    first, second = (model.tokenizer.decode(row, skip_special_tokens=True).split() for row in tokens)
+    n_words = len(said.split())
+    assert first[:n_words] == said.split()
+    assert second[:2] == ["picture", "house"]
+
+
+@pytest.mark.parametrize("positions", ["image", "text"])
+def test_where_there_are_no_image_tokens_image_is_refused_and_text_is_everything(positions: Any) -> None:
+    module, tokens = tiny.llama(), torch.tensor([[1, 5, 6, 7]])
+    if positions == "image":
+        refused = pytest.raises(LookupError, match=r"`positions=image` needs image tokens.*no `image_token_id`")
+        with refused, edit("image", "both").applied(module):
+            pass
+        return
+    with torch.no_grad(), edit("text", "both").applied(module):
+        by_text = module(input_ids=tokens).logits
+    with torch.no_grad(), edit("all", "both").applied(module):
+        assert torch.equal(module(input_ids=tokens).logits, by_text)
+
+
+@torch.no_grad()
+def test_a_call_with_embeddings_instead_of_tokens_is_refused_even_after_one_with_tokens() -> None:
+    module = tiny.llama()
+    ids = torch.tensor([[1, 5, 6, 7]])
+    embedded = module.get_input_embeddings()(ids)
+    told = "4 positions and the embedding saw no tokens: edits by position need a model that is called with token ids"
+    with edit("last", "both").applied(module):
+        with pytest.raises(ValueError, match=told):
+            module(inputs_embeds=embedded)
+        module(input_ids=ids)
+        with pytest.raises(ValueError, match=told):
+            module(inputs_embeds=embedded)
+    assert tiny.our_hooks(module) == []
+
+
+@torch.no_grad()
+def test_a_cache_that_was_filled_before_the_edit_is_refused() -> None:
+    module = tiny.llama()
+    past = module(input_ids=torch.tensor([[1, 5, 6, 7]]), use_cache=True).past_key_values
+    refused = pytest.raises(ValueError, match="the cache held 4 columns before the edit began")
+    with refused, edit("last", "both").applied(module):
+        module(input_ids=torch.tensor([[8]]), past_key_values=past)
+
+
+def test_a_model_without_a_token_embedding_cannot_tell_positions() -> None:
+    with pytest.raises(LookupError, match="Plain has no token embedding, so positions cannot be told; use `all`"):
+        edit("last", "both").applied(tiny.plain()).__enter__()
+
+
+@torch.no_grad()
+def test_a_position_edit_that_begins_a_new_sequence_forgets_the_old_prompt() -> None:
+    module = tiny.llama()
+    first, second = torch.tensor([[1, 5, 6, 7]]), torch.tensor([[1, 8, 9, 10, 11, 12]])
+    with edit("last", "both").applied(module):
+        alone = module(input_ids=second).logits
+    with edit("last", "both").applied(module):
+        module(input_ids=first)
+        assert torch.equal(module(input_ids=second).logits, alone)
+
+
+def follow(*calls: tuple[list[list[int]], int], mask: list[list[int]] | None = None, **asked: Any) -> list[list[int]]:
+    """Return the columns that a `Span` acts on in the first row of each call, given as tokens and cached columns."""
+
+    class Cache:
+        def __init__(self, length: int) -> None:
+            self.length = length
+
+        def get_seq_length(self) -> int:
+            return self.length
+
+    span, columns = Span(tiny.IMAGE_TOKEN), []
+    for tokens, start in calls:
+        span.saw_tokens(torch.tensor(tokens))
+        span.saw_call({"past_key_values": Cache(start), "attention_mask": None if mask is None else torch.tensor(mask)})
+        found = span.where(asked["positions"], asked["phase"], torch.tensor(tokens).numel())
+        columns.append((found[0].nonzero().squeeze(1) + start).tolist())
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("positions", "phase", "expected"),
+    [
+        ("all", "both", [[0, 1, 2, 3], [4], [5]]),
+        ("image", "both", [[1, 2], [], []]),
+        ("text", "both", [[0, 3], [4], [5]]),
+        ("last", "both", [[3], [4], [5]]),
+        ("last", "prefill", [[3], [], []]),
+        ("last", "decode", [[], [4], [5]]),
+        ("text", "decode", [[], [4], [5]]),
+    ],
+)
+def test_columns_of_a_cached_generation_are_counted_from_its_start(positions, phase, expected) -> None:
+    calls = (([[1, 4, 4, 7]], 0), ([[8]], 4), ([[9]], 5))
+    assert follow(*calls, positions=positions, phase=phase) == expected
+
+
+def test_columns_of_a_generation_without_a_cache_keep_their_age() -> None:
+    calls = (([[1, 4, 4, 7]], 0), ([[1, 4, 4, 7, 8]], 0), ([[1, 4, 4, 7, 8, 9]], 0))
+    assert follow(*calls, positions="last", phase="both") == [[3], [3, 4], [3, 4, 5]]
+    assert follow(*calls, positions="all", phase="decode") == [[], [4], [4, 5]]
+
+
+def test_the_last_prompt_token_of_a_right_padded_row_is_its_last_real_one() -> None:
+    calls = (([[1, 5, 0, 0], [1, 5, 6, 7]], 0),)
+    assert follow(*calls, mask=[[1, 1, 0, 0], [1, 1, 1, 1]], positions="last", phase="prefill") == [[1, 2, 3]]
+
+
+def test_following_leaves_no_hook_when_the_body_fails() -> None:
+    module = tiny.llama()
+    with pytest.raises(KeyboardInterrupt), following(module, None):
+        assert len(tiny.our_hooks(module)) == 2
+        raise KeyboardInterrupt
+    assert tiny.our_hooks(module) == []
+
+
+def test_an_edit_that_acts_nowhere_in_the_sequence_warns_of_nothing() -> None:
+    with warnings.catch_warnings(), edit("image", "decode").applied(llava()):
+        warnings.simplefilter("error")
+        tiny.generated(llava(), PROMPTS, n_new=2)
