@@ -55,11 +55,15 @@ class Quantile:
     """The best share `1 - q` of the neurons it may choose from: q=0.99 keeps one in a hundred."""
 
     q: float
+    of_max: float | None = None
+    """If set, what is kept must also score at least this share of the best neuron; see `RatioOfMax`."""
     at_most: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.q <= 1:
             raise ValueError(f"`q` is a quantile between 0 and 1, got {self.q}")
+        if self.of_max is not None:
+            _check_ratio("of_max", self.of_max)
         _check_count("at_most", self.at_most)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
@@ -67,7 +71,8 @@ class Quantile:
         ranked = scores.ranking(among)
         # Rounded first: (1 - 0.9) * 10 is 0.9999999999999998.
         n_kept = math.floor(round((1 - self.q) * len(ranked), 9))
-        return NeuronSet(tuple(ranked[:n_kept][: self.at_most]), scores.site)
+        kept = NeuronSet(tuple(ranked[:n_kept][: self.at_most]), scores.site)
+        return kept if self.of_max is None else kept & RatioOfMax(self.of_max)(scores, among)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,7 @@ class RatioOfMax:
     at_most: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"`ratio` is a share of the maximum, above 0 and at most 1, got {self.ratio}")
+        _check_ratio("ratio", self.ratio)
         _check_count("at_most", self.at_most)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
@@ -90,6 +94,11 @@ class RatioOfMax:
             return NeuronSet((), scores.site)
         kept = [one for one, value in zip(ranked, values, strict=True) if value >= self.ratio * values[0]]
         return NeuronSet(tuple(kept[: self.at_most]), scores.site)
+
+
+def _check_ratio(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"`{name}` is a share of the maximum, above 0 and at most 1, got {value}")
 
 
 def _check_finite(name: str, value: float) -> None:
