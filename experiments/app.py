@@ -3,31 +3,37 @@
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.complaints import ConfigurationError, explained, misused, one_line
+
+__all__ = ["ConfigurationError", "bar", "build", "guarded", "mirrored", "misuse", "plain", "reported", "whole_numbers"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
-
-class ConfigurationError(Exception):
-    """The command or the configuration is wrong; the message says what would fix it."""
+_exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
+"""The codes of the jobs that failed so far; None where no `guarded` waits for them."""
 
 
 def build(node: Any) -> Any:
     """Instantiate a configuration whose every `_target_` is kedit's own."""
-    from hydra.utils import instantiate
+    from hydra.utils import get_object, instantiate
 
-    for target in _targets(node):
-        if not target.startswith("kedit."):
-            raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
     with misuse():
+        for target in _targets(node):
+            # What the name leads to counts as well: `kedit.runs.os.system` is not kedit's.
+            if not target.startswith("kedit.") or not get_object(target).__module__.startswith("kedit."):
+                raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
         return instantiate(node, _convert_="all")
 
 
@@ -40,32 +46,74 @@ def misuse() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, OSError, HydraException, OmegaConfBaseException) as error:
-        cause = error
-        while cause.__cause__ is not None and isinstance(error, HydraException):
-            cause = error = cause.__cause__  # type: ignore[assignment]
-        text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
-        raise ConfigurationError(str(text).splitlines()[0]) from error
+        raise ConfigurationError(explained(error)) from error
+
+
+def whole_numbers(settings: DictConfig, least: Mapping[str, int], optional: Iterable[str] = ()) -> None:
+    """Refuse settings that are not whole numbers from `least` on; those of `optional` may be null."""
+    for key, smallest in least.items():
+        found = OmegaConf.select(settings, key)
+        if found is None and key in optional:
+            continue
+        if not isinstance(found, int) or isinstance(found, bool) or found < smallest:
+            null = " or null" if key in optional else ""
+            shown = "null" if found is None else found
+            raise ConfigurationError(f"`{key}` is a whole number, {smallest} or more{null}; got {shown}")
+
+
+def reported(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Let a job that fails say so in one line and leave its traceback in kedit.log.
+
+    The other jobs of a sweep still run. Hydra would announce a raised error in a second line, so the failure is
+    handed to `guarded` instead; in a launcher's worker process, where none waits, Hydra has to carry it over.
+    """
+
+    @wraps(job)
+    def attempt(settings: DictConfig) -> None:
+        try:
+            job(settings)
+        except Exception as error:
+            with suppress(OSError):
+                logger.info("the job failed", exc_info=True)
+            codes = _exit_codes.get()
+            if codes is None:
+                raise
+            codes.append(_said(_code(error), _job_label() + explained(error) + _where_to_look(error)))
+
+    return attempt
 
 
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     # Hydra then raises instead of printing half a page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
+    logging.raiseExceptions = False
+    codes: list[int] = []
+    token = _exit_codes.set(codes)
     try:
         main()
-    except ConfigurationError as error:
-        return _said(MISUSED, str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        return _said(MISUSED, _explained(error))
     except KeyboardInterrupt:
         return _said(INTERRUPTED, "interrupted; STATUS in the run folder says so")
     except Exception as error:
-        logger.debug("%s", traceback.format_exc())
-        return _said(FAILED, f"{type(error).__name__}: {error}; the traceback is in kedit.log of the run folder")
-    return DONE
+        codes.append(_said(_code(error), explained(error) + _other_folder(error)))
+    finally:
+        _exit_codes.reset(token)
+    if not codes:
+        return DONE
+    return MISUSED if set(codes) == {MISUSED} else FAILED
+
+
+@contextmanager
+def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]:
+    """Tell `tracker` that a run begins and how it ends."""
+    tracker.start(folder.name, plain(settings), folder)
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish(failed=one_line(f"{type(error).__name__}: {error}"))
+        raise
+    tracker.finish()
 
 
 def bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
@@ -94,12 +142,32 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(item)
 
 
-def _explained(error: BaseException) -> str:
-    """Return Hydra's complaint as one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = str(error.__cause__).splitlines()[0] if error.__cause__ and str(error.__cause__) else ""
-    told = "; ".join(lines[:2])
-    return f"{told} ({cause})" if cause and cause not in told else told
+def _code(error: Exception) -> int:
+    return MISUSED if misused(error) else FAILED
+
+
+def _job_label() -> str:
+    """Return which job of a sweep this is."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    running = HydraConfig.get()
+    if running.mode != RunMode.MULTIRUN:
+        return ""
+    return f"job {running.job.num} ({', '.join(running.overrides.task)}): "
+
+
+def _where_to_look(error: Exception) -> str:
+    """Return where the traceback is, for an error that is not the user's."""
+    from hydra.core.hydra_config import HydraConfig
+
+    log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
+    return f"; the traceback is in {log}" if _code(error) == FAILED and log.is_file() else ""
+
+
+def _other_folder(error: Exception) -> str:
+    """Return the way out when Hydra cannot write the run folder."""
+    return "; choose another run folder with `hydra.run.dir`" if isinstance(error, OSError) else ""
 
 
 def _said(code: int, text: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, misuse, plain
+from experiments.app import bar, build, guarded, misuse, plain, reported
 from kedit import __version__
 from kedit.paths import conf_dir
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="run")
+@reported
 def run(cfg: DictConfig) -> None:
     """Run one job in its Hydra folder."""
     from hydra.core.hydra_config import HydraConfig

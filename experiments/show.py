@@ -97,15 +97,16 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
     side = int(activations.shape[1] ** 0.5)
     if side * side != activations.shape[1]:
         return {"why": f"{activations.shape[1]} image tokens are no square grid"}
+    half_a_cell = min(pairs[0].sample.image.size) // side // 2
     shown, hits, aucs = [], [], []
     for pair, values, caption in zip(pairs, activations, located.captions, strict=True):
         heat = heat_map(values, (side, side), pair.sample.image.size)
         region, others = pair.sample.region(pair.concept), other_regions(pair.sample, pair.concept)
-        hits.append(float(pointing_hit(heat, region)))
+        hits.append(float(pointing_hit(heat, region, tolerance=half_a_cell)))
         if others.any():
             aucs.append(region_auc(heat, region, others))
         beside = others if others.any() else None
-        shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside))
+        shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, half_a_cell))
     shown.sort(key=lambda row: row.others is None)
     run.save_figure("heatmaps.png", partial(draw_heatmaps, shown[:N_SHOWN]))
     missing = Measured.missing("no picture shows another object")

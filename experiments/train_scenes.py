@@ -21,6 +21,7 @@ FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = 10_000_000, 20_000_000, 0
 def train_scenes(cfg: DictConfig) -> None:
     """Train the tower, then the language model, examine it and write the folder."""
     import torch
+    from hydra.core.hydra_config import HydraConfig
 
     from experiments.scenes_training import exam, export, language, objective, rows
     from experiments.scenes_training.loop import Schedule, train
@@ -65,7 +66,8 @@ def train_scenes(cfg: DictConfig) -> None:
     }
     layers = exam.layer_table(shipped, [scene(seed) for seed in seeds[: cfg.exam.layers]])
     training = OmegaConf.to_container(cfg.language) | {"minutes": round(sum(_spans(curve)) / 60)}  # type: ignore[operator]
-    command = f"kedit train-scenes variant={cfg.variant}"
+    asked = [one for one in HydraConfig.get().overrides.task if not one.startswith(("folder=", "export="))]
+    command = " ".join(["kedit train-scenes", *asked])
     (out / "README.md").write_text(export.card(cfg.variant, shipped.module, accuracies, layers, training, command))
     for colors, scores in accuracies.items():
         print(colors, {name: str(score) for name, score in scores.items()})

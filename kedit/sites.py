@@ -137,7 +137,8 @@ def embedding_path(module: nn.Module) -> str | None:
     """Return the path of the token embedding: the one the model names, else the largest."""
     named = getattr(module, "get_input_embeddings", None)
     if named is not None:
-        found = [path for path, one in module.named_modules() if one is named()]
+        own = named()
+        found = [path for path, one in module.named_modules() if one is own]
         if found:
             return str(found[0])
     sizes = {path: one.num_embeddings for path, one in module.named_modules() if isinstance(one, nn.Embedding)}

@@ -23,7 +23,7 @@ from experiments.benchmarks.ways import (
 from kedit.models.mllm import MLLM
 from kedit.samples import Progress, silent
 
-NONE, OVER, RAW, KEDIT, BARE = "no hook", "kedit, edit over", "raw hook", "kedit", "bare"
+NONE, OVER, RAW, KEDIT, BARE = "no hook", "edit over", "raw hook", "kedit", "bare"
 EDIT_TARGET, LOCATE_TARGET, MEMORY_TARGET = 1.05, 1.15, 1.2
 """The ratios that kedit is to stay below."""
 
@@ -66,7 +66,7 @@ def edit_everywhere(task: Task, clock: Clock) -> list[Row]:
     raw = raw_hooks(task)
     plain, ours = unedited(task), checked(task, kedit_edit, raw)
     ways = {NONE: plain, OVER: plain, RAW: raw, KEDIT: ours}
-    title = f"generate, {_sizes(task)}"
+    title = _title("generate", task)
     seconds = _timed(title, {name: way.generate for name, way in ways.items()}, clock)
     over = f"left behind in {', '.join(left)}" if left else "nothing is registered"
     return [
@@ -92,7 +92,7 @@ def edit_one_layer(task: Task, rivals: Sequence[str], clock: Clock) -> list[Row]
             absent[name] = str(error)
     rows = []
     for job in ("forward", "generate"):
-        title = f"{job}, {_sizes(task)}"
+        title = _title(job, task)
         seconds = _timed(title, {name: getattr(way, job) for name, way in ways.items()}, clock)
         targets = {KEDIT: EDIT_TARGET if job == "generate" else None}
         rows += [
@@ -127,10 +127,11 @@ def _memory(title: str, work: Locating, model: MLLM) -> list[Row]:
     ]
 
 
-def _sizes(task: Task) -> str:
+def _title(job: str, task: Task) -> str:
     layers = len(task.columns)
     where = "one layer" if layers == 1 else f"{layers} layers"
-    return f"{len(task.neurons)} neurons in {where}, {task.work.shape}"
+    length = f", {task.work.n_new} new tokens" if job == "generate" else ""
+    return f"{job}, {len(task.neurons)} neurons in {where}, {task.work.shape}{length}"
 
 
 def _timed(title: str, ways: Mapping[str, Callable[[], object]], clock: Clock) -> dict[str, list[float]]:

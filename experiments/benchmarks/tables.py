@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.rows import Clock, Row
+from kedit import __version__
 from kedit.models.mllm import MLLM
 
-HEADER = ("way", "median", "quartiles", "ratio (95 % interval)", "to", "target", "note")
-RECORDED = ("kedit", "torch", "transformers", "nnsight", "pyvene")
+HEADER = ("way", "median (quartiles)", "ratio (95 % interval)", "to", "target")
+RECORDED = ("torch", "transformers", "nnsight", "pyvene")
 
 
 def surroundings(model: MLLM, clock: Clock) -> dict[str, str]:
@@ -22,7 +23,8 @@ def surroundings(model: MLLM, clock: Clock) -> dict[str, str]:
     device = str(next(model.module.parameters()).device)
     about = {"model": f"{model.name} ({n_parameters / 1e6:.3g} M parameters)", "device": device}
     about |= {"threads": str(torch.get_num_threads()), "machine": platform.machine()}
-    about |= {"repetitions": str(clock.repeats), "clock": clock.kind, "python": platform.python_version()}
+    about |= {"repetitions": str(clock.repeats), "clock": clock.kind, "kedit": __version__}
+    about |= {"python": platform.python_version()}
     return about | {package: _version(package) for package in RECORDED}
 
 
@@ -35,8 +37,9 @@ def markdown(rows: Sequence[Row], about: Mapping[str, str]) -> str:
     """Return one Markdown table for each task, and how it was measured."""
     parts = []
     for task, group in _by_task(rows):
-        lines = [HEADER, ("---", *["---:"] * 3, "---", "---", "---"), *(cells(row) for row in group)]
+        lines = [HEADER, ("---", "---:", "---:", "---", "---"), *(cells(row) for row in group)]
         parts.append(f"### {task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        parts += [f"- {note}\n" for note in _notes(group)]
     return "\n".join([*parts, _caption(about) + "\n"])
 
 
@@ -49,30 +52,40 @@ def show(rows: Sequence[Row], about: Mapping[str, str]) -> None:
 
     console = Console()
     for task, group in _by_task(rows):
-        table = Table(title=Text(task, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=Text(task, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in HEADER:
-            numeric = column in ("median", "quartiles", "ratio (95 % interval)")
-            table.add_column(Text(column), justify="right" if numeric else "left")
+            table.add_column(Text(column), justify="right" if "(" in column else "left", no_wrap=True)
         for row in group:
             table.add_row(*map(Text, cells(row)))
         console.print(table)
+        for note in _notes(group):
+            console.print(f"  {note}", markup=False, highlight=False)
     console.print(_caption(about), markup=False, highlight=False)
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """Return the row as text, in the order of `HEADER`; "-" for what was not measured."""
-    ends = "-" if row.quartiles is None else f"{row.quartiles[0]:.4g} to {row.quartiles[1]:.4g}"
-    median = "-" if row.median is None else f"{row.median:.4g} {row.unit}"
     target = "" if row.target is None else f"{row.target:g} {'met' if row.met else 'missed'}"
-    return row.way, median, ends, _ratio(row), row.against or "", target, row.note
+    return row.way, _amount(row), _ratio(row), row.against or "", target
+
+
+def _amount(row: Row) -> str:
+    if row.median is None:
+        return "-"
+    ends = "" if row.quartiles is None else f" ({row.quartiles[0]:.3g}-{row.quartiles[1]:.3g})"
+    return f"{row.median:.3g}{ends} {row.unit}"
 
 
 def _ratio(row: Row) -> str:
     if row.ratio is None:
         return "-"
-    if row.ratio.low == row.ratio.high:
-        return f"{row.ratio.value:.3f}"
-    return f"{row.ratio.value:.3f} ({row.ratio.low:.3f} to {row.ratio.high:.3f})"
+    exact = row.ratio.low == row.ratio.high
+    ends = "" if exact else f" ({row.ratio.low:.3f}-{row.ratio.high:.3f})"
+    return f"{row.ratio.value:.3f}{ends}"
+
+
+def _notes(group: Sequence[Row]) -> list[str]:
+    return [f"{row.way}: {row.note}" for row in group if row.note]
 
 
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

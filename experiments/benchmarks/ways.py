@@ -146,7 +146,7 @@ def pyvene_edit(task: Task) -> Way:
         written: Tensor = model.generate(work.inputs, intervene_on_prompt=True, **work.writing)[1]
         return written
 
-    return Way(forward, generate, "its removal of all other hooks before each call switched off: LLaVA needs some")
+    return Way(forward, generate, "with its removal of all other hooks switched off, which breaks LLaVA")
 
 
 RIVALS: dict[str, Callable[[Task], Way]] = {"nnsight": nnsight_edit, "pyvene": pyvene_edit}
@@ -186,6 +186,8 @@ def checked(task: Task, build: Callable[[Task], Way], raw: Way) -> Way:
 
 def traces_left(task: Task) -> list[str]:
     """Return the modules whose hooks or forward an edit has changed once it is over; empty if none."""
+    # The first forward pass of a transformers model leaves hooks of its own on the vision tower.
+    task.work.forward(task.module)
     before = _fingerprint(task.module)
     with Edit(task.neurons, Zero()).applied(task.module):
         task.work.forward(task.module)

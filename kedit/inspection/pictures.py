@@ -40,6 +40,8 @@ class HeatRow:
     """What to write beside the row."""
     others: Mask | None = None
     """Where the picture's other objects are, if the map is to be judged against them."""
+    tolerance: int = 0
+    """By how many pixels the peak may miss the region; see `pointing_hit`."""
 
     def __post_init__(self) -> None:
         width, height = self.original.size
@@ -71,7 +73,7 @@ def draw_heatmaps(rows: Sequence[HeatRow], path: Path, *, title: str | None = No
     """
     if not rows:
         raise ValueError("`rows` is empty, so there is nothing to draw; pass at least one picture")
-    hits = sum(pointing_hit(row.heat, row.region) for row in rows)
+    hits = sum(pointing_hit(row.heat, row.region, tolerance=row.tolerance) for row in rows)
     title = title or f"The neurons fire most inside the concept's region in {hits} of {len(rows)} pictures"
     side = 1.75
     heights = [side * min(1.6, row.original.height / row.original.width) for row in rows]
@@ -120,7 +122,7 @@ def _show_heat(axes: "Axes", row: HeatRow, hottest: float) -> "AxesImage":
 def _write_verdict(figure: "Figure", x: float, top: float, row: HeatRow) -> None:
     caption = textwrap.wrap(row.caption, 21, max_lines=6, placeholder=" …")
     write(figure, x, top, "\n".join(caption), size=8.5, linespacing=1.3)
-    hit = pointing_hit(row.heat, row.region)
+    hit = pointing_hit(row.heat, row.region, tolerance=row.tolerance)
     lines = ["peak inside" if hit else "peak outside"]
     if row.others is not None and (row.others & ~row.region).any() and (row.region & ~row.others).any():
         lines.append(f"AUC {region_auc(row.heat, row.region, row.others):.2f} against\nthe other objects")

@@ -78,7 +78,10 @@ class MLLM(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceMLLM:
-    """Any image-text-to-text model of transformers with its processor; neither is changed."""
+    """Any image-text-to-text model of transformers with its processor.
+
+    Neither is changed, except that the module is put into evaluation mode.
+    """
 
     module: nn.Module
     processor: Any
@@ -89,7 +92,11 @@ class HuggingFaceMLLM:
 
     def __post_init__(self) -> None:
         self.module.eval()
-        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"the tokenizer of `{self.name}` has no padding token, which batches need; "
+                "set `processor.tokenizer.pad_token = processor.tokenizer.eos_token`"
+            )
 
     @property
     def tokenizer(self) -> Any:
@@ -194,9 +201,9 @@ class HuggingFaceMLLM:
         texts = [self._render(text, with_image=image is not None) for text, image in asked]
         images = [image.convert("RGB") for _, image in asked if image is not None]
         if images:
-            encoded = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+            encoded = self.processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
         else:
-            encoded = self.tokenizer(texts, padding=True, return_tensors="pt")
+            encoded = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
 
     def _render(self, text: str, *, with_image: bool) -> str:

@@ -1,5 +1,8 @@
 """Models from a folder, and the ones that come with kedit."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,17 @@ def load(
 
     folder, local_only = _located(str(path)), not download
     try:
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
-        module: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=local_only, dtype="auto", attn_implementation="eager"
-        )
+        with _without_bars():
+            processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
+            module, loading = AutoModelForImageTextToText.from_pretrained(
+                folder, local_files_only=local_only, dtype="auto", output_loading_info=True
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(_missing(folder, str(error))) from error
+    if loading["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        lost = sorted(loading["missing_keys"])
+        raise FileNotFoundError(_missing(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`"))
     return HuggingFaceMLLM(
         module.float() if module.dtype.itemsize < 4 and module.device.type == "cpu" else module,
         processor,
@@ -50,6 +58,21 @@ def load(
         batch_size,
         max_new_tokens,
     )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars away where nobody watches."""
+    from transformers.utils import logging
+
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _located(path: str) -> str:
