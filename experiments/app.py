@@ -6,15 +6,27 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.complaints import ConfigurationError, explained, misused, one_line
 
-__all__ = ["ConfigurationError", "bar", "build", "guarded", "mirrored", "misuse", "plain", "reported", "whole_numbers"]
+__all__ = [
+    "ConfigurationError",
+    "bar",
+    "build",
+    "guarded",
+    "loaded",
+    "mirrored",
+    "misuse",
+    "plain",
+    "reported",
+    "whole_numbers",
+]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -27,14 +39,26 @@ _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=Non
 
 def build(node: Any) -> Any:
     """Instantiate a configuration whose every `_target_` is kedit's own."""
-    from hydra.utils import get_object, instantiate
+    from hydra.utils import instantiate
 
+    for missing in sorted(OmegaConf.missing_keys(node)):
+        key = node._get_full_key(missing)
+        raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
+    for target in _targets(node):
+        if not _is_ours(target):
+            raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
     with misuse():
-        for target in _targets(node):
-            # What the name leads to counts as well: `kedit.runs.os.system` is not kedit's.
-            if not target.startswith("kedit.") or not get_object(target).__module__.startswith("kedit."):
-                raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
         return instantiate(node, _convert_="all")
+
+
+def loaded(node: DictConfig) -> Any:
+    """Build a model, once for all jobs of a sweep that share it."""
+    return _loaded(OmegaConf.to_yaml(OmegaConf.create({"model": node}), resolve=True))
+
+
+@lru_cache(maxsize=1)
+def _loaded(description: str) -> Any:
+    return build(OmegaConf.create(description).model)
 
 
 @contextmanager
@@ -142,6 +166,17 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(item)
 
 
+def _is_ours(target: str) -> bool:
+    if not target.startswith("kedit."):
+        return False
+    try:
+        found = resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"there is no `_target_` `{target}`: {one_line(str(error))}") from error
+    # A name may lead out again: `kedit.runs.os.system` is not kedit's.
+    return str(getattr(found, "__module__", "")).startswith("kedit.")
+
+
 def _code(error: Exception) -> int:
     return MISUSED if misused(error) else FAILED
 
@@ -167,7 +202,7 @@ def _where_to_look(error: Exception) -> str:
 
 def _other_folder(error: Exception) -> str:
     """Return the way out when Hydra cannot write the run folder."""
-    return "; choose another run folder with `hydra.run.dir`" if isinstance(error, OSError) else ""
+    return "; choose another run folder with `hydra.run.dir`" if isinstance(error, OSError) and not misused(error) else ""
 
 
 def _said(code: int, text: str) -> int:

@@ -19,9 +19,12 @@ def misused(error: BaseException) -> bool:
 
 def explained(error: BaseException) -> str:
     """Return `error` as one line."""
-    from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
-    from hydra.errors import OverrideParseException
-    from omegaconf.errors import MissingMandatoryValue
+    from hydra.errors import (
+        ConfigCompositionException,
+        InstantiationException,
+        MissingConfigException,
+        OverrideParseException,
+    )
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_option(error)
@@ -31,8 +34,8 @@ def explained(error: BaseException) -> str:
         return _no_key(found[1], error.__cause__)
     if isinstance(error, InstantiationException):
         return _not_made(error)
-    if isinstance(error, MissingMandatoryValue):
-        return f"`{error.full_key}` has no value; give it as `{error.full_key}=...`"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: `{error.filename}`"
     if isinstance(error, KeyError) and error.args:
         return one_line(str(error.args[0]))
     # These are raised with a message for the user; the name of another kind is part of what happened.

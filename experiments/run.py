@@ -6,18 +6,20 @@ kedit run concept=star locate=two_stage edit=zero
 import logging
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, misuse, plain, reported
+from experiments.app import bar, build, guarded, loaded, mirrored, misuse, reported, whole_numbers
 from kedit import __version__
 from kedit.paths import conf_dir
 
 logger = logging.getLogger(__name__)
+
+LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "evaluate.retention": 0,
+         "evaluate.controls": 0}  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="run")
@@ -28,102 +30,63 @@ def run(cfg: DictConfig) -> None:
 
     from kedit.runs import Run
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    tracker = build(cfg.tracker)
+    running = HydraConfig.get()
+    folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
-        tracker.start(str(folder.name), plain(cfg), folder)
-        try:
-            job(cfg, kept, tracker)
-        except BaseException as error:
-            logger.info("the job failed", exc_info=True)
-            tracker.finish(failed=f"{type(error).__name__}: {error}")
-            raise
-        tracker.finish()
+        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        whole_numbers(cfg, LEAST, optional=["threads"])
+        tracker = build(cfg.tracker)
+        with mirrored(tracker, cfg, folder):
+            job(cfg, kept, tracker, locator_name=running.runtime.choices["locate"])
+        logger.info("done")
 
 
-def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
+def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, measure and report."""
     import torch
-    from hydra.core.hydra_config import HydraConfig
 
     from experiments import show
-    from experiments.steps import locate, neuron_part, transcript
-    from kedit.evaluation.exam import Exam
+    from experiments.steps import Parts, interview, locate, neuron_part, questioned
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
     from kedit.neurons import save_scores
-    from kedit.samples import find_concept
 
     began = time.perf_counter()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    data, inpaint, locator, plan = (build(node) for node in (cfg.data, cfg.inpaint, cfg.locate, cfg.edit))
+    # Whatever can be wrong is found before the model is loaded, which is slow.
+    parts = Parts(*(build(cfg[group]) for group in ("data", "inpaint", "locate", "edit")))
+    encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
-        concept = find_concept(data.concepts, cfg.concept)
-        n = cfg.evaluate
-        split = data.split(concept, locate=n.locate, target=n.target, retention=n.retention, seed=cfg.seed)
-        exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-        pairs = [inpaint(sample, concept) for sample in split.locate]
-    model = _model(cfg.model)
-    site = model.site(locator.site)
+        exam, pairs = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
+    model = loaded(cfg.model)
+    with misuse():
+        site = model.site(parts.locator.site)
 
-    located = locate(model, locator, pairs, bar)
-    neurons = located.neurons
+    located = locate(model, parts.locator, pairs, bar)
     kept.save_file("scores.safetensors", lambda path: save_scores(located.scores, path))
-    kept.save_json("neurons.json", neurons.to_json())
+    kept.save_json("neurons.json", located.neurons.to_json())
 
-    named = model.caption([sample.image for sample in exam.target], progress=bar)
-    operator = plan.operator_for(model, located.pairs, progress=bar)
-    before = transcript(model, exam, named, bar)
-    with plan.edit(neurons, operator, concept.name).applied(model):
-        after = transcript(model, exam, named, bar)
-    controls = []
-    for seed in range(n.controls):
-        random = neurons.layer_matched(site.widths, cfg.seed + seed)
-        with plan.edit(random, operator, f"control {seed}").applied(model):
-            controls.append(transcript(model, exam, named, bar))
+    operator = parts.plan.operator_for(model, located.pairs, progress=bar)
+    controls = [located.neurons.layer_matched(site.widths, cfg.seed + n) for n in range(cfg.evaluate.controls)]
+    told = interview(model, exam, parts.plan, operator, located.neurons, controls, bar)
 
-    encoder = build(n.encoder) if n.encoder is not None else OwnLayers(model)
-    result = measure(exam, before, after, controls, Similarity(encoder), neurons=len(neurons), seed=cfg.seed)
-    costs = next(iter(located.scores.values())).provenance
+    similarity = Similarity(encoder or OwnLayers(model))
+    result = measure(exam, *told, similarity, neurons=len(located.neurons), seed=cfg.seed)
     report = {
         "kedit": __version__,
-        "concept": concept.name,
+        "concept": exam.concept.name,
         "model": model.name,
-        "locator": HydraConfig.get().runtime.choices["locate"],
+        "locator": locator_name,
         "operator": repr(operator),
-        "positions": plan.positions,
-        "neurons": neuron_part(neurons, site.n_neurons),
+        "positions": parts.plan.positions,
+        "neurons": neuron_part(located.neurons, site.n_neurons),
         **result.to_json(),
-        "samples": {
-            "located": len(located.pairs) - located.skipped["caption_does_not_name_it"],
-            "target": len(exam.target),
-            "retention": len(exam.retention),
-            "skipped": located.skipped,
-        },
-        "cost": {
-            "forwards": int(costs["forwards"]),
-            "backwards": int(costs["backwards"]),
-            "locate_seconds": float(costs["seconds"]),
-            "seconds": round(time.perf_counter() - began, 2),
-        },
+        "samples": located.sample_counts | {"target": len(exam.target), "retention": len(exam.retention)},
+        "cost": located.cost | {"seconds": round(time.perf_counter() - began, 2)},
     }
-    show.everything(report, located, exam, before, after, model, site, kept, tracker)
-
-
-@lru_cache(maxsize=1)
-def _loaded(description: str) -> Any:
-    from omegaconf import OmegaConf
-
-    return build(OmegaConf.create(description))
-
-
-def _model(node: DictConfig) -> Any:
-    """Load the model once for all jobs of a sweep that share it."""
-    from omegaconf import OmegaConf
-
-    return _loaded(OmegaConf.to_yaml(node, resolve=True))
+    show.everything(report, located, exam, told, model, site, kept, tracker)
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.steps import Located
-from kedit.evaluation.exam import Exam, Transcript
+from experiments.steps import Located, Told
+from kedit.evaluation.exam import Exam
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.hooks import record
 from kedit.inspection import (
@@ -43,19 +43,18 @@ def everything(
     report: dict[str, Any],
     located: Located,
     exam: Exam,
-    before: Transcript,
-    after: Transcript,
+    told: Told,
     model: MLLM,
     site: Site,
     run: Run,
     tracker: Tracker,
 ) -> None:
     """Write the report, the captions and the figures, tell the tracker, and print the table."""
-    rows = caption_rows(exam, before, after)
+    rows = caption_rows(exam, told)
     run.save_jsonl("captions.jsonl", rows)
     report["heat_maps"] = heat_maps(model, site, located, run)
     run.save_json("report.json", report)
-    draw(report, located, exam, before, after, site, run)
+    draw(report, located, exam, told, site, run)
     examples = [row for row in rows if row["group"] == "target" and row["before"] != row["after"]] or rows
     page = report | {"examples": examples[:3], "figures": run.figures}
     run.save_text("report.md", report_markdown(page))
@@ -63,9 +62,9 @@ def everything(
     terminal(report, examples[:3], run)
 
 
-def caption_rows(exam: Exam, before: Transcript, after: Transcript) -> list[dict[str, Any]]:
+def caption_rows(exam: Exam, told: Told) -> list[dict[str, Any]]:
     """Return one row for each sample and question, as captions.jsonl holds them."""
-    rows = []
+    before, after, rows = told.before, told.after, []
     for group in ("target", "near", "far"):
         for sample, old, new in zip(getattr(exam, group), getattr(before, group), getattr(after, group), strict=True):
             rows.append({"id": sample.id, "group": group, "before": old, "after": new})
@@ -120,8 +119,7 @@ def draw(
     report: Mapping[str, Any],
     located: Located,
     exam: Exam,
-    before: Transcript,
-    after: Transcript,
+    told: Told,
     site: Site,
     run: Run,
 ) -> None:
@@ -139,6 +137,7 @@ def draw(
             chosen[layer, index] = True
         scores = partial(draw_scores, values[first], values[last], chosen, stages=(first, last))
         run.save_figure("scores.png", scores)
+    before, after = told.before, told.after
     changed = sorted(zip(exam.target, before.target, after.target, strict=True), key=lambda row: row[1] == row[2])
     words = (exam.concept.name, *exam.concept.words)
     rows = [CaptionRow(sample.image, old, new, words) for sample, old, new in changed[:N_SHOWN]]
@@ -170,27 +169,36 @@ def tell(
 def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], run: Run) -> None:
     """Print what a person reads in ten seconds."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     neurons = report["neurons"]
-    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "none"
-    table = Table(title=f"{report['concept']} in {report['model']}", title_justify="left")
-    for column, side in (("", "left"), (f"{report['operator']} of {neurons['count']} neurons", "right"),
-                         (f"random control, {report['control']['seeds']} seeds", "right"), ("n", "right")):  # fmt: skip
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
-    for part, names in EFFECTS.items():
-        for name in names:
-            edited = report[part][name]
-            control = report["control"][part].get(name)
-            table.add_row(f"{part}: {name}", shown(edited), shown(control) if control else "-", str(edited["n"]))
-    table.add_row("selectivity", shown(report["selectivity"]), "-", "")
-    console.print(table)
-    console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}")
-    console.print(report["verdict"])
+    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
+    console.print(effects_table(report))
+    console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}", highlight=False)
+    console.print(report["verdict"], highlight=False, markup=False)
     for row in examples:
-        console.print(f"  before: {row['before']}\n  after:  {row['after']}", highlight=False)
-    console.print(f"files: {run.folder}", highlight=False, soft_wrap=True)
+        console.print(f"  before: {row['before']}\n  after:  {row['after']}", highlight=False, markup=False)
+    console.print(f"files: {run.folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def effects_table(report: Mapping[str, Any]) -> Any:
+    """Return suppression and retention of the edit, beside the control's."""
+    from rich.table import Table
+
+    seeds = f"{report['control']['seeds']} seeds"
+    edit = f"{report['operator']} of {report['neurons']['count']} neurons"
+    table = Table(title=f"{report['concept']} in {report['model']}", title_justify="left")
+    table.add_column("")
+    for title in (edit, f"random control, {seeds}", "n"):
+        table.add_column(title, justify="right")
+    for part, names in EFFECTS.items():
+        table.add_row(f"[bold]{part}[/bold]")
+        for name in names:
+            edited, control = report[part][name], report["control"][part].get(name)
+            table.add_row(f"  {name}", shown(edited), shown(control) if control else "-", str(edited["n"]))
+        table.add_section()
+    table.add_row("selectivity", shown(report["selectivity"]), "-", "")
+    return table
 
 
 def shown(measured: Mapping[str, Any]) -> str:

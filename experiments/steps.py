@@ -2,15 +2,36 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 
+from kedit.data.inpaint import Inpainter
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Progress, Sample
+from kedit.samples import Concept, Counterfactual, Data, Progress, Sample, find_concept
+
+
+class Parts(NamedTuple):
+    """What the configuration chose, before a model is there."""
+
+    data: Data
+    inpaint: Inpainter
+    locator: Locator
+    plan: EditPlan
+
+
+class Told(NamedTuple):
+    """What the model said unedited, edited, and with each random set edited instead."""
+
+    before: Transcript
+    after: Transcript
+    controls: list[Transcript]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +48,29 @@ class Located:
     def neurons(self) -> NeuronSet:
         """What passed the last stage."""
         return list(self.stages.values())[-1]
+
+    @property
+    def sample_counts(self) -> dict[str, Any]:
+        """How many pairs were used and why the others were not, as report.json has it."""
+        return {"located": len(self.pairs) - self.skipped["caption_does_not_name_it"], "skipped": self.skipped}
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What scoring took, as report.json has it."""
+        about = next(iter(self.scores.values())).provenance
+        passes = {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
+        return passes | {"locate_seconds": float(about["seconds"])}
+
+
+def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> tuple[Exam, list[Counterfactual]]:
+    """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
+    data = parts.data
+    concept = find_concept(data.concepts, str(name))
+    split = data.split(
+        concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed
+    )
+    exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
+    return exam, [parts.inpaint(sample, concept) for sample in split.locate]
 
 
 def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
@@ -45,6 +89,26 @@ def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progr
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": sum(still), "caption_does_not_name_it": unnamed}
     return Located(scores, locator.select_each(scores), usable, told, skipped)
+
+
+def interview(
+    model: MLLM,
+    exam: Exam,
+    plan: EditPlan,
+    operator: Operator,
+    neurons: NeuronSet,
+    controls: Sequence[NeuronSet],
+    progress: Progress,
+) -> Told:
+    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
+    named = model.caption([sample.image for sample in exam.target], progress=progress)
+    before = transcript(model, exam, named, progress)
+    edited = []
+    for number, chosen in enumerate((neurons, *controls)):
+        name = f"control {number}" if number else exam.concept.name
+        with plan.edit(chosen, operator, name).applied(model):
+            edited.append(transcript(model, exam, named, progress))
+    return Told(before, edited[0], edited[1:])
 
 
 def transcript(model: MLLM, exam: Exam, named: Sequence[Generated], progress: Progress) -> Transcript:

@@ -4,20 +4,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kedit.data.inpaint import Exact, MeanFill
+    from kedit.data.scenes import Scenes
+    from kedit.edit.edit import Edit
+    from kedit.edit.operators import Patch, Scale, Zero, amplify
+    from kedit.evaluation.exam import Exam, Transcript
+    from kedit.evaluation.measure import measure
+    from kedit.evaluation.metrics import Similarity
+    from kedit.locate.difference import ActivationDifference
+    from kedit.locate.gradcam import GradCAM
+    from kedit.locate.locator import Locator, Stage
+    from kedit.locate.selection import Quantile, RatioOfMax, TopK
+    from kedit.locate.two_stage import two_stage
+    from kedit.models.mllm import HuggingFaceMLLM
+    from kedit.models.shipped import load
+    from kedit.neurons import NeuronSet
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
 __version__ = "0.1.0"
 
-__all__ = ["Concept", "Counterfactual", "Question", "Sample", "__version__"]
-
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.
 _HOMES = {
+    "ActivationDifference": "kedit.locate.difference",
     "Concept": "kedit.samples",
     "Counterfactual": "kedit.samples",
+    "Edit": "kedit.edit.edit",
+    "Exact": "kedit.data.inpaint",
+    "Exam": "kedit.evaluation.exam",
+    "GradCAM": "kedit.locate.gradcam",
+    "HuggingFaceMLLM": "kedit.models.mllm",
+    "Locator": "kedit.locate.locator",
+    "MeanFill": "kedit.data.inpaint",
+    "NeuronSet": "kedit.neurons",
+    "Patch": "kedit.edit.operators",
+    "Quantile": "kedit.locate.selection",
     "Question": "kedit.samples",
+    "RatioOfMax": "kedit.locate.selection",
     "Sample": "kedit.samples",
+    "Scale": "kedit.edit.operators",
+    "Scenes": "kedit.data.scenes",
+    "Similarity": "kedit.evaluation.metrics",
+    "Stage": "kedit.locate.locator",
+    "TopK": "kedit.locate.selection",
+    "Transcript": "kedit.evaluation.exam",
+    "Zero": "kedit.edit.operators",
+    "amplify": "kedit.edit.operators",
+    "load": "kedit.models.shipped",
+    "measure": "kedit.evaluation.measure",
+    "two_stage": "kedit.locate.two_stage",
 }
+
+__all__ = [  # noqa: RUF022 - in the order of use
+    "load", "HuggingFaceMLLM", "Scenes", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
+    "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Quantile", "RatioOfMax", "TopK", "NeuronSet",
+    "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -20,7 +20,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
-    "train-scenes": Command("experiments.train_scenes", "train the model that ships with kedit"),
+    "table": Command("experiments.table", "print one table of the runs in a folder"),
+    "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
 }
 

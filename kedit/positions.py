@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,13 @@ Positions = Literal["all", "image", "text", "last"]
 """Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on."""
 Phase = Literal["both", "prefill", "decode"]
 """When an edit acts: on the prompt (`prefill`), on generated tokens (`decode`), or on both."""
+
+
+def check_span(positions: str, phase: str) -> None:
+    """Raise a ValueError unless both are among the names above."""
+    for key, value, allowed in (("positions", positions, get_args(Positions)), ("phase", phase, get_args(Phase))):
+        if value not in allowed:
+            raise ValueError(f"`{key}` is one of {', '.join(allowed)}, got {value!r}")
 
 
 class Span:

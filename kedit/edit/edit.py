@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kedit.edit.operators import Operator, Patch
 from kedit.hooks import Hook, Rewrite, intervene, labels
 from kedit.neurons import NeuronSet
-from kedit.positions import Phase, Positions, Span, following
+from kedit.positions import Phase, Positions, Span, check_span, following
 from kedit.sites import Site, SiteError
 
 
@@ -38,10 +38,7 @@ class Edit:
     name: str = "edit"
 
     def __post_init__(self) -> None:
-        if self.positions not in ("all", "image", "text", "last"):
-            raise ValueError(f"`positions` is one of all, image, text, last, got {self.positions!r}")
-        if self.phase not in ("both", "prefill", "decode"):
-            raise ValueError(f"`phase` is one of both, prefill, decode, got {self.phase!r}")
+        check_span(self.positions, self.phase)
         if isinstance(self.operator, Patch) and self.operator.site not in (None, self.neurons.site):
             raise ValueError(
                 f"the reference was measured at `{self.operator.site}`, and the neurons are at `{self.neurons.site}`; "

@@ -9,7 +9,7 @@ from kedit.edit.operators import Operator
 from kedit.edit.reference import Reference
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
-from kedit.positions import Phase, Positions
+from kedit.positions import Phase, Positions, check_span
 from kedit.samples import Counterfactual, Progress, silent
 
 
@@ -33,6 +33,9 @@ class Plan:
     positions: Positions = "all"
     phase: Phase = "both"
 
+    def __post_init__(self) -> None:
+        check_span(self.positions, self.phase)
+
     def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the operator."""
         return self.operator
@@ -49,6 +52,9 @@ class PatchPlan:
     reference: Reference
     positions: Positions = "all"
     phase: Phase = "both"
+
+    def __post_init__(self) -> None:
+        check_span(self.positions, self.phase)
 
     def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the patch to the reference activations."""

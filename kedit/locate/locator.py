@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class Locator:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a locator needs at least one stage, got none")
+        if self.site not in get_args(SiteName):
+            raise ValueError(f"`site` is one of {', '.join(get_args(SiteName))}, got {self.site!r}")
 
     def score(
         self,

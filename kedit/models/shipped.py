@@ -50,6 +50,7 @@ def load(
         # transformers would go on with random numbers in their place.
         lost = sorted(loading["missing_keys"])
         raise FileNotFoundError(_missing(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`"))
+    module.requires_grad_(False)
     return HuggingFaceMLLM(
         module.float() if module.dtype.itemsize < 4 and module.device.type == "cpu" else module,
         processor,
