@@ -41,8 +41,7 @@ def build(node: Any) -> Any:
     """Instantiate a configuration whose every `_target_` is kedit's own."""
     from hydra.utils import instantiate
 
-    for missing in sorted(OmegaConf.missing_keys(node)):
-        key = node._get_full_key(missing)
+    for key in sorted(OmegaConf.missing_keys(node)):
         raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
     for target in _targets(node):
         if not _is_ours(target):

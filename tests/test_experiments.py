@@ -248,11 +248,12 @@ def test_the_same_seed_gives_the_same_report_and_the_tracker_mirrors_it(
     drop = again["suppression"]["mention_drop"]
     assert mirror["summary"]["suppression/mention_drop"] == drop["value"]
     assert mirror["summary"]["suppression/mention_drop/low"] == drop["low"]
-    told = {name: value for step in mirror["history"] for name, value in step.items()}
-    assert told["neurons"]["nrows"] == again["neurons"]["count"]
-    assert told["captions"]["nrows"] == len((tmp_path / "out" / "captions.jsonl").read_text().splitlines())
+    assert mirror["summary"]["neurons.nrows"] == again["neurons"]["count"]
+    assert mirror["summary"]["captions.nrows"] == len((tmp_path / "out" / "captions.jsonl").read_text().splitlines())
+    (files,) = (tmp_path / "out").glob("wandb/offline-run-*/files")
     for name in ("layers", "scores", "heatmaps", "before_after", "effects"):
-        assert told[name]["path"] in mirror["files"]
+        picture = files / mirror["summary"][f"{name}.path"]
+        assert picture.read_bytes() == (tmp_path / "out" / "figures" / f"{name}.png").read_bytes()
 
 
 def test_a_stage_that_keeps_nothing_leaves_a_finished_run_that_says_so(
@@ -313,31 +314,22 @@ WRONG_VALUES = {
     ("concept=strr",): ("no concept `strr`", "nearest: star, tree"),
     ("concept=spaceship",): ("no concept `spaceship`", "there are arrow, circle,"),
     ("locate.stages.gradcam.select.q=1.5",): ("`locate.stages.gradcam.select`", "`q` is", "between 0 and 1, got 1.5"),
-    ("locate.stages.gradcam.select.of_max=0",): ("`of_max` is a share of the maximum", "got 0"),
-    ("locate.stages.gradcam.select.at_most=many",): ("`at_most` is a number of neurons", "got 'many'"),
     ("locate=gradcam", "locate.stages.gradcam.select.k=-1"): ("`k` is a number of neurons", "got -1"),
     ("locate.site=nowhere",): ("`locate`", "`site` is one of mid, act, pre, got 'nowhere'"),
     ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, got 'guess'"),
     ("edit.positions=moon",): ("`positions` is one of all, image, text, last, got 'moon'",),
-    ("edit.phase=later",): ("`phase` is one of both, prefill, decode, got 'later'",),
-    ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "x"),
+    ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
     ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
     ("data.colors=some",): ("`data`", "`colors` is `distinct` or `free`, got 'some'"),
     ("tracker=wandb", "tracker.mode=loud"): ("`tracker`", "offline, online, disabled; got 'loud'"),
     ("evaluate.target=0",): ("`evaluate.target` is a whole number, 1 or more; got 0",),
-    ("evaluate.locate=0",): ("`evaluate.locate` is a whole number, 1 or more; got 0",),
-    ("evaluate.controls=-1",): ("`evaluate.controls` is a whole number, 0 or more; got -1",),
     ("evaluate.target=2.5",): ("`evaluate.target` is a whole number", "got 2.5"),
-    ("evaluate.target=100000",): ("100000 samples asked for", "star", "ask for fewer"),
     ("threads=-1",): ("`threads` is a whole number, 1 or more or null; got -1",),
-    ("threads=two",): ("`threads`", "got two"),
     ("seed=-1",): ("`seed` is a whole number, 0 or more; got -1",),
-    ("seed=null",): ("`seed`", "got null"),
     ("evaluate.encoder={_target_: kedit.models.encoder.FolderEncoder, path: /no/bert, layer: 9}",): ("`/no/bert`",),
     ("model=huggingface",): ("`model.path` has no value; give it as `model.path=...`",),
     ("edit.operator._target_=os.system",): ("`_target_` must start with `kedit.`, got `os.system`",),
     ("edit.operator._target_=kedit.runs.os.system",): ("`_target_` must start with", "got `kedit.runs.os.system`"),
-    ("model._target_=torch.load",): ("`_target_` must start with `kedit.`, got `torch.load`",),
     ("edit.operator._target_=kedit.edit.operators.Zeroes",): ("no `_target_` `kedit.edit.operators.Zeroes`",),
     ("+edit.operator.extra=1",): ("`edit.operator`", "unexpected keyword argument 'extra'"),
 }

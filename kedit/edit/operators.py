@@ -35,8 +35,8 @@ class Scale:
     factor: float
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.factor):
-            raise ValueError(f"`factor` is a finite number, got {self.factor}")
+        if not isinstance(self.factor, int | float) or not math.isfinite(self.factor):
+            raise ValueError(f"`factor` is a finite number, got {self.factor!r}")
 
     def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
         """Return the scaled values."""
