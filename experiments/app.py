@@ -201,7 +201,8 @@ def _where_to_look(error: Exception) -> str:
 
 def _other_folder(error: Exception) -> str:
     """Return the way out when Hydra cannot write the run folder."""
-    return "; choose another run folder with `hydra.run.dir`" if isinstance(error, OSError) and not misused(error) else ""
+    unwritable = isinstance(error, OSError) and not misused(error)
+    return "; choose another run folder with `hydra.run.dir`" if unwritable else ""
 
 
 def _said(code: int, text: str) -> int:

@@ -66,9 +66,7 @@ def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> tuple[
     """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
     data = parts.data
     concept = find_concept(data.concepts, str(name))
-    split = data.split(
-        concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed
-    )
+    split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
     return exam, [parts.inpaint(sample, concept) for sample in split.locate]
 
@@ -126,7 +124,7 @@ def logprobs(
     model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
 ) -> tuple[float, ...]:
     """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named."""
-    found = torch.full((len(samples),), torch.nan)
+    found = torch.full((len(samples),), torch.nan, dtype=torch.float64)
     named = [
         (number, mention)
         for number, caption in enumerate(captions)
@@ -135,7 +133,7 @@ def logprobs(
     for start in range(0, len(named), model.batch_size):
         chunk = named[start : start + model.batch_size]
         batch = model.forced([samples[number].image for number, _ in chunk], [mention.prefix for _, mention in chunk])
-        spread = model.logits(batch)[:, -1].log_softmax(-1)
+        spread = model.logits(batch)[:, -1].double().log_softmax(-1)
         for row, (number, mention) in zip(spread, chunk, strict=True):
             found[number] = row[mention.word[0]].item()
     return tuple(found.tolist())

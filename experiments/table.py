@@ -11,7 +11,7 @@ from typing import Any
 
 COLUMNS = (
     *("model", "concept", "locator", "operator", "neurons", "mention_drop", "retention", "weakest", "others"),
-    *("substitutions", "logprob_drop", "control drop", "beats control"),
+    *("substitutions", "logodds_drop", "control drop", "beats control"),
 )
 
 
@@ -38,7 +38,7 @@ def row(report: Mapping[str, Any]) -> tuple[str, ...]:
         report["weakest_retention"] or "-",
         _shown(retention["others"]),
         _shown(suppression["substitutions"]),
-        _shown(suppression["logprob_drop"], digits=1),
+        _shown(suppression["logodds_drop"], digits=1),
         _shown(control["suppression"]["mention_drop"]) if control["suppression"] else "-",
         "yes" if control["beats_control"]["mention_drop"] else "no",
     )

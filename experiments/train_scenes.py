@@ -15,6 +15,8 @@ from experiments.app import ConfigurationError, guarded
 from kedit.paths import conf_dir
 
 FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = 10_000_000, 20_000_000, 0
+N_STANDARD = 256
+"""Training pictures on which the sign of each neuron is fixed."""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train_scenes")
@@ -50,7 +52,8 @@ def train_scenes(cfg: DictConfig) -> None:
         pass
 
     out = Path(cfg.export)
-    export.standardize(model, processor, [scene(seed).image() for seed in range(FIRST_SCENE_SEED, FIRST_SCENE_SEED + 256)])
+    seen = [scene(seed).image() for seed in range(FIRST_SCENE_SEED, FIRST_SCENE_SEED + N_STANDARD)]
+    export.standardize(model, processor, seen)
     order = export.shuffle_first_layer(model, cfg.seed) if knowledge else None
     export.save(model, processor, out)
     if order is not None:

@@ -99,6 +99,8 @@ def test_a_clean_edit_is_found_clean() -> None:
     assert drop.low > 0.8
     assert found.suppression["substitutions"].value == 0.0
     assert found.suppression["logprob_drop"].value == 4.0
+    # p falls from exp(-0.5) to exp(-4.5): log-odds from 0.4327 to -4.4889.
+    assert found.suppression["logodds_drop"].value == pytest.approx(4.9216, abs=1e-4)
     assert all(found.retention[name].value == 1.0 for name in (*WEAKEST_OF, "overall", "text_about"))
     assert found.selectivity.value == 1.0
     assert found.verdict == (

@@ -18,7 +18,7 @@ from kedit.evaluation.statistics import (
 __all__ = ["EditReport", "Exam", "Transcript", "measure"]
 
 METRICS = ("bleu", "bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "bertscore")
-SUPPRESSION = ("mention_drop", *METRICS, "substitutions", "logprob_drop")
+SUPPRESSION = ("mention_drop", *METRICS, "substitutions", "logprob_drop", "logodds_drop")
 RETENTION = ("objects", *METRICS, "text", "others", "text_about")
 BY_DISTANCE = ("near_objects", "far_objects", "near_rougeL", "far_rougeL")
 
@@ -30,7 +30,8 @@ SIGNIFICANT = 0.05
 NO_ENCODER = "no text encoder was given"
 NO_RETENTION = "the exam has no sample without the concept"
 NO_CONTROL = "no random control was run"
-_WHY_SUPPRESSION = {"bertscore": NO_ENCODER, "logprob_drop": "no log-probabilities were recorded"}
+NO_LOGPROBS = "no log-probabilities were recorded"
+_WHY_SUPPRESSION = {"bertscore": NO_ENCODER, "logprob_drop": NO_LOGPROBS, "logodds_drop": NO_LOGPROBS}
 _WHY_RETENTION = {
     "objects": "no unedited caption of a sample without the concept rightly names an object",
     "others": "no unedited caption of a target sample rightly names another object",

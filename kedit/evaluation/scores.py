@@ -4,6 +4,7 @@ Which samples count is settled by the exam and the unedited model alone, so that
 control are scored on the same ones and may be compared sample by sample.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from kedit.evaluation.exam import Exam, Transcript
@@ -14,11 +15,22 @@ Scores = dict[str, list[float]]
 """For each figure, one number per sample that counts for it."""
 
 
+CERTAIN = -1e-12
+"""The log-probability that counts as certain: log-odds stop there, at 27.6 nats."""
+
+
+def log_odds(logprob: float) -> float:
+    """Return log(p / (1 - p)) in nats, from log p."""
+    bounded = min(logprob, CERTAIN)
+    return bounded - math.log(-math.expm1(bounded))
+
+
 def suppression_scores(exam: Exam, before: Transcript, after: Transcript, similarity: Similarity) -> Scores:
     """Return what became of the target captions that named the concept, one number for each of them.
 
     `mention_drop`: 1 if the concept is no longer named. `substitutions`: 1 if the caption now names an object
-    that is neither in the picture nor in the unedited caption. `logprob_drop`: nats. Each metric: 1 - similarity.
+    that is neither in the picture nor in the unedited caption. `logprob_drop`: nats; `logodds_drop`: the same of
+    log(p / (1 - p)), which shows a gain, as a drop below zero, even where p is near 1. Each metric: 1 - similarity.
     """
     named = named_targets(exam, before)
     was, now = [before.target[i] for i in named], [after.target[i] for i in named]
@@ -32,6 +44,7 @@ def suppression_scores(exam: Exam, before: Transcript, after: Transcript, simila
     }
     if before.logprobs is not None and after.logprobs is not None:
         scores["logprob_drop"] = [before.logprobs[i] - after.logprobs[i] for i in named]
+        scores["logodds_drop"] = [log_odds(before.logprobs[i]) - log_odds(after.logprobs[i]) for i in named]
     alike = similarity(now, was)
     return {**scores, **{metric: [1 - value for value in values] for metric, values in alike.items()}}
 

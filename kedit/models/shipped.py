@@ -34,31 +34,33 @@ def load(
     Raises:
         FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
     """
+    folder = _located(str(path))
+    module, processor = _read(folder, local_only=not download)
+    module.requires_grad_(False)
+    if module.dtype.itemsize < 4 and module.device.type == "cpu":
+        module = module.float()
+    return HuggingFaceMLLM(module, processor, name or Path(folder).name, prompt, batch_size, max_new_tokens)
+
+
+def _read(folder: str, *, local_only: bool) -> tuple[Any, Any]:
+    """Return the model and the processor in `folder`; a FileNotFoundError says what is wrong with it."""
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    folder, local_only = _located(str(path)), not download
     try:
         with _without_bars():
             processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
-            module, loading = AutoModelForImageTextToText.from_pretrained(
+            read: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, local_files_only=local_only, dtype="auto", output_loading_info=True
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(_missing(folder, str(error))) from error
+    module, loading = read
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
         lost = sorted(loading["missing_keys"])
         raise FileNotFoundError(_missing(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`"))
-    module.requires_grad_(False)
-    return HuggingFaceMLLM(
-        module.float() if module.dtype.itemsize < 4 and module.device.type == "cpu" else module,
-        processor,
-        name or Path(folder).name,
-        prompt,
-        batch_size,
-        max_new_tokens,
-    )
+    return module, processor
 
 
 @contextmanager
