@@ -3,7 +3,6 @@
 kedit bench repeats=20
 """
 
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, build, guarded, misuse
+from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported
 from kedit.paths import conf_dir
-
-logger = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="bench")
+@reported
 def bench(cfg: DictConfig) -> None:
     """Measure everything in one process and leave the tables in the Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
@@ -26,11 +24,7 @@ def bench(cfg: DictConfig) -> None:
     from kedit.runs import Run
 
     with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
-        try:
-            job(cfg, kept)
-        except BaseException:
-            logger.info("the benchmark failed", exc_info=True)
-            raise
+        job(cfg, kept)
 
 
 def job(cfg: DictConfig, kept: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import ConfigurationError, guarded
+from experiments.app import ConfigurationError, guarded, reported
 from kedit.paths import conf_dir
 
 FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = 10_000_000, 20_000_000, 0
@@ -20,6 +20,7 @@ N_STANDARD = 256
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train_scenes")
+@reported
 def train_scenes(cfg: DictConfig) -> None:
     """Train the tower, then the language model, examine it and write the folder."""
     import torch

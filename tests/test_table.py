@@ -1,0 +1,65 @@
+"""One table of many runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.table import COLUMNS, main, markdown, reports, row
+
+
+def measured(value: float | None) -> dict[str, float | None]:
+    return {"value": value, "low": value, "high": value, "n": 9}
+
+
+def write_run(folder: Path, concept: str, drop: float | None) -> None:
+    folder.mkdir(parents=True)
+    report = {
+        **{"model": "scenes", "concept": concept, "locator": "two_stage", "operator": "Zero()"},
+        **{"neurons": {"count": 3}, "weakest_retention": "text"},
+        "suppression": {name: measured(drop) for name in ("mention_drop", "substitutions", "logodds_drop")},
+        "retention": {"overall": measured(0.96), "others": measured(None)},
+        "control": {"suppression": {"mention_drop": measured(0.04)}, "beats_control": {"mention_drop": True}},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def test_jobs_are_listed_by_number_and_not_by_letter(tmp_path: Path) -> None:
+    for number in (10, 2, 0):
+        write_run(tmp_path / str(number), f"c{number}", 1.0)
+    assert [report["concept"] for report in reports([str(tmp_path)])] == ["c0", "c2", "c10"]
+
+
+def test_a_row_shows_values_with_intervals_and_says_what_is_missing(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "star", 0.5)
+    (report,) = reports([str(tmp_path)])
+    cells = dict(zip(COLUMNS, row(report), strict=True))
+    assert cells["mention_drop"] == "0.50 [0.50, 0.50]"
+    assert cells["control drop"] == "0.04 [0.04, 0.04]"
+    assert cells["others"] == "n/a"
+    assert cells["beats control"] == "yes"
+
+
+def test_the_table_has_as_many_cells_in_each_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "star", 0.5)
+    lines = markdown([row(report) for report in reports([str(tmp_path)])]).splitlines()
+    assert len(lines) == 3
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_no_folder_is_a_wrong_command(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedit table", *words])
+    assert main() == 2
+    assert "kedit table FOLDER" in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedit table", str(tmp_path)])
+    assert main() == 2
+    assert str(tmp_path) in capsys.readouterr().err
