@@ -46,7 +46,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     import torch
 
     from experiments import show
-    from experiments.steps import Parts, interview, locate, neuron_part, questioned
+    from experiments.steps import Parts, corpus_part, interview, locate, neuron_part, questioned
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
@@ -83,6 +83,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         "positions": parts.plan.positions,
         "neurons": neuron_part(located.neurons, site.n_neurons),
         **result.to_json(),
+        "corpus": corpus_part(told, similarity.encoder),
         "samples": located.sample_counts | {"target": len(exam.target), "retention": len(exam.retention)},
         "cost": located.cost | {"seconds": round(time.perf_counter() - began, 2)},
     }

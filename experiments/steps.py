@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.metrics import TextEncoder, corpus_scores
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
@@ -137,6 +140,23 @@ def logprobs(
         for row, (number, mention) in zip(spread, chunk, strict=True):
             found[number] = row[mention.word[0]].item()
     return tuple(found.tolist())
+
+
+def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
+    """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
+
+    Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
+    """
+    groups = {
+        "target": (told.after.target, told.before.target),
+        "retention": (told.after.retention, told.before.retention),
+    }
+    with TemporaryDirectory() as scratch:
+        return {
+            name: corpus_scores(after, before, cache_dir=Path(scratch), encoder=encoder)
+            for name, (after, before) in groups.items()
+            if after
+        }
 
 
 def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 from PIL import Image
 
 import experiments.run as recipe
@@ -504,6 +505,14 @@ def test_a_sweep_over_wrong_values_names_each_and_is_misuse(kedit_run: Callable[
     assert "job 1 (concept=hose): no concept `hose`" in second
 
 
+def test_in_a_worker_process_a_failure_is_raised_for_the_launcher_to_carry_over() -> None:
+    def job(settings: DictConfig) -> None:
+        raise ValueError(f"no {settings.what}")
+
+    with pytest.raises(ValueError, match="no luck"):
+        app.reported(job)(DictConfig({"what": "luck"}))
+
+
 # The command
 
 
@@ -553,3 +562,9 @@ def test_a_process_of_its_own_leaves_the_terminal_clean_and_obeys_a_signal(tmp_p
     _, err = running.communicate(timeout=60)
     assert (running.returncode, err) == (130, "kedit: interrupted; STATUS in the run folder says so\n")
     assert status(tmp_path / "cut") == "failed: interrupted\n"
+
+
+def test_the_corpus_figures_say_that_the_captions_of_the_concept_changed_most(good: tuple[Path, Finished]) -> None:
+    corpus = report_of(good[0])["corpus"]
+    assert corpus["target"].keys() == corpus["retention"].keys() >= {"bleu", "rougeL", "bertscore"}
+    assert all(corpus["target"][name] < corpus["retention"][name] <= 1 + 1e-9 for name in ("bleu", "rougeL"))
