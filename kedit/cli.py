@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
+    "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),

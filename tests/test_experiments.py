@@ -377,7 +377,8 @@ def test_a_missing_model_is_named_at_once(
 ) -> None:
     began = time.perf_counter()
     done = kedit_run("model=huggingface", f"model.path={path}")
-    assert time.perf_counter() - began < 5
+    # A search on the hub without a network takes 23 seconds.
+    assert time.perf_counter() - began < 15
     fails(done, 2, f"`{path}`", "shipped models: scenes, scenes_plain")
     assert status(tmp_path / "out").startswith("failed: ConfigurationError: `model`: no ")
 
@@ -568,3 +569,21 @@ def test_the_corpus_figures_say_that_the_captions_of_the_concept_changed_most(go
     corpus = report_of(good[0])["corpus"]
     assert corpus["target"].keys() == corpus["retention"].keys() >= {"bleu", "rougeL", "bertscore"}
     assert all(corpus["target"][name] < corpus["retention"][name] <= 1 + 1e-9 for name in ("bleu", "rougeL"))
+
+
+def test_the_operators_act_on_a_fading_concept_as_they_are_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from experiments.operators import main
+
+    few = ["located=12", "target=24", "strengths=[0.35,1.0]"]
+    monkeypatch.setattr(sys, "argv", ["kedit operators", "hydra.run.dir=out", *few])
+    with chdir(tmp_path):
+        assert main() == 0
+    rows = json.loads((tmp_path / "out" / "operators.json").read_text())
+    faint = {name: cell["value"] for name, cell in rows["0.35"].items()}
+    assert faint["zero"] == faint["patch"] == 0 < faint["scale 0.5"] < faint["none"] <= faint["amplify 2.0"]
+    assert rows["1.0"]["none"]["value"] == 1
+    with Image.open(tmp_path / "out" / "figures" / "operators.png") as figure:
+        assert figure.width > 800
+    assert "| concept drawn |" in capsys.readouterr().out

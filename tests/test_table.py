@@ -16,8 +16,12 @@ def measured(value: float | None) -> dict[str, float | None]:
 def write_run(folder: Path, concept: str, drop: float | None) -> None:
     folder.mkdir(parents=True)
     report = {
-        **{"model": "scenes", "concept": concept, "locator": "two_stage", "operator": "Zero()"},
-        **{"neurons": {"count": 3}, "weakest_retention": "text"},
+        "model": "scenes",
+        "concept": concept,
+        "locator": "two_stage",
+        "operator": "Zero()",
+        "neurons": {"count": 3},
+        "weakest_retention": "text",
         "suppression": {name: measured(drop) for name in ("mention_drop", "substitutions", "logodds_drop")},
         "retention": {"overall": measured(0.96), "others": measured(None)},
         "control": {"suppression": {"mention_drop": measured(0.04)}, "beats_control": {"mention_drop": True}},

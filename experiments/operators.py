@@ -1,0 +1,107 @@
+"""What each operator does to a concept's neurons, from pictures that hardly show it to pictures that clearly do.
+
+kedit operators concept=star
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from experiments.app import bar, build, guarded, loaded, misuse, reported
+from kedit.paths import conf_dir
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="operators")
+@reported
+def operators(cfg: DictConfig) -> None:
+    """Locate, then caption faded pictures under each operator."""
+    import torch
+    from hydra.core.hydra_config import HydraConfig
+
+    from experiments.show import shown
+    from kedit.edit.operators import Scale, Zero, amplify
+    from kedit.edit.reference import CounterfactualMean
+    from kedit.runs import Run
+    from kedit.samples import find_concept
+
+    torch.set_num_threads(cfg.threads)
+    data, inpaint, locator = (build(cfg[group]) for group in ("data", "inpaint", "locate"))
+    with misuse():
+        concept = find_concept(data.concepts, cfg.concept)
+        split = data.split(concept, locate=cfg.located, target=cfg.target, retention=0, seed=cfg.seed)
+        pairs = [inpaint(sample, concept) for sample in split.locate]
+        faded = [inpaint(sample, concept) for sample in split.target]
+        chosen = {
+            "none": Scale(1.0),
+            f"scale {cfg.scale}": Scale(cfg.scale),
+            f"amplify {cfg.amplify}": amplify(cfg.amplify),
+        }
+    with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
+        model = loaded(cfg.model)
+        neurons = locator.select(locator.score(model, pairs, progress=bar))
+        chosen |= {"zero": Zero(), "patch": CounterfactualMean(locator.site)(model, pairs)}
+        rows = {
+            strength: {name: share(model, faded, strength, neurons, one) for name, one in chosen.items()}
+            for strength in cfg.strengths
+        }
+        lines = [["concept drawn", *chosen], ["---"] * (len(chosen) + 1)]
+        lines += [
+            [f"{strength:.0%}", *(shown(cell.to_json()) for cell in row.values())] for strength, row in rows.items()
+        ]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        kept.save_text("operators.md", table + "\n")
+        kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
+        kept.save_figure("operators.png", partial(draw, rows, concept.name, len(neurons)))
+        print(f"share of captions that name `{concept.name}`, {len(neurons)} neurons edited, n = {len(faded)}\n{table}")
+        print(f"files: {kept.folder}")
+
+
+def share(model: Any, faded: Sequence[Any], strength: float, neurons: Any, operator: Any) -> Any:
+    """Return the share of captions that name the concept, drawn with `strength`, under an edit."""
+    from PIL import Image
+
+    from kedit.edit.edit import Edit
+    from kedit.evaluation.statistics import bootstrap_mean
+
+    images = [Image.blend(pair.image, pair.sample.image, strength) for pair in faded]
+    with Edit(neurons, operator).applied(model):
+        captions = model.caption(images, progress=bar)
+    named = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(faded, captions, strict=True)]
+    return bootstrap_mean([float(one) for one in named])
+
+
+def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int, path: Path) -> None:
+    """Draw the share of captions that name the concept by how much of it is drawn."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(next(iter(rows.values()))):
+        cells = [row[name] for row in rows.values()]
+        spread = [[max(c.value - c.low, 0) for c in cells], [max(c.high - c.value, 0) for c in cells]]
+        # Side by side: two operators that both silence the concept would hide each other.
+        beside = [strength + 0.006 * (number - 2) for strength in rows]
+        axes.errorbar(beside, [c.value for c in cells], yerr=spread, label=name, capsize=3, marker="o", markersize=4)
+    axes.set(
+        xlabel=f"how much of the {concept} is drawn",
+        ylabel=f'share of captions that say "{concept}"',
+        ylim=(-0.03, 1.05),
+    )
+    axes.set_title(f"Five operators on the {n_neurons} neurons of `{concept}`", loc="left", fontweight="bold")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(operators)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
