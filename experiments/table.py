@@ -11,7 +11,7 @@ from typing import Any
 
 COLUMNS = (
     *("model", "concept", "locator", "operator", "neurons", "mention_drop", "retention", "weakest", "others"),
-    *("substitutions", "logodds_drop", "control drop", "beats control"),
+    *("substitutions", "selectivity", "control drop", "beats control"),
 )
 
 
@@ -38,7 +38,7 @@ def row(report: Mapping[str, Any]) -> tuple[str, ...]:
         report["weakest_retention"] or "-",
         _shown(retention["others"]),
         _shown(suppression["substitutions"]),
-        _shown(suppression["logodds_drop"], digits=1),
+        _shown(report["selectivity"]),
         _shown(control["suppression"]["mention_drop"]) if control["suppression"] else "-",
         "yes" if control["beats_control"]["mention_drop"] else "no",
     )
@@ -50,13 +50,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _shown(measured: Mapping[str, Any], digits: int = 2) -> str:
+def _shown(measured: Mapping[str, Any]) -> str:
     if measured["value"] is None:
         return "n/a"
-    value = f"{measured['value']:.{digits}f}"
-    return (
-        value if measured["low"] is None else f"{value} [{measured['low']:.{digits}f}, {measured['high']:.{digits}f}]"
-    )
+    value = f"{measured['value']:.2f}"
+    return value if measured["low"] is None else f"{value} [{measured['low']:.2f}, {measured['high']:.2f}]"
 
 
 def _number(part: str) -> tuple[int, str]:

@@ -22,7 +22,8 @@ def write_run(folder: Path, concept: str, drop: float | None) -> None:
         "operator": "Zero()",
         "neurons": {"count": 3},
         "weakest_retention": "text",
-        "suppression": {name: measured(drop) for name in ("mention_drop", "substitutions", "logodds_drop")},
+        "selectivity": measured(0.7),
+        "suppression": {name: measured(drop) for name in ("mention_drop", "substitutions")},
         "retention": {"overall": measured(0.96), "others": measured(None)},
         "control": {"suppression": {"mention_drop": measured(0.04)}, "beats_control": {"mention_drop": True}},
     }
