@@ -103,7 +103,7 @@ def interview(
 ) -> Told:
     """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
     named = model.caption([sample.image for sample in exam.target], progress=progress)
-    before = transcript(model, exam, named, progress)
+    before = transcript(model, exam, named, progress, target=named)
     edited = []
     for number, chosen in enumerate((neurons, *controls)):
         name = f"control {number}" if number else exam.concept.name
@@ -112,12 +112,22 @@ def interview(
     return Told(before, edited[0], edited[1:])
 
 
-def transcript(model: MLLM, exam: Exam, named: Sequence[Generated], progress: Progress) -> Transcript:
-    """Return what the model says now; `named` are the unedited captions that log-probabilities are taken after."""
-    parts = (exam.target, exam.near, exam.far)
-    captions = [
-        tuple(one.text for one in model.caption([sample.image for sample in part], progress=progress)) for part in parts
-    ]
+def transcript(
+    model: MLLM,
+    exam: Exam,
+    named: Sequence[Generated],
+    progress: Progress,
+    *,
+    target: Sequence[Generated] | None = None,
+) -> Transcript:
+    """Return what the model says now; `target` are its captions of the target samples, if they are known already.
+
+    `named` are the unedited captions of the target samples, after whose words log-probabilities are taken.
+    """
+    told = [target] if target is not None else []
+    for part in (exam.target, exam.near, exam.far)[len(told) :]:
+        told.append(model.caption([sample.image for sample in part], progress=progress))
+    captions = [tuple(one.text for one in part) for part in told]
     answers = tuple(model.answer(exam.questions, progress=progress))
     return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
 

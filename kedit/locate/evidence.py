@@ -23,6 +23,8 @@ Evidence = Literal["all", "image", "text", "target"]
 """The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
 OverPositions = Literal["max", "sum", "mean", "abs_max"]
 OverSamples = Literal["mean", "max", "vote"]
+SAMPLES_AT_ONCE = 4
+"""How many samples of a batch a scorer sees at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +126,10 @@ def _score_batch(
     kept = any(scorer.needs >= {"counterfactual", "gradient"} for scorer in scorers.values())
 
     def score(layer: int, values: Tensor, other: Tensor | None, gradient: Tensor | None = None) -> None:
-        optional = [None if one is None else _by_position(one, original) for one in (other, gradient)]
-        evidence = LayerEvidence(layer, original.kinds, _by_position(values, original), *optional)
         for name, scorer in scorers.items():
             if ("gradient" in scorer.needs) == (gradient is not None):
-                found[name][layer] = scorer.score(evidence).float().cpu()
+                parts = _parts(layer, original.kinds, values, other, gradient)
+                found[name][layer] = torch.cat([scorer.score(part).float().cpu() for part in parts])
 
     def seen(layer: int) -> Callable[[Tensor], Tensor | None]:
         def see(activation: Tensor) -> Tensor | None:
@@ -138,7 +139,8 @@ def _score_batch(
                 return None
             traced, again = with_graph(activation), other if kept else None
             traced.register_hook(lambda gradient: score(layer, values, again, gradient))
-            roots.append(traced)
+            if not roots:
+                roots.append(traced)
             return traced
 
         return see
@@ -148,7 +150,7 @@ def _score_batch(
             logits = model.logits(original, n_last=target.n_last([case.mention for case in cases]))
         if "gradient" in needs:
             # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
-            torch.autograd.grad(target.output(logits, [case.mention for case in cases]).sum(), roots[:1])
+            torch.autograd.grad(target.output(logits, [case.mention for case in cases]).sum(), roots)
     return {name: [layers[layer] for layer in site.blocks] for name, layers in found.items()}
 
 
@@ -168,6 +170,14 @@ def _counterfactual(
     return activations
 
 
-def _by_position(values: Tensor, batch: Forced) -> Tensor:
-    """Return `[batch, pos, neuron]`, 32-bit, also where a model flattens batch and positions."""
-    return values.float().reshape(*batch.kinds.shape, -1)
+def _parts(layer: int, kinds: Tensor, *tensors: Tensor | None) -> Iterator[LayerEvidence]:
+    """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
+
+    Some models flatten batch and positions; here they are apart again.
+    """
+    apart = [None if one is None else one.reshape(*kinds.shape, -1) for one in tensors]
+    for start in range(0, len(kinds), SAMPLES_AT_ONCE):
+        rows = slice(start, start + SAMPLES_AT_ONCE)
+        original, counterfactual, gradient = (None if one is None else one[rows].float() for one in apart)
+        assert original is not None
+        yield LayerEvidence(layer, kinds[rows], original, counterfactual, gradient)
