@@ -35,7 +35,7 @@ run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=p
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m slow' for the long ones)
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .
