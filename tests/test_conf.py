@@ -27,7 +27,7 @@ COMPONENTS = [path for path in OPTIONS if "_target_" in OmegaConf.load(CONF / pa
 PARTICULAR = frozenset({"model"})
 """Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
 TUNED = {("locate/two_stage.yaml", "of_max"): (None, 0.2)}
-"""Options that an option's file sets to something better for its purpose than Python's default, in some of its parts."""
+"""Options that a file sets, in some of its parts, to something better for its purpose than Python's default."""
 
 
 def commands(path: Path) -> list[str]:
