@@ -25,6 +25,7 @@ __all__ = [
     "misuse",
     "plain",
     "reported",
+    "use_threads",
     "whole_numbers",
 ]
 
@@ -144,6 +145,14 @@ def bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, disable=None, leave=False, dynamic_ncols=True, delay=0.5)
+
+
+def use_threads(count: int | None) -> None:
+    """Let PyTorch use `count` CPU threads; None leaves the choice to it."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
 
 
 def plain(node: Any) -> dict[str, Any]:

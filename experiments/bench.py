@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported
+from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported, use_threads
 from kedit.paths import conf_dir
 
 
@@ -29,15 +29,12 @@ def bench(cfg: DictConfig) -> None:
 
 def job(cfg: DictConfig, kept: Any) -> None:
     """Time, compare and report."""
-    import torch
-
     from experiments.benchmarks import tables
     from experiments.benchmarks.rows import Clock, edit_everywhere, edit_one_layer, locating
     from experiments.benchmarks.ways import Task
     from experiments.benchmarks.workload import Workload, drawn
 
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     check(cfg)
     model = build(cfg.model)
     site = model.site("mid")

@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, loaded, misuse, reported
+from experiments.app import bar, build, guarded, loaded, misuse, reported, use_threads
 from kedit.paths import conf_dir
 
 
@@ -20,16 +20,16 @@ from kedit.paths import conf_dir
 @reported
 def operators(cfg: DictConfig) -> None:
     """Locate, then caption faded pictures under each operator."""
-    import torch
     from hydra.core.hydra_config import HydraConfig
 
     from experiments.show import shown
     from kedit.edit.operators import Scale, Zero, amplify
     from kedit.edit.reference import CounterfactualMean
+    from kedit.reports import markdown_table
     from kedit.runs import Run
     from kedit.samples import find_concept
 
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     data, inpaint, locator = (build(cfg[group]) for group in ("data", "inpaint", "locate"))
     with misuse():
         concept = find_concept(data.concepts, cfg.concept)
@@ -49,11 +49,8 @@ def operators(cfg: DictConfig) -> None:
             strength: {name: share(model, faded, strength, neurons, one) for name, one in chosen.items()}
             for strength in cfg.strengths
         }
-        lines = [["concept drawn", *chosen], ["---"] * (len(chosen) + 1)]
-        lines += [
-            [f"{strength:.0%}", *(shown(cell.to_json()) for cell in row.values())] for strength, row in rows.items()
-        ]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        cells = [[f"{strength:.0%}", *(shown(one.to_json()) for one in row.values())] for strength, row in rows.items()]
+        table = markdown_table(["concept drawn", *chosen], cells)
         kept.save_text("operators.md", table + "\n")
         kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
         kept.save_figure("operators.png", partial(draw, rows, concept.name, len(neurons)))

@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, loaded, mirrored, misuse, reported, whole_numbers
+from experiments.app import bar, build, guarded, loaded, mirrored, misuse, reported, use_threads, whole_numbers
 from kedit import __version__
 from kedit.paths import conf_dir
 
@@ -43,8 +43,6 @@ def run(cfg: DictConfig) -> None:
 
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, measure and report."""
-    import torch
-
     from experiments import show
     from experiments.steps import Parts, corpus_part, interview, locate, neuron_part, questioned
     from kedit.evaluation.measure import measure
@@ -53,8 +51,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     from kedit.neurons import save_scores
 
     began = time.perf_counter()
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     # Whatever can be wrong is found before the model is loaded, which is slow.
     parts = Parts(*(build(cfg[group]) for group in ("data", "inpaint", "locate", "edit")))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None

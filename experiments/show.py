@@ -73,18 +73,21 @@ def caption_rows(exam: Exam, told: Told) -> list[dict[str, Any]]:
     return rows
 
 
-def image_activations(model: MLLM, site: Site, neurons: NeuronSet, samples: Sequence[Sample]) -> np.ndarray:
-    """Return what `neurons` do at the image tokens: `[sample, image_pos, neuron]`."""
-    batch = model.forced([sample.image for sample in samples], [()] * len(samples))
-    with torch.no_grad(), record(model.module, site) as activations:
-        model.logits(batch)
-    columns = [
-        activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)]
-        for layer, indices in neurons.by_layer().items()
-    ]
-    image = batch.kinds == IMAGE
-    both = torch.cat(columns, -1).float()
-    return np.stack([row[mask].cpu().numpy() for row, mask in zip(both, image, strict=True)])
+def image_activations(model: MLLM, site: Site, neurons: NeuronSet, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Return what `neurons` do at each sample's image tokens: `[image_pos, neuron]`."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(samples), model.batch_size):
+        images = [sample.image for sample in samples[start : start + model.batch_size]]
+        batch = model.forced(images, [()] * len(images))
+        with torch.no_grad(), record(model.module, site) as activations:
+            model.logits(batch)
+        columns = [
+            activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)].cpu()
+            for layer, indices in neurons.by_layer().items()
+        ]
+        image = (batch.kinds == IMAGE).cpu()
+        found += [row[mask].numpy() for row, mask in zip(torch.cat(columns, -1).float(), image, strict=True)]
+    return found
 
 
 def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, Any]:
@@ -93,9 +96,10 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
         return {"why": "no neuron was located"}
     pairs = located.pairs
     activations = image_activations(model, site, located.neurons, [pair.sample for pair in pairs])
-    side = int(activations.shape[1] ** 0.5)
-    if side * side != activations.shape[1]:
-        return {"why": f"{activations.shape[1]} image tokens are no square grid"}
+    counts = sorted({len(values) for values in activations})
+    side = int(counts[0] ** 0.5)
+    if counts != [side * side]:
+        return {"why": f"{', '.join(map(str, counts))} image tokens are not one square grid for all pictures"}
     half_a_cell = min(pairs[0].sample.image.size) // side // 2
     shown, hits, aucs = [], [], []
     for pair, values, caption in zip(pairs, activations, located.captions, strict=True):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedit.reports import markdown_table
+
 COLUMNS = (
     *("model", "concept", "locator", "operator", "neurons", "mention_drop", "retention", "weakest", "others"),
     *("substitutions", "selectivity", "control drop", "beats control"),
@@ -44,12 +46,6 @@ def row(report: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return the table as Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def _shown(measured: Mapping[str, Any]) -> str:
     if measured["value"] is None:
         return "n/a"
@@ -69,7 +65,7 @@ def main() -> int:
         sys.stderr.write("usage: kedit table FOLDER [FOLDER ...]\n")
         return 2
     try:
-        print(markdown([row(report) for report in reports(folders)]))
+        print(markdown_table(COLUMNS, [row(report) for report in reports(folders)]))
     except (OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"kedit: {error}\n")
         return 2

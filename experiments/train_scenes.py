@@ -11,10 +11,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import ConfigurationError, guarded, reported
+from experiments.app import ConfigurationError, guarded, reported, use_threads
+from kedit.data.scenes import FIRST_TRAINING_SEED
 from kedit.paths import conf_dir
 
-FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = 10_000_000, 20_000_000, 0
+FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = FIRST_TRAINING_SEED, 2 * FIRST_TRAINING_SEED, 0
 N_STANDARD = 256
 """Training pictures on which the sign of each neuron is fixed."""
 
@@ -28,12 +29,13 @@ def train_scenes(cfg: DictConfig) -> None:
 
     from experiments.scenes_training import exam, export, language, objective, rows
     from experiments.scenes_training.loop import Schedule, train
+    from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.scenes import scene
     from kedit.models.shipped import load
 
     if cfg.variant not in ("scenes", "scenes_plain"):
         raise ConfigurationError(f"`variant` is `scenes` or `scenes_plain`, got `{cfg.variant}`")
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     torch.set_flush_denormal(True)
     folder, knowledge = Path(cfg.folder), cfg.variant == "scenes"
     tower = trained_tower(cfg, folder)
@@ -63,7 +65,7 @@ def train_scenes(cfg: DictConfig) -> None:
     (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     export.draw_curve(curve, out / "curve.png")
 
-    shipped = load(out, name=cfg.variant, prompt="describe the picture .", batch_size=64, max_new_tokens=28)
+    shipped = load(out, name=cfg.variant, prompt=CAPTION_PROMPT, batch_size=64, max_new_tokens=28)
     seeds = range(FIRST_EXAM_SEED, FIRST_EXAM_SEED + cfg.exam.scenes)
     accuracies = {
         colors: exam.exam(shipped, [scene(seed, colors=colors) for seed in seeds]) for colors in ("distinct", "free")

@@ -56,15 +56,16 @@ def _results_table(title: str, report: Mapping[str, Any], control: Mapping[str, 
         return ""
     seeds = f" ({control['seeds']} seeds)" if "seeds" in control else ""
     rows = [(name, _shown(value), _shown(random[name]) if name in random else "-") for name, value in edited.items()]
-    return _table((title, "edited", f"random control{seeds}"), rows)
+    return markdown_table((title, "edited", f"random control{seeds}"), rows)
 
 
 def _examples_table(examples: Iterable[Mapping[str, Any]]) -> str:
     rows = [tuple(str(one.get(key, "")) for key in ("id", "before", "after")) for one in examples]
-    return _table(("sample", "before", "after"), rows) if rows else ""
+    return markdown_table(("sample", "before", "after"), rows) if rows else ""
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table; marks that would break a cell are escaped."""
     lines = [list(header), *(list(row) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     cells = (" | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) for line in lines)

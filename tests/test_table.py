@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.table import COLUMNS, main, markdown, reports, row
+from experiments.table import COLUMNS, main, reports, row
+from kedit.reports import markdown_table
 
 
 def measured(value: float | None) -> dict[str, float | None]:
@@ -48,7 +49,7 @@ def test_a_row_shows_values_with_intervals_and_says_what_is_missing(tmp_path: Pa
 
 def test_the_table_has_as_many_cells_in_each_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "star", 0.5)
-    lines = markdown([row(report) for report in reports([str(tmp_path)])]).splitlines()
+    lines = markdown_table(COLUMNS, [row(report) for report in reports([str(tmp_path)])]).splitlines()
     assert len(lines) == 3
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
 
