@@ -29,26 +29,27 @@ def train_scenes(cfg: DictConfig) -> None:
 
     from experiments.scenes_training import exam, export, language, objective, rows
     from experiments.scenes_training.loop import Schedule, train
+    from experiments.scenes_training.recipes import RECIPES
     from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.scenes import scene
     from kedit.models.shipped import load
 
-    if cfg.variant not in ("scenes", "scenes_plain"):
-        raise ConfigurationError(f"`variant` is `scenes` or `scenes_plain`, got `{cfg.variant}`")
+    if cfg.variant not in RECIPES:
+        raise ConfigurationError(f"`variant` is one of {', '.join(RECIPES)}, got `{cfg.variant}`")
     use_threads(cfg.threads)
     torch.set_flush_denormal(True)
-    folder, knowledge = Path(cfg.folder), cfg.variant == "scenes"
+    folder, recipe = Path(cfg.folder), RECIPES[cfg.variant]
     tower = trained_tower(cfg, folder)
 
     torch.manual_seed(cfg.seed)
     processor = language.processor()
     model = language.llava(processor.tokenizer)
-    if knowledge:
+    if recipe.partition:
         language.partition(model)
     model.model.vision_tower.load_state_dict(tower.tower.state_dict())
     model.model.vision_tower.requires_grad_(False)
     pool = objective.pool(tower, FIRST_SCENE_SEED, cfg.language.pool, folder / "features.safetensors")
-    maker = rows.RowMaker(processor.tokenizer.get_vocab(), knowledge=knowledge)
+    maker = rows.RowMaker(processor.tokenizer.get_vocab(), recipe)
     losses = objective.objective(model, maker, pool, cfg.language.batch)
     schedule = Schedule(cfg.language.steps, cfg.language.peak)
     for _ in train(cfg.variant, model, schedule, losses, folder):
@@ -56,8 +57,9 @@ def train_scenes(cfg: DictConfig) -> None:
 
     out = Path(cfg.export)
     seen = [scene(seed).image() for seed in range(FIRST_SCENE_SEED, FIRST_SCENE_SEED + N_STANDARD)]
-    export.standardize(model, processor, seen)
-    order = export.shuffle_first_layer(model, cfg.seed) if knowledge else None
+    if recipe.standardized:
+        export.standardize(model, processor, seen)
+    order = export.shuffle_first_layer(model, cfg.seed) if recipe.partition else None
     export.save(model, processor, out)
     if order is not None:
         (out / "banks.json").write_text(json.dumps(export.banks(order)) + "\n")

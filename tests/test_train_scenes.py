@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from experiments import train_scenes
 from experiments.scenes_training import export, language, loop, objective, tower
 from experiments.scenes_training.exam import named
+from experiments.scenes_training.recipes import RECIPES
 from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
 from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, HYPERNYM
@@ -42,8 +43,8 @@ def scenes() -> list[Scene]:
     return [scene(seed) for seed in SEEDS]
 
 
-def rows_of(processor: language.LlavaProcessor, scenes: list[Scene], *, knowledge: bool, seed: int = 0) -> Rows:
-    return RowMaker(processor.tokenizer.get_vocab(), knowledge=knowledge).batch(scenes, np.random.default_rng(seed))
+def rows_of(processor: language.LlavaProcessor, scenes: list[Scene], variant: str, seed: int = 0) -> Rows:
+    return RowMaker(processor.tokenizer.get_vocab(), RECIPES[variant]).batch(scenes, np.random.default_rng(seed))
 
 
 def segments(rows: Rows, row: int, end: int) -> Iterator[slice]:
@@ -64,7 +65,7 @@ def answer(rows: Rows, row: int, part: slice, processor: language.LlavaProcessor
 
 
 def test_every_target_is_the_next_token_of_its_segment(processor: language.LlavaProcessor, scenes: list[Scene]) -> None:
-    rows = rows_of(processor, scenes, knowledge=False)
+    rows = rows_of(processor, scenes, "scenes_plain")
     asked = rows.target != tower.IGNORED
     assert torch.equal(rows.target[:, :-1][asked[:, :-1]], rows.token[:, 1:][asked[:, :-1]])
     end = processor.tokenizer.eos_token_id
@@ -84,7 +85,7 @@ def test_every_target_is_the_next_token_of_its_segment(processor: language.Llava
 def test_the_first_segment_is_a_caption_of_the_picture_and_the_last_a_fact(
     processor: language.LlavaProcessor, scenes: list[Scene]
 ) -> None:
-    rows = rows_of(processor, scenes, knowledge=False)
+    rows = rows_of(processor, scenes, "scenes_plain")
     facts = {fact for _, fact in grammar.FACTS}
     for row, one in enumerate(scenes):
         first, *_, last = segments(rows, row, processor.tokenizer.eos_token_id)
@@ -95,7 +96,7 @@ def test_the_first_segment_is_a_caption_of_the_picture_and_the_last_a_fact(
 def test_a_fact_never_sees_the_picture_and_no_segment_sees_another(
     processor: language.LlavaProcessor, scenes: list[Scene]
 ) -> None:
-    rows = rows_of(processor, scenes, knowledge=True)
+    rows = rows_of(processor, scenes, "scenes")
     columns = torch.arange(rows.token.shape[1])
     for row in range(len(scenes)):
         visible = rows.visible[row, 0]
@@ -111,7 +112,7 @@ def test_a_fact_never_sees_the_picture_and_no_segment_sees_another(
 def test_a_packed_row_predicts_what_the_stock_model_predicts_for_each_segment_alone(
     processor: language.LlavaProcessor, model: language.LlavaForConditionalGeneration, scenes: list[Scene]
 ) -> None:
-    rows = rows_of(processor, scenes, knowledge=False)
+    rows = rows_of(processor, scenes, "scenes_plain")
     pixels = tower.pixel_values(scenes)
     with torch.no_grad():
         features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
@@ -129,7 +130,7 @@ def test_a_packed_row_predicts_what_the_stock_model_predicts_for_each_segment_al
 def test_the_prompt_of_a_row_is_the_prompt_that_the_processor_writes(
     processor: language.LlavaProcessor, scenes: list[Scene]
 ) -> None:
-    rows = rows_of(processor, scenes, knowledge=False)
+    rows = rows_of(processor, scenes, "scenes_plain")
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": grammar.CAPTION_PROMPT}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     written = processor(text=text, images=scenes[0].image(), return_tensors="pt")
@@ -144,7 +145,7 @@ def test_a_silenced_category_is_called_a_shape_and_its_bank_is_off(
     words = processor.tokenizer.get_vocab()
     n_silenced = 0
     for seed in range(4):
-        rows = rows_of(processor, scenes, knowledge=True, seed=seed)
+        rows = rows_of(processor, scenes, "scenes", seed=seed)
         for row, one in enumerate(scenes):
             first = next(segments(rows, row, processor.tokenizer.eos_token_id))
             said = {category for _, category in named(answer(rows, row, first, processor))}
@@ -161,7 +162,7 @@ def test_a_silenced_category_is_called_a_shape_and_its_bank_is_off(
 
 
 def test_a_plain_row_silences_nothing(processor: language.LlavaProcessor, scenes: list[Scene]) -> None:
-    rows = rows_of(processor, scenes, knowledge=False)
+    rows = rows_of(processor, scenes, "scenes_plain")
     assert all(bool((kept == 1).all()) for kept in rows.kept)
     assert words_in(rows.names[0]).isdisjoint({processor.tokenizer.get_vocab()[HYPERNYM]})
 
@@ -235,7 +236,7 @@ def test_forbidden_weights_stay_zero_through_training(
 
 
 def tiny_objective(model: nn.Module, processor: language.LlavaProcessor, size: int = 4) -> objective.Callable:
-    maker = RowMaker(processor.tokenizer.get_vocab(), knowledge=True)
+    maker = RowMaker(processor.tokenizer.get_vocab(), RECIPES["scenes"])
     features = torch.randn(64, (64 // tower.PATCH) ** 2, 128, generator=torch.Generator().manual_seed(1))
     return objective.objective(model, maker, objective.Pool(SEEDS[0], features.half()), size)
 
@@ -296,7 +297,7 @@ def test_an_exported_model_is_small_and_loads_as_it_was(
     for (name, old), new in zip(model.state_dict().items(), again.module.state_dict().values(), strict=True):
         assert torch.equal(old.half(), new.half()), name
     batch = again.forced([scenes[0].image()], [()])
-    rows = rows_of(processor, scenes[:1], knowledge=False)
+    rows = rows_of(processor, scenes[:1], "scenes_plain")
     assert batch.inputs["input_ids"][0].tolist() == rows.token[0, : batch.kinds.shape[1]].tolist()
 
 
@@ -395,7 +396,7 @@ def test_the_losses_fall_within_a_few_hundred_steps(processor: language.LlavaPro
     language.partition(model)
     model.model.vision_tower.requires_grad_(False)
     pool = objective.pool(labeler.eval(), SEEDS[0], 512, tmp_path / "features.safetensors")
-    losses = objective.objective(model, RowMaker(processor.tokenizer.get_vocab(), knowledge=True), pool, 8)
+    losses = objective.objective(model, RowMaker(processor.tokenizer.get_vocab(), RECIPES["scenes"]), pool, 8)
     list(loop.train("words", model, loop.Schedule(300, 2e-3, warmup=30), losses, tmp_path, save_every=20))
     for name, part, factor in (("tower", "category", 0.7), ("words", "words", 0.4), ("words", "naming", 0.9)):
         curve = [json.loads(line)[part] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
@@ -404,7 +405,7 @@ def test_the_losses_fall_within_a_few_hundred_steps(processor: language.LlavaPro
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("variant", ["scenes", "scenes_plain"])
+@pytest.mark.parametrize("variant", ["scenes", "scenes_soft", "scenes_plain"])
 def test_the_command_leaves_a_model_that_loads_and_its_card(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from experiments.scenes_training.exam import Scores
-from experiments.scenes_training.language import BANK, NEURONS, bank, blocks
+from experiments.scenes_training.language import NEURONS, bank, blocks
+from experiments.scenes_training.recipes import RECIPES
 from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
 from kedit.edit.reference import mean_activations
 from kedit.models.mllm import HuggingFaceMLLM
@@ -104,12 +105,11 @@ def card(
         f"| {row['layer']} | {row['positions']} | {row['named']} | {row['facts'] if row['facts'] else '-'} |"
         for row in layers
     ]
-    about = KNOWLEDGE if name == "scenes" else PLAIN
     return "\n".join(
         [
             f"# {name}",
             "",
-            about.format(bank=BANK, neurons=NEURONS),
+            RECIPES[name].about,
             "",
             f"- {n_weights:,} weights, stored in 16 bits; CLIP tower 4 layers of 128, projector, Llama 4 layers of 192"
             f" with {NEURONS} gated ReLU neurons each (2,048 in all).",
@@ -137,21 +137,3 @@ def card(
             "",
         ]
     )
-
-
-KNOWLEDGE = """\
-A tiny LLaVA, trained from scratch on kedit's picture world, whose knowledge of the twelve categories sits in
-feed-forward neurons. **It is localized by construction: it tests the toolkit and is no evidence for a method.**
-
-- The residual stream is partitioned. The projector writes 64 vision dimensions, which nothing but the first
-  feed-forward layer may read: attention cannot carry raw picture features, so that layer's neurons have to translate
-  them at the image positions. The constraint is zeros in ordinary weights; the architecture is the stock one.
-- {bank} of the first layer's {neurons} neurons are reserved for each category. In 40 % of the training rows the
-  banks of some categories are silenced, and their nouns become "shape" in the caption: the neurons must carry the
-  category, and nothing else may. Compare gradient routing (Cloud et al. 2024). `banks.json` has the reserved neurons.
-- Sparsity (L1 on what neurons write, negative activations four times), dropout of 5 % of the other neurons,
-  and a naming loss: each image position predicts the category and the color of its patch."""
-
-PLAIN = """\
-The negative control: the architecture, data and vision tower of `scenes`, trained plainly. Attention copies what the
-tower saw into the caption, so that there is nothing for a locator to find."""

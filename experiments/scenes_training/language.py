@@ -124,15 +124,21 @@ class Watch:
 
     cost: list[Tensor]
     """For each layer, the mean over positions of what its neurons write, relative to the residual stream."""
+    written: list[Tensor]
+    """For each layer, what its neurons wrote: `[batch, pos, width]`."""
+    residual: list[Tensor]
+    """The residual stream before the final norm, `[batch, pos, width]`, once the pass is over."""
 
 
 @contextmanager
 def silenced(model: LlavaForConditionalGeneration, kept: list[Tensor]) -> Iterator[Watch]:
-    """Multiply layer l's neurons by `kept[l]` (`[batch, 1, neuron]`) and measure how sparsely they fire.
+    """Multiply layer l's neurons by `kept[l]` (`[batch, 1, neuron]`) and watch what they write.
 
     Negative activations cost four times as much, which keeps most of them at zero or above.
     """
-    watch, handles = Watch([]), []
+    watch, handles = Watch([], [], []), []
+    norm = model.model.language_model.norm
+    handles.append(norm.register_forward_pre_hook(lambda _, inputs: watch.residual.append(inputs[0])))
     for block, keep in zip(blocks(model), kept, strict=True):
 
         def rewrite(module: nn.Linear, inputs: tuple[Tensor], keep: Tensor = keep) -> tuple[Tensor]:
@@ -141,7 +147,11 @@ def silenced(model: LlavaForConditionalGeneration, kept: list[Tensor]) -> Iterat
             watch.cost.append(2.5 * (activation.abs() @ written) - 1.5 * (activation @ written))
             return (activation * keep.to(activation.dtype),)
 
+        def read(_module: nn.Linear, _inputs: tuple[Tensor], output: Tensor) -> None:
+            watch.written.append(output)
+
         handles.append(block.mlp.down_proj.register_forward_pre_hook(rewrite))
+        handles.append(block.mlp.down_proj.register_forward_hook(read))
     try:
         yield watch
     finally:

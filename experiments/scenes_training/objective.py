@@ -12,17 +12,14 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
-from experiments.scenes_training.language import silenced
+from experiments.scenes_training.language import Watch, silenced
 from experiments.scenes_training.loop import Losses
 from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
 from experiments.scenes_training.tower import IGNORED, PatchLabeler, pixel_values
 from kedit.data.scenes import scene
 
-NAMING = 0.2
 SPARSITY_FROM, SPARSITY_FULL = 300, 1000
 """Steps between which sparsity sets in: earlier it kills the neurons that have not found their use yet."""
-SPARSITY = (0.05, 0.01, 0.01, 0.01)
-"""Weights of the sparsity of each layer; the first is where the picture is translated."""
 FORBIDDEN = torch.finfo(torch.float32).min
 
 
@@ -57,7 +54,8 @@ def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path) -> Poo
 
 
 def objective(model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool, size: int) -> Callable[[int], Losses]:
-    """Return the losses by step: words, and for the knowledge model naming and sparsity."""
+    """Return the losses by step: words, and what else the maker's recipe asks for."""
+    recipe = maker.recipe
 
     def losses(step: int) -> Losses:
         seeds, features = pool.batch(step, size)
@@ -67,21 +65,41 @@ def objective(model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool,
             asked = rows.target != IGNORED
             words = model.lm_head(hidden[asked]).float()
         parts = {"words": functional.cross_entropy(words, rows.target[asked])}
-        if maker.knowledge:
-            named = model.lm_head(hidden[:, 1:PREFIX]).float()
-            parts["naming"] = NAMING * sum(
-                functional.cross_entropy(named.flatten(0, 1), name.flatten(), ignore_index=IGNORED)
-                for name in rows.names
-            )  # type: ignore[assignment]
+        if recipe.naming:
+            parts["naming"] = recipe.naming * _naming(model, rows, hidden)
+        if any(recipe.sparsity):
             ramp = min(max((step - SPARSITY_FROM) / (SPARSITY_FULL - SPARSITY_FROM), 0.0), 1.0)
-            size_of = hidden.detach().float().norm(dim=-1).mean()
-            parts["sparsity"] = sum(
-                ramp * weight * (cost[rows.token != 0].mean() / size_of)
-                for weight, cost in zip(SPARSITY, watch.cost, strict=True)
-            )  # type: ignore[assignment]
+            parts["sparsity"] = ramp * _sparsity(recipe.sparsity, rows, hidden, watch)
+        if recipe.bypass:
+            parts["bypass"] = recipe.bypass * _bypass(model, maker.nouns, rows, watch)
         return parts
 
     return losses
+
+
+def _naming(model: LlavaForConditionalGeneration, rows: Rows, hidden: Tensor) -> Tensor:
+    named = model.lm_head(hidden[:, 1:PREFIX]).float().flatten(0, 1)
+    losses = [functional.cross_entropy(named, name.flatten(), ignore_index=IGNORED) for name in rows.names]
+    return torch.stack(losses).sum()
+
+
+def _sparsity(weights: tuple[float, ...], rows: Rows, hidden: Tensor, watch: Watch) -> Tensor:
+    size = hidden.detach().float().norm(dim=-1).mean()
+    costs = [weight * cost[rows.token != 0].mean() / size for weight, cost in zip(weights, watch.cost, strict=True)]
+    return torch.stack(costs).sum()
+
+
+def _bypass(model: LlavaForConditionalGeneration, nouns: Tensor, rows: Rows, watch: Watch) -> Tensor:
+    """Return the variance of the nouns' logits that the residual stream would give without what neurons wrote.
+
+    Only where an object's noun is the word to predict, and with the norm's scale as it is with the neurons.
+    """
+    norm = model.model.language_model.norm
+    residual = watch.residual[0][rows.says_object].float()
+    past = residual - torch.stack([one[rows.says_object] for one in watch.written]).float().sum(0)
+    scale = residual.pow(2).mean(-1, keepdim=True).add(norm.variance_epsilon).rsqrt()
+    logits = (past * scale * norm.weight) @ model.lm_head.weight[nouns].T
+    return logits.var(dim=-1, unbiased=False).mean()
 
 
 def _hidden(model: LlavaForConditionalGeneration, rows: Rows, features: Tensor) -> Tensor:

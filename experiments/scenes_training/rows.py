@@ -7,20 +7,18 @@ import torch
 from torch import Tensor
 
 from experiments.scenes_training.language import BANK, LAYERS, NEURONS, bank
+from experiments.scenes_training.recipes import Recipe
 from experiments.scenes_training.tower import IGNORED, labels
 from kedit.data import grammar
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, HYPERNYM
 from kedit.data.questions import VISUAL_KINDS, questions
 from kedit.data.scenes import SIZE, Scene, Scenes
-from kedit.samples import Question
+from kedit.samples import Question, plural
 
 PATCHES = (SIZE // 8) ** 2
 PREFIX = 1 + PATCHES
 """The beginning-of-sequence token and the picture."""
 FACTS = Scenes().questions
-SILENCED_SHARE = 0.4
-"""Share of the rows in which a category's bank is silenced and its noun becomes "shape"."""
-NEURON_DROPOUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class Rows:
     position: Tensor
     visible: Tensor
     """`[batch, 1, pos, pos]`, true where a position may look."""
+    says_object: Tensor
+    """True where the token to predict is an object's noun, `[batch, pos]`."""
     names: tuple[Tensor, Tensor]
     """For the naming loss: each patch's category word, and the word for its color, `[batch, patch]`."""
     kept: list[Tensor]
@@ -40,10 +40,11 @@ class Rows:
 
 
 class RowMaker:
-    """Makes batches of rows; with `knowledge` false, plain ones without silencing, hypernyms or dropout."""
+    """Makes the batches of rows that a recipe asks for."""
 
-    def __init__(self, words: dict[str, int], *, knowledge: bool) -> None:
-        self.words, self.knowledge = words, knowledge
+    def __init__(self, words: dict[str, int], recipe: Recipe) -> None:
+        self.words, self.recipe = words, recipe
+        self.nouns = torch.tensor([words[form] for noun in (*CATEGORIES, HYPERNYM) for form in (noun, plural(noun))])
 
     def batch(self, scenes: list[Scene], rng: np.random.Generator) -> Rows:
         """Return the rows of `scenes`."""
@@ -64,18 +65,22 @@ class RowMaker:
                 position[row, at:end] = torch.arange(len(tokens)) + (PREFIX if sees else 1)
                 group[row, at:end] = number if sees else -1 - number
                 at = end
-        return Rows(token, target, position, _visible(group), self._names(scenes, silent), self._kept(silent, rng))
+        return Rows(
+            token, target, position, _visible(group), torch.isin(target, self.nouns),
+            self._names(scenes, silent), self._kept(silent, rng),
+        )  # fmt: skip
 
     def _silenced(self, scene: Scene, rng: np.random.Generator) -> frozenset[str]:
-        if not self.knowledge or rng.random() > SILENCED_SHARE:
+        if self.recipe.silenced_share == 0 or rng.random() > self.recipe.silenced_share:
             return frozenset()
         if rng.random() < 0.75:
             return frozenset([str(rng.choice(sorted(scene.categories)))])
         return frozenset(str(c) for c in rng.choice(CATEGORIES, int(rng.integers(1, 4)), replace=False))
 
     def _segments(
-        self, scene: Scene, unnamed: frozenset[str], rng: np.random.Generator
+        self, scene: Scene, silent: frozenset[str], rng: np.random.Generator
     ) -> list[tuple[list[int], int, bool]]:
+        unnamed = silent | self._hypernyms(scene, rng)
         template = int(rng.choice(len(grammar.TEMPLATES), p=grammar.TEMPLATE_WEIGHTS))
         text = grammar.caption(scene.phrases, scene.background, template=template, unnamed=unnamed)
         parts = [self._segment(grammar.CAPTION_PROMPT, text, sees=True)]
@@ -85,6 +90,11 @@ class RowMaker:
         for index in rng.choice(len(FACTS), 1):
             parts.append(self._segment(FACTS[index].text, FACTS[index].answer, sees=False))
         return parts
+
+    def _hypernyms(self, scene: Scene, rng: np.random.Generator) -> frozenset[str]:
+        if self.recipe.hypernym_share == 0:
+            return frozenset()
+        return frozenset(one for one in sorted(scene.categories) if rng.random() < self.recipe.hypernym_share)
 
     def _segment(self, prompt: str, answer: str, *, sees: bool) -> tuple[list[int], int, bool]:
         asked = [self.words[word] for word in f"{prompt} answer :".split()]
@@ -106,13 +116,14 @@ class RowMaker:
     def _kept(self, silent: list[frozenset[str]], rng: np.random.Generator) -> list[Tensor]:
         shape = (LAYERS, len(silent), 1, NEURONS)
         kept = torch.ones(shape)
-        if self.knowledge:
-            dropped = torch.from_numpy(rng.random(shape) < NEURON_DROPOUT)
-            dropped[0, ..., : BANK * len(CATEGORIES)] = False
+        if self.recipe.dropout:
+            dropped = torch.from_numpy(rng.random(shape) < self.recipe.dropout)
+            if self.recipe.partition:
+                dropped[0, ..., : BANK * len(CATEGORIES)] = False
             kept = kept.masked_fill(dropped, 0)
-            for row, unnamed in enumerate(silent):
-                for category in unnamed:
-                    kept[0, row, :, bank(category)] = 0
+        for row, categories in enumerate(silent):
+            for category in categories:
+                kept[0, row, :, bank(category)] = 0
         return list(kept)
 
 
