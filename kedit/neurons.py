@@ -1,8 +1,7 @@
 """Which neurons: identifiers, sets of them, and a score for each."""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,9 @@ from torch import Tensor
 
 SiteName = Literal["mid", "act", "pre"]
 """Which tensor of a feed-forward block holds the neurons; see `kedit.sites`."""
+
+TIES = " (ties)"
+"""What the name of a stage is followed by where a file holds its tie-breaking scores."""
 
 
 class NeuronId(NamedTuple):
@@ -137,23 +139,34 @@ class NeuronScores:
     site: SiteName = "mid"
     provenance: Mapping[str, str] = field(default_factory=dict)
     """What else decided the scores: model, samples, target, costs."""
+    ties: Tensor | None = None
+    """`[layer, neuron]`: of neurons with equal values, the one with the higher entry here is ranked first."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
             raise ValueError(f"scores are [layer, neuron], got shape {tuple(self.values.shape)}")
         object.__setattr__(self, "values", self.values.detach().float().cpu())
+        if self.ties is not None:
+            if self.ties.shape != self.values.shape:
+                raise ValueError(f"ties are {tuple(self.ties.shape)}, the scores {tuple(self.values.shape)}")
+            object.__setattr__(self, "ties", self.ties.detach().float().cpu())
 
     @property
-    def n_invalid(self) -> int:
-        """How many scores are not a number; no selector ever keeps those."""
+    def n_missing(self) -> int:
+        """How many scores are NaN: of neurons that the layer does not have or that were left out, and failures.
+
+        No selector ever keeps those.
+        """
         return int(self.values.isnan().sum())
 
     def ranking(self, among: NeuronSet | None = None) -> list[NeuronId]:
-        """Return the neurons from high to low score; ties go by layer, then index; NaN is left out."""
+        """Return the neurons from high to low score; ties go by `ties`, layer, index; NaN is left out."""
         n_neurons = self.values.shape[1]
         # Without NaN, which sorts as the highest, and as tensors: a 7B model has 350,000 neurons to rank.
-        valid = (~self.values.isnan()).flatten().nonzero().squeeze(1)
-        order = valid[torch.sort(self.values.flatten()[valid], descending=True, stable=True).indices]
+        order = (~self.values.isnan()).flatten().nonzero().squeeze(1)
+        for key in (self.ties, self.values):
+            if key is not None:
+                order = order[torch.sort(key.flatten()[order], descending=True, stable=True).indices]
         ranked = list(map(NeuronId, (order // n_neurons).tolist(), (order % n_neurons).tolist()))
         return ranked if among is None else [one for one in ranked if one in among]
 
@@ -178,9 +191,11 @@ def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
         name: {"method": one.method, "site": one.site, "provenance": dict(one.provenance)}
         for name, one in stages.items()
     }
+    tensors = {name: one.values for name, one in stages.items()}
+    tensors |= {name + TIES: one.ties for name, one in stages.items() if one.ties is not None}
     # Copies, since safetensors refuses two tensors that share memory.
-    tensors = {name: one.values.clone(memory_format=torch.contiguous_format) for name, one in stages.items()}
-    save_file(tensors, Path(path), metadata={"kedit.scores": json.dumps(described)})
+    copies = {name: one.clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
+    save_file(copies, Path(path), metadata={"kedit.scores": json.dumps(described)})
 
 
 def load_scores(path: str | Path) -> dict[str, NeuronScores]:
@@ -193,7 +208,11 @@ def load_scores(path: str | Path) -> dict[str, NeuronScores]:
             if "kedit.scores" not in metadata:
                 raise ValueError(f"`{path}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
             described = json.loads(metadata["kedit.scores"])
-            return {name: NeuronScores(stored.get_tensor(name), **about) for name, about in described.items()}
+            tied = {name: stored.get_tensor(name + TIES) for name in described if name + TIES in stored.keys()}  # noqa: SIM118 - no mapping
+            return {
+                name: NeuronScores(stored.get_tensor(name), **about, ties=tied.get(name))
+                for name, about in described.items()
+            }
     except SafetensorError as error:
         raise ValueError(f"`{path}` is not a file of neuron scores: {error}") from error
 
@@ -202,10 +221,3 @@ def _whole(number: object) -> int:
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"a layer or index is a whole number, got {number!r}")
     return number
-
-
-def stacked(layers: Sequence[Tensor]) -> Tensor:
-    """Return per-layer scores `[neuron]` as `[layer, neuron]`; narrower layers end in NaN."""
-    widest = max(one.shape[-1] for one in layers)
-    full = [torch.nn.functional.pad(one, (0, widest - one.shape[-1]), value=math.nan) for one in layers]
-    return torch.stack(full)

@@ -112,13 +112,16 @@ class Counterfactual:
     concept: Concept
     image: Image
     """The picture without the concept, of the sample's size."""
+    control: Image | None = None
+    """The picture with another region painted out and the concept left in, of the sample's size."""
 
     def __post_init__(self) -> None:
-        if self.image.size != self.sample.image.size:
-            raise ValueError(
-                f"the counterfactual of sample `{self.sample.id}` is {self.image.size} pixels, "
-                f"the original {self.sample.image.size}; they must be equal"
-            )
+        for name, image in (("counterfactual", self.image), ("control picture", self.control)):
+            if image is not None and image.size != self.sample.image.size:
+                raise ValueError(
+                    f"the {name} of sample `{self.sample.id}` is {image.size} pixels, "
+                    f"the original {self.sample.image.size}; they must be equal"
+                )
 
 
 @dataclass(frozen=True)

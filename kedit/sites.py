@@ -102,10 +102,14 @@ class Site:
         block = self.block(one.layer)
         if not 0 <= one.index < block.width:
             raise SiteError(f"no neuron {one.index} in layer {one.layer}, which has {block.width}")
-        output = module.get_submodule(block.output)
+        return self.value_matrix(module, one.layer)[one.index]
+
+    def value_matrix(self, module: nn.Module, layer: int) -> Tensor:
+        """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`."""
+        output = module.get_submodule(self.block(layer).output)
         weight = output.weight
         assert isinstance(weight, Tensor)
-        return weight[one.index] if _is_conv1d(output) else weight[:, one.index]
+        return weight if _is_conv1d(output) else weight.T
 
     def _refuse_shared(self, module: nn.Module) -> None:
         """Raise where two layers run the same module: a hook could not tell whose neurons it sees."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.neurons", "kedit.samples", "kedit.paths"}),
     frozenset({"kedit.sites"}),
+    frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),
     frozenset({"kedit.positions"}),
     frozenset({"kedit.models", "kedit.data"}),

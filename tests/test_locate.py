@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import pytest
@@ -20,9 +20,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.locate.difference import ActivationDifference
-from kedit.locate.evidence import Evidence, LayerEvidence, Need, OverPositions, OverSamples, over_positions
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
+from kedit.locate.reduction import Evidence, OverPositions, OverSamples, over_positions
+from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.selection import Above, Quantile, RatioOfMax, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated, HuggingFaceMLLM, Mention
@@ -722,7 +723,8 @@ def test_the_stage_that_empties_the_selection_is_named_with_its_highest_score(
 
 
 def test_scores_that_are_not_numbers_are_counted_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    kept = Locator({"a": Stage(Keep(), TopK(3))}).select(scored([math.nan, 1, math.nan]))
+    scores = {"a": replace(scored([math.nan, 1, math.nan])["a"], provenance={"invalid": "2"})}
+    kept = Locator({"a": Stage(Keep(), TopK(3))}).select(scores)
     assert kept.ids == (NeuronId(0, 1),)
     assert "stage `a`: 2 scores are not a number" in caplog.text
 

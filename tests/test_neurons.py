@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedit.neurons import NeuronId, NeuronScores, NeuronSet, load_scores, save_scores, stacked
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet, load_scores, save_scores
 
 IDS = st.tuples(st.integers(0, 3), st.integers(0, 9)).map(lambda pair: NeuronId(*pair))
 SETS = st.lists(IDS, max_size=12).map(lambda ids: NeuronSet(tuple(ids)))
@@ -174,7 +174,7 @@ def test_a_layer_without_a_known_width_is_named() -> None:
 def test_a_ranking_descends_leaves_nan_out_and_breaks_ties_by_layer_then_index(scores: NeuronScores) -> None:
     ranked = scores.ranking()
     values = scores.of(ranked).tolist()
-    assert len(ranked) == scores.values.numel() - scores.n_invalid
+    assert len(ranked) == scores.values.numel() - scores.n_missing
     keys = [(-value, one) for value, one in zip(values, ranked, strict=True)]
     assert keys == sorted(keys)
 
@@ -189,7 +189,7 @@ def test_infinite_scores_rank_beyond_all_finite_ones() -> None:
     largest = torch.finfo(torch.float32).max
     scores = NeuronScores(torch.tensor([[-math.inf, -largest, math.nan, largest, math.inf]]), "any")
     assert [one.index for one in scores.ranking()] == [4, 3, 1, 0]
-    assert scores.n_invalid == 1
+    assert scores.n_missing == 1
 
 
 def test_scores_of_no_neurons_and_of_several_keep_their_order() -> None:
@@ -246,7 +246,14 @@ def test_files_that_hold_no_scores_are_refused_by_name(tmp_path: Path) -> None:
         load_scores(tmp_path / "torn.safetensors")
 
 
-def test_stacked_layers_of_unequal_width_end_in_scores_that_no_ranking_holds() -> None:
-    scores = NeuronScores(stacked([torch.tensor([1.0, 3.0]), torch.tensor([2.0])]), "any")
-    assert scores.n_invalid == 1
-    assert scores.ranking() == [NeuronId(0, 1), NeuronId(1, 0), NeuronId(0, 0)]
+def test_ties_decide_among_equal_scores_and_only_there(tmp_path: Path) -> None:
+    values, ties = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 1.0]]), torch.tensor([[0.1, 0.0, 0.3], [0.5, 9.0, 0.3]])
+    scores = NeuronScores(values, "any", ties=ties)
+    assert scores.ranking() == [NeuronId(*one) for one in ((1, 0), (0, 1), (0, 2), (1, 2), (0, 0), (1, 1))]
+    save_scores({"a": scores, "b": NeuronScores(values, "any")}, tmp_path / "scores.safetensors")
+    found = load_scores(tmp_path / "scores.safetensors")
+    assert list(found) == ["a", "b"]
+    assert found["b"].ties is None
+    assert found["a"].ranking() == scores.ranking()
+    with pytest.raises(ValueError, match=r"ties are \(1, 3\), the scores \(2, 3\)"):
+        NeuronScores(values, "any", ties=ties[:1])

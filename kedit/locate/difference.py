@@ -4,15 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kedit.locate.evidence import (
-    Evidence,
-    LayerEvidence,
-    Need,
-    OverPositions,
-    OverSamples,
-    check_reductions,
-    over_positions,
-)
+from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
+from kedit.locate.scorer import LayerEvidence, Need
 
 
 @dataclass(frozen=True)
@@ -30,19 +23,28 @@ class ActivationDifference:
     over_samples: OverSamples = "mean"
     signed: bool = True
     """Whether a neuron must fire more with the concept; otherwise any change counts."""
+    control: bool = False
+    """Whether to subtract what painting out another region of equal area changes, the concept left in."""
 
     def __post_init__(self) -> None:
         check_reductions(self.positions, self.over_positions, self.over_samples)
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The activations on the counterfactual."""
-        return frozenset({"counterfactual"})
+        """The activations on the counterfactual and, to subtract it, on the control picture."""
+        return frozenset({"counterfactual", "control"} if self.control else {"counterfactual"})
 
     def score(self, evidence: LayerEvidence) -> Tensor:
         """Return the scores of one layer: `[batch, neuron]`."""
         assert evidence.counterfactual is not None
-        difference = evidence.original - evidence.counterfactual
+        changed = self._changed(evidence, evidence.counterfactual)
+        if self.control:
+            assert evidence.control is not None
+            changed = changed - self._changed(evidence, evidence.control)
+        return changed
+
+    def _changed(self, evidence: LayerEvidence, other: Tensor) -> Tensor:
+        difference = evidence.original - other
         if not self.signed:
             difference = difference.abs()
         return over_positions(difference, evidence.kinds, self.positions, self.over_positions)

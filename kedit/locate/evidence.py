@@ -5,179 +5,190 @@ tensors exist, so that scores need memory for layers x neurons, not layers x pos
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from kedit.hooks import intervene, record, with_graph
+from kedit.locate.readout import Readout, spelled
+from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
-from kedit.models.mllm import IMAGE, MLLM, PADDING, TEXT, Forced, Mention
-from kedit.samples import Counterfactual
+from kedit.models.attention import Attention, attending
+from kedit.models.mllm import MLLM, Forced
 from kedit.sites import Site
+from kedit.unembedding import Unembedding
 
-Need = Literal["counterfactual", "gradient"]
-"""What a scorer reads beside the activations of the original picture."""
-Evidence = Literal["all", "image", "text", "target"]
-"""The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
-OverPositions = Literal["max", "sum", "mean", "abs_max"]
-OverSamples = Literal["mean", "max", "vote"]
 SAMPLES_AT_ONCE = 4
 """How many samples of a batch a scorer sees at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerEvidence:
-    """One layer's tensors for a batch; each `[batch, pos, neuron]`, 32-bit."""
-
-    layer: int
-    kinds: Tensor
-    """`[batch, pos]`: what each position holds."""
-    original: Tensor
-    counterfactual: Tensor | None = None
-    gradient: Tensor | None = None
-    """The derivative of the target with respect to `original`."""
-
-
-class Scorer(Protocol):
-    """Scores the neurons of a layer from the evidence, for each sample."""
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What must be in the evidence."""
-        ...
-
-    @property
-    def over_samples(self) -> OverSamples:
-        """How the samples' scores become one."""
-        ...
-
-    def score(self, evidence: LayerEvidence) -> Tensor:
-        """Return the scores of one layer: `[batch, neuron]`."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A counterfactual pair and where the model's caption of the original names the concept."""
-
-    pair: Counterfactual
-    mention: Mention
-
-
-def check_reductions(positions: Evidence, over_positions: OverPositions, over_samples: OverSamples) -> None:
-    """Raise a ValueError that names the first option with an unknown value, and the known ones."""
-    for name, value, known in (
-        ("positions", positions, get_args(Evidence)),
-        ("over_positions", over_positions, get_args(OverPositions)),
-        ("over_samples", over_samples, get_args(OverSamples)),
-    ):
-        if value not in known:
-            raise ValueError(f"`{name}` is one of {', '.join(known)}, got {value!r}")
-
-
-def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
-    """Reduce `[batch, pos, neuron]` to `[batch, neuron]` over the positions that count.
-
-    A sample without any such position scores zero.
-    """
-    if positions == "target":
-        allowed = torch.zeros_like(kinds, dtype=torch.bool)
-        allowed[:, -1] = True
-    else:
-        allowed = {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
-    mask = allowed[..., None]
-    if how in ("sum", "mean"):
-        total = values.masked_fill(~mask, 0).sum(1)
-        return total if how == "sum" else total / mask.sum(1).clamp(min=1)
-    signed = values.abs() if how == "abs_max" else values
-    peak = signed.masked_fill(~mask, -torch.inf).amax(1)
-    return peak.masked_fill(~allowed.any(1, keepdim=True), 0)
 
 
 def gather(
     model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorers: Mapping[str, Scorer]
 ) -> Iterator[dict[str, list[Tensor]]]:
-    """Yield for each batch what each scorer makes of each layer: `[batch, neuron]` by layer.
+    """Yield for each batch what each scorer makes of each layer: `[batch, ..., neuron]` by layer.
 
-    A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, and one
-    backward if any scorer needs a gradient.
+    A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, one on the
+    control pictures if any needs those, and one backward if any scorer needs a gradient.
     """
     needs = frozenset[Need]().union(*(scorer.needs for scorer in scorers.values()))
+    readouts: dict[int, Readout] = {}
+    if "unembedding" in needs:
+        unembedding = Unembedding.of(model.module)
+        named = sorted({name for case in cases for name in case.pair.sample.objects | {case.pair.concept.name}})
+        tokens = spelled(model, named)
+        readouts = {layer: Readout(model.module, site, layer, unembedding, tokens) for layer in site.blocks}
     for start in range(0, len(cases), model.batch_size):
-        yield _score_batch(model, site, cases[start : start + model.batch_size], target, scorers, needs)
+        batch = _Batch(model, site, cases[start : start + model.batch_size], target, needs, readouts)
+        yield batch.scores(scorers)
 
 
-@torch.inference_mode(False)
-def _score_batch(
-    model: MLLM,
-    site: Site,
-    cases: Sequence[Case],
-    target: Target,
-    scorers: Mapping[str, Scorer],
-    needs: frozenset[Need],
-) -> dict[str, list[Tensor]]:
-    prefixes = [target.prefix(case.mention) for case in cases]
-    original = model.forced([case.pair.sample.image for case in cases], prefixes)
-    painted_out = _counterfactual(model, site, cases, prefixes, original) if "counterfactual" in needs else {}
-    found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
-    roots: list[Tensor] = []
-    kept = any(scorer.needs >= {"counterfactual", "gradient"} for scorer in scorers.values())
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    model: MLLM
+    site: Site
+    cases: Sequence[Case]
+    target: Target
+    needs: frozenset[Need]
+    readouts: Mapping[int, Readout]
 
-    def score(layer: int, values: Tensor, other: Tensor | None, gradient: Tensor | None = None) -> None:
-        for name, scorer in scorers.items():
-            if ("gradient" in scorer.needs) == (gradient is not None):
-                parts = _parts(layer, original.kinds, values, other, gradient)
-                found[name][layer] = torch.cat([scorer.score(part).float().cpu() for part in parts])
-
-    def seen(layer: int) -> Callable[[Tensor], Tensor | None]:
-        def see(activation: Tensor) -> Tensor | None:
-            values, other = activation.detach(), painted_out.pop(layer, None)
-            score(layer, values, other)
-            if "gradient" not in needs:
-                return None
-            traced, again = with_graph(activation), other if kept else None
-            traced.register_hook(lambda gradient: score(layer, values, again, gradient))
-            if not roots:
-                roots.append(traced)
-            return traced
-
-        return see
-
-    with torch.set_grad_enabled("gradient" in needs):
-        with intervene(model.module, site, {layer: seen(layer) for layer in site.blocks}, label="locate"):
-            logits = model.logits(original, n_last=target.n_last([case.mention for case in cases]))
-        if "gradient" in needs:
-            # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
-            torch.autograd.grad(target.output(logits, [case.mention for case in cases]).sum(), roots)
-    return {name: [layers[layer] for layer in site.blocks] for name, layers in found.items()}
-
-
-def _counterfactual(
-    model: MLLM, site: Site, cases: Sequence[Case], prefixes: Sequence[tuple[int, ...]], original: Forced
-) -> dict[int, Tensor]:
-    """Return each layer's activations on the counterfactual pictures, after the same words."""
-    batch = model.forced([case.pair.image for case in cases], prefixes)
-    if not torch.equal(batch.kinds, original.kinds):
-        ids = ", ".join(case.pair.sample.id for case in cases[:3])
-        raise ValueError(
-            f"original and counterfactual runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
-            f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
+    @torch.inference_mode(False)
+    def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
+        """Run the passes and return what each scorer makes of each layer."""
+        original = self._forced([case.pair.sample.image for case in self.cases])
+        painted_out = self._activations("counterfactual", original)
+        control = self._activations("control", original)
+        found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
+        roots: list[Tensor] = []
+        kept = any("gradient" in one.needs and one.needs & {"counterfactual", "control"} for one in scorers.values())
+        attended = "gradient" in self.needs and any(
+            {"gradient", "attention"} <= scorer.needs for scorer in scorers.values()
         )
-    with torch.no_grad(), record(model.module, site) as activations:
-        model.logits(batch)
-    return activations
+
+        def score(layer: int, parts: _Parts) -> None:
+            for name, scorer in scorers.items():
+                if ("gradient" in scorer.needs) == (parts.gradient is not None):
+                    pieces = self._evidence(layer, original, parts)
+                    found[name][layer] = torch.cat([scorer.score(piece).float().cpu() for piece in pieces])
+
+        def seen(layer: int, attention: dict[int, Attention]) -> Callable[[Tensor], Tensor | None]:
+            def see(activation: Tensor) -> Tensor | None:
+                parts = _Parts(
+                    activation.detach(),
+                    painted_out.pop(layer, None),
+                    control.pop(layer, None),
+                    attention.pop(layer, None),
+                )
+                score(layer, parts)
+                if "gradient" not in self.needs:
+                    return None
+                traced = with_graph(activation)
+                again = parts.reduced(pictures=kept, attention=attended)
+                traced.register_hook(lambda gradient: score(layer, again.with_gradient(gradient)))
+                if not roots:
+                    roots.append(traced)
+                return traced
+
+            return see
+
+        watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
+        if "attention" in self.needs:
+            watched = attending(self.model.module)
+        mentions = [case.mention for case in self.cases]
+        with torch.set_grad_enabled("gradient" in self.needs):
+            with (
+                watched as attention,
+                intervene(
+                    self.model.module,
+                    self.site,
+                    {layer: seen(layer, attention) for layer in self.site.blocks},
+                    label="locate",
+                ),
+            ):
+                logits = self.model.logits(original, n_last=self.target.n_last(mentions))
+            if "gradient" in self.needs:
+                # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
+                torch.autograd.grad(self.target.output(logits, mentions).sum(), roots)
+        return {name: [layers[layer] for layer in self.site.blocks] for name, layers in found.items()}
+
+    def _forced(self, images: Sequence[Image]) -> Forced:
+        return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
+
+    def _activations(self, which: Need, original: Forced) -> dict[int, Tensor]:
+        """Return each layer's activations on the counterfactual or control pictures, after the same words."""
+        if which not in self.needs:
+            return {}
+        batch = self._forced([_image(case, which) for case in self.cases])
+        if not torch.equal(batch.kinds, original.kinds):
+            ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
+            raise ValueError(
+                f"original and {which} runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
+                f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
+            )
+        with torch.no_grad(), record(self.model.module, self.site) as activations:
+            self.model.logits(batch)
+        return activations
+
+    def _evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
+        """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
+
+        Some models flatten batch and positions; here they are apart again.
+        """
+        tokens = torch.tensor([self.target.token(case.mention) for case in self.cases])
+        for start in range(0, len(batch.kinds), SAMPLES_AT_ONCE):
+            rows = slice(start, start + SAMPLES_AT_ONCE)
+
+            def some(values: Tensor | None, rows: slice = rows) -> Tensor | None:
+                return None if values is None else values.reshape(*batch.kinds.shape, -1)[rows].float()
+
+            original = some(parts.original)
+            assert original is not None
+            yield LayerEvidence(
+                layer,
+                batch.kinds[rows],
+                original,
+                some(parts.counterfactual),
+                some(parts.gradient),
+                some(parts.control),
+                self.readouts.get(layer),
+                tokens[rows],
+                None if parts.attention is None else parts.attention.rows(rows),
+                batch.modalities[rows],
+                batch.prompt[rows],
+            )
 
 
-def _parts(layer: int, kinds: Tensor, *tensors: Tensor | None) -> Iterator[LayerEvidence]:
-    """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """The tensors of one layer, of the whole batch."""
 
-    Some models flatten batch and positions; here they are apart again.
-    """
-    apart = [None if one is None else one.reshape(*kinds.shape, -1) for one in tensors]
-    for start in range(0, len(kinds), SAMPLES_AT_ONCE):
-        rows = slice(start, start + SAMPLES_AT_ONCE)
-        original, counterfactual, gradient = (None if one is None else one[rows].float() for one in apart)
-        assert original is not None
-        yield LayerEvidence(layer, kinds[rows], original, counterfactual, gradient)
+    original: Tensor
+    counterfactual: Tensor | None
+    control: Tensor | None
+    attention: Attention | None
+    gradient: Tensor | None = None
+
+    def reduced(self, *, pictures: bool, attention: bool) -> "_Parts":
+        """Return what is worth keeping until the backward pass."""
+        return _Parts(
+            self.original,
+            self.counterfactual if pictures else None,
+            self.control if pictures else None,
+            self.attention if attention else None,
+        )
+
+    def with_gradient(self, gradient: Tensor) -> "_Parts":
+        """Return the same with the layer's gradient."""
+        return _Parts(self.original, self.counterfactual, self.control, self.attention, gradient)
+
+
+def _image(case: Case, which: Need) -> Image:
+    if which == "counterfactual":
+        return case.pair.image
+    if case.pair.control is None:
+        raise ValueError(
+            f"sample `{case.pair.sample.id}` has no control picture; set `inpaint.control` to paint out another region"
+        )
+    return case.pair.control

@@ -4,15 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kedit.locate.evidence import (
-    Evidence,
-    LayerEvidence,
-    Need,
-    OverPositions,
-    OverSamples,
-    check_reductions,
-    over_positions,
-)
+from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
+from kedit.locate.scorer import LayerEvidence, Need
 
 
 @dataclass(frozen=True)

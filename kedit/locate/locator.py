@@ -2,31 +2,32 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from kedit.locate.evidence import Case, OverSamples, Scorer, gather
-from kedit.locate.selection import Selector
+from kedit.locate.evidence import gather
+from kedit.locate.reduction import RunningReduction
+from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
+from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet, SiteName, stacked
+from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.samples import Counterfactual, Progress, silent
+from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
-
-VOTE_QUANTILE = 0.99
-"""With `over_samples="vote"` a sample votes for the neurons above this quantile of its own scores."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One filter: how neurons are scored and which of them pass."""
 
-    scorer: Scorer
+    scorer: Scorer | Prober
     select: Selector
 
 
@@ -71,17 +72,25 @@ class Locator:
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
         """
-        began = time.perf_counter()
         site = model.site(self.site)
         cases = self.cases(model, pairs, captions, progress)
-        scorers = {name: stage.scorer for name, stage in self.stages.items()}
-        sums = {name: _Over(scorer.over_samples) for name, scorer in scorers.items()}
-        n_batches = -(-len(cases) // model.batch_size)
-        for layers in progress(gather(model, site, cases, self.target, scorers), n_batches, "locate"):
-            for name, one in sums.items():
-                one.add(stacked_batch(layers[name]))
-        provenance = self._provenance(model, cases, len(pairs), time.perf_counter() - began)
-        return {name: NeuronScores(sums[name].result(), repr(scorers[name]), self.site, provenance) for name in scorers}
+        made = self._gathered(model, site, cases, progress) | self._probed(model, site, cases, progress)
+        about = self._provenance(model, cases, len(pairs)) | _added(made.values())
+        return {
+            name: NeuronScores(
+                _pooled(stage.scorer, made[name].sums.result()),
+                repr(stage.scorer),
+                self.site,
+                about | {"invalid": str(made[name].n_invalid)},
+                made[name].sums.ties(),
+            )
+            for name, stage in self.stages.items()
+        }
+
+    def limited(self, k: int) -> "Locator":
+        """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""
+        *earlier, (name, last) = self.stages.items()
+        return replace(self, stages=dict(earlier) | {name: Stage(last.scorer, TopK(k))})
 
     def select(self, scores: Mapping[str, NeuronScores]) -> NeuronSet:
         """Return the neurons that pass every stage; instant and pure."""
@@ -94,8 +103,8 @@ class Locator:
         for name, stage in self.stages.items():
             if name not in scores:
                 raise ValueError(f"no scores for stage `{name}`; there are {', '.join(scores) or 'none'}")
-            if scores[name].n_invalid:
-                logger.warning("stage `%s`: %d scores are not a number", name, scores[name].n_invalid)
+            if n_invalid := int(scores[name].provenance.get("invalid", 0)):
+                logger.warning("stage `%s`: %d scores are not a number", name, n_invalid)
             kept = stage.select(scores[name], candidates)
             if not kept and (candidates is None or candidates):
                 ranked = scores[name].ranking(candidates)
@@ -134,46 +143,79 @@ class Locator:
             logger.info("%d of %d captions do not name `%s`: skipped", len(pairs) - len(cases), len(pairs), concept)
         return cases
 
-    def _provenance(self, model: MLLM, cases: Sequence[Case], n_pairs: int, seconds: float) -> dict[str, str]:
-        needs = frozenset[str]().union(*(stage.scorer.needs for stage in self.stages.values()))
+    def _gathered(self, model: MLLM, site: Site, cases: Sequence[Case], progress: Progress) -> dict[str, "_Made"]:
+        """Run the passes that the scorers share and return what each made of them."""
+        scorers = {name: one.scorer for name, one in self.stages.items() if isinstance(one.scorer, Scorer)}
+        if not scorers:
+            return {}
+        began = time.perf_counter()
+        made = {name: _Made(RunningReduction(scorer.over_samples)) for name, scorer in scorers.items()}
+        n_batches = -(-len(cases) // model.batch_size)
+        for layers in progress(gather(model, site, cases, self.target, scorers), n_batches, "locate"):
+            for name, scorer in scorers.items():
+                made[name].n_invalid += sum(int(layer.isnan().sum()) for layer in layers[name])
+                stacked = stacked_batch(layers[name])
+                made[name].sums.add(scorer.across_layers(stacked) if isinstance(scorer, AcrossLayers) else stacked)
+        needs = frozenset[str]().union(*(scorer.needs for scorer in scorers.values()))
+        first = made[next(iter(made))]
+        first.forwards = len(cases) * (1 + len(needs & {"counterfactual", "control"}))
+        first.backwards = len(cases) * ("gradient" in needs)
+        first.seconds = time.perf_counter() - began
+        return made
+
+    def _probed(self, model: MLLM, site: Site, cases: Sequence[Case], progress: Progress) -> dict[str, "_Made"]:
+        """Let each prober run the model, equal ones once, and return what they found."""
+        made: dict[str, _Made] = {}
+        for name, stage in self.stages.items():
+            prober = stage.scorer
+            if not isinstance(prober, Prober):
+                continue
+            began, one = time.perf_counter(), _Made(RunningReduction(prober.over_samples))
+            for probed in progress(prober.probe(model, site, cases, self.target), len(cases), name):
+                one.sums.add(probed.scores)
+                one.forwards += probed.forwards
+                one.backwards += probed.backwards
+            one.seconds = time.perf_counter() - began
+            made[name] = one
+        return made
+
+    def _provenance(self, model: MLLM, cases: Sequence[Case], n_pairs: int) -> dict[str, str]:
         return {
             "model": model.name,
             "concept": cases[0].pair.concept.name,
             "target": repr(self.target),
             "samples": ",".join(case.pair.sample.id for case in cases),
             "skipped": str(n_pairs - len(cases)),
-            "forwards": str(len(cases) * (2 if "counterfactual" in needs else 1)),
-            "backwards": str(len(cases) if "gradient" in needs else 0),
-            "seconds": f"{seconds:.3f}",
         }
 
 
+@dataclass
+class _Made:
+    """What one stage's scorer made of the samples, and what that took."""
+
+    sums: RunningReduction
+    n_invalid: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+def _added(made: Iterable[_Made]) -> dict[str, str]:
+    """Return what all stages took together; passes that stages share are counted once."""
+    parts = list(made)
+    return {
+        "forwards": str(sum(one.forwards for one in parts)),
+        "backwards": str(sum(one.backwards for one in parts)),
+        "seconds": f"{sum(one.seconds for one in parts):.3f}",
+    }
+
+
+def _pooled(scorer: Scorer | Prober, means: Tensor) -> Tensor:
+    return scorer.across_samples(means) if isinstance(scorer, AcrossSamples) else means
+
+
 def stacked_batch(layers: Sequence[Tensor]) -> Tensor:
-    """Return `[batch, layer, neuron]` from per-layer `[batch, neuron]`; narrower layers end in NaN."""
-    return torch.stack([stacked([one[row] for one in layers]) for row in range(len(layers[0]))])
-
-
-class _Over:
-    """A running reduction over samples, in memory for layers x neurons."""
-
-    def __init__(self, how: OverSamples) -> None:
-        if how not in ("mean", "max", "vote"):
-            raise ValueError(f"`over_samples` is one of mean, max, vote, got {how!r}")
-        self.how, self.n = how, 0
-        self.total: Tensor | None = None
-
-    def add(self, scores: Tensor) -> None:
-        """Take in a batch of scores: `[batch, layer, neuron]`."""
-        if self.how == "vote":
-            # Row by row: torch's quantile takes 16 million values at most, a batch of a 7B model is a third of it.
-            bars = torch.stack([row.nanquantile(VOTE_QUANTILE) for row in scores])
-            scores = (scores > bars[:, None, None]).double().masked_fill(scores.isnan(), torch.nan)
-        one = scores.amax(0) if self.how == "max" else scores.double().sum(0)
-        if self.total is not None:
-            one = torch.maximum(self.total, one) if self.how == "max" else self.total + one
-        self.total, self.n = one, self.n + len(scores)
-
-    def result(self) -> Tensor:
-        """Return the scores over all samples: `[layer, neuron]`."""
-        assert self.total is not None
-        return self.total if self.how == "max" else self.total / self.n
+    """Return `[batch, ..., layer, neuron]` from per-layer `[batch, ..., neuron]`; narrower layers end in NaN."""
+    widest = max(one.shape[-1] for one in layers)
+    padded = [functional.pad(one, (0, widest - one.shape[-1]), value=torch.nan) for one in layers]
+    return torch.stack(padded, dim=-2)

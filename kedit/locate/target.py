@@ -37,6 +37,10 @@ class Target:
         """Return the tokens to force after the prompt."""
         return mention.prefix if self.subtokens == "first" else mention.prefix + mention.word[:-1]
 
+    def token(self, mention: Mention) -> int:
+        """Return the token of the word that the last position predicts."""
+        return mention.word[0 if self.subtokens == "first" else -1]
+
     def n_last(self, mentions: Sequence[Mention]) -> int:
         """Return how many of the last positions' logits are read."""
         return max(len(mention.word) for mention in mentions) if self.subtokens == "mean" else 1

@@ -15,6 +15,8 @@ from kedit.sites import Site
 
 PADDING, TEXT, IMAGE = 0, 1, 2
 """What a position holds; see `Forced.kinds`."""
+MODALITIES = ("padding", "text", "special", "image", "video", "audio")
+"""What a position holds in more detail; an entry of `Forced.modalities` is an index into this."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
 
@@ -42,6 +44,10 @@ class Forced:
     inputs: Mapping[str, Tensor]
     kinds: Tensor
     """`[batch, pos]`: `PADDING`, `TEXT` or `IMAGE`."""
+    modalities: Tensor
+    """`[batch, pos]`, indices into `MODALITIES`."""
+    prompt: Tensor
+    """`[batch, pos]`, true where a position belongs to the prompt, not to the forced words or the padding."""
 
 
 class MLLM(Protocol):
@@ -73,6 +79,10 @@ class MLLM(Protocol):
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
         """Return the last positions' logits, `[batch, n_last, vocab]`, with a graph if gradients are on."""
+        ...
+
+    def words(self, tokens: Sequence[int]) -> list[str]:
+        """Return each token as text."""
         ...
 
 
@@ -169,13 +179,33 @@ class HuggingFaceMLLM:
             padded = [[filler.get(key, 0)] * (width - len(row)) + row for row in values]
             inputs[key] = torch.tensor(padded, dtype=old.dtype, device=old.device)
         kinds = torch.where(inputs["input_ids"] == self.image_token, IMAGE, TEXT)
-        return Forced(inputs, kinds.masked_fill(inputs["attention_mask"] == 0, PADDING))
+        padding = inputs["attention_mask"] == 0
+        n_forced = torch.tensor([[len(prefix)] for prefix in prefixes], device=padding.device)
+        prompt = ~padding & (torch.arange(width, device=padding.device) < width - n_forced)
+        modalities = self._modalities(inputs["input_ids"]).masked_fill(padding, 0)
+        return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities, prompt)
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
         """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit."""
         output = self.module(**batch.inputs, use_cache=False, logits_to_keep=n_last)
         logits: Tensor = output.logits[:, -n_last:]
         return logits.float()
+
+    def words(self, tokens: Sequence[int]) -> list[str]:
+        """Return each token as text, special ones by their name."""
+        return [str(self.tokenizer.decode([token])).strip() for token in tokens]
+
+    def _modalities(self, ids: Tensor) -> Tensor:
+        """Return what each token stands for, as indices into `MODALITIES`."""
+        config = self.module.config
+        found = torch.full_like(ids, MODALITIES.index("text"))
+        special = torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=ids.dtype, device=ids.device)
+        found[torch.isin(ids, special)] = MODALITIES.index("special")
+        for name in ("image", "video", "audio"):
+            token = getattr(config, f"{name}_token_id", None)
+            if isinstance(token, int):
+                found[ids == token] = MODALITIES.index(name)
+        return found
 
     def _generate(self, asked: Sequence[tuple[str, Image | None]], progress: Progress, what: str) -> list[Generated]:
         chunks = list(_batched(asked, self.batch_size))

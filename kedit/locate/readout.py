@@ -1,0 +1,42 @@
+"""What the neurons of a layer write, as words: their value vectors through the unembedding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kedit.models.mllm import MLLM, Generated
+from kedit.samples import Concept
+from kedit.sites import Site
+from kedit.unembedding import FinalNorm, Unembedding
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """The value vectors of one layer and the model's unembedding."""
+
+    module: nn.Module
+    site: Site
+    layer: int
+    unembedding: Unembedding
+    vocabulary: tuple[int, ...]
+    """The first token of each thing that the samples are annotated with."""
+
+    def onto(self, tokens: Sequence[int] | Tensor, norm: FinalNorm = "none") -> Tensor:
+        """Return how much each neuron raises each token's logit directly, for an activation of 1: `[token, neuron]`.
+
+        The product U_c . v; see `Unembedding.directions` for `norm`.
+        """
+        directions = self.unembedding.directions(tokens, norm)
+        values = self.site.value_matrix(self.module, self.layer).detach().float()
+        return directions.to(values.device) @ values.T
+
+
+def spelled(model: MLLM, words: Sequence[str]) -> tuple[int, ...]:
+    """Return the first token of each word as a caption would continue with it, without repeats."""
+    tokens: dict[int, None] = {}
+    for word in words:
+        mention = model.mention(Generated("", ()), Concept(word), force=True)
+        if mention is not None:
+            tokens[mention.word[0]] = None
+    return tuple(tokens)

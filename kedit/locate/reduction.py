@@ -1,0 +1,119 @@
+"""From a score for each sample and position to one for each neuron."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kedit.models.mllm import IMAGE, PADDING, TEXT
+
+Evidence = Literal["all", "image", "text", "target"]
+"""The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
+OverPositions = Literal["max", "sum", "mean", "abs_max"]
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The share of the samples that vote for a neuron; neurons with equal votes are ranked by their mean score.
+
+    A sample votes for the neurons above the `quantile` of its own scores or, with `of_max`, for those of at least
+    that share of its highest score (Dai et al. 2022, the coarse set of a prompt).
+    """
+
+    quantile: float = 0.99
+    of_max: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"`quantile` lies between 0 and 1, got {self.quantile}")
+        if self.of_max is not None and not 0 < self.of_max <= 1:
+            raise ValueError(f"`of_max` is a share of the maximum, above 0 and at most 1, got {self.of_max}")
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return one for each neuron that a sample votes for, else zero: `[batch, layer, neuron]`."""
+        if self.of_max is not None:
+            peak = scores.nan_to_num(-torch.inf).amax((1, 2), keepdim=True)
+            chosen = (scores >= self.of_max * peak) & (peak > 0)
+        else:
+            # Row by row: torch's quantile takes 16 million values at most, a batch of a 7B model is a third of it.
+            bars = torch.stack([row.nanquantile(self.quantile) for row in scores])
+            chosen = scores > bars[:, None, None]
+        return chosen.double().masked_fill(scores.isnan(), torch.nan)
+
+
+OverSamples = Literal["mean", "max", "vote"] | Vote
+"""How the samples' scores become one; "vote" is `Vote()`."""
+
+
+def check_reductions(positions: Evidence, over_positions: OverPositions, over_samples: OverSamples) -> None:
+    """Raise a ValueError that names the first option with an unknown value, and the known ones."""
+    for name, value, known in (
+        ("positions", positions, get_args(Evidence)),
+        ("over_positions", over_positions, get_args(OverPositions)),
+    ):
+        if value not in known:
+            raise ValueError(f"`{name}` is one of {', '.join(known)}, got {value!r}")
+    check_over_samples(over_samples)
+
+
+def check_over_samples(over_samples: OverSamples) -> None:
+    """Raise a ValueError unless `over_samples` is a name that is known or a `Vote`."""
+    if not isinstance(over_samples, Vote) and over_samples not in ("mean", "max", "vote"):
+        raise ValueError(f"`over_samples` is one of mean, max, vote, got {over_samples!r}")
+
+
+def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
+    """Reduce `[batch, pos, neuron]` to `[batch, neuron]` over the positions that count.
+
+    A sample without any such position scores zero.
+    """
+    if positions == "target":
+        allowed = torch.zeros_like(kinds, dtype=torch.bool)
+        allowed[:, -1] = True
+    else:
+        allowed = {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
+    mask = allowed[..., None]
+    if how in ("sum", "mean"):
+        total = values.masked_fill(~mask, 0).sum(1)
+        return total if how == "sum" else total / mask.sum(1).clamp(min=1)
+    signed = values.abs() if how == "abs_max" else values
+    peak = signed.masked_fill(~mask, -torch.inf).amax(1)
+    return peak.masked_fill(~allowed.any(1, keepdim=True), 0)
+
+
+class RunningReduction:
+    """A reduction over samples that takes them in one batch after the other, in memory for one sample's scores."""
+
+    def __init__(self, how: OverSamples) -> None:
+        check_over_samples(how)
+        self.how: OverSamples = Vote() if how == "vote" else how
+        self.n = 0
+        self._total: Tensor | None = None
+        self._plain: Tensor | None = None
+
+    def add(self, scores: Tensor) -> None:
+        """Take in a batch of scores: `[batch, ..., layer, neuron]`."""
+        if isinstance(self.how, Vote):
+            self._plain = self._sum(self._plain, scores)
+            scores = self.how(scores)
+        if self.how == "max":
+            peak = scores.amax(0)
+            self._total = peak if self._total is None else torch.maximum(self._total, peak)
+        else:
+            self._total = self._sum(self._total, scores)
+        self.n += len(scores)
+
+    def result(self) -> Tensor:
+        """Return the scores over all samples: `[..., layer, neuron]`."""
+        assert self._total is not None, "no scores were added"
+        return self._total if self.how == "max" else self._total / self.n
+
+    def ties(self) -> Tensor | None:
+        """Return what ranks neurons of equal votes; None where there was no vote."""
+        return None if self._plain is None else self._plain / self.n
+
+    @staticmethod
+    def _sum(total: Tensor | None, scores: Tensor) -> Tensor:
+        one = scores.double().sum(0)
+        return one if total is None else total + one

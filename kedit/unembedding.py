@@ -1,0 +1,93 @@
+"""How a direction of the residual stream becomes words: the model's final norm and its output matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kedit.sites import decoder_path
+
+FinalNorm = Literal["none", "gamma"]
+"""What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""
+
+
+class UnembeddingError(LookupError):
+    """The model has no output matrix over its words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedding:
+    """The output matrix of a language model and the norm in front of it."""
+
+    weight: Tensor
+    """`[vocab, d_model]`."""
+    norm: nn.Module | None
+    gamma: Tensor
+    """The norm's learned scale, `[d_model]`; ones where there is no norm."""
+    centered: bool
+    """Whether the norm subtracts the mean over the width (LayerNorm) or not (RMSNorm)."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Unembedding":
+        """Find both in `module`; an UnembeddingError says what is missing."""
+        asked = getattr(module, "get_output_embeddings", None)
+        head = asked() if asked is not None else None
+        weight = getattr(head, "weight", None)
+        if not isinstance(weight, Tensor):
+            raise UnembeddingError(
+                f"{type(module).__name__} has no output matrix over its words (`get_output_embeddings()` gives none)"
+            )
+        norm = _final_norm(module, weight.shape[1])
+        gamma, centered = _measured(norm, weight) if norm is not None else (torch.ones_like(weight[0]), False)
+        return cls(weight, norm, gamma, centered)
+
+    def directions(self, tokens: Sequence[int] | Tensor, norm: FinalNorm = "gamma") -> Tensor:
+        """Return the direction of the residual stream that raises each token's logit: `[token, d_model]`, 32-bit.
+
+        With `norm="gamma"` the final norm's scale is folded in, and its centering, but not its division by the
+        length of the stream, which all directions have in common at a position.
+        """
+        if norm not in get_args(FinalNorm):
+            raise ValueError(f"`norm` is one of {', '.join(get_args(FinalNorm))}, got {norm!r}")
+        rows = self.weight[torch.as_tensor(tokens, device=self.weight.device)].detach().float()
+        if norm == "none":
+            return rows
+        rows = rows * self.gamma
+        return rows - rows.mean(-1, keepdim=True) if self.centered else rows
+
+    @torch.no_grad()
+    def logits(self, vectors: Tensor, *, raw: bool = False) -> Tensor:
+        """Return what each of `vectors`, `[n, d_model]`, says of each token, `[n, vocab]`, 32-bit.
+
+        Through the final norm and the output matrix, as the last hidden state goes; with `raw` the matrix alone.
+        """
+        if not raw and self.norm is not None:
+            vectors = self.norm(vectors.to(self.weight.dtype))
+        return vectors.float() @ self.weight.float().T
+
+
+def _final_norm(module: nn.Module, width: int) -> nn.Module | None:
+    """Return the last norm of full width that the owner of the blocks holds beside them."""
+    owner = module.get_submodule(decoder_path(module))
+    found = [
+        child
+        for child in owner.children()
+        if "norm" in type(child).__name__.lower()
+        and isinstance(weight := getattr(child, "weight", None), Tensor)
+        and weight.shape == (width,)
+    ]
+    return found[-1] if found else None
+
+
+@torch.no_grad()
+def _measured(norm: Any, like: Tensor) -> tuple[Tensor, bool]:
+    """Return the scale that `norm` applies and whether it centers, as it behaves: some store the scale less one."""
+    # Large, so that the norm's epsilon does not count; of zero mean, so that centering does not.
+    flips = torch.ones_like(like[0])
+    flips[1::2] = -1.0
+    probe, level = 64.0 * flips, torch.full_like(flips, 64.0)
+    scale = (norm(probe) - norm(-probe)) / 2 * flips
+    centered = bool((norm(level) - norm(-level)).abs().max() < 1e-3 * scale.abs().max())
+    return scale.float(), centered
