@@ -1,0 +1,133 @@
+"""Tests of the unembedding: found by structure, and exactly what the model does to its last hidden state."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from kedit.models.planted import Planted
+from kedit.sites import decoder_path
+from kedit.unembedding import Unembedding, UnembeddingError
+
+VOCAB, WIDTH = 40, 16
+
+
+def llama() -> nn.Module:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        )
+    )
+
+
+def gpt2() -> nn.Module:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=32))
+
+
+def opt() -> nn.Module:
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCAB, hidden_size=WIDTH, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2,
+            word_embed_proj_dim=WIDTH, max_position_embeddings=32,
+        )
+    )  # fmt: skip
+
+
+def gemma2() -> nn.Module:
+    """A model whose norm stores its scale less one, and which softens its logits."""
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, final_logit_softcapping=None,
+        )
+    )  # fmt: skip
+
+
+MODELS = {"llama": (llama, False), "gpt2": (gpt2, True), "opt": (opt, True), "gemma2": (gemma2, False)}
+
+
+@pytest.fixture(params=MODELS)
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, bool]:
+    build, centers = MODELS[request.param]
+    torch.manual_seed(0)
+    model = build().eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if "norm" in name or "ln_f" in name:
+            weight.add_(torch.randn_like(weight) * 0.3)
+    return model, centers
+
+
+def before_norm(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual stream in front of the final norm, and the logits, at the last position."""
+    seen: list[Tensor] = []
+    norm = Unembedding.of(model).norm
+    assert norm is not None
+    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    logits = model(tokens).logits
+    handle.remove()
+    return seen[0][0, -1], logits[0, -1]
+
+
+def test_the_residual_stream_gives_the_models_own_logits(case: tuple[nn.Module, bool]) -> None:
+    model, _ = case
+    stream, logits = before_norm(model, torch.tensor([[3, 8, 5, 13]]))
+    torch.testing.assert_close(Unembedding.of(model).logits(stream[None])[0], logits, atol=1e-5, rtol=1e-5)
+
+
+def test_raw_logits_are_the_output_matrix_alone(case: tuple[nn.Module, bool]) -> None:
+    model, _ = case
+    vector = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(1))
+    expected = vector @ model.get_output_embeddings().weight.T
+    torch.testing.assert_close(Unembedding.of(model).logits(vector, raw=True), expected)
+
+
+def test_directions_with_gamma_give_the_logits_up_to_the_length_of_the_stream(case: tuple[nn.Module, bool]) -> None:
+    """logit_c = direction_c . h / |h| + bias, where |h| is what the norm divides by."""
+    model, centers = case
+    found = Unembedding.of(model)
+    assert found.centered == centers
+    stream, logits = before_norm(model, torch.tensor([[3, 8, 5, 13]]))
+    spread = stream.var(unbiased=False) if centers else stream.pow(2).mean()
+    bias = getattr(found.norm, "bias", None)
+    offset = 0.0 if bias is None else found.weight @ bias
+    expected = found.directions(range(VOCAB)) @ stream / (spread + 1e-5).sqrt() + offset
+    torch.testing.assert_close(expected, logits, atol=2e-3, rtol=2e-3)
+
+
+def test_directions_without_the_norm_are_rows_of_the_output_matrix(case: tuple[nn.Module, bool]) -> None:
+    model, _ = case
+    expected = model.get_output_embeddings().weight[[4, 7]]
+    assert torch.equal(Unembedding.of(model).directions([4, 7], "none"), expected)
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="`norm` is one of none, gamma, got 'frozen'"):
+        Unembedding.of(llama()).directions([0], "frozen")  # type: ignore[arg-type]
+
+
+def test_a_model_without_an_output_matrix_is_refused() -> None:
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+    )
+    with pytest.raises(UnembeddingError, match="BertModel has no output matrix over its words"):
+        Unembedding.of(BertModel(config))
+    assert Unembedding.of(BertForMaskedLM(config)).weight.shape == (VOCAB, WIDTH)
+
+
+def test_in_an_mllm_it_is_the_language_models(planted: Planted) -> None:
+    module = planted.model.module
+    found = Unembedding.of(module)
+    assert found.weight is module.lm_head.weight
+    assert found.norm is module.get_submodule(decoder_path(module)).norm
