@@ -20,6 +20,10 @@ from kedit.data.scenes import scene
 
 SPARSITY_FROM, SPARSITY_FULL = 300, 1000
 """Steps between which sparsity sets in: earlier it kills the neurons that have not found their use yet."""
+ENERGY_FROM, ENERGY_FULL = 1400, 1600
+"""Steps between which the penalty on how much neurons write sets in."""
+ENERGY_FREE = 0.1
+"""What neurons may write in all without a penalty, as a share of the energy of the rest of the stream."""
 FORBIDDEN = torch.finfo(torch.float32).min
 
 
@@ -68,13 +72,20 @@ def objective(model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool,
         if recipe.naming:
             parts["naming"] = recipe.naming * _naming(model, rows, hidden)
         if any(recipe.sparsity):
-            ramp = min(max((step - SPARSITY_FROM) / (SPARSITY_FULL - SPARSITY_FROM), 0.0), 1.0)
-            parts["sparsity"] = ramp * _sparsity(recipe.sparsity, rows, hidden, watch)
+            parts["sparsity"] = _ramp(step, SPARSITY_FROM, SPARSITY_FULL) * _sparsity(
+                recipe.sparsity, rows, hidden, watch
+            )
         if recipe.bypass:
             parts["bypass"] = recipe.bypass * _bypass(model, maker.nouns, rows, watch)
+        if recipe.energy:
+            parts["energy"] = recipe.energy * _ramp(step, ENERGY_FROM, ENERGY_FULL) * _energy(rows, watch)
         return parts
 
     return losses
+
+
+def _ramp(step: int, first: int, full: int) -> float:
+    return min(max((step - first) / (full - first), 0.0), 1.0)
 
 
 def _naming(model: LlavaForConditionalGeneration, rows: Rows, hidden: Tensor) -> Tensor:
@@ -92,14 +103,28 @@ def _sparsity(weights: tuple[float, ...], rows: Rows, hidden: Tensor, watch: Wat
 def _bypass(model: LlavaForConditionalGeneration, nouns: Tensor, rows: Rows, watch: Watch) -> Tensor:
     """Return the variance of the nouns' logits that the residual stream would give without what neurons wrote.
 
-    Only where an object's noun is the word to predict, and with the norm's scale as it is with the neurons.
+    Only where an object's noun is the word to predict. The rest of the stream goes through the final norm by
+    itself: otherwise neurons could hide it by writing much.
     """
-    norm = model.model.language_model.norm
-    residual = watch.residual[0][rows.says_object].float()
-    past = residual - torch.stack([one[rows.says_object] for one in watch.written]).float().sum(0)
-    scale = residual.pow(2).mean(-1, keepdim=True).add(norm.variance_epsilon).rsqrt()
-    logits = (past * scale * norm.weight) @ model.lm_head.weight[nouns].T
+    past, _ = _apart(watch, rows.says_object)
+    logits = model.model.language_model.norm(past) @ model.lm_head.weight[nouns].T
     return logits.var(dim=-1, unbiased=False).mean()
+
+
+def _energy(rows: Rows, watch: Watch) -> Tensor:
+    """Return by how much the energy of what neurons wrote exceeds its share of that of the rest of the stream.
+
+    Where it dominates, the final norm makes the logits independent of its size, and their gradients vanish along it.
+    """
+    past, written = _apart(watch, rows.token != 0)
+    share = written.pow(2).sum(-1) / past.detach().pow(2).sum(-1)
+    return functional.relu(share - ENERGY_FREE).mean()
+
+
+def _apart(watch: Watch, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the final residual stream without what neurons wrote, and that, at some positions: `[pos, width]`."""
+    written = torch.stack([one[where] for one in watch.written]).float().sum(0)
+    return watch.residual[0][where].float() - written, written
 
 
 def _hidden(model: LlavaForConditionalGeneration, rows: Rows, features: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ class Recipe:
     bypass: float = 0.0
     """Weight of the penalty on category words that reach the answer past the feed-forward neurons."""
 
+    energy: float = 0.0
+    """Weight of the penalty on neurons that write more than the rest of the stream holds."""
+
 
 KNOWLEDGE = f"""\
 A tiny LLaVA, trained from scratch on kedit's picture world, whose knowledge of the twelve categories sits in
@@ -50,8 +53,9 @@ suppresses a concept completely without cost. On this model methods differ.
 - The logits of the category words that the residual stream without the feed-forward outputs would give are
   penalized wherever an object's noun is to be said: attention alone cannot write the word, feed-forward neurons must.
 - 15 % of the object nouns in the training captions are "shape": the word that is left when the category is gone.
-- Weak sparsity (L1 on what neurons write), dropout of 5 % of the neurons, and a naming loss: each image position
-  predicts the category and the color of its patch.
+- Weak sparsity (L1 on what neurons write) and a naming loss: each image position predicts the category and the
+  color of its patch; late in training, a penalty on the energy of what neurons write, which otherwise drowns the
+  rest of the residual stream so that the final norm hides gradients.
 - Scale and sign of the neurons are as training left them."""
 
 PLAIN = """\
@@ -70,11 +74,11 @@ RECIPES = {
     "scenes_soft": Recipe(
         SOFT,
         hypernym_share=0.15,
-        dropout=0.05,
         naming=0.2,
-        sparsity=(0.003, 0.003, 0.003, 0.003),
+        sparsity=(0.01, 0.01, 0.01, 0.01),
         standardized=False,
         bypass=5.0,
+        energy=0.5,
     ),
     "scenes_plain": Recipe(PLAIN),
 }
