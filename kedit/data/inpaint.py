@@ -1,6 +1,11 @@
-"""Painting a concept out of a picture: exactly where the data set can, else by filling its region."""
+"""Painting a concept out of a picture: exactly where the data set can, else by filling its region.
+
+Every inpainter can also make a control picture, with something else painted out and the concept left in: what changes
+there too is not about the concept.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from kedit.data.elsewhere import elsewhere
 from kedit.samples import Concept, Counterfactual, Mask, Sample
 
 Pixels = NDArray[np.float64]
@@ -26,6 +32,10 @@ class Inpainter(Protocol):
 class Exact:
     """The picture as the data set draws it without the concept: same noise, same everything else."""
 
+    control: bool = False
+    """Whether to draw a control picture too: without the other object of the most similar area, the first by name of
+    several; where the picture shows no other object, the picture itself."""
+
     def __call__(self, sample: Sample, concept: Concept) -> Counterfactual:
         """Return the exact counterfactual; a LookupError says if the data set has none."""
         if sample.render_without is None:
@@ -33,7 +43,11 @@ class Exact:
                 f"the data of sample `{sample.id}` cannot draw it without `{concept.name}`; "
                 "fill its region instead (`inpaint=mean` or `inpaint=blur`)"
             )
-        return Counterfactual(sample, concept, sample.render_without(concept.name))
+        other = _other_object(sample, concept) if self.control else None
+        control = sample.image if self.control else None
+        if other is not None:
+            control = sample.render_without(other)
+        return Counterfactual(sample, concept, sample.render_without(concept.name), control)
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,8 @@ class MeanFill:
 
     dilation: int = 1
     """By how many pixels the region is grown first."""
+    control: bool = False
+    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
 
     def __post_init__(self) -> None:
         _check_dilation(self.dilation)
@@ -49,8 +65,7 @@ class MeanFill:
     def __call__(self, sample: Sample, concept: Concept) -> Counterfactual:
         """Return the filled picture, in RGB; outside the grown region no pixel changes."""
         region = region_of(sample, concept, self.dilation)
-        pixels = np.array(sample.image.convert("RGB"))
-        return filled(sample, concept, region, np.broadcast_to(mean_outside(pixels, region), pixels.shape))
+        return _painted(sample, concept, region, mean_outside, control=self.control)
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,8 @@ class BlurFill:
     """Standard deviation of the blur in pixels."""
     dilation: int = 1
     """By how many pixels the region is grown first."""
+    control: bool = False
+    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
 
     def __post_init__(self) -> None:
         _check_dilation(self.dilation)
@@ -75,8 +92,11 @@ class BlurFill:
     def __call__(self, sample: Sample, concept: Concept) -> Counterfactual:
         """Return the filled picture, in RGB; outside the grown region no pixel changes."""
         region = region_of(sample, concept, self.dilation)
-        pixels = np.array(sample.image.convert("RGB"))
-        return filled(sample, concept, region, blurred_outside(pixels, region, self.radius))
+
+        def blurred(pixels: NDArray[np.uint8], region: Mask) -> Pixels:
+            return blurred_outside(pixels, region, self.radius)
+
+        return _painted(sample, concept, region, blurred, control=self.control)
 
 
 def region_of(sample: Sample, concept: Concept, dilation: int) -> Mask:
@@ -120,11 +140,35 @@ def blurred_outside(pixels: NDArray[np.uint8], region: Mask, radius: float) -> P
     return np.where(near[..., None], mean, mean_outside(pixels, region))
 
 
-def filled(sample: Sample, concept: Concept, region: Mask, filling: Pixels) -> Counterfactual:
-    """Return the sample with `filling` inside `region` and the original pixels everywhere else."""
-    original = np.array(sample.image.convert("RGB"))
+def filled(pixels: NDArray[np.uint8], region: Mask, filling: Pixels) -> Image.Image:
+    """Return the picture with `filling` inside `region` and the original pixels everywhere else."""
     rounded = np.rint(filling).clip(0, 255).astype(np.uint8)
-    return Counterfactual(sample, concept, Image.fromarray(np.where(region[..., None], rounded, original)))
+    return Image.fromarray(np.where(region[..., None], rounded, pixels))
+
+
+def _painted(
+    sample: Sample,
+    concept: Concept,
+    region: Mask,
+    filling: Callable[[NDArray[np.uint8], Mask], Pixels],
+    *,
+    control: bool,
+) -> Counterfactual:
+    """Return the sample with `region` filled and, for a `control`, with a region of its shape filled elsewhere."""
+    pixels = np.array(sample.image.convert("RGB"))
+    other: Image.Image | None = None
+    if control:
+        place = elsewhere(region, sample.id)
+        other = filled(pixels, place, filling(pixels, place))
+    return Counterfactual(sample, concept, filled(pixels, region, filling(pixels, region)), other)
+
+
+def _other_object(sample: Sample, concept: Concept) -> str | None:
+    """Return the object whose area is nearest to the concept's, or None."""
+    areas = {name: int(region.sum()) for name, region in sample.regions.items()}
+    area = areas.get(concept.name, 0)
+    others = sorted(sample.objects - {concept.name})
+    return min(others, key=lambda name: abs(areas.get(name, 0) - area), default=None)
 
 
 def _gaussian(length: int, radius: float) -> NDArray[np.float64]:

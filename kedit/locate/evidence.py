@@ -7,6 +7,7 @@ tensors exist, so that scores need memory for layers x neurons, not layers x pos
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from PIL.Image import Image
@@ -38,8 +39,9 @@ def gather(
     if "unembedding" in needs:
         unembedding = Unembedding.of(model.module)
         named = sorted({name for case in cases for name in case.pair.sample.objects | {case.pair.concept.name}})
-        tokens = spelled(model, named)
-        readouts = {layer: Readout(model.module, site, layer, unembedding, tokens) for layer in site.blocks}
+        spell = cache(partial(spelled, model))
+        tokens = spell(tuple(named))
+        readouts = {layer: Readout(model.module, site, layer, unembedding, tokens, spell) for layer in site.blocks}
     for start in range(0, len(cases), model.batch_size):
         batch = _Batch(model, site, cases[start : start + model.batch_size], target, needs, readouts)
         yield batch.scores(scorers)

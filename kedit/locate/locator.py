@@ -81,7 +81,7 @@ class Locator:
                 _pooled(stage.scorer, made[name].sums.result()),
                 repr(stage.scorer),
                 self.site,
-                about | {"invalid": str(made[name].n_invalid)},
+                about | {"invalid": str(made[name].n_invalid)} | made[name].noted(),
                 made[name].sums.ties(),
             )
             for name, stage in self.stages.items()
@@ -175,6 +175,7 @@ class Locator:
                 one.sums.add(probed.scores)
                 one.forwards += probed.forwards
                 one.backwards += probed.backwards
+                one.notes |= {key: max(value, one.notes.get(key, value)) for key, value in probed.notes.items()}
             one.seconds = time.perf_counter() - began
             made[name] = one
         return made
@@ -198,6 +199,11 @@ class _Made:
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def noted(self) -> dict[str, str]:
+        """Return what the prober noted, the largest over samples."""
+        return {key: f"{value:.6g}" for key, value in self.notes.items()}
 
 
 def _added(made: Iterable[_Made]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What the neurons of a layer write, as words: their value vectors through the unembedding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,6 +21,13 @@ class Readout:
     unembedding: Unembedding
     vocabulary: tuple[int, ...]
     """The first token of each thing that the samples are annotated with."""
+    spell: Callable[[tuple[str, ...]], tuple[int, ...]]
+    """Gives the first token of each of other words, as `spelled` does."""
+
+    @property
+    def values(self) -> Tensor:
+        """The value vectors of the layer's neurons: `[neuron, d_model]`, 32-bit."""
+        return self.site.value_matrix(self.module, self.layer).detach().float()
 
     def onto(self, tokens: Sequence[int] | Tensor, norm: FinalNorm = "none") -> Tensor:
         """Return how much each neuron raises each token's logit directly, for an activation of 1: `[token, neuron]`.
@@ -28,7 +35,7 @@ class Readout:
         The product U_c . v; see `Unembedding.directions` for `norm`.
         """
         directions = self.unembedding.directions(tokens, norm)
-        values = self.site.value_matrix(self.module, self.layer).detach().float()
+        values = self.values
         return directions.to(values.device) @ values.T
 
 

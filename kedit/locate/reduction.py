@@ -63,16 +63,21 @@ def check_over_samples(over_samples: OverSamples) -> None:
         raise ValueError(f"`over_samples` is one of mean, max, vote, got {over_samples!r}")
 
 
+def that_count(kinds: Tensor, positions: Evidence) -> Tensor:
+    """Return which of the positions may count, `[batch, pos]`, from what each holds."""
+    if positions == "target":
+        last = torch.zeros_like(kinds, dtype=torch.bool)
+        last[:, -1] = True
+        return last
+    return {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
+
+
 def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
     """Reduce `[batch, pos, neuron]` to `[batch, neuron]` over the positions that count.
 
     A sample without any such position scores zero.
     """
-    if positions == "target":
-        allowed = torch.zeros_like(kinds, dtype=torch.bool)
-        allowed[:, -1] = True
-    else:
-        allowed = {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
+    allowed = that_count(kinds, positions)
     mask = allowed[..., None]
     if how in ("sum", "mean"):
         total = values.masked_fill(~mask, 0).sum(1)

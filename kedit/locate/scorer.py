@@ -4,8 +4,9 @@ Most methods read what one forward pass and at most one backward pass show, laye
 passes are made once for all of them. A method that has to run the model in ways of its own is a `Prober`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -104,6 +105,8 @@ class Probed(NamedTuple):
     forwards: int
     """Passes of one sample through the whole model."""
     backwards: int
+    notes: Mapping[str, float] = MappingProxyType({})
+    """What else the prober measured, such as an error; the largest over samples goes into the provenance."""
 
 
 @runtime_checkable

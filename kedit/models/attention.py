@@ -1,16 +1,20 @@
 """The queries and keys of a language model's attention, seen without changing what it computes."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kedit.sites import decoder_path
 
-CAPTURE = "kedit_capture"
+CAPTURE = "kedit_capture_"
+"""What the name of an attention function begins with while it is watched; its own name follows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,61 +24,156 @@ class Attention:
     query: Tensor
     key: Tensor
     scaling: float
+    mask: Tensor | None = None
+    """What the model hides, as its attention function got it: true or 0 where a query may look; None is causal."""
+    softcap: float | None = None
 
     def rows(self, rows: slice) -> "Attention":
         """Return some of the samples."""
-        return Attention(self.query[rows], self.key[rows], self.scaling)
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
+        return Attention(self.query[rows], self.key[rows], self.scaling, mask, self.softcap)
 
     def logits(self) -> Tensor:
-        """Return query times key, scaled, for each head: `[batch, head, pos, pos]`, 32-bit."""
+        """Return query times key, scaled, for each head and without a mask: `[batch, head, pos, pos]`, 32-bit."""
         n_shared = self.query.shape[1] // self.key.shape[1]
         key = self.key.repeat_interleave(n_shared, dim=1)
-        return self.query.float() @ key.float().transpose(-1, -2) * self.scaling
+        scaled = self.query.float() @ key.float().transpose(-1, -2) * self.scaling
+        return scaled if self.softcap is None else (scaled / self.softcap).tanh() * self.softcap
+
+    def allowed(self) -> Tensor:
+        """Return which query (a row) may look at which key: `[batch or 1, 1, pos, pos]`."""
+        n_positions = self.query.shape[2]
+        causal = torch.ones(1, 1, n_positions, n_positions, dtype=torch.bool, device=self.query.device).tril()
+        if self.mask is None:
+            return causal
+        if self.mask.ndim == 2:
+            return causal & self.mask[:, None, None, :n_positions].bool()
+        mask = self.mask[..., :n_positions]
+        return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Whose attention is seen, and what was seen of it, by layer."""
+
+    owners: frozenset[nn.Module]
+    seen: dict[int, Attention] = field(default_factory=dict)
+
+
+class _Watches(threading.local):
+    """Who watches in this thread; others run the model unseen."""
+
+    def __init__(self) -> None:
+        self.open: list[_Watch] = []
+
+
+@dataclass
+class _Held:
+    """A configuration whose attention function is watched."""
+
+    settings: Any
+    before: str
+    n_watches: int = 0
+
+
+_watches = _Watches()
+_held: dict[int, _Held] = {}
+_lock = threading.Lock()
 
 
 @contextmanager
 def attending(module: nn.Module) -> Iterator[dict[int, Attention]]:
-    """Yield a dict that each layer's queries and keys are put into as the language model runs.
+    """Yield a dict that each layer's queries and keys are put into as the language model runs in this thread.
 
-    Works for every model whose attention goes through transformers' attention functions. The function that the
-    model is configured with still does the work, so that the logits are unchanged to the bit.
+    Works for every model whose attention goes through transformers' attention functions; the dict stays empty for
+    others. The function that the model is configured with still does the work, so that the logits are unchanged to the
+    bit. Watches nest, and several threads may watch one model.
 
     Raises:
-        LookupError: The attention does not go through those functions.
+        LookupError: The model does not say which attention function it uses.
+    """
+    stack = module.get_submodule(decoder_path(module))
+    owners = frozenset(stack.modules())
+    settings = {id(one): one for one in (getattr(owner, "config", None) for owner in owners) if _implementation(one)}
+    if not settings:
+        raise LookupError(
+            f"{type(stack).__name__} does not say how its attention is implemented (its configuration has no "
+            "`_attn_implementation`); use what needs no attention scores"
+        )
+    watch = _Watch(owners)
+    with ExitStack() as held:
+        for one in settings.values():
+            held.enter_context(_redirected(one))
+        _watches.open.append(watch)
+        try:
+            yield watch.seen
+        finally:
+            _watches.open.remove(watch)
+
+
+@contextmanager
+def _redirected(settings: Any) -> Iterator[None]:
+    """Let a configuration name our attention function until the last of those who ask for it has left."""
+    key = id(settings)
+    with _lock:
+        # A copy of a model that was made while it was watched still names our function.
+        held = _held.setdefault(key, _Held(settings, settings._attn_implementation.removeprefix(CAPTURE)))
+        held.n_watches += 1
+        if held.n_watches == 1:
+            # A dict with the empty key alone leaves the configurations inside this one as they are.
+            settings._attn_implementation = {"": _registered(held.before)}
+    try:
+        yield
+    finally:
+        with _lock:
+            held.n_watches -= 1
+            if not held.n_watches:
+                del _held[key]
+                if settings._attn_implementation == CAPTURE + held.before:
+                    settings._attn_implementation = {"": held.before}
+
+
+def _registered(before: str) -> str:
+    """Make transformers know a function that watches the one called `before`; return its name.
+
+    It stays known, so that a copy of a model made meanwhile runs on. It holds a name and no model.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    stack = module.get_submodule(decoder_path(module))
-    config = getattr(stack, "config", None)
-    before = getattr(config, "_attn_implementation", None)
-    if config is None or before is None:
-        raise LookupError(f"{type(stack).__name__} does not say how its attention is implemented")
-    own = set(stack.modules())
-    seen: dict[int, Attention] = {}
+    name, masks = CAPTURE + before, AttentionMaskInterface()
+    AttentionInterface.register(name, partial(_attend, before))
+    if before in masks:
+        AttentionMaskInterface.register(name, masks[before])
+    return name
 
-    def capture(layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
-        if layer in own:
-            width = query.shape[-1]
+
+def _attend(
+    before: str, layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: Any, **options: Any
+) -> Any:
+    """Show the call to who watches the layer, and let the function called `before` do it."""
+    number = getattr(layer, "layer_idx", None)
+    for watch in _watches.open:
+        if layer in watch.owners and number is not None and query.shape[2] == key.shape[2]:
             scaling = options.get("scaling")
-            seen[int(layer.layer_idx)] = Attention(
-                query.detach(), key.detach(), width**-0.5 if scaling is None else float(scaling)
+            watch.seen[int(number)] = Attention(
+                query.detach(),
+                key.detach(),
+                query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+                mask.detach() if isinstance(mask, Tensor) else None,
+                options.get("softcap"),
             )
-        return _function(layer, before)(layer, query, key, value, mask, **options)
+    return _function(layer, before)(layer, query, key, value, mask, *rest, **options)
 
-    AttentionInterface.register(CAPTURE, capture)
-    AttentionMaskInterface.register(CAPTURE, AttentionMaskInterface()[before])
-    config._attn_implementation = CAPTURE
-    try:
-        yield seen
-    finally:
-        config._attn_implementation = before
+
+def _implementation(settings: Any) -> str | None:
+    found = getattr(settings, "_attn_implementation", None)
+    return found if isinstance(found, str) else None
 
 
 def _function(layer: nn.Module, name: str) -> Callable[..., Any]:
     """Return the attention function called `name`; the eager one lives beside the layer's class."""
     from transformers import AttentionInterface
 
-    known = AttentionInterface()
-    home = sys.modules[type(layer).__module__]
-    found: Callable[..., Any] = known[name] if name in known.keys() else home.eager_attention_forward  # noqa: SIM118, SIM401
+    eager: Any = getattr(sys.modules[type(layer).__module__], "eager_attention_forward", None)
+    found: Callable[..., Any] = AttentionInterface().get_interface(name, eager)
     return found

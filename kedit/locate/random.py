@@ -1,0 +1,85 @@
+"""What chance finds: uniform scores, and random neurons in the layers that another method chose."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from kedit.locate.locator import Locator, stacked_batch
+from kedit.locate.reduction import OverSamples
+from kedit.locate.scorer import Case, Probed
+from kedit.locate.target import Target
+from kedit.locate.two_stage import two_stage
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronScores, NeuronSet, SiteName
+from kedit.samples import Counterfactual, Progress, silent
+from kedit.sites import Site
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A random number between 0 and 1 for each neuron, the same for every sample; it runs no model."""
+
+    seed: int = 0
+    """Equal seeds give equal scores."""
+
+    @property
+    def over_samples(self) -> OverSamples:
+        """Samples agree, so it does not matter."""
+        return "mean"
+
+    def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
+        """Yield the same scores for each sample: `[1, layer, neuron]`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = stacked_batch([torch.rand(1, site.widths[layer], generator=generator) for layer in site.blocks])
+        return (Probed(scores, forwards=0, backwards=0) for _ in cases)
+
+
+@dataclass(frozen=True)
+class LayerMatched:
+    """Random neurons, as many in each layer as another locator finds there, and none of those.
+
+    The control that tells "these neurons" from "this many neurons in these layers".
+    """
+
+    locator: Locator = field(default_factory=two_stage)
+    seed: int = 0
+    """Equal seeds give equal neurons."""
+    site: SiteName = "mid"
+
+    def __post_init__(self) -> None:
+        if self.site != self.locator.site:
+            raise ValueError(f"`site` is `{self.site}` and that of the locator inside `{self.locator.site}`")
+
+    def score(
+        self,
+        model: MLLM,
+        pairs: Sequence[Counterfactual],
+        *,
+        captions: Sequence[Generated] | None = None,
+        progress: Progress = silent,
+    ) -> dict[str, NeuronScores]:
+        """Return the scores of the locator inside."""
+        return self.locator.score(model, pairs, captions=captions, progress=progress)
+
+    def limited(self, k: int) -> "LayerMatched":
+        """Return the same, matched to the `k` best of the locator inside."""
+        return replace(self, locator=self.locator.limited(k))
+
+    def select(self, scores: Mapping[str, NeuronScores]) -> NeuronSet:
+        """Return the random neurons; a ValueError says which layer has too few others."""
+        return list(self.select_each(scores).values())[-1]
+
+    def select_each(self, scores: Mapping[str, NeuronScores]) -> dict[str, NeuronSet]:
+        """Return what the locator inside keeps after each stage, with random neurons in place of the last."""
+        each = self.locator.select_each(scores)
+        name, found = list(each.items())[-1]
+        return each | {name: found.layer_matched(_widths(scores[name].values), self.seed)}
+
+
+def _widths(scores: Tensor) -> dict[int, int]:
+    """Return the number of neurons of each layer: `[layer, neuron]` scores of narrower layers end in NaN."""
+    known = ~scores.isnan()
+    numbers = torch.arange(1, scores.shape[1] + 1)
+    return {layer: int((row * numbers).max()) for layer, row in enumerate(known)}

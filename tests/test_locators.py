@@ -1,0 +1,193 @@
+"""The contract of locators: what every file of conf/locate must keep, on every model of the suite."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from omegaconf import OmegaConf
+from tiny_llava import tiny_llava
+
+from experiments.app import build
+from kedit.data.inpaint import Exact
+from kedit.data.scenes import Scenes
+from kedit.models.mllm import Generated, HuggingFaceMLLM
+from kedit.models.planted import STAR_CONCEPT, picture, planted, without
+from kedit.models.shipped import load
+from kedit.neurons import NeuronScores, load_scores, save_scores
+from kedit.paths import conf_dir
+from kedit.samples import Counterfactual
+
+METHODS = sorted(path.stem for path in (conf_dir() / "locate").glob("*.yaml"))
+SHORTLIST = {"_target_": "kedit.locate.gradcam.GradCAM", "positions": "all", "over_positions": "sum"}
+SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
+    ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 40},
+    ("knowledge_neurons", "scenes"): {"steps": 3},
+}
+"""Options of the scorer with which a method takes seconds, not minutes, on a model."""
+PARTIAL = {("mmneuron", "planted"), ("mmneuron", "random"), ("mmneuron", "scenes"), ("causal_effect", "scenes")}
+"""Where neurons are left out of the scores, as the classes of the methods say."""
+PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A model, pictures with and without a concept that it names, and what it says of them."""
+
+    model: HuggingFaceMLLM
+    pairs: Sequence[Counterfactual]
+    told: Sequence[Generated]
+
+
+def of_planted() -> Bench:
+    model, pairs = planted().model, [without(one, STAR_CONCEPT) for one in PICTURES]
+    return Bench(model, pairs, model.caption([one.image for one in PICTURES]))
+
+
+def of_random() -> Bench:
+    """A model of random weights, not frozen, that is told captions of different lengths."""
+    model = tiny_llava()
+    texts = ("a red star .", "star", "a picture of the blue sky and a star")
+    tokens = [tuple(model.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    told = [Generated(text, some) for text, some in zip(texts, tokens, strict=True)]
+    return Bench(model, [without(one, STAR_CONCEPT) for one in PICTURES], told)
+
+
+def of_scenes() -> Bench:
+    model, data = load("scenes", prompt="describe the picture .", max_new_tokens=28), Scenes()
+    concept = next(one for one in data.concepts if one.name == "star")
+    samples = data.split(concept, locate=3, target=1, retention=0, seed=0).locate
+    return Bench(model, [Exact()(one, concept) for one in samples], model.caption([one.image for one in samples]))
+
+
+BENCHES: dict[str, Callable[[], Bench]] = {"planted": cache(of_planted), "random": cache(of_random),
+                                           "scenes": cache(of_scenes)}  # fmt: skip
+every_method_on_every_model = pytest.mark.parametrize(
+    ("method", "name"), [(method, name) for name in BENCHES for method in METHODS]
+)
+
+
+@cache
+def located(method: str, name: str) -> Any:
+    """Return the locator that the file of `method` describes, shortened for the model called `name`."""
+    node = OmegaConf.load(conf_dir() / "locate" / f"{method}.yaml")
+    if (method, name) in SHORTENED:
+        node = OmegaConf.merge(node, {"stages": {method: {"scorer": SHORTENED[method, name]}}})
+    return build(OmegaConf.create({"locate": node}).locate)
+
+
+def scored(method: str, name: str, order: Sequence[int] = (0, 1, 2), batch_size: int = 3) -> dict[str, NeuronScores]:
+    bench = BENCHES[name]()
+    model = replace(bench.model, batch_size=batch_size)
+    pairs, told = [bench.pairs[number] for number in order], [bench.told[number] for number in order]
+    scores: dict[str, NeuronScores] = located(method, name).score(model, pairs, captions=told)
+    return scores
+
+
+@cache
+def first(method: str, name: str) -> dict[str, NeuronScores]:
+    """Return the scores with all samples in one batch."""
+    return scored(method, name)
+
+
+def assert_close(found: dict[str, NeuronScores], expected: dict[str, NeuronScores]) -> None:
+    """Assert that scores agree within 1e-5 of the largest."""
+    assert list(found) == list(expected)
+    for name, one in found.items():
+        scale = float(expected[name].values.nan_to_num(0.0).abs().max())
+        torch.testing.assert_close(one.values, expected[name].values, atol=1e-5 * scale, rtol=0, equal_nan=True)
+
+
+def allowed(method: str, name: str, scores: dict[str, NeuronScores], k: int) -> int:
+    """Return how many neurons a locator that is limited to `k` can find."""
+    locator = located(method, name)
+    locator = getattr(locator, "locator", locator)
+    last = list(scores.values())[-1]
+    if len(getattr(locator, "stages", ())) < 2:
+        return min(k, last.values.numel() - last.n_missing)
+    return min(k, len(list(locator.select_each(scores).values())[-2]))
+
+
+@every_method_on_every_model
+def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, name: str) -> None:
+    bench, scores = BENCHES[name](), first(method, name)
+    site = bench.model.site(located(method, name).site)
+    for one in scores.values():
+        assert one.values.shape == (len(site.blocks), max(site.widths.values()))
+        assert one.site == site.name
+        assert (method, name) in PARTIAL or bool(one.values.isfinite().all())
+        assert not one.values.isinf().any()
+        assert name == "planted" or one.values.nan_to_num(0.0).abs().max() > 0
+    again = scored(method, name)
+    assert list(again) == list(scores)
+    for stage, one in again.items():
+        assert torch.equal(one.values.nan_to_num(-1.0), scores[stage].values.nan_to_num(-1.0))
+    assert located(method, name).select(again) == located(method, name).select(scores)
+
+
+@every_method_on_every_model
+def test_scores_do_not_depend_on_the_batch(method: str, name: str) -> None:
+    assert_close(scored(method, name, batch_size=1), first(method, name))
+
+
+@every_method_on_every_model
+def test_scores_do_not_depend_on_the_order_of_the_samples(method: str, name: str) -> None:
+    assert_close(scored(method, name, order=(2, 0, 1)), first(method, name))
+
+
+@every_method_on_every_model
+def test_scoring_leaves_the_model_as_it_was(method: str, name: str) -> None:
+    bench = BENCHES[name]()
+    before = tiny.state_of(bench.model.module)
+    scored(method, name)
+    assert tiny.state_of(bench.model.module) == before
+
+
+@every_method_on_every_model
+def test_the_last_of_each_stages_selections_is_the_selection(method: str, name: str) -> None:
+    scores, locator = first(method, name), located(method, name)
+    each = locator.select_each(scores)
+    assert list(each.values())[-1] == locator.select(scores)
+    assert all(one.site == locator.site for one in each.values())
+
+
+@every_method_on_every_model
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_a_limited_locator_finds_that_many_where_there_are_as_many(method: str, name: str, k: int) -> None:
+    scores, limited = first(method, name), located(method, name).limited(k)
+    assert isinstance(limited, type(located(method, name)))
+    assert len(limited.select(scores)) == allowed(method, name, scores, k)
+    assert limited.select(scores) == list(limited.select_each(scores).values())[-1]
+
+
+@every_method_on_every_model
+def test_the_provenance_says_what_it_took_and_of_what(method: str, name: str) -> None:
+    bench = BENCHES[name]()
+    for one in first(method, name).values():
+        about = one.provenance
+        assert int(about["forwards"]) >= 0
+        assert int(about["backwards"]) >= 0
+        assert float(about["seconds"]) >= 0
+        assert (about["skipped"], about["concept"], about["model"]) == ("0", "star", bench.model.name)
+        assert about["samples"].split(",") == [pair.sample.id for pair in bench.pairs]
+        assert about["target"]
+        assert all(isinstance(value, str) for value in about.values())
+
+
+@every_method_on_every_model
+def test_scores_that_were_stored_select_the_same(method: str, name: str, tmp_path: Path) -> None:
+    scores, locator = first(method, name), located(method, name)
+    save_scores(scores, tmp_path / "scores.safetensors")
+    stored = load_scores(tmp_path / "scores.safetensors")
+    assert locator.select_each(stored) == locator.select_each(scores)
+    assert locator.limited(3).select(stored) == locator.limited(3).select(scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_to_locate_in_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match="there is nothing to locate in: no counterfactual pairs"):
+        located(method, "planted").score(BENCHES["planted"]().model, [])
