@@ -20,7 +20,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
+    "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
+    "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
@@ -70,7 +72,8 @@ example:
 
 
 def _unknown(name: str) -> str:
-    nearest = get_close_matches(name, COMMANDS, cutoff=0.5)
+    # A setting, as in `concept=star`, is no misspelled command.
+    nearest = [] if "=" in name else get_close_matches(name, COMMANDS, cutoff=0.5)
     label = "nearest" if nearest else "commands"
     listed = ", ".join(f"`{near}`" for near in nearest or COMMANDS)
     return f"kedit: no command `{name}`; {label}: {listed}; `kedit --help` lists what each does\n"

@@ -103,6 +103,22 @@ def before(module: nn.Module, path: str, see: Callable[..., None]) -> Iterator[H
         yield hook
 
 
+@contextmanager
+def replacing(module: nn.Module, path: str, change: Callable[[Any, Any], tuple[Any, Any] | None]) -> Iterator[Hook]:
+    """Call the submodule at `path` with the arguments that `change(args, kwargs)` returns, or with its own for None."""
+    hook = Hook(change)
+    with _removing(module.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)):
+        yield hook
+
+
+@contextmanager
+def after(module: nn.Module, path: str, see: Callable[[Any], None]) -> Iterator[Hook]:
+    """Call `see(output)` after each forward of the submodule at `path`, without changing the output."""
+    hook = Hook(lambda inputs, output: see(output))
+    with _removing(module.get_submodule(path).register_forward_hook(hook)):
+        yield hook
+
+
 def labels(module: nn.Module) -> list[object]:
     """Return who intervenes in `module` right now, in the order in which they act."""
     found: dict[int, object] = {}

@@ -1,0 +1,1 @@
+"""What `kedit inspect` measures, section by section, and the pages that it leaves."""

@@ -1,0 +1,79 @@
+"""What neurons write, in words: their value vectors through the model's own final norm and output matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.samples import Concept
+from kedit.unembedding import Unembedding
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A neuron and the words it speaks for, the strongest first."""
+
+    neuron: NeuronId
+    words: tuple[str, ...]
+    """Those whose logits its value vector raises most, through the final norm."""
+    raw: tuple[str, ...]
+    """The same without the norm (Pan et al. 2023)."""
+    negative: tuple[str, ...]
+    """Those that the opposite direction raises most, through the norm: what a negative activation says."""
+
+    def names(self, concept: Concept) -> bool:
+        """Return whether one of the words that it raises is a word for `concept`."""
+        return any(concept.mentioned_in(word) for word in self.words)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the decoding as plain data."""
+        directions = {"words": self.words, "raw": self.raw, "negative": self.negative}
+        return {"layer": self.neuron.layer, "index": self.neuron.index} | {
+            name: list(words) for name, words in directions.items()
+        }
+
+
+@torch.no_grad()
+def decode(model: MLLM, neurons: NeuronSet, k: int = 10) -> list[Decoded]:
+    """Return the `k` strongest words of each neuron, in the order of the set.
+
+    A value vector is the column of the output projection that a neuron's activation multiplies; at `act` and `pre` in a
+    gated block the gate's partner still scales it, which changes no ranking but may change its sign.
+
+    Raises:
+        ValueError: `k` is not positive.
+        UnembeddingError: The model has no output matrix.
+    """
+    if k < 1:
+        raise ValueError(f"`k` is a number of words, 1 or more, got {k}")
+    if not neurons:
+        return []
+    unembedding, site = Unembedding.of(model.module), model.site(neurons.site)
+    vectors = torch.stack([site.value_vector(model.module, one) for one in neurons]).to(unembedding.weight.device)
+    told = {
+        "words": unembedding.logits(vectors),
+        "raw": unembedding.logits(vectors, raw=True),
+        "negative": unembedding.logits(-vectors),
+    }
+    listed = {name: _strongest(model, logits, k) for name, logits in told.items()}
+    return [
+        Decoded(one, **{name: words[number] for name, words in listed.items()}) for number, one in enumerate(neurons)
+    ]
+
+
+def _strongest(model: MLLM, logits: Tensor, k: int) -> list[tuple[str, ...]]:
+    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices.tolist()
+    return [tuple(model.words(row)) for row in best]
+
+
+def decoding_rows(decoded: Sequence[Decoded], shown: int = 6) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the header and the rows of a table of `decoded`, with the `shown` strongest words in each direction."""
+    header = ("layer", "neuron", "words", "raw", "negative direction")
+    rows = [
+        (*map(str, one.neuron), *(", ".join(words[:shown]) for words in (one.words, one.raw, one.negative)))
+        for one in decoded
+    ]
+    return header, rows

@@ -1,0 +1,121 @@
+"""What neurons do while the model reads its prompt with a picture: at the image tokens, and by modality."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from kedit.hooks import record
+from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
+from kedit.inspection.resampling import Numbers
+from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.samples import Concept, Mask, Sample
+from kedit.sites import Site
+
+
+def read(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]) -> Iterator[tuple[Forced, Tensor]]:
+    """Yield each batch of pictures after the captioning prompt and what `neurons` do: `[batch, pos, neuron]`.
+
+    The neurons come in the order of the set.
+    """
+    layers = neurons.by_layer()
+    for start in range(0, len(images), model.batch_size):
+        some = images[start : start + model.batch_size]
+        batch = model.forced(some, [()] * len(some))
+        with torch.no_grad(), record(model.module, site) as activations:
+            model.logits(batch)
+        columns = [
+            activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)].float().cpu()
+            for layer, indices in layers.items()
+        ]
+        yield batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.kinds.shape, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What some neurons do at one picture's image tokens."""
+
+    values: Numbers
+    """`[image_pos, neuron]`."""
+    columns: dict[NeuronId, int]
+    """For each neuron its column."""
+
+    def of(self, neurons: NeuronSet) -> Numbers:
+        """Return the columns of some of the neurons: `[image_pos, neuron]`."""
+        chosen: Numbers = self.values[:, [self.columns[one] for one in neurons]]
+        return chosen
+
+
+def at_image(model: MLLM, site: Site, sets: Sequence[NeuronSet], images: Sequence[Image]) -> list[Seen]:
+    """Return for each picture what the neurons of all `sets` do at its image tokens; each batch is read once."""
+    every = NeuronSet(tuple(one for chosen in sets for one in chosen), site.name)
+    columns = {one: column for column, one in enumerate(every)}
+    found: list[Seen] = []
+    for batch, values in read(model, site, every, images):
+        image = (batch.kinds == IMAGE).cpu()
+        if not bool(image.any(1).all()):
+            raise ValueError("the model has no image tokens, so that its neurons do nothing at them")
+        found += [Seen(row[mask].double().numpy(), columns) for row, mask in zip(values, image, strict=True)]
+    return found
+
+
+def mean_activation(seen: Sequence[Seen], neurons: NeuronSet) -> Numbers:
+    """Return the mean activation of a set at each picture's image tokens: `[picture]`."""
+    return np.array([one.of(neurons).mean() for one in seen], dtype=np.float64)
+
+
+def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]) -> dict[str, NeuronSet]:
+    """Return the neurons by the modality of the positions at which they fire most strongly, on average.
+
+    Disjoint sets whose union is `neurons`; modalities that are in no prompt are left out. Firing is the absolute
+    activation. (kedit's choice; MINER's own sets come from its locator.)
+    """
+    sums = torch.zeros(len(MODALITIES), len(neurons), dtype=torch.float64)
+    counts = torch.zeros(len(MODALITIES), 1, dtype=torch.float64)
+    for batch, values in read(model, site, neurons, images):
+        for number in range(1, len(MODALITIES)):
+            mask = (batch.modalities == number).cpu()
+            sums[number] += values[mask].abs().sum(0).double()
+            counts[number] += mask.sum()
+    means = (sums / counts.clamp(min=1)).masked_fill(counts == 0, -1)
+    strongest = means.argmax(0).tolist()
+    members = list(zip(strongest, neurons, strict=True))
+    return {
+        name: NeuronSet(tuple(one for best, one in members if best == number), neurons.site)
+        for number, name in enumerate(MODALITIES)
+        if number and counts[number] > 0
+    }
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """How well one heat map points at the concept."""
+
+    hit: bool
+    """Whether it peaks inside the region."""
+    iou: float
+    """Of the region with what is at least half as hot as the peak."""
+    auc: float | None
+    """Against the picture's other objects; None where there are none."""
+
+
+def pointing(values: Numbers, grid: tuple[int, int], sample: Sample, concept: Concept, others: Mask) -> Pointing:
+    """Return how well neurons with `values`, `[image_pos, neuron]`, point at `concept` in `sample`.
+
+    The peak may miss the region by half a cell of the grid, which is as exact as a map can be.
+    """
+    heat = heat_map(values, grid, sample.image.size)
+    region = sample.region(concept)
+    beside = bool((others & ~region).any() and (region & ~others).any())
+    hit = pointing_hit(heat, region, tolerance=half_a_cell(grid, sample))
+    return Pointing(hit, iou(heat, region), region_auc(heat, region, others) if beside else None)
+
+
+def half_a_cell(grid: tuple[int, int], sample: Sample) -> int:
+    """Return half the side of a grid's cell in pixels of the sample's picture."""
+    width, height = sample.image.size
+    return min(height // grid[0], width // grid[1]) // 2
