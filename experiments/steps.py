@@ -29,6 +29,15 @@ class Parts(NamedTuple):
     plan: EditPlan
 
 
+class Usable(NamedTuple):
+    """The pairs that locating may use, and the model's captions of their originals."""
+
+    pairs: list[Counterfactual]
+    captions: list[Generated]
+    still_named: int
+    """How many pairs were left out, since the caption of the counterfactual names the concept."""
+
+
 class Told(NamedTuple):
     """What the model said unedited, edited, and with each random set edited instead."""
 
@@ -74,8 +83,8 @@ def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> tuple[
     return exam, [parts.inpaint(sample, concept) for sample in split.locate]
 
 
-def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
-    """Locate with the pairs whose original names the concept and whose counterfactual does not."""
+def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:
+    """Return the pairs whose counterfactual the model's caption no longer names the concept in."""
     captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
     painted = model.caption([pair.image for pair in pairs], progress=progress)
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
@@ -85,11 +94,16 @@ def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progr
             f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
             "does not remove it"
         )
-    usable, told = [pairs[number] for number in kept], [captions[number] for number in kept]
-    scores = locator.score(model, usable, captions=told, progress=progress)
+    return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))
+
+
+def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
+    """Locate with the pairs whose original names the concept and whose counterfactual does not."""
+    found = usable(model, pairs, progress)
+    scores = locator.score(model, found.pairs, captions=found.captions, progress=progress)
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
-    skipped = {"counterfactual_names_it": sum(still), "caption_does_not_name_it": unnamed}
-    return Located(scores, locator.select_each(scores), usable, told, skipped)
+    skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
+    return Located(scores, locator.select_each(scores), found.pairs, found.captions, skipped)
 
 
 def interview(

@@ -5,6 +5,7 @@ block is a linear map onto the residual stream whose input another linear map of
 residual stream. Attention is left out; a gate is recognized by a second map, or one of double width.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -83,6 +84,15 @@ class Site:
     def n_neurons(self) -> int:
         """The number of neurons in all layers."""
         return sum(self.widths.values())
+
+    def by_layer_number(self, rows: Tensor) -> Tensor:
+        """Return a row for each layer from 0 on, `[layer, neuron]`, from one for each block, `[block, neuron]`.
+
+        Layers without neurons get NaN.
+        """
+        placed = rows.new_full((max(self.blocks) + 1, rows.shape[1]), math.nan)
+        placed[list(self.blocks)] = rows
+        return placed
 
     def block(self, layer: int) -> FeedForward:
         """Return the block of `layer`; a SiteError names the layers there are."""

@@ -146,6 +146,24 @@ def test_a_prober_alone_costs_its_own_passes_only(tiny: HuggingFaceMLLM, told: l
     assert (about["forwards"], about["backwards"]) == ("6", "3")
 
 
+# --- layers
+
+
+def test_scores_stand_in_the_row_of_their_layer_where_some_layers_have_no_neurons(told: list[Generated]) -> None:
+    """A mixture of blocks, of which the middle one has no feed-forward block that kedit finds."""
+    model, whole = tiny_llava(), tiny_llava()
+    block = model.module.get_submodule("model.language_model.layers.1")
+    block.mlp = torch.nn.Identity()
+    assert list(model.site("mid").blocks) == [0, 2]
+    stages = {"gradcam": Stage(GradCAM("all", "sum", Vote(0.9)), TopK(2)), "probed": Stage(Countdown(), TopK(2))}
+    scores = Locator(stages).score(model, PAIRS, captions=told)
+    for one in scores.values():
+        assert one.values.isnan().all(1).tolist() == [False, True, False]
+    assert scores["gradcam"].ties is not None
+    assert {one.layer for one in scores["gradcam"].ranking()} == {0, 2}
+    assert whole.site("mid").by_layer_number(torch.ones(3, 4)).tolist() == [[1.0] * 4] * 3
+
+
 # --- equal budgets
 
 

@@ -119,6 +119,21 @@ def permutation_pvalue(a: Sequence[float], b: Sequence[float], *, seed: int = 0,
     return (1 + as_extreme) / (1 + resamples)
 
 
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for being several, in the same order (Holm 1979).
+
+    The chance that any of the adjusted values is at most 0.05 while its hypothesis is true is at most 0.05, however
+    they depend on each other.
+    """
+    if bad := [p for p in pvalues if not 0 <= p <= 1]:
+        raise ValueError(f"a p-value lies between 0 and 1, got {bad[0]}")
+    adjusted, highest = [0.0] * len(pvalues), 0.0
+    for rank, number in enumerate(sorted(range(len(pvalues)), key=lambda n: pvalues[n])):
+        highest = max(highest, min(1.0, (len(pvalues) - rank) * pvalues[number]))
+        adjusted[number] = highest
+    return adjusted
+
+
 def harmonic_mean(*values: float) -> float:
     """Return the harmonic mean of non-negative `values`; 0 as soon as one of them is 0."""
     if not values or not all(math.isfinite(value) and value >= 0 for value in values):

@@ -76,16 +76,19 @@ class Locator:
         cases = self.cases(model, pairs, captions, progress)
         made = self._gathered(model, site, cases, progress) | self._probed(model, site, cases, progress)
         about = self._provenance(model, cases, len(pairs)) | _added(made.values())
-        return {
-            name: NeuronScores(
-                _pooled(stage.scorer, made[name].sums.result()),
+        scores = {}
+        for name, stage in self.stages.items():
+            one = made[name]
+            values = site.by_layer_number(_pooled(stage.scorer, one.sums.result()))
+            ties = one.sums.ties()
+            scores[name] = NeuronScores(
+                values,
                 repr(stage.scorer),
                 self.site,
-                about | {"invalid": str(made[name].n_invalid)} | made[name].noted(),
-                made[name].sums.ties(),
+                about | {"invalid": str(one.n_invalid)} | one.noted(),
+                None if ties is None else site.by_layer_number(ties),
             )
-            for name, stage in self.stages.items()
-        }
+        return scores
 
     def limited(self, k: int) -> "Locator":
         """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""

@@ -121,7 +121,7 @@ class Miner:
         }
         over_all = over_sets([mean for mean, _ in made])
         return {
-            name: NeuronScores(values, repr(self._stage(name)), self.site, about)
+            name: NeuronScores(model.site(self.site).by_layer_number(values), repr(self._stage(name)), self.site, about)
             for name, values in zip(SPLITS[self.split], over_all, strict=True)
             if bool((values.nan_to_num(0.0) != 0).any())
         }

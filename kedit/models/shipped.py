@@ -9,7 +9,7 @@ from typing import Any
 from kedit.models.mllm import HuggingFaceMLLM
 
 HERE = Path(__file__).parent
-SHIPPED = ("scenes", "scenes_plain")
+SHIPPED = ("scenes", "scenes_plain", "scenes_soft")
 
 
 def load(

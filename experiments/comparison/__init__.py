@@ -1,0 +1,1 @@
+"""What `kedit compare` does: locating methods side by side, by what editing their neurons does."""
