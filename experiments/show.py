@@ -9,7 +9,7 @@ import torch
 
 from experiments.steps import Located, Told
 from kedit.evaluation.exam import Exam
-from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.evaluation.statistics import Measured, bootstrap_mean, two_places
 from kedit.hooks import record
 from kedit.inspection import (
     CaptionRow,
@@ -209,6 +209,5 @@ def shown(measured: Mapping[str, Any]) -> str:
     """Return a measured value with its interval, or why there is none."""
     if measured["value"] is None:
         return f"n/a ({measured.get('why', '')})"
-    if measured["low"] is None:
-        return f"{measured['value']:.2f}"
-    return f"{measured['value']:.2f} [{measured['low']:.2f}, {measured['high']:.2f}]"
+    value, low, high = (measured[key] for key in ("value", "low", "high"))
+    return two_places(value) if low is None else f"{two_places(value)} [{two_places(low)}, {two_places(high)}]"

@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from kedit.evaluation.exam import Exam, Transcript
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
+    from kedit.locate.activation import Activation
+    from kedit.locate.causal_effect import CausalEffect
+    from kedit.locate.contribution import Contribution
     from kedit.locate.difference import ActivationDifference
     from kedit.locate.gradcam import GradCAM
+    from kedit.locate.gradient import Gradient
+    from kedit.locate.knowledge_neurons import KnowledgeNeurons
     from kedit.locate.locator import Locator, Stage
+    from kedit.locate.miner import Miner
+    from kedit.locate.mmneuron import DomainEntropy
+    from kedit.locate.nam import NAM
+    from kedit.locate.reduction import Vote
     from kedit.locate.selection import Quantile, RatioOfMax, TopK
     from kedit.locate.two_stage import two_stage
     from kedit.models.mllm import HuggingFaceMLLM
@@ -26,16 +35,24 @@ __version__ = "0.1.0"
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.
 _HOMES = {
+    "Activation": "kedit.locate.activation",
     "ActivationDifference": "kedit.locate.difference",
+    "CausalEffect": "kedit.locate.causal_effect",
     "Concept": "kedit.samples",
+    "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
+    "DomainEntropy": "kedit.locate.mmneuron",
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
     "GradCAM": "kedit.locate.gradcam",
+    "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.mllm",
+    "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",
+    "Miner": "kedit.locate.miner",
+    "NAM": "kedit.locate.nam",
     "NeuronSet": "kedit.neurons",
     "Patch": "kedit.edit.operators",
     "Quantile": "kedit.locate.selection",
@@ -48,6 +65,7 @@ _HOMES = {
     "Stage": "kedit.locate.locator",
     "TopK": "kedit.locate.selection",
     "Transcript": "kedit.evaluation.exam",
+    "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
     "load": "kedit.models.shipped",
@@ -57,8 +75,9 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "load", "HuggingFaceMLLM", "Scenes", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
-    "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Quantile", "RatioOfMax", "TopK", "NeuronSet",
-    "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
+    "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient", "Contribution",
+    "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile", "RatioOfMax", "TopK",
+    "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
 ]  # fmt: skip
 
 

@@ -44,8 +44,8 @@ class Measured:
     def __str__(self) -> str:
         if self.value is None:
             return "not measured"
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{interval}"
+        ends = "" if self.low is None or self.high is None else f" [{two_places(self.low)}, {two_places(self.high)}]"
+        return f"{two_places(self.value)}{ends}"
 
     def to_json(self) -> dict[str, float | int | str | None]:
         """Return `{"value", "low", "high", "n"}`, and "why" where there is something to explain."""
@@ -56,6 +56,11 @@ class Measured:
             "n": self.n,
         }
         return figure if self.why is None else {**figure, "why": self.why}
+
+
+def two_places(value: float) -> str:
+    """Return `value` with two decimal places, and zero without a sign."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Measured:
