@@ -77,7 +77,8 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "load", "HuggingFaceMLLM", "Scenes", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
     "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient", "Contribution",
     "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile", "RatioOfMax", "TopK",
-    "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
+    "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure",
+    "__version__",
 ]  # fmt: skip
 
 

@@ -31,6 +31,8 @@ SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""
 PARTIAL = {("mmneuron", "planted"), ("mmneuron", "random"), ("mmneuron", "scenes"), ("causal_effect", "scenes")}
 """Where neurons are left out of the scores, as the classes of the methods say."""
+SILENT = {("mmneuron", "random")}
+"""Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 
 
@@ -121,7 +123,7 @@ def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, 
         assert one.site == site.name
         assert (method, name) in PARTIAL or bool(one.values.isfinite().all())
         assert not one.values.isinf().any()
-        assert name == "planted" or one.values.nan_to_num(0.0).abs().max() > 0
+        assert name == "planted" or (method, name) in SILENT or one.values.nan_to_num(0.0).abs().max() > 0
     again = scored(method, name)
     assert list(again) == list(scores)
     for stage, one in again.items():
