@@ -66,7 +66,7 @@ class Folder:
             ValueError: A line of it cannot be understood, or two have the same picture.
         """
         folder = Path(self.folder)
-        if (folder / "dataset_info.json").is_file():
+        if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
             records = tuple(_saved(folder))
         elif (folder / self.index).is_file():
             records = tuple(_listed(folder, folder / self.index))
