@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kedit.data.coco import Coco
+    from kedit.data.folder import Folder
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.scenes import Scenes
     from kedit.edit.edit import Edit
@@ -27,11 +29,13 @@ __version__ = "0.1.0"
 # for torch.
 _HOMES = {
     "ActivationDifference": "kedit.locate.difference",
+    "Coco": "kedit.data.coco",
     "Concept": "kedit.samples",
     "Counterfactual": "kedit.samples",
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
+    "Folder": "kedit.data.folder",
     "GradCAM": "kedit.locate.gradcam",
     "HuggingFaceMLLM": "kedit.models.mllm",
     "Locator": "kedit.locate.locator",
@@ -56,7 +60,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "HuggingFaceMLLM", "Scenes", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
+    "load", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
     "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Quantile", "RatioOfMax", "TopK", "NeuronSet",
     "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
 ]  # fmt: skip

@@ -193,7 +193,8 @@ def find_concept(concepts: Iterable[Concept], name: str) -> Concept:
         return known[name]
     folded = {word.casefold(): one for one, concept in known.items() for word in concept.words}
     folded |= {one.casefold(): one for one in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    asked = name.casefold()
+    close = [asked] if asked in folded else difflib.get_close_matches(asked, folded, n=3, cutoff=0.5)
     near = dict.fromkeys(folded[one] for one in close)
     hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)) or 'none'}"
     raise LookupError(f"no concept `{name}` in the data; {hint}")

@@ -260,7 +260,7 @@ def test_a_bad_sample_is_skipped_and_counted(
     split = data.split(named(data, "dog"), locate=2, target=2, retention=0, seed=0)
     # Only what had to be passed over counts, so the fifth picture is asked for to be sure of meeting it.
     with pytest.raises(
-        ValueError, match=rf"5 show it, 3 and 1 were found; 1 cannot be used \({reason}, the first `2`: "
+        ValueError, match=rf"5 show it, 3 and 1 of them are good; 1 cannot be used \({reason}, the first `2`: "
     ):
         data.split(named(data, "dog"), locate=3, target=2, retention=0, seed=0)
     assert "2" not in ids(split)
@@ -353,7 +353,9 @@ def test_too_few_pictures_are_an_error_with_the_numbers(world: Coco) -> None:
     with pytest.raises(ValueError, match=r"25 pictures of `dog` asked for \(5 to locate, 20 as target\), 20 show it, "):
         world.split(dog, locate=5, target=20, retention=0, seed=0)
     picky = Coco(world.folder, min_area=0.5)
-    with pytest.raises(ValueError, match="0 and 0 were found; 20 break `min_area`; ask for fewer, or widen the rules"):
+    with pytest.raises(
+        ValueError, match="0 and 0 of them are good; 20 break `min_area`; ask for fewer, or widen the rules"
+    ):
         picky.split(dog, **FEW)
     with pytest.raises(ValueError, match="there are 15 near and 16 far; ask for `retention` 15 or less"):
         world.split(dog, locate=1, target=1, retention=16, seed=0)

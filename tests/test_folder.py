@@ -151,7 +151,7 @@ def test_a_bad_place_skips_the_picture_and_is_counted(
     kind, _, detail = reason.partition(": ")
     assert caplog.records[-1].message.startswith(f"skipped 1 samples ({kind}), the first `bad.png`: ")
     with pytest.raises(
-        ValueError, match=f"4 and 0 were found; 1 cannot be used .{kind}, the first `bad.png`: {detail}"
+        ValueError, match=f"4 and 0 of them are good; 1 cannot be used .{kind}, the first `bad.png`: {detail}"
     ):
         data.split(DOG, locate=4, target=1, retention=0, seed=0)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kedit.data.album import Album, Record
 from kedit.data.coco_words import UNLESS, WORDS
-from kedit.data.masks import Box, Outline, Polygons, outline
+from kedit.data.masks import Box, Outline, Polygons, Unreadable, outline
 from kedit.data.pictures import shown
 from kedit.samples import Concept
 
@@ -147,7 +147,10 @@ def _outline(annotation: Mapping[str, Any], *, boxes: bool) -> Outline:
     drawn: Outline = annotation.get("outline", Polygons(()))
     box = annotation.get("bbox")
     if boxes and isinstance(drawn, Polygons) and not drawn.parts and isinstance(box, list) and len(box) == 4:
-        return Box(*map(float, box))
+        try:
+            return Box(*map(float, box))
+        except (TypeError, ValueError):
+            return Unreadable(f"the box is not four numbers: {box!r}")
     return drawn
 
 

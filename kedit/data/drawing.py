@@ -163,7 +163,7 @@ def _too_few(drawing: _Drawing, parts: Split, locate: int, target: int, without_
         reasons.append(f"{without_region} have no region of it, and locating takes those that have one")
     return (
         f"{locate + target} pictures of `{name}` asked for ({locate} to locate, {target} as target), "
-        f"{counts[name]} show it, {len(parts.locate)} and {len(parts.target)} were found"
+        f"{counts[name]} show it, {len(parts.locate)} and {len(parts.target)} of them are good"
         + "".join(f"; {reason}" for reason in reasons)
         + ("; ask for fewer, or widen the rules" if drawing.outside else "; ask for fewer")
     )
