@@ -329,6 +329,9 @@ def test_boxes_stand_in_for_missing_outlines_if_asked(maker: CocoMaker) -> None:
     maker.add(("dog", []))
     folder = maker.write()
     assert list(Coco(folder).samples("dog")) == []
+    maker.add()
+    maker.annotate(2, "dog", [], bbox=["a", 1, 2, 3])
+    maker.write()
     (sample,) = Coco(folder, boxes=True).samples("dog")
     assert np.array_equal(sample.region(Concept("dog")), mask_of(4, 4, 12, 10))
 
