@@ -62,7 +62,8 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in the order of use
     "load", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact",
     "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Quantile", "RatioOfMax",
-    "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure", "__version__",
+    "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity",
+    "measure", "__version__",
 ]  # fmt: skip
 
 
