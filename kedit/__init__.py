@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kedit.data.coco import Coco
+    from kedit.data.folder import Folder
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.scenes import Scenes
     from kedit.edit.edit import Edit
@@ -38,6 +40,7 @@ _HOMES = {
     "Activation": "kedit.locate.activation",
     "ActivationDifference": "kedit.locate.difference",
     "CausalEffect": "kedit.locate.causal_effect",
+    "Coco": "kedit.data.coco",
     "Concept": "kedit.samples",
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
@@ -45,6 +48,7 @@ _HOMES = {
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
+    "Folder": "kedit.data.folder",
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.mllm",
@@ -74,7 +78,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "HuggingFaceMLLM", "Scenes", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
+    "load", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact", "MeanFill",
     "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient", "Contribution",
     "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile", "RatioOfMax", "TopK",
     "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure",

@@ -40,37 +40,49 @@ class Concept:
     """The words that count as a mention, in any number. Empty means the name alone."""
     category: str | None = None
     """The kind of thing it is (COCO's supercategory); retention is near inside it and far outside."""
+    unless: tuple[str, ...] = ()
+    """Longer phrases in which a word means something else: a "hot dog" is no mention of a dog."""
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError(f"a concept needs a name, got {self.name!r}")
-        words: object = self.words
-        if isinstance(words, str):
-            raise TypeError(f"the words of `{self.name}` are a sequence, got {self.words!r}; write ({self.words!r},)")
+        given: tuple[object, ...] = (self.words, self.unless)
+        for texts in given:
+            if isinstance(texts, str):
+                raise TypeError(f"the words of `{self.name}` are a sequence, got {texts!r}; write ({texts!r},)")
         object.__setattr__(self, "words", tuple(self.words) or (self.name,))
-        if blank := [word for word in self.words if not word.strip()]:
+        object.__setattr__(self, "unless", tuple(self.unless))
+        if blank := [word for word in self.words + self.unless if not word.strip()]:
             raise ValueError(f"a blank word would be found in every text, got {blank[0]!r} for concept `{self.name}`")
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The regular expression of one whole-word mention, singular or plural.
+        """The regular expression of one whole word of the concept, or of a phrase of `unless` around it.
 
-        Any white space separates the words of a name ("traffic light"); accents match composed or not.
+        Singular or plural; any white space separates the words of a name ("traffic light"); accents match composed
+        or not. The group `word` is what counts as a mention: a phrase of `unless` matches without it.
         """
-        named = {form for word in self.words for form in (word.strip(), plural(word.strip()))}
-        forms = {unicodedata.normalize(way, form) for form in named for way in ("NFC", "NFD")}
-        longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        body = "|".join(r"\s+".join(map(re.escape, form.split())) for form in longest_first)
+        body = rf"(?P<word>{_any_of(self.words)})"
+        if self.unless:
+            body = f"{_any_of(self.unless)}|{body}"
         return re.compile(rf"(?<!{LETTER})(?:{body})(?!{LETTER})", re.IGNORECASE)
 
     def first_mention(self, text: str) -> tuple[int, int] | None:
         """Return the character span of the first mention in `text`, or None."""
-        found = self.pattern.search(text)
-        return found.span() if found else None
+        named = (found.span() for found in self.pattern.finditer(text) if found["word"] is not None)
+        return next(named, None)
 
     def mentioned_in(self, text: str) -> bool:
         """Return whether `text` names the concept."""
-        return self.pattern.search(text) is not None
+        return self.first_mention(text) is not None
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """Return a regular expression that matches any of `words` in any number, the longest first."""
+    named = {form for word in words for form in (word.strip(), plural(word.strip()))}
+    forms = {unicodedata.normalize(way, form) for form in named for way in ("NFC", "NFD")}
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))
+    return "|".join(r"\s+".join(map(re.escape, form.split())) for form in longest_first)
 
 
 def mentioned(concepts: Iterable[Concept], text: str) -> frozenset[str]:
@@ -146,6 +158,8 @@ class Split:
     """Pictures without the concept that show something of its category."""
     far: tuple[Sample, ...]
     """Pictures without the concept or anything of its category."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many pictures were passed over because they cannot be used, by the reason."""
 
     def __post_init__(self) -> None:
         ids = [sample.id for part in (self.locate, self.target, self.near, self.far) for sample in part]
@@ -173,12 +187,15 @@ class Data(Protocol):
 
 
 def find_concept(concepts: Iterable[Concept], name: str) -> Concept:
-    """Return the concept called `name`; a LookupError suggests the nearest names."""
+    """Return the concept called `name`; a LookupError suggests the names nearest to it, by all their words."""
     known = {concept.name: concept for concept in concepts}
     if name in known:
         return known[name]
-    folded = {one.casefold(): one for one in known}
-    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    folded = {word.casefold(): one for one, concept in known.items() for word in concept.words}
+    folded |= {one.casefold(): one for one in known}
+    asked = name.casefold()
+    close = [asked] if asked in folded else difflib.get_close_matches(asked, folded, n=3, cutoff=0.5)
+    near = dict.fromkeys(folded[one] for one in close)
     hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)) or 'none'}"
     raise LookupError(f"no concept `{name}` in the data; {hint}")
 

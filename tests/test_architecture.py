@@ -35,7 +35,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
     "wandb": ("kedit.tracking",),
     "evaluate": ("kedit.evaluation",),
-    "datasets": ("kedit.evaluation",),
+    "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),
     "rouge_score": ("kedit.evaluation",),
     "matplotlib": ("kedit.inspection", "experiments"),

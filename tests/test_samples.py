@@ -168,6 +168,23 @@ def test_an_unknown_concept_is_an_error_that_suggests_the_nearest_names() -> Non
         find_concept((), "star")
 
 
+def test_an_unknown_concept_that_is_a_word_of_another_is_an_error_that_names_that_one() -> None:
+    known = (Concept("dog", ("dog", "puppy")), Concept("guppy"))
+    with pytest.raises(LookupError, match=r"no concept `Puppy` in the data; nearest: dog$"):
+        find_concept(known, "Puppy")
+
+
+def test_a_word_inside_a_longer_phrase_that_means_something_else_is_no_mention() -> None:
+    dog = Concept("dog", unless=("hot dog", "dog food"))
+    assert not dog.mentioned_in("Hot  dogs and dog food")
+    assert dog.first_mention("a hot dog for the dog") == (18, 21)
+    assert dog.mentioned_in("a shot dog")
+    with pytest.raises(TypeError, match="the words of `dog` are a sequence, got 'hot dog'"):
+        Concept("dog", unless="hot dog")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a blank word"):
+        Concept("dog", unless=(" ",))
+
+
 def test_silence_passes_the_items_on_untouched() -> None:
     items = [1, 2]
     assert silent(items, 2, "nothing") is items

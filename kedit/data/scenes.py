@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kedit.data import grammar
+from kedit.data.drawing import check_counts
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, Phrase
 from kedit.data.shapes import coverage
 from kedit.samples import Concept, Mask, Question, Sample, Split, find_concept
@@ -213,7 +214,7 @@ class Scenes:
             ValueError: A number is out of range, or one seed's scenes do not suffice.
         """
         kin = frozenset(grammar.KINDS[find_concept(self.concepts, concept.name).category or ""])
-        _check_counts(locate=locate, target=target, retention=retention)
+        check_counts(locate=locate, target=target, retention=retention)
         wanted = {"shown": locate + target, "near": retention, "far": retention}
         found: dict[str, list[int]] = {part: [] for part in wanted}
         for number in evaluation_seeds(seed):
@@ -239,9 +240,3 @@ def evaluation_seeds(seed: int) -> range:
     first = FIRST_EVALUATION_SEED + seed * SEEDS_PER_SPLIT
     first += BEYOND_TRAINING if first >= FIRST_TRAINING_SEED else 0
     return range(first, first + SEEDS_PER_SPLIT)
-
-
-def _check_counts(*, locate: int, target: int, retention: int) -> None:
-    for name, least, number in (("locate", 1, locate), ("target", 1, target), ("retention", 0, retention)):
-        if number < least:
-            raise ValueError(f"`{name}` is a number of samples, {least} or more, got {number}")

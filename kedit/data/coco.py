@@ -1,0 +1,104 @@
+"""COCO's object annotations and captions, as published, as a data set."""
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from kedit.data import coco_index
+from kedit.data.album import Album, Rules
+from kedit.data.drawing import drawn, split
+from kedit.data.jsonlines import text_questions
+from kedit.data.pictures import shown
+from kedit.samples import Concept, Question, Sample, Split, find_concept
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Coco:
+    """Pictures with annotated instances, in COCO's format and arrangement of files.
+
+    A concept is a category, with the words that people use for it; a sample's references are the captions of its
+    picture, its regions the outlines of the instances. The annotation is read once, on first use; pictures and
+    masks when a sample is drawn.
+    """
+
+    folder: str
+    """Where the files below lie; in their names, `{subset}` stands for the field `subset`."""
+    subset: str = "val2017"
+    instances: str = "annotations/instances_{subset}.json"
+    captions: str | None = "annotations/captions_{subset}.json"
+    """None for a data set without captions."""
+    images: str = "{subset}"
+    min_area: float = 0.02
+    """A concept's pictures are drawn if its region takes at least this share of them,"""
+    max_area: float = 0.6
+    """and at most this one;"""
+    max_others: int | None = None
+    """if they show at most so many other categories (None: any number);"""
+    without: Collection[str] | None = None
+    """if they show none of these categories;"""
+    crowds: bool = False
+    """and, unless this is set, if the concept is not outlined as a crowd."""
+    boxes: bool = False
+    """Whether an instance without an outline has its box for a region, instead of spoiling its sample."""
+    max_side: int | None = None
+    """Pictures with a longer side are shrunk to it; None keeps them."""
+    questions_file: str | None = None
+    """A file of lines with a `question` and an `answer`, to test what an edit leaves of the text knowledge."""
+
+    def __post_init__(self) -> None:
+        _ = self._rules, self._place("instances"), self._place("captions"), self._place("images")
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """The annotated categories."""
+        return self.album.concepts
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """The text questions of `questions_file`."""
+        return text_questions(Path(self.folder), self.questions_file)
+
+    @cached_property
+    def album(self) -> Album:
+        """The annotated pictures, none of them opened.
+
+        Raises:
+            FileNotFoundError: A file or the folder of pictures is missing.
+            ValueError: The annotation is none, or contradicts itself.
+        """
+        instances, captions, images = (self._place(field) for field in ("instances", "captions", "images"))
+        if not instances.is_file() or not images.is_dir():
+            missing = images if instances.is_file() else instances
+            raise FileNotFoundError(
+                f"no `{shown(missing)}`; `folder` needs the annotation `{self.instances}` and the pictures in "
+                f"`{self.images}` (`subset` is {self.subset}), as the archives of COCO unpack"
+            )
+        if self.captions is not None and not captions.is_file():
+            logger.warning("no captions `%s`: the samples have no references", shown(captions))
+        told = captions if self.captions is not None and captions.is_file() else None
+        return coco_index.album(instances, told, images, boxes=self.boxes, max_side=self.max_side)
+
+    def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
+        """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
+        name = concept if isinstance(concept, str) else concept.name
+        return drawn(self.album, find_concept(self.concepts, name), self._rules, seed=seed)
+
+    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+        """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
+        counts = {"locate": locate, "target": target, "retention": retention}
+        return split(self.album, concept, self._rules, **counts, seed=seed)
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.min_area, self.max_area, self.max_others, self.without, self.crowds)
+
+    def _place(self, field: str) -> Path:
+        pattern = str(getattr(self, field))
+        try:
+            return Path(self.folder, pattern.format(subset=self.subset))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"`{field}` may hold `{{subset}}` and no other braces, got {pattern!r}") from error

@@ -1,0 +1,170 @@
+"""Your own pictures: a folder with a list of them, one line each, or a table that `datasets` saved."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from kedit.data.album import Album, Record, Rules
+from kedit.data.drawing import drawn, split
+from kedit.data.jsonlines import Line, concepts_of, lines, text_questions
+from kedit.data.masks import Box, Outline, outline
+from kedit.data.pictures import MaskFile, Source, shown
+from kedit.samples import Concept, Question, Sample, Split, find_concept
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Pictures listed in a file of JSON lines, each with its captions, and its objects with their places.
+
+    A line has `image` (or `file_name`, as Hugging Face's imagefolder calls it), a path from the folder; `caption` or
+    `captions`; and `objects`: names, or objects with a `name` and at most one of `mask` (a picture that is not
+    black inside), `box` (x, y, width, height) and `polygon` (x, y, x, y, ... or a list of such), in pixels of
+    the picture as viewers show it. `id` is optional. A folder saved by `datasets.Dataset.save_to_disk` has columns
+    of the same names.
+    """
+
+    folder: str
+    index: str = "pictures.jsonl"
+    """The list, in the folder."""
+    concepts_file: str = "concepts.jsonl"
+    """Lines with a `name` and optional `words`, `category` and phrases `unless`; the file may be missing."""
+    questions_file: str | None = None
+    """A file of lines with a `question` and an `answer`, to test what an edit leaves of the text knowledge."""
+    min_area: float = 0.0
+    """A concept's pictures are drawn if its region takes at least this share of them,"""
+    max_area: float = 1.0
+    """and at most this one;"""
+    max_others: int | None = None
+    """if they show at most so many other concepts (None: any number);"""
+    without: Collection[str] | None = None
+    """and if they show none of these."""
+    max_side: int | None = 1024
+    """Pictures with a longer side are shrunk to it, with their regions; None keeps them."""
+
+    def __post_init__(self) -> None:
+        _ = self._rules
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """Every object that is named, in the pictures or in `concepts_file`."""
+        return self.album.concepts
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """The text questions of `questions_file`."""
+        return text_questions(Path(self.folder), self.questions_file)
+
+    @cached_property
+    def album(self) -> Album:
+        """The listed pictures, none of them opened.
+
+        Raises:
+            FileNotFoundError: There is no such list.
+            ValueError: A line of it cannot be understood, or two have the same picture.
+        """
+        folder = Path(self.folder)
+        if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+            records = tuple(_saved(folder))
+        elif (folder / self.index).is_file():
+            records = tuple(_listed(folder, folder / self.index))
+        else:
+            raise FileNotFoundError(
+                f"no list of pictures `{shown(folder / self.index)}`; write one JSON object per line, such as "
+                '{"image": "1.jpg", "caption": "a dog", "objects": [{"name": "dog", "box": [10, 20, 64, 48]}]}'
+            )
+        described = folder / self.concepts_file
+        names = frozenset().union(*(record.objects for record in records))
+        return Album(records, concepts_of(described if described.is_file() else None, names), self.max_side)
+
+    def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
+        """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
+        name = concept if isinstance(concept, str) else concept.name
+        return drawn(self.album, find_concept(self.concepts, name), self._rules, seed=seed)
+
+    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+        """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
+        counts = {"locate": locate, "target": target, "retention": retention}
+        return split(self.album, concept, self._rules, **counts, seed=seed)
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.min_area, self.max_area, self.max_others, self.without)
+
+
+def _listed(folder: Path, index: Path) -> Iterator[Record]:
+    """Yield the records of the list; a ValueError if a picture is listed twice."""
+    places: dict[str, str] = {}
+    for line in lines(index):
+        name = line.text("file_name" if "image" not in line.content and "file_name" in line.content else "image")
+        if name in places:
+            raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[name]}; list each picture once")
+        places[name] = line.place
+        yield _record(line, folder, shown(name), partial(Path, folder, name))
+
+
+def _saved(folder: Path) -> Iterator[Record]:
+    """Yield the records of a table that `datasets` saved; its pictures stay in the mapped file."""
+    import datasets
+
+    table = datasets.load_from_disk(str(folder))
+    if isinstance(table, datasets.DatasetDict):
+        raise ValueError(f"`{shown(folder)}` holds the parts {', '.join(table)}; give the folder of one of them")
+    column = next((name for name in ("image", "file_name") if name in table.column_names), None)
+    if column is None:
+        raise ValueError(f"`{shown(folder)}` has no column `image`; its columns: {', '.join(table.column_names)}")
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    for number, row in enumerate(table.remove_columns(column)):
+        line = Line(f"`{shown(folder)}`, row {number}", row)
+        yield _record(line, folder, str(number), partial(_cell, table, number, column, folder))
+
+
+def _cell(table: Any, number: int, column: str, folder: Path) -> Path | IO[bytes]:
+    """Return where the picture of a row lies: its bytes, or the file that it names."""
+    cell = table[number][column]
+    if isinstance(cell, str):
+        return folder / cell
+    return BytesIO(cell["bytes"]) if cell["bytes"] is not None else folder / cell["path"]
+
+
+def _record(line: Line, folder: Path, name: str, source: Source) -> Record:
+    outlines: dict[str, tuple[Outline, ...]] = {}
+    objects = set()
+    listed = line.content.get("objects") or []
+    if not isinstance(listed, list):
+        raise ValueError(f"{line.place}: `objects` is a list, got {listed!r}")
+    for one in listed:
+        thing = Line(line.place, one if isinstance(one, Mapping) else {"name": one})
+        objects.add(thing.text("name"))
+        if (drawn_as := _outline(thing, folder)) is not None:
+            outlines[thing.text("name")] = (*outlines.get(thing.text("name"), ()), drawn_as)
+    given = line.content.get("id")
+    return Record(
+        id=name if given is None else shown(given),
+        source=source,
+        references=line.texts("captions") + line.texts("caption"),
+        objects=frozenset(objects),
+        outlines=outlines,
+    )
+
+
+def _outline(thing: Line, folder: Path) -> Outline | None:
+    """Return where an object is, if the line says so; a ValueError if it says it in no way that is known."""
+    found = {key: thing.content[key] for key in ("mask", "box", "polygon") if thing.content.get(key) is not None}
+    if len(found) > 1:
+        raise ValueError(f"{thing.place}: `{thing.text('name')}` has {' and '.join(found)}; give one of them")
+    if "mask" in found:
+        return MaskFile(folder / thing.text("mask"))
+    if "box" in found:
+        box = found["box"]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+            raise ValueError(f"{thing.place}: `box` is [x, y, width, height] in pixels, got {box!r}")
+        return Box(*box)
+    if "polygon" in found:
+        corners = found["polygon"]
+        nested = isinstance(corners, list) and corners and isinstance(corners[0], list)
+        return outline(corners if nested else [corners])
+    return None

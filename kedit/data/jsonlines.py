@@ -1,0 +1,76 @@
+"""Files with one JSON object on each line: what people list their own pictures, concepts and questions in."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kedit.data.pictures import shown
+from kedit.samples import Concept, Question
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file, as a JSON object; it knows where it stands, for errors."""
+
+    place: str
+    content: Mapping[str, Any]
+
+    def text(self, key: str) -> str:
+        """Return the text under `key`; a ValueError if there is none."""
+        value = self.content.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{self.place}: `{key}` is a text, got {value!r}")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the list of texts under `key`, none if it is missing; a single text is a list of one."""
+        value = self.content.get(key)
+        listed = [] if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(one, str) and one.strip() for one in listed):
+            raise ValueError(f"{self.place}: `{key}` is a text or a list of texts, got {value!r}")
+        return tuple(listed)
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file that are not blank; a ValueError names the line that is no JSON object.
+
+    Bytes that are not UTF-8, as a file name may have, become what `os.fsencode` turns back into them.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file `{shown(path)}`")
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        for number, text in enumerate(file, 1):
+            place = f"`{shown(path)}`, line {number}"
+            if not text.strip():
+                continue
+            try:
+                content = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{place}: no JSON ({error.msg}, column {error.colno})") from error
+            if not isinstance(content, dict):
+                raise ValueError(f"{place}: a JSON object is expected, got {shown(text.strip())[:60]}")
+            yield Line(place, content)
+
+
+def text_questions(folder: Path, name: str | None) -> tuple[Question, ...]:
+    """Return the questions of the file `name` in `folder`, each line a `question` and its `answer`."""
+    if name is None:
+        return ()
+    return tuple(Question(line.text("question"), line.text("answer"), "fact") for line in lines(folder / name))
+
+
+def concepts_of(path: Path | None, objects: Collection[str]) -> tuple[Concept, ...]:
+    """Return a concept for each of the `objects` that pictures show: as the file at `path` describes it, if it does.
+
+    Each line is a `name`, and may have `words`, a `category` and phrases `unless`.
+    """
+    described = {}
+    for line in lines(path) if path is not None else ():
+        name = line.text("name")
+        if name in described:
+            raise ValueError(f"{line.place}: the concept `{name}` is there twice")
+        category = line.text("category") if line.content.get("category") is not None else None
+        described[name] = Concept(name, line.texts("words"), category, line.texts("unless"))
+    return tuple(described.get(name) or Concept(name) for name in sorted({*objects, *described}))

@@ -1,0 +1,121 @@
+"""Pictures and masks as files hold them: read whole, upright, in RGB; what cannot be used says why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from kedit.samples import Mask
+
+Source = Callable[[], Path | IO[bytes]]
+"""Where a picture lies, asked for only when it is read."""
+
+LEAST_SIDE = 8
+"""A narrower picture holds nothing to paint out, and image processors take its sides for channels."""
+
+
+class SampleError(Exception):
+    """One picture or its annotation cannot be used; the others can."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        """One of a few words, to count by."""
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A region as a picture of the same size: inside where it is not black."""
+
+    path: Path
+
+    def draw(self, height: int, width: int) -> Mask:
+        """Return the region; a ValueError if the file is missing, cannot be read or is of another size."""
+        try:
+            with Image.open(self.path) as opened:
+                levels = np.array(opened.convert("RGB"))
+        except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
+            raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_told(error)})") from error
+        mask: Mask = levels.max(-1) > 0
+        if mask.shape != (height, width):
+            raise ValueError(
+                f"the mask `{shown(self.path)}` is {mask.shape[1]} x {mask.shape[0]} pixels, "
+                f"the picture {width} x {height}; they must be equal"
+            )
+        return mask
+
+
+def read(source: Source, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return a picture in RGB, decoded.
+
+    Gray levels, CMYK and palettes are converted, transparency lies on white. A picture is turned upright as its EXIF
+    says, unless `size`, the annotated (width, height), is the one that it has as it lies.
+
+    Raises:
+        SampleError: It is missing, cannot be read to its end, is too small, or not of the annotated size.
+    """
+    opened = _decoded(source)
+    if size is None or opened.size != size:
+        opened = _upright(opened)
+    if size is not None and opened.size != size:
+        raise SampleError("wrong_size", f"the picture has {opened.size} pixels, annotated are {size} (width, height)")
+    if min(opened.size) < LEAST_SIDE:
+        raise SampleError("too_small", f"the picture has {opened.size} pixels, each side needs {LEAST_SIDE} or more")
+    return _in_rgb(opened)
+
+
+def fitted(picture: Image.Image, longest: int | None) -> Image.Image:
+    """Return `picture`, shrunk where a side is longer than `longest`."""
+    if longest is None or max(picture.size) <= longest:
+        return picture
+    return ImageOps.contain(picture, (longest, longest), Image.Resampling.LANCZOS)
+
+
+def fitted_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Return `mask` at another size: `[height, width]`."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def shown(text: object) -> str:
+    """Return `text` as it can be written anywhere: bytes of a file name that are not UTF-8 as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _decoded(source: Source) -> Image.Image:
+    try:
+        with Image.open(source()) as opened:
+            opened.load()  # A truncated file is noticed here, not in the middle of a run.
+    except FileNotFoundError as error:
+        raise SampleError("missing_image", f"there is no `{shown(error.filename)}`") from error
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
+        raise SampleError("unreadable_image", f"the picture cannot be read ({_told(error)})") from error
+    return opened
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # Nothing says how a picture with broken EXIF is turned.
+        return picture
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        levels = np.array(picture).astype(np.int64)
+        # Pillow would clip 16 bits to 8 instead of scaling them.
+        deep = picture.mode != "I" or levels.max() > 255
+        picture = Image.fromarray((levels >> 8 if deep else levels).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        layers = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), layers)
+    # From the pixels alone: processors would turn the picture once more if it kept its EXIF.
+    return Image.fromarray(np.asarray(picture.convert("RGB")))
+
+
+def _told(error: Exception) -> str:
+    return shown(f"{type(error).__name__}: {error}")

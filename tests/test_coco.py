@@ -1,0 +1,437 @@
+"""Data sets in COCO's format: what the samples hold, how they are split, and what is wrong with a bad one."""
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kedit.data.coco import Coco
+from kedit.data.coco_words import UNLESS, WORDS
+from kedit.data.inpaint import MeanFill
+from kedit.samples import Concept, Split, find_concept
+from tests.coco_maker import CocoMaker, mask_of, picture, rectangle, rle, small_world
+
+FEW = {"locate": 3, "target": 4, "retention": 5, "seed": 0}
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> CocoMaker:
+    return CocoMaker(tmp_path / "coco")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Coco:
+    return Coco(small_world(tmp_path / "coco").write())
+
+
+def named(data: Coco, name: str) -> Concept:
+    return find_concept(data.concepts, name)
+
+
+def ids(split: Split) -> list[str]:
+    return [one.id for part in (split.locate, split.target, split.near, split.far) for one in part]
+
+
+# What a sample holds
+
+
+def test_a_sample_has_its_picture_captions_objects_and_regions(maker: CocoMaker) -> None:
+    crowd = {"size": [30, 40], "counts": rle(mask_of(20, 2, 5, 5), text=False)["counts"]}
+    number = maker.add(
+        ("dog", [rectangle(1, 2, 12, 10)]), ("dog", [rectangle(15, 20, 3, 4)]), captions=[" a dog ", "dogs"]
+    )
+    maker.annotate(number, "cat", crowd, iscrowd=1)
+    maker.annotate(number, "car", rle(mask_of(30, 10, 9, 9)))
+    sample = next(Coco(maker.write()).samples("dog"))
+    assert sample.id == str(number)
+    assert np.array_equal(sample.image, picture(number))
+    assert sample.references == ("a dog", "dogs")
+    assert sample.objects == frozenset(sample.regions) == {"dog", "cat", "car"}
+    assert np.array_equal(sample.region(Concept("dog")), mask_of(1, 2, 12, 10) | mask_of(15, 20, 3, 4))
+    assert np.array_equal(sample.region(Concept("cat")), mask_of(20, 2, 5, 5))
+    assert np.array_equal(sample.region(Concept("car")), mask_of(30, 10, 9, 9))
+    with pytest.raises(LookupError, match="no region for `bus`; regions: car, cat, dog"):
+        sample.region(Concept("bus"))
+
+
+def test_a_region_fits_the_inpainter_and_nothing_outside_it_changes(world: Coco) -> None:
+    sample = next(world.samples("cat"))
+    pair = MeanFill(dilation=0)(sample, named(world, "cat"))
+    changed = (np.array(pair.image) != np.array(sample.image)).any(-1)
+    assert changed.any()
+    assert not (changed & ~sample.region(named(world, "cat"))).any()
+
+
+def test_a_concept_is_a_category_with_its_words_and_its_kind(world: Coco) -> None:
+    assert [one.name for one in world.concepts] == ["dog", "cat", "car", "bus", "person"]
+    dog = named(world, "dog")
+    assert (dog.category, dog.words[0]) == ("animal", "dog")
+    assert dog.mentioned_in("Two puppies play")
+    assert not dog.mentioned_in("she eats a hot  dog")
+    assert dog.first_mention("a hot dog for the dog") == (18, 21)
+    with pytest.raises(LookupError, match="no concept `dgo` in the data; nearest: dog"):
+        world.samples("dgo")
+    with pytest.raises(LookupError, match="no concept `puppy` in the data; nearest: dog"):
+        world.samples("puppy")
+
+
+def test_the_words_of_two_categories_are_never_the_same() -> None:
+    words = [word for name, more in WORDS.items() for word in {name, *more}]
+    assert len(words) == len(set(words))
+    for name, phrases in UNLESS.items():
+        concept = Concept(name, (name, *WORDS.get(name, ())))
+        assert [phrase for phrase in phrases if not concept.mentioned_in(phrase)] == []
+
+
+def test_captions_are_optional(world: Coco, caplog: pytest.LogCaptureFixture) -> None:
+    assert next(Coco(world.folder, captions=None).samples("dog")).references == ()
+    Path(world.folder, "annotations/captions_val2017.json").unlink()
+    assert not caplog.records
+    assert next(world.samples("dog")).references == ()
+    assert "no captions" in caplog.text
+
+
+def test_text_questions_come_from_a_file(world: Coco) -> None:
+    assert world.questions == ()
+    Path(world.folder, "asked.jsonl").write_text('{"question": "what barks?", "answer": "a dog"}\n\n')
+    (one,) = Coco(world.folder, questions_file="asked.jsonl").questions
+    assert (one.text, one.answer, one.sample) == ("what barks?", "a dog", None)
+
+
+# How samples are split
+
+
+def test_a_split_is_disjoint_and_each_part_shows_what_it_should(world: Coco) -> None:
+    split = world.split(named(world, "dog"), locate=6, target=8, retention=10, seed=3)
+    assert len(set(ids(split))) == 34
+    assert [len(part) for part in (split.locate, split.target, split.near, split.far)] == [6, 8, 10, 10]
+    assert all(one.objects == {"dog"} for one in split.locate + split.target)
+    assert all(one.objects == {"cat"} for one in split.near)
+    assert all(one.objects <= {"car"} for one in split.far)
+    assert split.skipped == {}
+
+
+def test_equal_seeds_give_equal_splits_whatever_the_order_of_the_file_and_others_differ(tmp_path: Path) -> None:
+    maker = small_world(tmp_path / "coco")
+    data = Coco(maker.write())
+    first = data.split(named(data, "dog"), **FEW)
+    maker.images.reverse()
+    again = Coco(maker.write())
+    assert ids(again.split(named(again, "dog"), **FEW)) == ids(first)
+    assert ids(data.split(named(data, "dog"), **FEW | {"seed": 1})) != ids(first)
+
+
+def test_asking_for_more_of_one_part_leaves_the_other_parts_as_they_are(world: Coco) -> None:
+    dog = named(world, "dog")
+    small, large = (world.split(dog, locate=n, target=4, retention=5, seed=0) for n in (3, 16))
+    assert ids(large)[:3] == ids(small)[:3]
+    assert ids(large)[16:] == ids(small)[3:]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"), [({"min_area": 0.05}, "2"), ({"max_area": 0.05}, "1"), ({"min_area": 0.0}, "12")]
+)
+def test_pictures_are_chosen_by_the_share_that_the_concept_takes(maker: CocoMaker, rule: dict, kept: str) -> None:
+    maker.add(("dog", [rectangle(0, 0, 6, 5)]))  # 30 of 1200 pixels
+    maker.add(("dog", [rectangle(0, 0, 30, 20)]), ("cat", [rectangle(1, 1, 2, 2)]))  # half
+    data = Coco(maker.write(), **{"min_area": 0.0, "max_area": 1.0} | rule)
+    assert {one.id for one in data.samples("dog")} == set(kept)
+
+
+def test_pictures_are_chosen_by_what_else_they_show(maker: CocoMaker, caplog: pytest.LogCaptureFixture) -> None:
+    alone, company, three = maker.add("dog"), maker.add("dog", "person"), maker.add("dog", "cat", "person")
+    crowded = maker.add("cat")
+    maker.annotate(crowded, "dog", rle(mask_of(2, 2, 20, 20)), iscrowd=1)
+    folder = maker.write()
+
+    def chosen(**rules: Any) -> set[int]:
+        return {int(one.id) for one in Coco(folder, **rules).samples("dog")}
+
+    assert chosen() == {alone, company, three}
+    assert chosen(crowds=True) == {alone, company, three, crowded}
+    assert chosen(max_others=1) == {alone, company}
+    assert chosen(max_others=0) == {alone}
+    assert chosen(without=["person"]) == {alone}
+    data = Coco(folder)
+    assert data.album.cooccurrence(named(data, "dog")) == {"person": 0.5, "cat": 0.5}
+    data.split(named(data, "dog"), locate=1, target=1, retention=0, seed=0)
+    assert "2 of 3 pictures of `dog` show `person` too" in caplog.text
+
+
+def test_retention_pictures_do_not_name_the_concept_in_a_caption_either(maker: CocoMaker) -> None:
+    for _ in range(2):
+        maker.add("dog")
+        maker.add("cat", captions=["a cat looks at puppies"])
+        maker.add("cat", captions=["a cat with a hot dog"])
+    data = Coco(maker.write())
+    split = data.split(named(data, "dog"), locate=1, target=1, retention=2, seed=0)
+    assert {one.references for one in split.near} == {("a cat with a hot dog",)}
+
+
+def test_where_nothing_is_near_the_far_pictures_are_there_alone(world: Coco, caplog: pytest.LogCaptureFixture) -> None:
+    maker = small_world(Path(world.folder))
+    maker.add("person")
+    maker.add("person")
+    data = Coco(maker.write())
+    split = data.split(named(data, "person"), locate=1, target=1, retention=7, seed=0)
+    assert (len(split.near), len(split.far)) == (0, 7)
+    assert "no picture is near of `person`" in caplog.text
+
+
+# Nothing is read too early
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    data = Coco(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="`folder` needs the annotation `annotations/instances_"):
+        data.concepts  # noqa: B018
+
+
+def test_only_the_pictures_that_are_drawn_are_opened(world: Coco) -> None:
+    for path in Path(world.folder, "val2017").glob("*.png"):
+        path.write_bytes(b"broken")
+    assert len(world.album.records) == 60
+    first = sorted(world.album.records, key=lambda record: record.id)[0]
+    picture(1).save(first.source())
+    assert [one.id for one in world.samples("dog")] == ["1"]
+
+
+# Bad samples are skipped and counted
+
+
+def spoil_missing(maker: CocoMaker, number: int) -> None:
+    (maker.pictures / f"{number:012}.png").unlink()
+
+
+def spoil_truncated(maker: CocoMaker, number: int) -> None:
+    path = maker.pictures / f"{number:012}.png"
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def spoil_size(maker: CocoMaker, number: int) -> None:
+    picture(number, (40, 31)).save(maker.pictures / f"{number:012}.png")
+
+
+def spoil_pixel(maker: CocoMaker, number: int) -> None:
+    picture(number, (1, 1)).save(maker.pictures / f"{number:012}.png")
+    maker.images[number - 1] |= {"width": 1, "height": 1}
+
+
+def spoil_outline(segmentation: Any, category: str = "dog") -> Any:
+    return lambda maker, number: maker.annotate(number, category, segmentation)
+
+
+def spoil_caption(maker: CocoMaker, number: int) -> None:
+    maker.captions.append({"id": 999, "image_id": number, "caption": "caf\udce9"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "complaint"),
+    [
+        (spoil_missing, "missing_image", "there is no"),
+        (spoil_truncated, "unreadable_image", "truncated"),
+        (spoil_size, "wrong_size", r"annotated are \(40, 30\)"),
+        (spoil_pixel, "too_small", "each side needs 8"),
+        (spoil_caption, "bad_text", "is not UTF-8"),
+        (spoil_outline([]), "bad_region", "`dog`: the outline is empty"),
+        (spoil_outline([[1, 2, 3, 4]]), "bad_region", "got 4 numbers"),
+        (
+            spoil_outline(rle(np.ones((40, 30), dtype=bool))),
+            "bad_region",
+            "the mask is 30 x 40 pixels, the picture 40 x 30",
+        ),
+        (spoil_outline([], "cat"), "bad_region", "`cat`: the outline is empty"),
+        (spoil_outline({"size": [30, 40], "counts": [7]}, "cat"), "bad_region", "`cat`: the runs of the mask cover 7"),
+    ],
+)
+def test_a_bad_sample_is_skipped_and_counted(
+    maker: CocoMaker, caplog: pytest.LogCaptureFixture, spoil: Any, reason: str, complaint: str
+) -> None:
+    for _ in range(5):
+        maker.add("dog")
+    spoil(maker, 2)
+    data = Coco(maker.write(), min_area=0.0, max_area=1.0)
+    split = data.split(named(data, "dog"), locate=2, target=2, retention=0, seed=0)
+    # Only what had to be passed over counts, so the fifth picture is asked for to be sure of meeting it.
+    with pytest.raises(
+        ValueError, match=rf"5 show it, 3 and 1 of them are good; 1 cannot be used \({reason}, the first `2`: "
+    ):
+        data.split(named(data, "dog"), locate=3, target=2, retention=0, seed=0)
+    assert "2" not in ids(split)
+    assert re.search(rf"skipped 1 samples \({reason}\), the first `2`: .*{complaint}", caplog.text)
+
+
+def test_the_split_says_how_many_were_skipped(maker: CocoMaker, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(6):
+        maker.add("dog")
+    for number in range(6):
+        maker.add("cat")
+        spoil_missing(maker, 7 + number) if number < 3 else None
+    spoil_truncated(maker, 1)
+    data = Coco(maker.write())
+    split = data.split(named(data, "dog"), locate=2, target=3, retention=3, seed=0)
+    assert split.skipped["unreadable_image"] == 1
+    assert 1 <= split.skipped["missing_image"] <= 3
+    assert sum(record.levelno == logging.WARNING and "skipped" in record.message for record in caplog.records) == 2
+
+
+def test_a_region_without_a_pixel_is_left_out_and_spoils_the_sample_of_its_own_concept(maker: CocoMaker) -> None:
+    speck = [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]
+    maker.add("dog", ("cat", speck))
+    maker.add(("dog", speck))
+    data = Coco(maker.write(), min_area=0.0)
+    (sample,) = data.samples("dog")
+    assert (sample.id, list(sample.regions), sample.objects) == ("1", ["dog"], {"dog", "cat"})
+
+
+def test_gray_cmyk_transparent_and_turned_pictures_are_samples_like_others(maker: CocoMaker) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    maker.add("dog", image=picture(1, mode="L"))
+    maker.add("dog", image=picture(2, mode="RGBA"))
+    maker.add("dog", image=picture(3, mode="CMYK"), file_name="3.jpg")
+    maker.add("dog", image=picture(4, (30, 40)))
+    picture(4, (40, 30)).save(maker.pictures / f"{4:012}.png", exif=turned)
+    found = {one.id: one for one in Coco(maker.write()).samples("dog")}
+    assert {one.image.mode for one in found.values()} == {"RGB"}
+    assert sorted((number, one.image.size) for number, one in found.items()) == [
+        ("1", (40, 30)), ("2", (40, 30)), ("3", (40, 30)), ("4", (30, 40)),
+    ]  # fmt: skip
+    assert all(one.region(Concept("dog")).shape == one.image.size[::-1] for one in found.values())
+
+
+def test_a_file_name_that_is_not_utf8_is_found(maker: CocoMaker) -> None:
+    maker.add("dog", file_name=os.fsdecode(b"caf\xe9.png"))
+    folder = maker.write()
+    assert [one.id for one in Coco(folder).samples("dog")] == ["1"]
+    path = Path(folder, "annotations/instances_val2017.json")
+    path.write_bytes(path.read_bytes().replace(b"\\udce9", b"\xe9"))
+    assert [one.id for one in Coco(folder).samples("dog")] == ["1"]
+
+
+def test_annotations_without_an_image_are_counted_and_left_out(
+    maker: CocoMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    maker.add("dog")
+    maker.annotate(77, "dog", [rectangle(1, 1, 5, 5)])
+    data = Coco(maker.write())
+    assert [record.objects for record in data.album.records] == [{"dog"}]
+    assert "1 of 2 annotations belong to no image" in caplog.text
+
+
+def test_boxes_stand_in_for_missing_outlines_if_asked(maker: CocoMaker) -> None:
+    maker.add(("dog", []))
+    folder = maker.write()
+    assert list(Coco(folder).samples("dog")) == []
+    maker.add()
+    maker.annotate(2, "dog", [], bbox=["a", 1, 2, 3])
+    maker.write()
+    (sample,) = Coco(folder, boxes=True).samples("dog")
+    assert np.array_equal(sample.region(Concept("dog")), mask_of(4, 4, 12, 10))
+
+
+def test_large_pictures_are_shrunk_with_their_regions(maker: CocoMaker) -> None:
+    maker.add(("dog", [rectangle(80, 40, 160, 80)]), image=picture(1, (400, 200)))
+    (sample,) = Coco(maker.write(), max_side=100).samples("dog")
+    assert sample.image.size == (100, 50)
+    assert np.array_equal(sample.region(Concept("dog")), mask_of(20, 10, 40, 20, (100, 50)))
+
+
+# A bad data set is an error
+
+
+def test_no_picture_with_the_concept_is_an_error_that_says_what_there_is(world: Coco) -> None:
+    with pytest.raises(ValueError, match="no picture shows `bus`; most often they show dog, cat, car"):
+        world.split(named(world, "bus"), **FEW)
+
+
+def test_too_few_pictures_are_an_error_with_the_numbers(world: Coco) -> None:
+    dog = named(world, "dog")
+    with pytest.raises(ValueError, match=r"25 pictures of `dog` asked for \(5 to locate, 20 as target\), 20 show it, "):
+        world.split(dog, locate=5, target=20, retention=0, seed=0)
+    picky = Coco(world.folder, min_area=0.5)
+    with pytest.raises(
+        ValueError, match="0 and 0 of them are good; 20 break `min_area`; ask for fewer, or widen the rules"
+    ):
+        picky.split(dog, **FEW)
+    with pytest.raises(ValueError, match="there are 15 near and 16 far; ask for `retention` 15 or less"):
+        world.split(dog, locate=1, target=1, retention=16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"), [({"locate": 0}, "locate"), ({"target": 0}, "target"), ({"seed": -1}, "seed")]
+)
+def test_numbers_out_of_range_are_refused(world: Coco, wrong: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}.* 0|{key}.* 1"):
+        world.split(named(world, "dog"), **FEW | wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"min_area": 0.5, "max_area": 0.2}, ValueError, "0 <= min_area <= max_area <= 1; got 0.5 and 0.2"),
+        ({"max_area": 50}, ValueError, "got 0.02 and 50"),
+        ({"max_others": -1}, ValueError, "`max_others` is a number of concepts, 0 or more, or null; got -1"),
+        ({"without": "cat"}, TypeError, "`without` is a list of concepts, got 'cat'; write .cat."),
+        ({"images": "{part}"}, ValueError, "`images` may hold `{subset}` and no other braces, got '{part}'"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_read(options: dict, kind: type, complaint: str) -> None:
+    with pytest.raises(kind, match=complaint):
+        Coco("nowhere", **options)
+
+
+def test_a_concept_to_do_without_has_to_exist(world: Coco) -> None:
+    data = Coco(world.folder, without=["catt"])
+    with pytest.raises(LookupError, match="no concept `catt` in the data; nearest: cat"):
+        data.split(named(data, "dog"), **FEW)
+
+
+def change(maker: CocoMaker, edit: Any) -> Coco:
+    maker.add("dog")
+    maker.add("cat")
+    path = Path(maker.write(), "annotations/instances_val2017.json")
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return Coco(str(maker.folder))
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda c: c["images"][1].update(id=1), "1 ids are used more than once in `images` of .*, the first 1"),
+        (lambda c: c["categories"][1].update(id=1), "1 ids are used more than once in `categories`"),
+        (lambda c: c["categories"][1].update(name="dog"), "more than one is called `dog`"),
+        (
+            lambda c: c["images"][1].update(file_name="000000000001.png"),
+            "listed under more than one image id .* `0*1.png`",
+        ),
+        (lambda c: c["images"][1].pop("file_name"), "image 2 in .* has no `file_name`"),
+        (lambda c: c["images"][1].pop("id"), "an entry of `images` in .* has no `id`"),
+        (lambda c: c["annotations"][0].update(category_id=99), "image 1 has category 99, which `categories` does not"),
+        (lambda c: [one.update(image_id=50) for one in c["annotations"]], "none of the 2 annotations belongs to one"),
+        (lambda c: c.pop("images"), "no annotation in COCO's format: it has no list of objects `images`"),
+        (lambda c: c.update(annotations=["x"]), "it has no list of objects `annotations`"),
+    ],
+)
+def test_an_annotation_that_contradicts_itself_is_an_error(maker: CocoMaker, edit: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        change(maker, edit).concepts  # noqa: B018
+
+
+def test_a_truncated_annotation_and_a_missing_folder_are_named(world: Coco) -> None:
+    path = Path(world.folder, "annotations/instances_val2017.json")
+    content = path.read_text()
+    path.write_text(content[:-100])
+    with pytest.raises(ValueError, match=r"instances_val2017.json` is no JSON, or cut off"):
+        world.concepts  # noqa: B018
+    path.write_text(content)
+    with pytest.raises(FileNotFoundError, match=r"no `.*/train`; `folder` needs .* and the pictures in `train`"):
+        Coco(world.folder, images="train").concepts  # noqa: B018
