@@ -83,18 +83,18 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
     _keep_in_fp32_modules = Blip2ForConditionalGeneration._keep_in_fp32_modules
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        vision: Any = Blip2VisionModel(config.vision_config)
+    def __init__(self, described: Any) -> None:
+        super().__init__(described)
+        vision: Any = Blip2VisionModel(described.vision_config)
         vision.post_layernorm.eps = LN_VISION_EPS
         self.vision_model = vision
-        if config.num_query_tokens:
-            shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
+        if described.num_query_tokens:
+            shape = (1, described.num_query_tokens, described.qformer_config.hidden_size)
             self.query_tokens = nn.Parameter(torch.zeros(shape))
-            self.qformer = Blip2QFormerModel(config.qformer_config)
-        self.language_projection = nn.Linear(config.projected, config.text_config.hidden_size)
+            self.qformer = Blip2QFormerModel(described.qformer_config)
+        self.language_projection = nn.Linear(described.projected, described.text_config.hidden_size)
         self.ending: Ending | None = None
-        self.use(AutoModelForCausalLM.from_config(config.text_config))
+        self.use(AutoModelForCausalLM.from_config(described.text_config))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def use(self, language_model: Any) -> None:
@@ -174,7 +174,7 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
     def generate(self, *args: Any, stopping_criteria: Any = None, **options: Any) -> Any:
         """Return the prompt and what follows, as transformers does; of an answer, only what `ending` keeps of it.
 
-        What it cuts away becomes padding, so that the tokens have the same shape.
+        What it cuts away becomes the mark of an end, so that the tokens keep their shape.
         """
         parent: Any = super()
         prompt = options.get("input_ids", args[0] if args else None)

@@ -59,14 +59,14 @@ class Ending:
         return reached
 
     def trimmed(self, tokens: Tensor) -> Tensor:
-        """Return `[pos]` with padding in place of `stop` and what follows, and of what precedes the last `speaker`."""
+        """Return `[pos]`: what is written between the last `speaker` and `stop`, then the mark of an end to the end."""
         answer = tokens.tolist()
         end = self._until(answer, self.stop)
         while end < len(answer) and end and self._decode(answer[:end]).endswith(self.stop[0]):
             end -= 1
         start = self._past(answer[:end], self.speaker)
-        kept = torch.full_like(tokens, int(self.tokenizer.pad_token_id))
-        kept[start:end] = tokens[start:end]
+        kept = torch.full_like(tokens, int(self.tokenizer.eos_token_id))
+        kept[: end - start] = tokens[start:end]
         return kept
 
     def _until(self, answer: Sequence[int], mark: str) -> int:
