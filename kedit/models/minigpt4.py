@@ -85,13 +85,17 @@ def _tokenizer(files: Files) -> Any:
     """Return the language model's tokenizer, with the original's padding token."""
     from transformers import LlamaTokenizer
 
+    missing = (
+        f"`language` `{files.language}` has no tokenizer that can be read (`tokenizer.model`, which needs the package "
+        "`sentencepiece`, or `tokenizer.json`)"
+    )
     try:
         tokenizer: Any = LlamaTokenizer.from_pretrained(files.language, local_files_only=True, padding_side="left")
     except (OSError, ValueError, ImportError) as error:
-        raise MiniGPT4FileError(
-            f"`language` `{files.language}` has no tokenizer that can be read (`tokenizer.model`, which needs the "
-            f"package `sentencepiece`, or `tokenizer.json`): {str(error).splitlines()[0]}"
-        ) from error
+        raise MiniGPT4FileError(f"{missing}: {str(error).splitlines()[0]}") from error
+    if not tokenizer("picture", add_special_tokens=False).input_ids:
+        # Without those files transformers makes a tokenizer that knows no word.
+        raise MiniGPT4FileError(f"{missing}: it knows no word")
     known = tokenizer.convert_tokens_to_ids(PAD) not in (None, tokenizer.unk_token_id)
     tokenizer.pad_token = PAD if known else tokenizer.eos_token
     return tokenizer
