@@ -90,6 +90,14 @@ def image_activations(model: MLLM, site: Site, neurons: NeuronSet, samples: Sequ
     return found
 
 
+def image_grid(model: MLLM, count: int) -> tuple[int, int] | None:
+    """Return the rows and columns of a picture's `count` positions, by the model's own word or else as a square."""
+    side = int(count**0.5)
+    square = (side, side) if side * side == count else None
+    found: tuple[int, int] | None = getattr(model.module, "image_grid", square)
+    return found
+
+
 def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, Any]:
     """Draw where the located neurons fire and return how well that points at the concept."""
     if not located.neurons:
@@ -97,13 +105,13 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
     pairs = located.pairs
     activations = image_activations(model, site, located.neurons, [pair.sample for pair in pairs])
     counts = sorted({len(values) for values in activations})
-    side = int(counts[0] ** 0.5)
-    if counts != [side * side]:
-        return {"why": f"{', '.join(map(str, counts))} image tokens are not one square grid for all pictures"}
-    half_a_cell = min(pairs[0].sample.image.size) // side // 2
+    grid = image_grid(model, counts[0])
+    if grid is None or counts != [grid[0] * grid[1]]:
+        return {"why": f"{', '.join(map(str, counts))} image tokens are not one grid over all pictures"}
+    half_a_cell = min(pairs[0].sample.image.size) // max(grid) // 2
     shown, hits, aucs = [], [], []
     for pair, values, caption in zip(pairs, activations, located.captions, strict=True):
-        heat = heat_map(values, (side, side), pair.sample.image.size)
+        heat = heat_map(values, grid, pair.sample.image.size)
         region, others = pair.sample.region(pair.concept), other_regions(pair.sample, pair.concept)
         hits.append(float(pointing_hit(heat, region, tolerance=half_a_cell)))
         if others.any():

@@ -48,7 +48,7 @@ def _read(folder: str, *, local_only: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
-        with _without_bars():
+        with without_bars():
             processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
             read: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, local_files_only=local_only, dtype="auto", output_loading_info=True
@@ -64,7 +64,7 @@ def _read(folder: str, *, local_only: bool) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep transformers' progress bars away where nobody watches."""
     from transformers.utils import logging
 
