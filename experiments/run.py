@@ -56,7 +56,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     parts = Parts(*(build(cfg[group]) for group in ("data", "inpaint", "locate", "edit")))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
-        exam, pairs = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
+        exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
     model = loaded(cfg.model)
     with misuse():
         site = model.site(parts.locator.site)
@@ -81,7 +81,12 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         "neurons": neuron_part(located.neurons, site.n_neurons),
         **result.to_json(),
         "corpus": corpus_part(told, similarity.encoder),
-        "samples": located.sample_counts | {"target": len(exam.target), "retention": len(exam.retention)},
+        "samples": {
+            **located.sample_counts,
+            "skipped": located.skipped | skipped,
+            "target": len(exam.target),
+            "retention": len(exam.retention),
+        },
         "cost": located.cost | {"seconds": round(time.perf_counter() - began, 2)},
     }
     show.everything(report, located, exam, told, model, site, kept, tracker)

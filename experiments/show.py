@@ -5,12 +5,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from experiments.steps import Located, Told
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.statistics import Measured, bootstrap_mean, two_places
-from kedit.hooks import record
 from kedit.inspection import (
     CaptionRow,
     HeatRow,
@@ -21,14 +19,13 @@ from kedit.inspection import (
     draw_scores,
     heat_map,
     other_regions,
-    pointing_hit,
-    region_auc,
 )
-from kedit.models.mllm import IMAGE, MLLM
+from kedit.inspection.grid import NoGridError, token_grids
+from kedit.inspection.responses import at_image, half_a_cell, pointing
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.reports import report_markdown, report_metrics
 from kedit.runs import Run
-from kedit.samples import Sample
 from kedit.sites import Site
 from kedit.tracking import Tracker
 
@@ -73,51 +70,27 @@ def caption_rows(exam: Exam, told: Told) -> list[dict[str, Any]]:
     return rows
 
 
-def image_activations(model: MLLM, site: Site, neurons: NeuronSet, samples: Sequence[Sample]) -> list[np.ndarray]:
-    """Return what `neurons` do at each sample's image tokens: `[image_pos, neuron]`."""
-    found: list[np.ndarray] = []
-    for start in range(0, len(samples), model.batch_size):
-        images = [sample.image for sample in samples[start : start + model.batch_size]]
-        batch = model.forced(images, [()] * len(images))
-        with torch.no_grad(), record(model.module, site) as activations:
-            model.logits(batch)
-        columns = [
-            activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)].cpu()
-            for layer, indices in neurons.by_layer().items()
-        ]
-        image = (batch.kinds == IMAGE).cpu()
-        found += [row[mask].numpy() for row, mask in zip(torch.cat(columns, -1).float(), image, strict=True)]
-    return found
-
-
-def image_grid(model: MLLM, count: int) -> tuple[int, int] | None:
-    """Return the rows and columns of a picture's `count` positions, by the model's own word or else as a square."""
-    side = int(count**0.5)
-    square = (side, side) if side * side == count else None
-    found: tuple[int, int] | None = getattr(model.module, "image_grid", square)
-    return found
-
-
 def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, Any]:
     """Draw where the located neurons fire and return how well that points at the concept."""
     if not located.neurons:
         return {"why": "no neuron was located"}
     pairs = located.pairs
-    activations = image_activations(model, site, located.neurons, [pair.sample for pair in pairs])
-    counts = sorted({len(values) for values in activations})
-    grid = image_grid(model, counts[0])
-    if grid is None or counts != [grid[0] * grid[1]]:
-        return {"why": f"{', '.join(map(str, counts))} image tokens are not one grid over all pictures"}
-    half_a_cell = min(pairs[0].sample.image.size) // max(grid) // 2
+    images = [pair.sample.image for pair in pairs]
+    try:
+        grids = token_grids(model.module, model.forced(images, [()] * len(images)))
+    except NoGridError as error:
+        return {"why": str(error)}
     shown, hits, aucs = [], [], []
-    for pair, values, caption in zip(pairs, activations, located.captions, strict=True):
-        heat = heat_map(values, grid, pair.sample.image.size)
-        region, others = pair.sample.region(pair.concept), other_regions(pair.sample, pair.concept)
-        hits.append(float(pointing_hit(heat, region, tolerance=half_a_cell)))
-        if others.any():
-            aucs.append(region_auc(heat, region, others))
-        beside = others if others.any() else None
-        shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, half_a_cell))
+    seen = at_image(model, site, [located.neurons], images)
+    for pair, one, grid, caption in zip(pairs, seen, grids, located.captions, strict=True):
+        others, cell = other_regions(pair.sample, pair.concept), half_a_cell(grid, pair.sample)
+        judged = pointing(one.values, grid, pair.sample, pair.concept, others)
+        hits.append(float(judged.hit))
+        if judged.auc is not None:
+            aucs.append(judged.auc)
+        heat, beside = heat_map(one.values, grid, pair.sample.image.size), others if others.any() else None
+        region = pair.sample.region(pair.concept)
+        shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, cell))
     shown.sort(key=lambda row: row.others is None)
     run.save_figure("heatmaps.png", partial(draw_heatmaps, shown[:N_SHOWN]))
     missing = Measured.missing("no picture shows another object")

@@ -29,6 +29,15 @@ class Parts(NamedTuple):
     plan: EditPlan
 
 
+class Asked(NamedTuple):
+    """What an edit is judged on, what it is located with, and what the data set passed over."""
+
+    exam: Exam
+    pairs: list[Counterfactual]
+    skipped: dict[str, int]
+    """How many pictures cannot be used, by the reason."""
+
+
 class Usable(NamedTuple):
     """The pairs that locating may use, and the model's captions of their originals."""
 
@@ -74,13 +83,13 @@ class Located:
         return passes | {"locate_seconds": float(about["seconds"])}
 
 
-def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> tuple[Exam, list[Counterfactual]]:
+def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> Asked:
     """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
     data = parts.data
     concept = find_concept(data.concepts, str(name))
     split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-    return exam, [parts.inpaint(sample, concept) for sample in split.locate]
+    return Asked(exam, [parts.inpaint(sample, concept) for sample in split.locate], dict(split.skipped))
 
 
 def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:

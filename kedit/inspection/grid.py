@@ -18,8 +18,8 @@ class NoGridError(ValueError):
 def token_grids(module: nn.Module, batch: Forced) -> list[tuple[int, int]]:
     """Return the rows and columns of the image tokens of each picture in `batch`.
 
-    They are what the processor says (`image_grid_thw` of Qwen's models, merged patches counted once), else
-    a square.
+    They are what the module says of itself (`image_grid`), else the processor (`image_grid_thw` of Qwen's models,
+    merged patches counted once), else a square.
 
     Raises:
         NoGridError: The model resamples its pictures, or the tokens of one do not fill a square. Cutting a picture
@@ -46,7 +46,10 @@ def _resamples(path: str, module: nn.Module) -> bool:
 
 
 def _told(module: nn.Module, batch: Forced, n: int) -> list[tuple[int, int]] | None:
-    """Return the grids that the processor put beside the pixels, if it did so for each picture."""
+    """Return the grids that the module or the processor, beside the pixels, says of each picture."""
+    own = getattr(module, "image_grid", None)
+    if own is not None:
+        return [own] * n
     sizes = batch.inputs.get("image_grid_thw")
     if not isinstance(sizes, torch.Tensor) or sizes.shape != (n, 3):
         return None
