@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kedit.neurons import NeuronSet
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.
@@ -80,9 +80,9 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in the order of use
     "load", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact",
     "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
-    "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile", "RatioOfMax",
-    "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript", "Similarity", "measure",
-    "__version__",
+    "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
+    "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
+    "Similarity", "measure", "__version__",
 ]  # fmt: skip
 
 

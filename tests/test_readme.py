@@ -24,7 +24,14 @@ SHELL = [
     for line in code.splitlines()
     if line.partition("#")[0].strip()
 ]
-RUNS = sorted({line for line in [*SHELL, *re.findall(r"`(kedit run [^`]+)`", TEXT)] if line.startswith("kedit run ")})
+HYDRA = ("run", "compare", "inspect", "operators")
+RUNS = sorted(
+    {
+        line
+        for line in [*SHELL, *re.findall(r"`(kedit [^`]+)`", TEXT)]
+        if line.startswith(tuple(f"kedit {name} " for name in HYDRA)) and "--help" not in line
+    }
+)
 
 
 def test_the_notebook_block_takes_the_star_out_of_the_captions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +44,8 @@ def test_the_notebook_block_takes_the_star_out_of_the_captions(capsys: pytest.Ca
 
 def test_the_locate_method_of_the_readme_scores_the_neurons_that_see_the_picture(planted: Planted) -> None:
     names: dict[str, type] = {}
-    exec(compile(PYTHON[1], "README.md", "exec"), names)
+    code = next(one for one in PYTHON if "class MeanActivation" in one)
+    exec(compile(code, "README.md", "exec"), names)
     locator = Locator({"mean": Stage(names["MeanActivation"](), TopK(2))})
     scores = locator.score(planted.model, [without(picture("all", tuple(range(16))), STAR_CONCEPT)])
     star, house = next(iter(planted.star)), next(iter(planted.house))
@@ -46,10 +54,11 @@ def test_the_locate_method_of_the_readme_scores_the_neurons_that_see_the_picture
 
 @pytest.mark.parametrize("command", RUNS)
 def test_each_run_of_the_readme_composes(command: str) -> None:
-    words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
-    single = [word.partition(",")[0] for word in words]
+    _, name, *words = shlex.split(command)
+    # A sweep's first job, and a comparison's first concept.
+    single = [word if "[" in word else word.partition(",")[0] for word in words if not word.startswith("-")]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        assert compose("run", overrides=single).concept
+        assert compose(name, overrides=single).concept
 
 
 def test_every_command_of_the_readme_exists() -> None:
