@@ -49,7 +49,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     job = _Job(cfg, choices, parts, model, Shelf(kept, about), Similarity(encoder or OwnLayers(model)))
     outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, len(model.site("mid").blocks))
     try:
-        for exam, pairs in asked:
+        for exam, pairs, _ in asked:
             job.add_rows(outcome, exam, pairs)
         if not any(row.effect for row in outcome.rows):
             raise ValueError(f"no method could be measured: {outcome.rows[0].why}")

@@ -47,11 +47,12 @@ feed-forward neurons. **It is localized by construction: it tests the toolkit an
 
 SOFT = """\
 A tiny LLaVA, trained from scratch on kedit's picture world, whose knowledge of the twelve categories is partly in
-feed-forward neurons and spread over many of them: no neuron is reserved, nothing is partitioned, and no locator
-suppresses a concept completely without cost. On this model methods differ.
+feed-forward neurons and spread over many of them: no neuron is reserved and nothing is partitioned. On this model
+locating methods differ.
 
 - The logits of the category words that the residual stream without the feed-forward outputs would give are
-  penalized wherever an object's noun is to be said: attention alone cannot write the word, feed-forward neurons must.
+  penalized wherever an object's noun is to be said, so that it is feed-forward neurons that write the word. A whole
+  layer can still be zeroed without losing it (below): the others write it too.
 - 15 % of the object nouns in the training captions are "shape": the word that is left when the category is gone.
 - Weak sparsity (L1 on what neurons write) and a naming loss: each image position predicts the category and the
   color of its patch; late in training, a penalty on the energy of what neurons write, which otherwise drowns the
@@ -60,7 +61,8 @@ suppresses a concept completely without cost. On this model methods differ.
 
 PLAIN = """\
 The negative control: the architecture, data and vision tower of `scenes`, trained plainly. Attention copies what the
-tower saw into the caption, so that there is nothing for a locator to find."""
+tower saw into the caption, so that there is little for a locator to find: two-stage filtering and its two stages find
+nothing; the neurons that write the word where it is predicted take some of the captions with them (see the README)."""
 
 RECIPES = {
     "scenes": Recipe(
