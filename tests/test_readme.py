@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments.comparison.choices import understood
 from kedit.cli import COMMANDS
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
@@ -55,8 +56,9 @@ def test_the_locate_method_of_the_readme_scores_the_neurons_that_see_the_picture
 @pytest.mark.parametrize("command", RUNS)
 def test_each_run_of_the_readme_composes(command: str) -> None:
     _, name, *words = shlex.split(command)
-    # A sweep's first job, and a comparison's first concept.
-    single = [word if "[" in word else word.partition(",")[0] for word in words if not word.startswith("-")]
+    settings = [word for word in words if not word.startswith("-")]
+    # A comparison takes lists; of a sweep, the first job.
+    single = understood(settings) if name == "compare" else [word.partition(",")[0] for word in settings]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         assert compose(name, overrides=single).concept
 
