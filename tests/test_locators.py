@@ -176,6 +176,7 @@ def test_the_provenance_says_what_it_took_and_of_what(method: str, name: str) ->
         assert float(about["seconds"]) >= 0
         assert (about["skipped"], about["concept"], about["model"]) == ("0", "star", bench.model.name)
         assert about["samples"].split(",") == [pair.sample.id for pair in bench.pairs]
+        assert about["n_samples"] == str(len(bench.pairs))
         assert about["target"]
         assert all(isinstance(value, str) for value in about.values())
 

@@ -24,7 +24,7 @@ def as_set(ids: Sequence[Sequence[int]], site: SiteName = "mid") -> NeuronSet:
 
 
 def voted(votes: Tensor, n_samples: int, ties: Tensor | None = None) -> NeuronScores:
-    return NeuronScores(votes, "votes", provenance={"samples": ",".join(map(str, range(n_samples)))}, ties=ties)
+    return NeuronScores(votes, "votes", provenance={"n_samples": str(n_samples)}, ties=ties)
 
 
 # --- the published neurons
@@ -111,7 +111,7 @@ def test_scores_that_are_no_votes_are_refused(value: float, shown: str) -> None:
 
 
 def test_votes_of_unknown_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="the scores have no `samples` in provenance"):
+    with pytest.raises(ValueError, match="the scores have no `n_samples` in provenance"):
         Sharing()(NeuronScores(torch.ones(1, 2), "votes"))
 
 

@@ -11,7 +11,7 @@ from experiments.comparison.choices import RANDOM
 from experiments.comparison.effects import FIGURES
 from experiments.comparison.outcome import Outcome, Table
 from experiments.comparison.rows import COST, TESTED, Row
-from kedit.evaluation.statistics import Measured
+from kedit.evaluation.statistics import Measured, two_places
 from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking
 from kedit.reports import markdown_table
 from kedit.runs import Run
@@ -137,14 +137,14 @@ def _n(row: Row, name: str) -> str:
 def p_shown(row: Row, name: str) -> str:
     """Return the adjusted p-value and the difference that it is of."""
     test = (row.tests or {}).get(name)
-    return f"{test.adjusted:.2g} ({test.difference.value:+.2f})" if test else "-"
+    return f"{test.adjusted:.2g} ({round(test.difference.value, 2) + 0.0:+.2f})" if test else "-"
 
 
 def shown(one: Measured, *, interval: bool = True) -> str:
     """Return a figure and its interval, or "n/a"."""
     if one.value is None:
         return "n/a"
-    return str(one) if interval else f"{one.value:.2f}"
+    return str(one) if interval else two_places(one.value)
 
 
 def specificity(outcome: Outcome) -> str:

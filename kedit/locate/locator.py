@@ -189,6 +189,7 @@ class Locator:
             "concept": cases[0].pair.concept.name,
             "target": repr(self.target),
             "samples": ",".join(case.pair.sample.id for case in cases),
+            "n_samples": str(len(cases)),
             "skipped": str(n_pairs - len(cases)),
         }
 

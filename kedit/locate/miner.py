@@ -113,6 +113,7 @@ class Miner:
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
             "target": "none",
             "samples": ",".join(pair.sample.id for pair in pairs),
+            "n_samples": str(len(pairs)),
             "skipped": "0",
             "forwards": str(len(pairs)),
             "backwards": "0",

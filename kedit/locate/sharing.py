@@ -57,9 +57,9 @@ class Sharing:
 
 def _counted(scores: NeuronScores, among: NeuronSet | None) -> tuple[int, dict[NeuronId, int]]:
     """Return the number of samples and how many of them vote for each neuron."""
-    if "samples" not in scores.provenance:
-        raise ValueError("sharing needs to know how many samples voted, and the scores have no `samples` in provenance")
-    n_samples = len(scores.provenance["samples"].split(","))
+    if "n_samples" not in scores.provenance:
+        raise ValueError("sharing needs the number of samples that voted; the scores have no `n_samples` in provenance")
+    n_samples = int(scores.provenance["n_samples"])
     ranked = scores.ranking(among)
     counts = scores.of(ranked).double() * n_samples
     whole = counts.round()
