@@ -71,11 +71,16 @@ class NAM:
         assert evidence.readout is not None
         assert evidence.target is not None
         written = evidence.readout.onto(evidence.target, self.norm)
-        others = evidence.readout.onto(self._tokens(evidence.readout), self.norm)
+        tokens = torch.tensor(self._tokens(evidence.readout))
+        others = evidence.readout.onto(tokens, self.norm)[None]
+        # Not the word itself, which two products of different shapes may round differently: [batch, word, 1].
+        itself = (tokens == evidence.target[:, None])[..., None].to(others.device)
+        highest = others.masked_fill(itself, -torch.inf).amax(1)
+        lowest = others.masked_fill(itself, torch.inf).amin(1)
         active = evidence.original
         # The strongest word of a positive activation is the highest product, of a negative one the lowest.
-        highest, lowest = (written >= others.amax(0))[:, None], (written <= others.amin(0))[:, None]
-        return (active * written[:, None]).where(torch.where(active > 0, highest, lowest), 0.0)
+        strongest = torch.where(active > 0, (written >= highest)[:, None], (written <= lowest)[:, None])
+        return (active * written[:, None]).where(strongest, 0.0)
 
     def _tokens(self, readout: Readout) -> tuple[int, ...]:
         if self.vocabulary is None:
