@@ -11,6 +11,7 @@ from experiments.steps import Usable, usable
 from kedit.locate.locator import Locator
 from kedit.locate.random import LayerMatched
 from kedit.locate.scorer import Scorer
+from kedit.locate.scoring import passes
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores
 from kedit.samples import Counterfactual, Progress
@@ -151,36 +152,21 @@ def _all_of(found: Sequence[Scores | Failed]) -> list[Scores] | Failed:
 
 def _parts(scores: Scores, group: Sequence[Task]) -> Iterator[dict[str, NeuronScores]]:
     """Yield each task's own scores, with the passes and the seconds that it would take alone."""
-    costs = [_passes(task, scores) for task in group]
-    union = {needed for task in group for needed in _needs(task)}
-    n_cases = _cases(scores)
-    whole = n_cases * (1 + len(union & {"counterfactual", "control"}) + BACKWARD * ("gradient" in union))
-    for number, (task, (forwards, backwards)) in enumerate(zip(group, costs, strict=True)):
-        seconds = float(next(iter(scores.values())).provenance["seconds"])
+    about = next(iter(scores.values())).provenance
+    whole = int(about["forwards"]) + BACKWARD * int(about["backwards"])
+    for number, task in enumerate(group):
+        scorers = [stage.scorer for stage in task.locator.stages.values()]
+        forwards, backwards = passes(scorers, int(about["n_samples"]))
         cost = {
             "forwards": str(forwards),
             "backwards": str(backwards),
-            "seconds": f"{seconds * (forwards + BACKWARD * backwards) / whole:.3f}",
+            "seconds": f"{float(about['seconds']) * (forwards + BACKWARD * backwards) / whole:.3f}",
         }
         yield {
             name: replace(one, provenance={**one.provenance, **cost})
             for name in task.locator.stages
             for one in [scores[f"{number}/{name}"]]
         }
-
-
-def _needs(task: Task) -> frozenset[str]:
-    return frozenset(need for stage in task.locator.stages.values() for need in stage.scorer.needs)
-
-
-def _cases(scores: Scores) -> int:
-    return len(next(iter(scores.values())).provenance["samples"].split(","))
-
-
-def _passes(task: Task, scores: Scores) -> tuple[int, int]:
-    """Return the forwards and backwards of a task alone, as `Locator` counts them."""
-    needs, n_cases = _needs(task), _cases(scores)
-    return n_cases * (1 + len(needs & {"counterfactual", "control"})), n_cases * ("gradient" in needs)
 
 
 def usable_on(shelf: Shelf, model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:

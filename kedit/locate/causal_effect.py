@@ -8,10 +8,9 @@ from torch import Tensor
 
 from kedit.hooks import Rewrite, intervene
 from kedit.locate.copies import Copies
-from kedit.locate.evidence import gather
-from kedit.locate.locator import stacked_batch
-from kedit.locate.reduction import Evidence, OverSamples, RunningReduction, check_reductions, that_count
-from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Probed, Scorer
+from kedit.locate.reduction import Evidence, OverSamples, check_reductions, that_count
+from kedit.locate.scorer import Case, Probed, Scorer
+from kedit.locate.scoring import gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronScores
@@ -22,7 +21,7 @@ from kedit.sites import Site
 class CausalEffect:
     """How much the target drops when one neuron alone is zero: `y(a) - y(a with a_i = 0)`.
 
-    The baseline that NAM (arXiv 2410.09780, section 4) calls CE; zero as the value of a silent neuron is kedit's
+    The baseline that NAM (Fang et al., NeurIPS 2024) calls CE; zero as the value of a silent neuron is kedit's
     choice. A sample costs one forward for each neuron, and one more: a 7B model has 350,000 neurons, so
     measure a shortlist there. Neurons that are not on it score NaN, and no selector keeps those.
     """
@@ -62,10 +61,9 @@ class CausalEffect:
         if self.shortlist is None:
             widths = enumerate(site.widths.values())
             return [NeuronId(row, index) for row, width in widths for index in range(width)], 0, 0
-        scores = _scored(self.shortlist, model, site, cases, target)
-        needs = self.shortlist.needs
-        forwards = len(cases) * (1 + len(needs & {"counterfactual", "control"}))
-        return scores.ranking()[: self.m], forwards, len(cases) * ("gradient" in needs)
+        made = gathered(model, site, cases, target, {"shortlist": self.shortlist})["shortlist"]
+        scores = NeuronScores(made.values(), repr(self.shortlist), site.name, ties=made.sums.ties())
+        return scores.ranking()[: self.m], *passes([self.shortlist], len(cases))
 
     @torch.no_grad()
     def _effects(self, copies: Copies, site: Site, chosen: Sequence[NeuronId]) -> Tensor:
@@ -112,14 +110,3 @@ class _Silence:
         changed = activation.clone().reshape(self.n_copies, len(self.silent), -1)
         changed[copies, positions, indices] = 0
         return changed.reshape(activation.shape)
-
-
-def _scored(scorer: Scorer, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> NeuronScores:
-    """Return what a scorer makes of all samples together."""
-    sums = RunningReduction(scorer.over_samples)
-    for found in gather(model, site, cases, target, {"shortlist": scorer}):
-        stacked = stacked_batch(found["shortlist"])
-        sums.add(scorer.across_layers(stacked) if isinstance(scorer, AcrossLayers) else stacked)
-    means = sums.result()
-    values = scorer.across_samples(means) if isinstance(scorer, AcrossSamples) else means
-    return NeuronScores(values, repr(scorer), site.name, ties=sums.ties())

@@ -9,9 +9,9 @@ import torch
 
 from kedit.locate.copies import Copies
 from kedit.locate.integrated import AlphaRule, IntegratedGradients
-from kedit.locate.locator import stacked_batch
 from kedit.locate.reduction import Evidence, OverSamples, Vote, check_reductions, that_count
 from kedit.locate.scorer import Case, Probed
+from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.sites import Site

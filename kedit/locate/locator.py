@@ -2,17 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from kedit.locate.evidence import gather
-from kedit.locate.reduction import RunningReduction
-from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
+from kedit.locate.scorer import Case, Prober, Scorer
+from kedit.locate.scoring import Made, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
@@ -74,21 +69,18 @@ class Locator:
         """
         site = model.site(self.site)
         cases = self.cases(model, pairs, captions, progress)
-        made = self._gathered(model, site, cases, progress) | self._probed(model, site, cases, progress)
-        about = self._provenance(model, cases, len(pairs)) | _added(made.values())
-        scores = {}
-        for name, stage in self.stages.items():
-            one = made[name]
-            values = site.by_layer_number(_pooled(stage.scorer, one.sums.result()))
-            ties = one.sums.ties()
-            scores[name] = NeuronScores(
-                values,
-                repr(stage.scorer),
-                self.site,
-                about | {"invalid": str(one.n_invalid)} | one.noted(),
-                None if ties is None else site.by_layer_number(ties),
-            )
-        return scores
+        began = time.perf_counter()
+        scorers = {name: one.scorer for name, one in self.stages.items() if isinstance(one.scorer, Scorer)}
+        probers = {name: one.scorer for name, one in self.stages.items() if isinstance(one.scorer, Prober)}
+        made = gathered(model, site, cases, self.target, scorers, progress) if scorers else {}
+        made |= {name: probed(model, site, cases, self.target, name, one, progress) for name, one in probers.items()}
+        forwards, backwards = passes(scorers.values(), len(cases))
+        about = self._provenance(model, cases, len(pairs)) | {
+            "forwards": str(forwards + sum(one.forwards for one in made.values())),
+            "backwards": str(backwards + sum(one.backwards for one in made.values())),
+            "seconds": f"{time.perf_counter() - began:.3f}",
+        }
+        return {name: self._scores(made[name], site, about) for name in self.stages}
 
     def limited(self, k: int) -> "Locator":
         """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""
@@ -146,42 +138,16 @@ class Locator:
             logger.info("%d of %d captions do not name `%s`: skipped", len(pairs) - len(cases), len(pairs), concept)
         return cases
 
-    def _gathered(self, model: MLLM, site: Site, cases: Sequence[Case], progress: Progress) -> dict[str, "_Made"]:
-        """Run the passes that the scorers share and return what each made of them."""
-        scorers = {name: one.scorer for name, one in self.stages.items() if isinstance(one.scorer, Scorer)}
-        if not scorers:
-            return {}
-        began = time.perf_counter()
-        made = {name: _Made(RunningReduction(scorer.over_samples)) for name, scorer in scorers.items()}
-        n_batches = -(-len(cases) // model.batch_size)
-        for layers in progress(gather(model, site, cases, self.target, scorers), n_batches, "locate"):
-            for name, scorer in scorers.items():
-                made[name].n_invalid += sum(int(layer.isnan().sum()) for layer in layers[name])
-                stacked = stacked_batch(layers[name])
-                made[name].sums.add(scorer.across_layers(stacked) if isinstance(scorer, AcrossLayers) else stacked)
-        needs = frozenset[str]().union(*(scorer.needs for scorer in scorers.values()))
-        first = made[next(iter(made))]
-        first.forwards = len(cases) * (1 + len(needs & {"counterfactual", "control"}))
-        first.backwards = len(cases) * ("gradient" in needs)
-        first.seconds = time.perf_counter() - began
-        return made
-
-    def _probed(self, model: MLLM, site: Site, cases: Sequence[Case], progress: Progress) -> dict[str, "_Made"]:
-        """Let each prober run the model, equal ones once, and return what they found."""
-        made: dict[str, _Made] = {}
-        for name, stage in self.stages.items():
-            prober = stage.scorer
-            if not isinstance(prober, Prober):
-                continue
-            began, one = time.perf_counter(), _Made(RunningReduction(prober.over_samples))
-            for probed in progress(prober.probe(model, site, cases, self.target), len(cases), name):
-                one.sums.add(probed.scores)
-                one.forwards += probed.forwards
-                one.backwards += probed.backwards
-                one.notes |= {key: max(value, one.notes.get(key, value)) for key, value in probed.notes.items()}
-            one.seconds = time.perf_counter() - began
-            made[name] = one
-        return made
+    def _scores(self, made: Made, site: Site, about: Mapping[str, str]) -> NeuronScores:
+        own = {"invalid": str(made.n_invalid)} | {key: f"{value:.6g}" for key, value in made.notes.items()}
+        ties = made.sums.ties()
+        return NeuronScores(
+            site.by_layer_number(made.values()),
+            repr(made.scorer),
+            self.site,
+            {**about, **own},
+            None if ties is None else site.by_layer_number(ties),
+        )
 
     def _provenance(self, model: MLLM, cases: Sequence[Case], n_pairs: int) -> dict[str, str]:
         return {
@@ -192,40 +158,3 @@ class Locator:
             "n_samples": str(len(cases)),
             "skipped": str(n_pairs - len(cases)),
         }
-
-
-@dataclass
-class _Made:
-    """What one stage's scorer made of the samples, and what that took."""
-
-    sums: RunningReduction
-    n_invalid: int = 0
-    forwards: int = 0
-    backwards: int = 0
-    seconds: float = 0.0
-    notes: dict[str, float] = field(default_factory=dict)
-
-    def noted(self) -> dict[str, str]:
-        """Return what the prober noted, the largest over samples."""
-        return {key: f"{value:.6g}" for key, value in self.notes.items()}
-
-
-def _added(made: Iterable[_Made]) -> dict[str, str]:
-    """Return what all stages took together; passes that stages share are counted once."""
-    parts = list(made)
-    return {
-        "forwards": str(sum(one.forwards for one in parts)),
-        "backwards": str(sum(one.backwards for one in parts)),
-        "seconds": f"{sum(one.seconds for one in parts):.3f}",
-    }
-
-
-def _pooled(scorer: Scorer | Prober, means: Tensor) -> Tensor:
-    return scorer.across_samples(means) if isinstance(scorer, AcrossSamples) else means
-
-
-def stacked_batch(layers: Sequence[Tensor]) -> Tensor:
-    """Return `[batch, ..., layer, neuron]` from per-layer `[batch, ..., neuron]`; narrower layers end in NaN."""
-    widest = max(one.shape[-1] for one in layers)
-    padded = [functional.pad(one, (0, widest - one.shape[-1]), value=torch.nan) for one in layers]
-    return torch.stack(padded, dim=-2)

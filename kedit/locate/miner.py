@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from torch import Tensor
-
-from kedit.locate.evidence import gather
 from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split, over_sets
-from kedit.locate.locator import stacked_batch
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
-from kedit.locate.reduction import RunningReduction
 from kedit.locate.scorer import Case
+from kedit.locate.scoring import Made, gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
@@ -106,8 +102,9 @@ class Miner:
         if empty := [name for name, pairs in sets.items() if not pairs] or ([] if sets else ["all"]):
             raise ValueError(f"there is nothing to locate in: no counterfactual pairs in `{empty[0]}`")
         began = time.perf_counter()
-        made = [self._mean(model, pairs, progress) for pairs in sets.values()]
+        made = [self._made(model, pairs, progress) for pairs in sets.values()]
         pairs = [pair for one in sets.values() for pair in one]
+        forwards, backwards = passes([self.scorer], len(pairs))
         about = {
             "model": model.name,
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
@@ -115,12 +112,12 @@ class Miner:
             "samples": ",".join(pair.sample.id for pair in pairs),
             "n_samples": str(len(pairs)),
             "skipped": "0",
-            "forwards": str(len(pairs)),
-            "backwards": "0",
+            "forwards": str(forwards),
+            "backwards": str(backwards),
             "seconds": f"{time.perf_counter() - began:.3f}",
-            "invalid": str(sum(n_invalid for _, n_invalid in made)),
+            "invalid": str(sum(one.n_invalid for one in made)),
         }
-        over_all = over_sets([mean for mean, _ in made])
+        over_all = over_sets([one.values() for one in made])
         return {
             name: NeuronScores(model.site(self.site).by_layer_number(values), repr(self._stage(name)), self.site, about)
             for name, values in zip(SPLITS[self.split], over_all, strict=True)
@@ -160,17 +157,11 @@ class Miner:
             self._warn(known)
         return sets | {UNION: NeuronSet(tuple(wanted), site)}
 
-    def _mean(self, model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> tuple[Tensor, int]:
-        """Return the importance over the samples of one set, `[modality, layer, neuron]`, and how many are NaN."""
-        scorer, site = self.scorer, model.site(self.site)
-        sums, n_invalid = RunningReduction(scorer.over_samples), 0
+    def _made(self, model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Made:
+        """Return the importance over the samples of one set, `[modality, layer, neuron]`."""
         cases = [Case(pair, NO_MENTION) for pair in pairs]
-        n_batches = -(-len(cases) // model.batch_size)
-        for made in progress(gather(model, site, cases, Target(), {"miner": scorer}), n_batches, "locate"):
-            layers = made["miner"]
-            n_invalid += sum(int(layer.isnan().sum()) for layer in layers)
-            sums.add(scorer.across_layers(stacked_batch(layers)))
-        return scorer.across_samples(sums.result()), n_invalid
+        site = model.site(self.site)
+        return gathered(model, site, cases, Target(), {"miner": self.scorer}, progress)["miner"]
 
     def _stage(self, name: Modality) -> ModalityImportance:
         return ModalityImportance(name, self.weights, self.attn_mode, self.norm, self.faithful)

@@ -9,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.hooks import record
-from kedit.locate.locator import stacked_batch
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
+from kedit.locate.scoring import stacked_batch
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet, SiteName
 from kedit.samples import Progress, silent

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from kedit.locate.locator import Locator, stacked_batch
+from kedit.locate.locator import Locator
 from kedit.locate.reduction import OverSamples
 from kedit.locate.scorer import Case, Probed
+from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
 from kedit.models.mllm import MLLM, Generated

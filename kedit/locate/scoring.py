@@ -1,0 +1,87 @@
+"""What scorers and probers make of all samples together, and the passes that takes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kedit.locate.evidence import gather
+from kedit.locate.reduction import RunningReduction
+from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
+from kedit.locate.target import Target
+from kedit.models.mllm import MLLM
+from kedit.samples import Progress, silent
+from kedit.sites import Site
+
+
+@dataclass
+class Made:
+    """What one scorer or prober made of the samples."""
+
+    scorer: Scorer | Prober
+    sums: RunningReduction = field(init=False)
+    n_invalid: int = 0
+    """How many of the scores of single samples are not a number."""
+    forwards: int = 0
+    """Passes of its own, beside those that scorers share."""
+    backwards: int = 0
+    notes: dict[str, float] = field(default_factory=dict)
+    """What a prober noted, the largest over samples."""
+
+    def __post_init__(self) -> None:
+        self.sums = RunningReduction(self.scorer.over_samples)
+
+    def values(self) -> Tensor:
+        """Return the scores over all samples: `[layer, neuron]`, or channels of it."""
+        means = self.sums.result()
+        return self.scorer.across_samples(means) if isinstance(self.scorer, AcrossSamples) else means
+
+
+def gathered(
+    model: MLLM,
+    site: Site,
+    cases: Sequence[Case],
+    target: Target,
+    scorers: Mapping[str, Scorer],
+    progress: Progress = silent,
+) -> dict[str, Made]:
+    """Run the passes that the scorers share, batch by batch, and return what each made of them."""
+    made = {name: Made(scorer) for name, scorer in scorers.items()}
+    n_batches = -(-len(cases) // model.batch_size)
+    for batch in progress(gather(model, site, cases, target, scorers), n_batches, "locate"):
+        for name, scorer in scorers.items():
+            made[name].n_invalid += sum(int(layer.isnan().sum()) for layer in batch[name])
+            stacked = stacked_batch(batch[name])
+            made[name].sums.add(scorer.across_layers(stacked) if isinstance(scorer, AcrossLayers) else stacked)
+    return made
+
+
+def probed(
+    model: MLLM, site: Site, cases: Sequence[Case], target: Target, name: str, prober: Prober, progress: Progress
+) -> Made:
+    """Let a prober run the model, sample by sample, and return what it found; `name` is for the progress."""
+    made = Made(prober)
+    for one in progress(prober.probe(model, site, cases, target), len(cases), name):
+        made.sums.add(one.scores)
+        made.forwards += one.forwards
+        made.backwards += one.backwards
+        made.notes |= {key: max(value, made.notes.get(key, value)) for key, value in one.notes.items()}
+    return made
+
+
+def passes(scorers: Iterable[Scorer], n_cases: int) -> tuple[int, int]:
+    """Return the forwards and backwards, in passes of one sample, that `scorers` take together; see `gather`."""
+    needs = [scorer.needs for scorer in scorers]
+    if not needs:
+        return 0, 0
+    together = frozenset[str]().union(*needs)
+    return n_cases * (1 + len(together & {"counterfactual", "control"})), n_cases * ("gradient" in together)
+
+
+def stacked_batch(layers: Sequence[Tensor]) -> Tensor:
+    """Return `[batch, ..., layer, neuron]` from per-layer `[batch, ..., neuron]`; narrower layers end in NaN."""
+    widest = max(one.shape[-1] for one in layers)
+    padded = [functional.pad(one, (0, widest - one.shape[-1]), value=torch.nan) for one in layers]
+    return torch.stack(padded, dim=-2)
