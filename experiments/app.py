@@ -25,6 +25,7 @@ __all__ = [
     "misuse",
     "plain",
     "reported",
+    "run_folder",
     "use_threads",
     "whole_numbers",
 ]
@@ -126,6 +127,30 @@ def guarded(main: Callable[[], Any]) -> int:
     if not codes:
         return DONE
     return MISUSED if set(codes) == {MISUSED} else FAILED
+
+
+@contextmanager
+def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple[Any, Any]]:
+    """Open Hydra's folder for a job and yield it, as a `Run`, with its tracker.
+
+    Args:
+        settings: The job's configuration.
+        least: The settings that are whole numbers, and the least of each; see `whole_numbers`.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit import __version__
+    from kedit.runs import Run
+
+    running = HydraConfig.get()
+    folder = Path(running.runtime.output_dir)
+    with Run(folder) as kept:
+        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        whole_numbers(settings, least, optional=["threads"])
+        tracker = build(settings.tracker)
+        with mirrored(tracker, settings, folder):
+            yield kept, tracker
+        logger.info("done")
 
 
 @contextmanager

@@ -3,19 +3,14 @@
 kedit compare concept=star
 """
 
-import logging
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, build, guarded, mirrored, reported, use_threads, whole_numbers
+from experiments.app import ConfigurationError, guarded, reported, run_folder, use_threads
 from experiments.comparison.choices import understood
-from kedit import __version__
 from kedit.paths import conf_dir
-
-logger = logging.getLogger(__name__)
 
 LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "evaluate.target": 1,
          "evaluate.retention": 0, "matrix.target": 1}  # fmt: skip
@@ -25,30 +20,19 @@ LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "eval
 @reported
 def compare(cfg: DictConfig) -> None:
     """Run one comparison in its Hydra folder; the same folder again goes on where it was."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from kedit.runs import Run
-
-    running = HydraConfig.get()
-    folder = Path(running.runtime.output_dir)
-    with Run(folder) as kept:
-        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
-        whole_numbers(cfg, {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")},
-                      optional=["threads"])  # fmt: skip
-        tracker = build(cfg.tracker)
+    least = {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")}
+    with run_folder(cfg, least) as (kept, tracker):
         use_threads(cfg.threads)
-        with mirrored(tracker, cfg, folder):
-            if cfg.against == "truth":
-                from experiments.comparison.planted import truth
+        if cfg.against == "truth":
+            from experiments.comparison.planted import truth
 
-                truth(cfg, kept, tracker)
-            elif cfg.against == "effect":
-                from experiments.comparison.effect import effect
+            truth(cfg, kept, tracker)
+        elif cfg.against == "effect":
+            from experiments.comparison.effect import effect
 
-                effect(cfg, kept, tracker)
-            else:
-                raise ConfigurationError(f"`against` is effect or truth; got {cfg.against}")
-        logger.info("done")
+            effect(cfg, kept, tracker)
+        else:
+            raise ConfigurationError(f"`against` is effect or truth; got {cfg.against}")
 
 
 def main() -> int:

@@ -7,13 +7,12 @@ import logging
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, loaded, mirrored, misuse, reported, use_threads, whole_numbers
+from experiments.app import bar, build, guarded, loaded, misuse, reported, run_folder, use_threads
 from kedit import __version__
 from kedit.paths import conf_dir
 
@@ -29,17 +28,8 @@ def inspect(cfg: DictConfig) -> None:
     """Inspect in one Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kedit.runs import Run
-
-    running = HydraConfig.get()
-    folder = Path(running.runtime.output_dir)
-    with Run(folder) as kept:
-        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
-        whole_numbers(cfg, LEAST, optional=["threads"])
-        tracker = build(cfg.tracker)
-        with mirrored(tracker, cfg, folder):
-            job(cfg, kept, tracker, locator_name=running.runtime.choices["locate"])
-        logger.info("done")
+    with run_folder(cfg, LEAST) as (kept, tracker):
+        job(cfg, kept, tracker, locator_name=HydraConfig.get().runtime.choices["locate"])
 
 
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:

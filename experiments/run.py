@@ -3,20 +3,16 @@
 kedit run concept=star locate=two_stage edit=zero
 """
 
-import logging
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, loaded, mirrored, misuse, reported, use_threads, whole_numbers
+from experiments.app import bar, build, guarded, loaded, misuse, reported, run_folder, use_threads
 from kedit import __version__
 from kedit.paths import conf_dir
-
-logger = logging.getLogger(__name__)
 
 LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "evaluate.retention": 0,
          "evaluate.controls": 0}  # fmt: skip
@@ -28,17 +24,8 @@ def run(cfg: DictConfig) -> None:
     """Run one job in its Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kedit.runs import Run
-
-    running = HydraConfig.get()
-    folder = Path(running.runtime.output_dir)
-    with Run(folder) as kept:
-        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
-        whole_numbers(cfg, LEAST, optional=["threads"])
-        tracker = build(cfg.tracker)
-        with mirrored(tracker, cfg, folder):
-            job(cfg, kept, tracker, locator_name=running.runtime.choices["locate"])
-        logger.info("done")
+    with run_folder(cfg, LEAST) as (kept, tracker):
+        job(cfg, kept, tracker, locator_name=HydraConfig.get().runtime.choices["locate"])
 
 
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
