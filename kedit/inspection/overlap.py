@@ -11,11 +11,6 @@ from kedit.neurons import NeuronScores, NeuronSet
 Overlap = Callable[[NeuronSet, NeuronSet], float]
 
 
-def jaccard(a: NeuronSet, b: NeuronSet) -> float:
-    """Return |a & b| / |a | b|; two empty sets overlap fully."""
-    return a.jaccard(b)
-
-
 def containment(a: NeuronSet, b: NeuronSet) -> float:
     """Return the share of `a` that `b` holds too; an empty set is contained in every set."""
     return len(a & b) / len(a) if a else 1.0
@@ -27,7 +22,7 @@ def shared(a: NeuronSet, b: NeuronSet) -> float:
     return len(a & b) / largest if largest else 1.0
 
 
-def overlap_table(sets: Sequence[NeuronSet], overlap: Overlap = jaccard) -> Numbers:
+def overlap_table(sets: Sequence[NeuronSet], overlap: Overlap = NeuronSet.jaccard) -> Numbers:
     """Return the overlap of each set with each other: `[set, set]`."""
     return np.array([[overlap(a, b) for b in sets] for a in sets], dtype=np.float64).reshape(len(sets), len(sets))
 
