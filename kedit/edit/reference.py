@@ -1,22 +1,19 @@
 """Reference activations for `Patch`: what the neurons do in other runs of the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from kedit.edit.operators import Patch
-from kedit.hooks import record
-from kedit.models.mllm import IMAGE, MLLM, PADDING, TEXT
+from kedit.models.mllm import MLLM, Kind, of_kind
+from kedit.models.reading import prompted
 from kedit.neurons import SiteName
 from kedit.samples import Counterfactual, Progress, silent
-
-Reads = Literal["all", "image", "text"]
-"""The positions whose activations are averaged."""
 
 
 class Reference(Protocol):
@@ -32,7 +29,7 @@ class CounterfactualMean:
     """What the neurons do, on average, where the concept is painted out."""
 
     site: SiteName = "mid"
-    reads: Reads = "image"
+    reads: Kind = "image"
 
     def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the counterfactual pictures."""
@@ -45,7 +42,7 @@ class DatasetMean:
     """What the neurons do, on average, on the original pictures."""
 
     site: SiteName = "mid"
-    reads: Reads = "image"
+    reads: Kind = "image"
 
     def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the original pictures."""
@@ -59,7 +56,7 @@ class Donor:
 
     picture: str
     site: SiteName = "mid"
-    reads: Reads = "image"
+    reads: Kind = "image"
 
     def __post_init__(self) -> None:
         if not Path(self.picture).is_file():
@@ -76,7 +73,7 @@ class Donor:
 
 
 def mean_activations(
-    model: MLLM, images: Sequence[Image], site: SiteName, positions: Reads, progress: Progress
+    model: MLLM, images: Sequence[Image], site: SiteName, positions: Kind, progress: Progress
 ) -> dict[int, Tensor]:
     """Return each layer's mean activation over the positions of all pictures: `[neuron]` by layer."""
     if not images:
@@ -84,24 +81,11 @@ def mean_activations(
     place = model.site(site)
     totals = {layer: torch.zeros(width, dtype=torch.float64) for layer, width in place.widths.items()}
     n_positions = 0
-    starts = range(0, len(images), model.batch_size)
-    for start in progress(starts, len(starts), "reference"):
-        chunk = images[start : start + model.batch_size]
-        batch = model.forced(chunk, [()] * len(chunk))
-        counts = _COUNTS[positions](batch.kinds)
-        with torch.no_grad(), record(model.module, place) as activations:
-            model.logits(batch)
-        for layer, values in activations.items():
-            by_position = values.reshape(*counts.shape, -1)
-            totals[layer] += by_position[counts.to(values.device)].double().sum(0).cpu()
+    for batch, activations in prompted(model, place, images, progress=progress, what="reference"):
+        counts = of_kind(batch.kinds, positions)
+        for layer, by_position in activations.items():
+            totals[layer] += by_position[counts.to(by_position.device)].double().sum(0).cpu()
         n_positions += int(counts.sum())
     if n_positions == 0:
         raise ValueError(f"no `{positions}` positions in the {len(images)} pictures' prompts")
     return {layer: (total / n_positions).float() for layer, total in totals.items()}
-
-
-_COUNTS: dict[Reads, Callable[[Tensor], Tensor]] = {
-    "all": lambda kinds: kinds != PADDING,
-    "image": lambda kinds: kinds == IMAGE,
-    "text": lambda kinds: kinds == TEXT,
-}

@@ -8,10 +8,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.hooks import record
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
 from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced
+from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Mask, Sample
 from kedit.sites import Site
@@ -23,15 +23,8 @@ def read(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]) -
     The neurons come in the order of the set.
     """
     layers = neurons.by_layer()
-    for start in range(0, len(images), model.batch_size):
-        some = images[start : start + model.batch_size]
-        batch = model.forced(some, [()] * len(some))
-        with torch.no_grad(), record(model.module, site) as activations:
-            model.logits(batch)
-        columns = [
-            activations[layer].reshape(*batch.kinds.shape, -1)[..., list(indices)].float().cpu()
-            for layer, indices in layers.items()
-        ]
+    for batch, activations in prompted(model, site, images):
+        columns = [activations[layer][..., list(indices)].float().cpu() for layer, indices in layers.items()]
         yield batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.kinds.shape, 0)
 
 

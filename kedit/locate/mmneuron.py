@@ -8,11 +8,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.hooks import record
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.scoring import stacked_batch
 from kedit.models.mllm import MLLM
+from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet, SiteName
 from kedit.samples import Progress, silent
 from kedit.sites import Site
@@ -85,7 +85,6 @@ def members(activity: Tensor, quantile: float) -> Tensor:
     return activity > bar
 
 
-@torch.no_grad()
 def domain_neurons(
     model: MLLM,
     domains: Mapping[str, Sequence[Image]],
@@ -129,13 +128,8 @@ def _activity(
 ) -> Tensor:
     """Return the share of positions at which each neuron is above zero, over all pictures: `[layer, neuron]`."""
     total: Tensor | float = 0.0
-    starts = range(0, len(images), model.batch_size)
-    for start in progress(starts, len(starts), name):
-        some = images[start : start + model.batch_size]
-        batch = model.forced(some, [()] * len(some))
-        with record(model.module, site) as recorded:
-            model.logits(batch)
-        active = [(recorded[layer].reshape(*batch.kinds.shape, -1) > 0).float() for layer in site.blocks]
+    for batch, activations in prompted(model, site, images, progress=progress, what=name):
+        active = [(activations[layer] > 0).float() for layer in site.blocks]
         shares = [over_positions(one, batch.kinds.to(one.device), positions, "mean").cpu() for one in active]
         total = total + stacked_batch(shares).double().sum(0)
     assert isinstance(total, Tensor)

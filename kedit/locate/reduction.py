@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from kedit.models.mllm import IMAGE, PADDING, TEXT
+from kedit.models.mllm import of_kind
 
 Evidence = Literal["all", "image", "text", "target"]
 """The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
@@ -69,7 +69,7 @@ def that_count(kinds: Tensor, positions: Evidence) -> Tensor:
         last = torch.zeros_like(kinds, dtype=torch.bool)
         last[:, -1] = True
         return last
-    return {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[positions]
+    return of_kind(kinds, positions)
 
 
 def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:

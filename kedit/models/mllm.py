@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from PIL.Image import Image
@@ -17,6 +17,8 @@ PADDING, TEXT, IMAGE = 0, 1, 2
 """What a position holds; see `Forced.kinds`."""
 MODALITIES = ("padding", "text", "special", "image", "video", "audio")
 """What a position holds in more detail; an entry of `Forced.modalities` is an index into this."""
+Kind = Literal["all", "image", "text"]
+"""Which positions: those that hold a token, image tokens, or the other tokens."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
 
@@ -48,6 +50,11 @@ class Forced:
     """`[batch, pos]`, indices into `MODALITIES`."""
     prompt: Tensor
     """`[batch, pos]`, true where a position belongs to the prompt, not to the forced words or the padding."""
+
+
+def of_kind(kinds: Tensor, which: Kind) -> Tensor:
+    """Return which positions are `which`, of the same shape as `kinds`; see `Forced.kinds`."""
+    return {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[which]
 
 
 class MLLM(Protocol):
