@@ -1,23 +1,21 @@
 """COCO's object annotations and captions, as published, as a data set."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from kedit.data import coco_index
 from kedit.data.album import Album, Rules
-from kedit.data.drawing import drawn, split
-from kedit.data.jsonlines import text_questions
+from kedit.data.annotated import AnnotatedPictures
 from kedit.data.pictures import shown
-from kedit.samples import Concept, Question, Sample, Split, find_concept
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Coco:
+class Coco(AnnotatedPictures):
     """Pictures with annotated instances, in COCO's format and arrangement of files.
 
     A concept is a category, with the words that people use for it; a sample's references are the captions of its
@@ -50,17 +48,7 @@ class Coco:
     """A file of lines with a `question` and an `answer`, to test what an edit leaves of the text knowledge."""
 
     def __post_init__(self) -> None:
-        _ = self._rules, self._place("instances"), self._place("captions"), self._place("images")
-
-    @property
-    def concepts(self) -> tuple[Concept, ...]:
-        """The annotated categories."""
-        return self.album.concepts
-
-    @cached_property
-    def questions(self) -> tuple[Question, ...]:
-        """The text questions of `questions_file`."""
-        return text_questions(Path(self.folder), self.questions_file)
+        _ = self.rules, self._place("instances"), self._place("captions"), self._place("images")
 
     @cached_property
     def album(self) -> Album:
@@ -82,18 +70,9 @@ class Coco:
         told = captions if self.captions is not None and captions.is_file() else None
         return coco_index.album(instances, told, images, boxes=self.boxes, max_side=self.max_side)
 
-    def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
-        """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
-        name = concept if isinstance(concept, str) else concept.name
-        return drawn(self.album, find_concept(self.concepts, name), self._rules, seed=seed)
-
-    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
-        """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
-        counts = {"locate": locate, "target": target, "retention": retention}
-        return split(self.album, concept, self._rules, **counts, seed=seed)
-
     @property
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """Which of a concept's pictures may be drawn."""
         return Rules(self.min_area, self.max_area, self.max_others, self.without, self.crowds)
 
     def _place(self, field: str) -> Path:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from kedit.data.album import Album, Record, Rules
-from kedit.data.drawing import drawn, split
-from kedit.data.jsonlines import Line, concepts_of, lines, text_questions
+from kedit.data.annotated import AnnotatedPictures
+from kedit.data.jsonlines import Line, concepts_of, lines
 from kedit.data.masks import Box, Outline, outline
 from kedit.data.pictures import MaskFile, Source, shown
-from kedit.samples import Concept, Question, Sample, Split, find_concept
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(AnnotatedPictures):
     """Pictures listed in a file of JSON lines, each with its captions, and its objects with their places.
 
     A line has `image` (or `file_name`, as Hugging Face's imagefolder calls it), a path from the folder; `caption` or
@@ -45,17 +44,7 @@ class Folder:
     """Pictures with a longer side are shrunk to it, with their regions; None keeps them."""
 
     def __post_init__(self) -> None:
-        _ = self._rules
-
-    @property
-    def concepts(self) -> tuple[Concept, ...]:
-        """Every object that is named, in the pictures or in `concepts_file`."""
-        return self.album.concepts
-
-    @cached_property
-    def questions(self) -> tuple[Question, ...]:
-        """The text questions of `questions_file`."""
-        return text_questions(Path(self.folder), self.questions_file)
+        _ = self.rules
 
     @cached_property
     def album(self) -> Album:
@@ -79,18 +68,9 @@ class Folder:
         names = frozenset().union(*(record.objects for record in records))
         return Album(records, concepts_of(described if described.is_file() else None, names), self.max_side)
 
-    def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
-        """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
-        name = concept if isinstance(concept, str) else concept.name
-        return drawn(self.album, find_concept(self.concepts, name), self._rules, seed=seed)
-
-    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
-        """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
-        counts = {"locate": locate, "target": target, "retention": retention}
-        return split(self.album, concept, self._rules, **counts, seed=seed)
-
     @property
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """Which of a concept's pictures may be drawn."""
         return Rules(self.min_area, self.max_area, self.max_others, self.without)
 
 
