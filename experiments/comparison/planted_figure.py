@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.comparison.planted_tables import COSTS, MEAN, RANDOM, Verdict, cost_cells, figures
-from kedit.inspection.canvas import GRAY, INK, WIDTH, page, place, title_space
+from kedit.inspection.canvas import GRAY, INK, WIDTH, page, place, shade, title_space
 
 LEFT, CELL, COST, ROW, HEAD = 1.55, 0.56, 0.46, 0.27, 0.8
 """Inches: of the methods' names, a cell, a cost, a row, and the slanted names of the variants."""
@@ -22,18 +22,13 @@ def draw(verdicts: Sequence[Verdict], variants: Sequence[str], reference: str, p
     height = title_space(title) + HEAD + body + 0.6
     with page(path, height, title) as figure:
         axes = place(figure, LEFT, 0.5, cell * len(names), body)
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-        for (down, across), value in np.ndenumerate(values):
-            shown = "-" if np.isnan(value) else f"{value:.2f}"
-            axes.text(across, down, shown, ha="center", va="center", size=8, color="white" if value > 0.6 else INK)
+        shade(axes, values, lambda value: "-" if np.isnan(value) else f"{value:.2f}", highest=1.15)
         axes.axvline(len(variants) - 0.5, color="white", linewidth=3)
         axes.set_yticks(range(len(verdicts)), [one.method for one in verdicts])
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() == reference else "normal")
         axes.xaxis.tick_top()
         axes.set_xticks(range(len(names)), names, rotation=40, ha="left", rotation_mode="anchor")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
         for down, one in enumerate(verdicts):
             for number, text in enumerate(cost_cells(one)):
                 across = len(names) - 0.5 + (number + 1) * COST / cell

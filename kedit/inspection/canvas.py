@@ -2,14 +2,18 @@
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 DPI = 150
 WIDTH = 8.0
@@ -79,3 +83,26 @@ def place(figure: "Figure", left: float, bottom: float, width: float, height: fl
 def write(figure: "Figure", x: float, y: float, text: str, **look: Any) -> None:
     """Write `text` with its left edge at `x` and its top at `y` inches from the lower left corner."""
     figure.text(x, y, text, **{"transform": figure.dpi_scale_trans, "va": "top", **look})
+
+
+def shade(
+    axes: "Axes",
+    cells: NDArray[np.float64],
+    text: Callable[[float], str],
+    *,
+    colors: Any = "Blues",
+    highest: float = 1.0,
+    dark: float = 0.6,
+    size: float = 8,
+) -> "AxesImage":
+    """Draw `cells`, `[row, column]`, darker from 0 to `highest`, each with its `text`, and no frame.
+
+    Above `dark` the text is white.
+    """
+    image = axes.imshow(cells, cmap=colors, vmin=0, vmax=highest, aspect="auto")
+    for (row, column), value in np.ndenumerate(cells):
+        color = "white" if value > dark else INK
+        axes.text(column, row, text(value), ha="center", va="center", size=size, color=color)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, title_space
+from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, shade, title_space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,21 +99,18 @@ def draw_grid(
     shades = LinearSegmentedColormap.from_list("shares", ["white", BLUE])
     with page(path, height + below + 0.3 + title_space(title), title) as figure:
         axes = place(figure, left, below + 0.15, side * len(names), height)
-        axes.imshow(values, cmap=shades, vmin=0, vmax=1, aspect="auto")
-        for y, row in enumerate(values):
-            for x, value in enumerate(row):
-                if np.isfinite(value):
-                    # Two digits of a share: 1 for all, .07 for little.
-                    text = "1" if value > 0.995 else "0" if value < 0.005 else f"{value:.2f}".lstrip("0")
-                    axes.annotate(
-                        text, (x, y), ha="center", va="center", size=7.5, color="white" if value > 0.55 else INK
-                    )
+        shade(axes, values, _two_digits, colors=shades, dark=0.55, size=7.5)
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(cells)), list(cells))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
+
+
+def _two_digits(value: float) -> str:
+    """Return a share in short: 1 for all, .07 for little, nothing for none."""
+    if value != value:
+        return ""
+    return "1" if value > 0.995 else "0" if value < 0.005 else f"{value:.2f}".lstrip("0")
 
 
 def draw_histograms(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kedit.inspection.canvas import BLUE, GRAY, INK, SKY, VERMILLION, WIDTH, page, place, title_space
+from kedit.inspection.canvas import BLUE, GRAY, INK, SKY, VERMILLION, WIDTH, page, place, shade, title_space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,16 +76,9 @@ def draw_matrix(
     side = min(6.0, 0.9 + 0.5 * n)
     with page(path, side + 1.35 + title_space(title), title) as figure:
         axes = place(figure, 1.4, 1.15, side, side)
-        colors = axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
+        colors = shade(axes, table, "{:.2g}".format)
         axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(n), names)
-        axes.tick_params(length=0)
-        for row in range(n):
-            for column in range(n):
-                value = float(table[row, column])
-                color = "white" if value > 0.6 else INK
-                axes.text(column, row, f"{value:.2g}", ha="center", va="center", size=8, color=color)
-        axes.spines[:].set_visible(False)
         figure.colorbar(colors, cax=place(figure, 1.4 + side + 0.25, 1.15, 0.14, side), label=what)
 
 
