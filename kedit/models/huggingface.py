@@ -9,7 +9,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from kedit.models.mllm import IMAGE, MODALITIES, PADDING, STUB, TEXT, Forced, Generated, Mention
+from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
+from kedit.models.mentions import first_mention
+from kedit.models.mllm import STUB, Forced, Generated, Mention
+from kedit.models.passes import accepts, declares, evaluating, input_device
+from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.neurons import SiteName
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
@@ -21,9 +25,9 @@ KEYWORDS: dict[Medium, str] = {"image": "images", "video": "videos", "audio": "a
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceMLLM:
-    """Any image-text-to-text model of transformers with its processor.
+    """Any model of transformers that writes or completes text, with its processor or tokenizer.
 
-    Neither is changed, except that the module is put into evaluation mode.
+    Neither is changed: a module in training mode is put into evaluation mode for each pass and back.
     """
 
     module: nn.Module
@@ -34,28 +38,40 @@ class HuggingFaceMLLM:
     max_new_tokens: int = 40
 
     def __post_init__(self) -> None:
-        self.module.eval()
         if self.tokenizer.pad_token_id is None:
+            where = "tokenizer" if self.tokenizer is self.processor else "processor.tokenizer"
             raise ValueError(
                 f"the tokenizer of `{self.name}` has no padding token, which batches need; "
-                "set `processor.tokenizer.pad_token = processor.tokenizer.eos_token`"
+                f"set `{where}.pad_token = {where}.eos_token`"
             )
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
+        """The processor's tokenizer, or the tokenizer that stands for one."""
+        return getattr(self.processor, "tokenizer", self.processor)
 
     @property
     def device(self) -> torch.device:
         """Where the token embedding lives, and so the inputs."""
-        return next(self.module.parameters()).device
+        return input_device(self.module)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Where answers stand: behind the prompt, in a sequence of their own, or in place of masks."""
+        return architecture(self.module)
+
+    @cached_property
+    def media(self) -> frozenset[Medium]:
+        """What a prompt may hold beside its text, which is what the configuration names a token for."""
+        if self.processor is self.tokenizer:
+            return frozenset({"text"})
+        return frozenset({"text", *(medium for medium in MARKED if medium_token(self.module, medium) is not None)})
 
     @cached_property
     def image_token(self) -> int:
         """The id of the image token, from the model's configuration."""
-        found = getattr(self.module.config, "image_token_id", None)
-        if not isinstance(found, int):
+        found = medium_token(self.module, "image")
+        if found is None:
             raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
         return found
 
@@ -65,6 +81,7 @@ class HuggingFaceMLLM:
 
     def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:
         """Return a greedy caption of each picture, which are read in batches."""
+        self.require("image")
         return self.ask([Prompt(self.prompt, image) for image in images], progress=progress, what="captions")
 
     def answer(self, questions: Sequence[Question], *, progress: Progress = silent) -> list[str]:
@@ -74,6 +91,7 @@ class HuggingFaceMLLM:
 
     def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches."""
+        self._refuse_unwritten(prompts)
         told: dict[int, Generated] = {}
         for medium in dict.fromkeys(one.medium for one in prompts):
             places = [place for place, one in enumerate(prompts) if one.medium == medium]
@@ -91,96 +109,125 @@ class HuggingFaceMLLM:
         tokens = caption.tokens
         if force and concept.first_mention(caption.text) is None:
             tokens = self._ids(f"{STUB} {concept.words[0]}")
-        text = self._decode(tokens)
-        span = concept.first_mention(text)
-        if span is None:
-            return None
-        read = [self._decode(tokens[: n + 1]) for n in range(len(tokens))]
-        first = next(n for n, part in enumerate(read) if len(part) > span[0])
-        # By content, not length: a character of several tokens has its length before its last token.
-        last = next(n for n, part in enumerate(read) if part.startswith(text[: span[1]]))
-        return Mention(tokens[:first], tokens[first : last + 1])
+        return first_mention(tokens, concept, self._decode)
 
     def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return the captioning prompt followed by a caption prefix, for each picture."""
+        self.require("image")
         return self.read([Prompt(self.prompt, image) for image in images], prefixes)
 
     def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
-        """Return each prompt, all of one medium, followed by the first tokens of an answer."""
-        inputs = self._encode(prompts)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        filler = {"input_ids": int(self.tokenizer.pad_token_id)}
-        rows = [[*row[keep.bool()].tolist(), *prefix] for row, keep, prefix in zip(ids, mask, prefixes, strict=True)]
-        width = max(map(len, rows))
-        for key in [key for key, value in inputs.items() if value.shape == ids.shape]:
-            old = inputs[key]
-            values = [
-                [*row[keep.bool()].tolist(), *_tail(key, prefix)]
-                for row, keep, prefix in zip(old, mask, prefixes, strict=True)
-            ]
-            padded = [[filler.get(key, 0)] * (width - len(row)) + row for row in values]
-            inputs[key] = torch.tensor(padded, dtype=old.dtype, device=old.device)
-        kinds = torch.where(inputs["input_ids"] == self.image_token, IMAGE, TEXT)
-        padding = inputs["attention_mask"] == 0
-        n_forced = torch.tensor([[len(prefix)] for prefix in prefixes], device=padding.device)
-        prompt = ~padding & (torch.arange(width, device=padding.device) < width - n_forced)
-        modalities = self._modalities(inputs["input_ids"]).masked_fill(padding, 0)
-        return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities, prompt)
+        """Return each prompt, all of one medium, followed by the first tokens of an answer.
+
+        An encoder-decoder has them in its decoder, whose positions are counted behind the encoder's; a masked
+        language model in place of the first masks of the prompt, of which one has to be left.
+        """
+        encoded, pad = self._encode(prompts), int(self.tokenizer.pad_token_id)
+        if self.architecture == "encoder":
+            inputs = filled(encoded, prefixes, mask_token(self.tokenizer, self.name))
+            return self._forced(inputs, inputs["input_ids"], inputs["attention_mask"], [0] * len(prefixes))
+        n_forced = list(map(len, prefixes))
+        if self.architecture == "decoder":
+            inputs = onward(encoded, prefixes, pad)
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            if self.media == {"text"} and declares(self.module, "position_ids"):
+                inputs["position_ids"] = columns(mask)
+            return self._forced(inputs, ids, mask, n_forced)
+        refuse_ragged(self.module, prefixes, self.name)
+        inputs = apart(encoded, prefixes, first_token(self.module), pad)
+        ids = torch.cat([inputs["input_ids"], inputs["decoder_input_ids"]], dim=1)
+        mask = torch.cat([inputs["attention_mask"], inputs["decoder_attention_mask"]], dim=1)
+        return self._forced(inputs, ids, mask, n_forced)
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
-        """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit."""
-        output = self.module(**batch.inputs, use_cache=False, logits_to_keep=n_last)
-        logits: Tensor = output.logits[:, -n_last:]
-        return logits.float()
+        """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit.
+
+        Those of a masked language model are at the first mask: `[batch, 1, vocab]`.
+        """
+        how: dict[str, Any] = {} if self.architecture == "encoder" else {"use_cache": False}
+        if self.architecture == "decoder" and accepts(self.module, "logits_to_keep"):
+            how["logits_to_keep"] = n_last
+        with evaluating(self.module):
+            logits: Tensor = self.module(**batch.inputs, **how).logits
+        if self.architecture == "encoder":
+            return self._at_mask(logits, batch.inputs["input_ids"], n_last)
+        return logits[:, -n_last:].float()
 
     def words(self, tokens: Sequence[int]) -> list[str]:
         """Return each token as text, special ones by their name."""
         return [str(self.tokenizer.decode([token])).strip() for token in tokens]
 
-    def _modalities(self, ids: Tensor) -> Tensor:
-        """Return what each token stands for, as indices into `MODALITIES`."""
-        config = self.module.config
-        found = torch.full_like(ids, MODALITIES.index("text"))
-        special = torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=ids.dtype, device=ids.device)
-        found[torch.isin(ids, special)] = MODALITIES.index("special")
-        for name in ("image", "video", "audio"):
-            token = getattr(config, f"{name}_token_id", None)
-            if isinstance(token, int):
-                found[ids == token] = MODALITIES.index(name)
-        return found
+    def require(self, medium: Medium) -> None:
+        """Raise a ValueError unless a prompt may hold `medium`."""
+        if medium in self.media:
+            return
+        kind = type(self.module).__name__
+        why = f"the configuration of {kind} names no `{medium}_token_id`"
+        if medium_token(self.module, medium) is not None:
+            why = f"it was given a tokenizer, and {kind} needs its processor for that"
+        needs = ", which captions and locating by pictures need" if medium == "image" else ""
+        raise ValueError(f"`{self.name}` reads {' and '.join(sorted(self.media))}, not {medium}{needs}: {why}")
+
+    def _refuse_unwritten(self, prompts: Sequence[Prompt]) -> None:
+        """Raise a ValueError, before anything is run, for what the model cannot answer."""
+        for medium in sorted({one.medium for one in prompts}):
+            self.require(medium)
+        if self.architecture == "encoder":
+            raise ValueError(
+                f"`{self.name}` ({type(self.module).__name__}) has no `generate`: it completes masks and writes no "
+                "text; `read` a prompt with a mask and take the `logits` there"
+            )
+
+    def _forced(self, inputs: dict[str, Tensor], prompt: Tensor, mask: Tensor, n_forced: Sequence[int]) -> Forced:
+        return Forced(inputs, *places(modalities(self.module, self.tokenizer, prompt), mask, n_forced))
+
+    def _at_mask(self, logits: Tensor, ids: Tensor, n_last: int) -> Tensor:
+        if n_last != 1:
+            raise ValueError(f"a masked language model is read at one mask, so `n_last` is 1; got {n_last}")
+        first = (ids == mask_token(self.tokenizer, self.name)).int().argmax(1).to(logits.device)
+        return logits[torch.arange(len(ids), device=logits.device), first][:, None].float()
 
     @torch.no_grad()
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
         inputs = self._encode(prompts)
-        written = self.module.generate(  # type: ignore[operator]
-            **inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            disable_compile=True,
-        )
+        with evaluating(self.module):
+            written = self.module.generate(  # type: ignore[operator]
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=self.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                disable_compile=True,
+            )
         special = set(self.tokenizer.all_special_ids)
-        new = written[:, inputs["input_ids"].shape[1] :].tolist()
+        n_before = 1 if self.architecture == "encoder-decoder" else inputs["input_ids"].shape[1]
+        new = written[:, n_before:].tolist()
         kept = [tuple(token for token in row if token not in special) for row in new]
         return [Generated(self._decode(tokens), tokens) for tokens in kept]
 
     def _encode(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Return the inputs of a batch of prompts of one medium, padded on the left."""
+        """Return the inputs of a batch of prompts of one medium.
+
+        Where the answer follows the prompt, padding is on the left; elsewhere on the right, where it moves nothing.
+        """
         texts = [self._render(one) for one in prompts]
-        how = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        side = "left" if self.architecture == "decoder" else "right"
+        how = {"padding": True, "padding_side": side, "return_tensors": "pt"}
         media = _media(prompts)
         encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
         return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
 
     def _render(self, prompt: Prompt) -> str:
         """Return the prompt in the model's chat format; without one, the token of its medium goes first."""
-        content: list[dict[str, str]] = [] if prompt.medium == "text" else [{"type": prompt.medium}]
-        content.append({"type": "text", "text": prompt.text})
         if getattr(self.processor, "chat_template", None) is None:
             if prompt.medium == "text":
                 return prompt.text
             return f"{getattr(self.processor, f'{prompt.medium}_token')}\n{prompt.text}"
+        content: Any = [] if prompt.medium == "text" else [{"type": prompt.medium}]
+        content.append({"type": "text", "text": prompt.text})
+        if self.processor is self.tokenizer:
+            # The templates of text models take the text itself.
+            content = prompt.text
         chat = [{"role": "user", "content": content}]
         rendered = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         return str(rendered).removeprefix(self.tokenizer.bos_token or "")
@@ -190,13 +237,6 @@ class HuggingFaceMLLM:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def _tail(key: str, prefix: tuple[int, ...]) -> Iterable[int]:
-    """Return what a per-token input holds at the caption prefix: its ids, or that they are plain text."""
-    if key == "input_ids":
-        return prefix
-    return [1 if key == "attention_mask" else 0] * len(prefix)
 
 
 def _media(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:

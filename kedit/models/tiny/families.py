@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from kedit.models.huggingface import HuggingFaceMLLM
 
-FAMILIES = MappingProxyType({"llava": "kedit.models.tiny.llava:llava"})
+LANGUAGE = (
+    *("gpt2", "opt", "llama", "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "gemma2", "phi3", "gpt_neox", "falcon"),
+    *("t5", "bert"),
+)
+"""The families that read text alone."""
+FAMILIES = MappingProxyType(
+    {
+        "llava": "kedit.models.tiny.llava:llava",
+        **{family: f"kedit.models.tiny.language:{family}" for family in LANGUAGE},
+    }
+)
 """The function that makes a family's module and its processor, from its own classes in transformers."""
 
 
@@ -33,7 +43,7 @@ def tiny(
         module, processor = resolve_name(FAMILIES[family])()
     fill(module, seed)
     mute(module, processor)
-    module.requires_grad_(False)
+    module.eval().requires_grad_(False)
     return HuggingFaceMLLM(module, processor, f"tiny-{family}", prompt, batch_size, max_new_tokens)
 
 
@@ -47,9 +57,15 @@ def fill(module: nn.Module, seed: int) -> None:
 
 
 def _scaled(path: str, noise: Tensor) -> Tensor:
-    if noise.ndim >= 2:
-        return noise / noise[0].numel() ** 0.5 if "embed" not in path else noise * 0.5
-    return noise * 0.1 if path.endswith("bias") else 1 + noise * 0.1
+    if noise.ndim < 2:
+        return noise * 0.1 if path.endswith("bias") else 1 + noise * 0.1
+    if path.endswith("bias"):
+        return noise * 0.1
+    if "embed" in path:
+        return noise * 0.5
+    # The weights of experts lie behind each other; a convolution's are all summed over.
+    fused = noise.ndim == 3 and "expert" in path
+    return noise / (noise.shape[-1] if fused else noise[0].numel()) ** 0.5
 
 
 @torch.no_grad()
@@ -57,5 +73,5 @@ def mute(module: nn.Module, processor: Any) -> None:
     """Let the model say no special token, as a trained one would not: a logit of zero is never the highest."""
     head = module.get_output_embeddings()  # type: ignore[operator]
     tokenizer = getattr(processor, "tokenizer", processor)
-    if head is not None:
-        head.weight[tokenizer.all_special_ids] = 0
+    for weight in () if head is None else head.parameters():
+        weight[tokenizer.all_special_ids] = 0
