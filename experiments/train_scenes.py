@@ -32,7 +32,7 @@ def train_scenes(cfg: DictConfig) -> None:
     from experiments.scenes_training.recipes import RECIPES
     from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.scenes import scene
-    from kedit.models.shipped import load
+    from kedit.models.loading import load
 
     if cfg.variant not in RECIPES:
         raise ConfigurationError(f"`variant` is one of {', '.join(RECIPES)}, got `{cfg.variant}`")

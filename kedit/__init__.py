@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kedit.locate.selection import Quantile, RatioOfMax, TopK
     from kedit.locate.two_stage import two_stage
     from kedit.models.huggingface import HuggingFaceMLLM
-    from kedit.models.shipped import load
+    from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
@@ -72,14 +72,15 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
-    "load": "kedit.models.shipped",
+    "load": "kedit.models.loading",
     "measure": "kedit.evaluation.measure",
     "two_stage": "kedit.locate.two_stage",
+    "wrap": "kedit.models.loading",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact",
-    "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
+    "load", "wrap", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
+    "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
     "Similarity", "measure", "__version__",

@@ -25,7 +25,7 @@ from PIL import Image
 import experiments.run as recipe
 from experiments import app
 from kedit import __version__, cli
-from kedit.models import shipped
+from kedit.models import loading
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
@@ -308,11 +308,11 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test if a model is loaded."""
 
     # A name of kedit's, or it would be refused as a foreign `_target_`.
-    @wraps(shipped.load)
+    @wraps(loading.load)
     def load(**options: Any) -> None:
         raise AssertionError(f"a model is loaded: {options}")
 
-    monkeypatch.setattr(shipped, "load", load)
+    monkeypatch.setattr(loading, "load", load)
 
 
 WRONG_VALUES = {
@@ -468,9 +468,9 @@ def sweep_folders(tmp_path: Path) -> list[Path]:
 def test_a_sweep_runs_each_job_in_its_folder_and_loads_the_model_once(
     kedit_run: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads, load = [], shipped.load
+    loads, load = [], loading.load
     counted = wraps(load)(lambda **options: loads.append(options) or load(**options))
-    monkeypatch.setattr(shipped, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
     app._loaded.cache_clear()
     done = kedit_run("-m", "concept=star,house", "locate.stages.gradcam.select.q=0.9,0.99", *LEAST)
     assert done.code == 0

@@ -18,9 +18,9 @@ from experiments.app import build
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.loading import load
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
-from kedit.models.shipped import load
 from kedit.neurons import NeuronScores, load_scores, save_scores
 from kedit.paths import conf_dir
 from kedit.samples import Counterfactual

@@ -36,9 +36,9 @@ from kedit.locate.scorer import LayerEvidence
 from kedit.locate.selection import Quantile, TopK
 from kedit.models.attention import Attention
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.loading import load
 from kedit.models.mllm import MODALITIES, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
-from kedit.models.shipped import load
 from kedit.neurons import NeuronId, NeuronScores, load_scores, save_scores
 from kedit.samples import Concept, Counterfactual
 

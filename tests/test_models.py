@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel
 from kedit.models import shipped
 from kedit.models.encoder import FolderEncoder, OwnLayers
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.loading import load
 from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated
 from kedit.models.planted import (
     GRAY,
@@ -27,7 +28,6 @@ from kedit.models.planted import (
     picture,
     without,
 )
-from kedit.models.shipped import load
 from kedit.samples import Concept, Question
 
 SAMPLES = (

@@ -18,7 +18,7 @@ from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
 from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, HYPERNYM
 from kedit.data.scenes import Scene, scene
-from kedit.models.shipped import load
+from kedit.models.loading import load
 
 SEEDS = range(20_000_000, 20_000_006)
 VISION = slice(0, language.VISION)

@@ -1,1 +1,5 @@
-"""Who speaks: multimodal language models behind one small protocol."""
+"""Models that read pictures, sounds and text, and write or complete text."""
+
+from kedit.models.loading import load, wrap
+
+__all__ = ["load", "wrap"]

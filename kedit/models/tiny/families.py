@@ -1,5 +1,6 @@
 """The families that a tiny model can be built of, and the one way to build it."""
 
+import math
 from difflib import get_close_matches
 from pkgutil import resolve_name
 from types import MappingProxyType
@@ -65,7 +66,8 @@ def _scaled(path: str, noise: Tensor) -> Tensor:
         return noise * 0.5
     # The weights of experts lie behind each other; a convolution's are all summed over.
     fused = noise.ndim == 3 and "expert" in path
-    return noise / (noise.shape[-1] if fused else noise[0].numel()) ** 0.5
+    n_in: int = noise.shape[-1] if fused else noise[0].numel()
+    return noise / math.sqrt(n_in)
 
 
 @torch.no_grad()

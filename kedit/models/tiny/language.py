@@ -6,16 +6,17 @@ from kedit.models.tiny.tokens import byte_tokenizer
 
 MASK = "[MASK]"
 WIDTH, FF, LAYERS, HEADS, POSITIONS = 16, 24, 3, 2, 256
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
     "max_position_embeddings": POSITIONS,
 }
-GATED = {**SIZES, "intermediate_size": FF, "num_key_value_heads": 1}
+GATED: dict[str, Any] = {**SIZES, "intermediate_size": FF, "num_key_value_heads": 1}
 """The sizes of Llama and its kin: heads of 8, one of them for keys and values."""
-EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": False}
-SPECIALS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "output_router_logits": False}
+ANSWERS: dict[str, Any] = {"decoder_start_token_id": 0}
+SPECIALS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def gpt2() -> tuple[Any, Any]:
@@ -63,7 +64,7 @@ def qwen3_moe() -> tuple[Any, Any]:
 
     tokenizer = byte_tokenizer()
     described = Qwen3MoeConfig(
-        **GATED, **EXPERTS, head_dim=8, num_experts=4, moe_intermediate_size=12, norm_topk_prob=True,
+        **GATED, **EXPERTS, num_experts=4, moe_intermediate_size=12, norm_topk_prob=True,
         vocab_size=len(tokenizer), **SPECIALS,
     )  # fmt: skip
     return Qwen3MoeForCausalLM(described), tokenizer
@@ -134,7 +135,7 @@ def t5() -> tuple[Any, Any]:
     tokenizer = byte_tokenizer()
     described = T5Config(
         d_model=WIDTH, d_kv=8, d_ff=FF, num_layers=2, num_heads=HEADS, feed_forward_proj="gated-gelu",
-        vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
+        vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=2, **ANSWERS,
     )  # fmt: skip
     return T5ForConditionalGeneration(described), tokenizer
 

@@ -1,0 +1,185 @@
+"""A model from a folder or the hub, and one that is in memory already."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kedit.models.fitting import refuse_misfit
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.placing import Bits, Placement
+from kedit.models.shipped import BrokenModelError, located, unreadable
+from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
+
+WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
+"""The tasks whose models have a processor; the others have a tokenizer."""
+
+
+def load(
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    name: str | None = None,
+    prompt: str = "Describe this image.",
+    batch_size: int = 16,
+    max_new_tokens: int = 40,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    offload_folder: str | None = None,
+    quantization: Bits | None = None,
+    trust_remote_code: bool = False,
+    download: bool = False,
+) -> HuggingFaceMLLM:
+    """Load a model that writes or completes text, and its processor or tokenizer; its weights are frozen.
+
+    Args:
+        path: A folder, the name of a shipped model, or the id of a model on the hub.
+        task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
+            configuration says.
+        name: What reports call the model; by default the last part of `path`.
+        prompt: What asks the model for a caption.
+        batch_size: How many pictures are read at once.
+        max_new_tokens: Where a caption ends at the latest.
+        device: See `Placement`, also for the next five.
+        dtype: What the weights are computed in.
+        device_map: Spreads the weights over devices, memory and disk.
+        max_memory: How much of each `device_map` may fill.
+        offload_folder: Where weights go that fit nowhere else.
+        quantization: `8bit` or `4bit`.
+        trust_remote_code: Whether Python code that lies with the model may be run.
+        download: Whether a hub id may be fetched; otherwise only the local cache is searched.
+
+    Raises:
+        FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
+        ValueError: The model is for another task, brings its own code, or cannot be placed as asked.
+    """
+    if task is not None:
+        checked(task)
+    how = Placement(device, dtype, device_map, max_memory, offload_folder, quantization).options()
+    folder = located(str(path))
+    called = name or Path(folder).name
+    source = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
+    with _explained(folder), without_bars():
+        processor, module = _read(folder, task, source, how)
+    module.requires_grad_(False)
+    refuse_misfit(module, processor, called)
+    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+
+
+def wrap(
+    module: nn.Module,
+    processor: Any,
+    *,
+    prompt: str = "Describe this image.",
+    name: str | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 40,
+) -> HuggingFaceMLLM:
+    """Return a model of yours as kedit sees it: the same object, not copied and not changed.
+
+    It stays as it is: what is in training mode is put into evaluation mode for each pass and back, no weight is
+    frozen, moved or cast, and edits are hooks that go when their `with` ends.
+
+    Args:
+        module: A model of transformers with a head over words.
+        processor: Its processor, or for a model that reads text alone its tokenizer.
+        prompt: What asks the model for a caption.
+        name: What reports call the model; by default the last part of what it was loaded from, or its class.
+        batch_size: How many prompts are read at once.
+        max_new_tokens: Where an answer ends at the latest.
+
+    Raises:
+        ValueError: The module has no head over words, the processor is another model's, or its tokenizer has no
+            padding token.
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"`module` is a model in memory, got {type(module).__name__}; `load` takes a folder or an id")
+    origin = getattr(getattr(module, "config", None), "name_or_path", "")
+    called = name or Path(str(origin)).name or type(module).__name__
+    refuse_misfit(module, processor, called)
+    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+
+
+def _read(folder: str, task: Task | None, source: dict[str, bool], how: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the processor, which is read first since it is small, and the module."""
+    from transformers import AutoConfig
+
+    described: Any = AutoConfig.from_pretrained(folder, **source)
+    kind = chosen_task(described, task, folder)
+    processor = _processor(folder, kind, source)
+    read = loader(kind, described).from_pretrained(
+        folder, **source, **how, use_safetensors=True, output_loading_info=True
+    )
+    module, loading = read
+    if lost := sorted(loading["missing_keys"]):
+        # transformers would go on with random numbers in their place.
+        raise unreadable(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`")
+    return processor, module
+
+
+def _processor(folder: str, task: Task, source: dict[str, bool]) -> Any:
+    """Return the processor or tokenizer; a tokenizer that cannot pad pads with its mark of an end."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    kind: Any = AutoProcessor if task in WITH_MEDIA else AutoTokenizer
+    found = kind.from_pretrained(folder, **source)
+    tokenizer = getattr(found, "tokenizer", found)
+    if task in WITH_MEDIA and tokenizer is found:
+        # Without a processor's files transformers gives whatever part it finds.
+        raise unreadable(folder, f"its processor for {task} is not there, only a {type(found).__name__}")
+    if not tokenizer("picture", add_special_tokens=False).input_ids:
+        # Without its files transformers makes a tokenizer that knows no word.
+        raise unreadable(folder, f"its tokenizer's files are not there: a {type(tokenizer).__name__} knows no word")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return found
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Say in one line what is wrong with the model in `folder`, where transformers says it at length."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (BrokenModelError, TaskError):
+        raise
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"`{folder}` does not fit on its device ({str(error).splitlines()[0]}); set `dtype=bfloat16`, "
+            "`device_map=auto` or `quantization=8bit`"
+        ) from error
+    except ImportError as error:
+        raise ValueError(f"`{folder}` needs a package that is not there: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"the model `{folder}` brings Python code of its own, which kedit does not run; where you have read "
+                "and trust it, set `trust_remote_code=true`"
+            ) from error
+        raise unreadable(folder, str(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars away where nobody watches."""
+    from transformers.utils import logging
+
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
