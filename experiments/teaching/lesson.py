@@ -49,7 +49,7 @@ def caption_loss(model: Any, images: Sequence[Any], captions: Sequence[tuple[int
     batch = model.forced(images, captions)
     longest = max(map(len, captions))
     answers = ~(batch.prompt | (batch.kinds == PADDING))[:, -longest:]
-    wanted = batch.inputs["input_ids"][:, -longest:][answers]
+    wanted = torch.tensor([token for caption in captions for token in caption], device=answers.device)
     told = model.logits(batch, n_last=longest + 1)[:, :-1]
     return functional.cross_entropy(told[answers], wanted)
 
