@@ -25,6 +25,8 @@ COMMANDS = {
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
+    "blocks": Command("experiments.blocks", "write a small data set in COCO's format that a tiny model can learn"),
+    "teach": Command("experiments.teach", "teach a tiny model of any family what a data set shows"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
 }
 
