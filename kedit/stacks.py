@@ -11,7 +11,7 @@ from torch import nn
 
 from kedit.neurons import Scope
 
-MIXER = re.compile(r"attn|attention|mamba|ssm|rwkv", re.IGNORECASE)
+MIXER = re.compile(r"(?i:attn|attention|mamba|rwkv)|SSM|\bssm")
 """Attribute and class names of what mixes positions: never a feed-forward block."""
 LANGUAGE_STACKS: Mapping[str, tuple[str, ...]] = {
     "IdeficsModel": ("layers", "gated_cross_attn_layers"),

@@ -88,7 +88,8 @@ def _outside(root: nn.Module, stacks: Sequence[str]) -> Iterator[FeedForward]:
     for path, module in root.named_modules():
         if any(path.startswith(f"{stack}.") for stack in stacks) or AFTER_A_TOWER.search(path) or MIXER.search(path):
             continue
-        linears = [one for one in _linears(path, module) if one.parent == path]
+        children = ((f"{path}.{name}".lstrip("."), child) for name, child in module.named_children())
+        linears = [one for at, child in children if (one := _linear(at, child)) is not None]
         if len(linears) < 2 or any(root.get_submodule(one.path) is head for one in linears):
             continue
         last, activation = linears[-1], _activation(linears[-1], linears, root)
@@ -137,21 +138,28 @@ def _linears(path: str, module: nn.Module) -> Iterator[Linear]:
         here = f"{path}.{name}" if path else name
         if MIXER.search(name) or MIXER.search(type(child).__name__):
             continue
-        if is_conv1d(child):
-            weight = child.weight
-            assert isinstance(weight, Tensor)
-            yield Linear(here, weight.shape[0], weight.shape[1])
-        elif isinstance(getattr(child, "in_features", None), int):
-            yield Linear(here, int(child.in_features), int(child.out_features))  # type: ignore[arg-type]
+        one = _linear(here, child)
+        if one is not None:
+            yield one
         else:
             yield from _linears(here, child)
+
+
+def _linear(path: str, module: nn.Module) -> Linear | None:
+    """Return the linear map that `module` is, whether its weight is plain, transposed or packed; else None."""
+    if is_conv1d(module):
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        return Linear(path, weight.shape[0], weight.shape[1])
+    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return Linear(path, *sizes) if isinstance(sizes[0], int) and isinstance(sizes[1], int) else None
 
 
 def _residual_width(block: nn.Module) -> int | None:
     sizes = [
         int(weight.numel())
         for path, one in block.named_modules()
-        if "norm" in type(one).__name__.lower() and not MIXER.search(path)
+        if "norm" in type(one).__name__.lower() and not MIXER.search(path.rpartition(".")[0])
         and isinstance(weight := getattr(one, "weight", None), Tensor) and weight.ndim == 1
     ]  # fmt: skip
     return Counter(sizes).most_common(1)[0][0] if sizes else None

@@ -1,5 +1,6 @@
 """The rule for feed-forward blocks covers the models of transformers: every class of its main auto mappings."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -71,8 +72,9 @@ def test_the_language_model_of_nearly_every_class_of_transformers_has_its_neuron
     counts = Counter(one.partition(" + ")[0] for one in found.values())
     others = Counter(scope for one in found.values() for scope in one.split(" + ")[1:])
     with capsys.disabled():
-        print(f"\n{n_classes} classes, {len(found)} built: {dict(counts)}; other parts found: {dict(others)}")
+        told = [f"{n_classes} classes, {len(found)} built: {dict(counts)}; other parts found: {dict(others)}"]
         for kind in ("some", "none"):
-            print(f"{kind}:", *(name for name, one in found.items() if one.partition(" + ")[0] == kind))
+            told.append(f"{kind}: {' '.join(name for name, one in found.items() if one.split(' + ')[0] == kind)}")
+        sys.stdout.write("\n" + "\n".join(told) + "\n")
     assert counts["whole"] >= 0.9 * len(found)
     assert others["vision"] >= 60 and others["projector"] >= 30 and others["qformer"] >= 2 and others["audio"] >= 10
