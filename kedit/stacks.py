@@ -87,11 +87,18 @@ def scope_of(module: nn.Module, path: str, n_shared: int | None = None) -> Scope
 
 def embedding_path(module: nn.Module) -> str | None:
     """Return the path of the token embedding: the one the model names, else the largest."""
-    named = getattr(module, "get_input_embeddings", None)
-    if named is not None:
-        own = named()
-        found = [path for path, one in module.named_modules() if one is own]
-        if found:
-            return str(found[0])
+    own = named_by_model(module, "get_input_embeddings")
+    found = [path for path, one in module.named_modules() if one is own]
+    if found:
+        return found[0]
     sizes = {path: one.num_embeddings for path, one in module.named_modules() if isinstance(one, nn.Embedding)}
     return max(sizes, key=lambda path: sizes[path], default=None)
+
+
+def named_by_model(module: nn.Module, method: str) -> nn.Module | None:
+    """Return the part that a method of the model's own names, such as `get_output_embeddings`; None if it does not."""
+    asked = getattr(module, method, None)
+    try:
+        return asked() if asked is not None else None
+    except NotImplementedError:
+        return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from kedit.neurons import Scope
-from kedit.stacks import MIXER, embedding_path, language_among, scope_of, stacks_of
+from kedit.stacks import MIXER, embedding_path, language_among, named_by_model, scope_of, stacks_of
 
 FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn|\bff\b|dense|intermediate|expert|fc2|output", re.IGNORECASE)
 AFTER_A_TOWER = re.compile(r"head|classif|pool|predict|score|time", re.IGNORECASE)
@@ -84,7 +84,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def _outside(root: nn.Module, stacks: Sequence[str]) -> Iterator[FeedForward]:
     """Yield the feed-forward blocks beside the stacks, two linear maps and an activation: the projectors."""
-    head = getattr(root, "get_output_embeddings", lambda: None)()
+    head = named_by_model(root, "get_output_embeddings")
     for path, module in root.named_modules():
         if any(path.startswith(f"{stack}.") for stack in stacks) or AFTER_A_TOWER.search(path) or MIXER.search(path):
             continue

@@ -11,13 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-<<<<<<< HEAD
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.samples", "kedit.paths"}),
-=======
-    frozenset({"kedit.neurons", "kedit.samples", "kedit.paths"}),
     frozenset({"kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts"}),
->>>>>>> defd4f9 (Find the neurons of every part of a model, and of experts stored as one weight)
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),
