@@ -77,13 +77,14 @@ def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any]]:
     A caption that does not name the concept is scored anyway: what is measured here is the cost.
     """
     from experiments.benchmarks.locating import Locating
+    from experiments.pairs import inpainter, paired
     from kedit.samples import find_concept
 
-    data, inpaint, locator = (build(node) for node in (cfg.data, cfg.inpaint, cfg.locate))
+    data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     with misuse():
         concept = find_concept(data.concepts, cfg.concept)
         split = data.split(concept, locate=cfg.pairs, target=cfg.pictures, retention=0, seed=cfg.seed)
-        pairs = [inpaint(sample, concept) for sample in split.locate]
+        pairs = paired(inpaint, split.locate, concept).made
     captions = model.caption([pair.sample.image for pair in pairs], progress=bar)
     forcing = replace(locator, target=replace(locator.target, on_missing="force"))
     return Locating(forcing, pairs, captions), [sample.image for sample in split.target]

@@ -36,18 +36,19 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, then measure section by section; what the model cannot give is a line with the reason."""
     from experiments.inspecting import depths, page, places, stability, words
     from experiments.inspecting.rows import Subject, attempted
+    from experiments.pairs import inpainter, paired
     from experiments.steps import locate, neuron_part
     from kedit.neurons import save_scores
     from kedit.samples import find_concept
 
     began = time.perf_counter()
     use_threads(cfg.threads)
-    data, inpaint, locator = (build(cfg[group]) for group in ("data", "inpaint", "locate"))
+    data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     encoder, clip = (build(cfg[name]) if cfg[name] is not None else None for name in ("encoder", "clip"))
     with misuse():
         concept = find_concept(data.concepts, str(cfg.concept))
         split = data.split(concept, locate=cfg.located, target=cfg.target, retention=cfg.retention, seed=cfg.seed)
-        pairs = [inpaint(sample, concept) for sample in split.locate]
+        pairs = paired(inpaint, split.locate, concept).made
     model = loaded(cfg.model)
     with misuse():
         site = model.site(locator.site)

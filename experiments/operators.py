@@ -22,6 +22,7 @@ def operators(cfg: DictConfig) -> None:
     """Locate, then caption faded pictures under each operator."""
     from hydra.core.hydra_config import HydraConfig
 
+    from experiments.pairs import inpainter, paired
     from experiments.show import shown
     from kedit.edit.operators import Scale, Zero, amplify
     from kedit.edit.reference import CounterfactualMean
@@ -30,12 +31,11 @@ def operators(cfg: DictConfig) -> None:
     from kedit.samples import find_concept
 
     use_threads(cfg.threads)
-    data, inpaint, locator = (build(cfg[group]) for group in ("data", "inpaint", "locate"))
+    data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     with misuse():
         concept = find_concept(data.concepts, cfg.concept)
         split = data.split(concept, locate=cfg.located, target=cfg.target, retention=0, seed=cfg.seed)
-        pairs = [inpaint(sample, concept) for sample in split.locate]
-        faded = [inpaint(sample, concept) for sample in split.target]
+        pairs, faded = (paired(inpaint, part, concept).made for part in (split.locate, split.target))
         chosen = {
             "none": Scale(1.0),
             f"scale {cfg.scale}": Scale(cfg.scale),

@@ -31,6 +31,7 @@ def run(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, measure and report."""
     from experiments import show
+    from experiments.pairs import inpainter
     from experiments.steps import Parts, corpus_part, interview, locate, neuron_part, questioned
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
@@ -40,7 +41,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     began = time.perf_counter()
     use_threads(cfg.threads)
     # Whatever can be wrong is found before the model is loaded, which is slow.
-    parts = Parts(*(build(cfg[group]) for group in ("data", "inpaint", "locate", "edit")))
+    parts = Parts(build(cfg.data), inpainter(cfg), build(cfg.locate), build(cfg.edit))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
         exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)

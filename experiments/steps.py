@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
+from experiments.pairs import paired
 from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
@@ -35,7 +36,7 @@ class Asked(NamedTuple):
     exam: Exam
     pairs: list[Counterfactual]
     skipped: dict[str, int]
-    """How many pictures cannot be used, by the reason."""
+    """How many pictures cannot be used, or not be painted, by the reason."""
 
 
 class Usable(NamedTuple):
@@ -89,7 +90,8 @@ def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> Asked:
     concept = find_concept(data.concepts, str(name))
     split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-    return Asked(exam, [parts.inpaint(sample, concept) for sample in split.locate], dict(split.skipped))
+    pairs = paired(parts.inpaint, split.locate, concept)
+    return Asked(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 
 def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
+    "inpaint": Command("experiments.inpaint", "paint a concept out of some pictures and look at them"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "blocks": Command("experiments.blocks", "write a small data set in COCO's format that a tiny model can learn"),

@@ -132,7 +132,7 @@ def test_the_command_composes_and_uses_the_file_and_builds_its_parts(path: Path,
     for job in jobs:
         if len(path.parts) > 1:
             assert job.hydra.runtime.choices[path.parent.as_posix()] == path.stem
-        for group in ("data", "inpaint", "locate", "edit", "tracker"):
+        for group in ("data", "inpaint", "segment", "locate", "edit", "tracker"):
             if group in job:
                 build(job[group])
     assert jobs
@@ -155,7 +155,7 @@ def test_a_component_instantiates(path: Path) -> None:
     node = chosen_in_run(path)[path.parent.as_posix()]
     if path.parent.name == "model" and not is_there(node):
         pytest.skip(f"no weights of `{path.stem}` on this machine")
-    if path.parent.name == "data" and OmegaConf.missing_keys(node):
+    if path.parent.name in ("data", "inpaint", "segment") and OmegaConf.missing_keys(node):
         pytest.skip(f"`{path.stem}` is the user's to place; the file's own command builds it")
     made = build(node)
     target = get_object(node._target_)

@@ -16,6 +16,7 @@ from experiments.comparison.outcome import Outcome
 from experiments.comparison.rows import Row, budget_size, picked, rows
 from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
+from experiments.pairs import inpainter, paired
 from experiments.steps import Parts, questioned
 from kedit import __version__
 from kedit.evaluation.exam import Exam
@@ -37,7 +38,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     # Whatever can be wrong is found before the model is loaded, which is slow.
     with misuse():
         choices = Choices.of(cfg)
-    parts = Parts(build(cfg.data), build(cfg.inpaint), choices.method(choices.reference).locators[0], build(cfg.edit))
+    parts = Parts(build(cfg.data), inpainter(cfg), choices.method(choices.reference).locators[0], build(cfg.edit))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
         asked = [questioned(parts, name, cfg.evaluate, cfg.seed) for name in choices.concepts]
@@ -45,7 +46,8 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     model = loaded(cfg.model)
     with misuse():
         model.site(parts.locator.site)
-    about = {key: plain(cfg[key]) for key in ("model", "data", "inpaint")} | {"seed": cfg.seed}
+    groups = ("model", "data", "inpaint", *(["segment"] if cfg.get("segment") is not None else []))
+    about = {key: plain(cfg[key]) for key in groups} | {"seed": cfg.seed}
     job = _Job(cfg, choices, parts, model, Shelf(kept, about), Similarity(encoder or OwnLayers(model)))
     outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, len(model.site("mid").blocks))
     try:
@@ -145,7 +147,7 @@ def _hall(cfg: DictConfig, parts: Parts, choices: Choices) -> dict[Concept, tupl
     for name in names:
         concept = find_concept(data.concepts, str(name))
         split = data.split(concept, locate=cfg.evaluate.locate, target=cfg.matrix.target, retention=0, seed=cfg.seed)
-        hall[concept] = ([parts.inpaint(sample, concept) for sample in split.locate], list(split.target))
+        hall[concept] = (paired(parts.inpaint, split.locate, concept).made, list(split.target))
     return hall
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL.Image import Image
 
 from experiments.inspecting.rows import Row, Subject, compared, measured
+from experiments.pairs import paired
 from kedit.evaluation.statistics import Measured
 from kedit.inspection.grid import token_grids
 from kedit.inspection.heatmap import heat_map, other_regions
@@ -84,7 +85,7 @@ def sensitivity(subject: Subject) -> list[Row]:
     sets = [subject.neurons, *subject.controls]
     target = subject.split.target
     kinds: dict[str, list[Numbers]] = {}
-    painted = [subject.inpaint(sample, subject.concept).image for sample in target]
+    painted = [pair.image for pair in paired(subject.inpaint, target, subject.concept).made]
     for kind, images in (
         ("with it", _images(target)),
         ("without it", _images(subject.split.near + subject.split.far)),

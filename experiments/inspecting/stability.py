@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from experiments.inspecting.rows import Row, Subject, measured
+from experiments.pairs import paired
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.inspection import overlap
 from kedit.inspection.measure_charts import draw_matrix
@@ -89,7 +90,7 @@ def over_concepts(subject: Subject) -> list[Row]:
 
 def _located(subject: Subject, concept: Concept) -> NeuronSet:
     split = subject.data.split(concept, locate=subject.asked.located, target=1, retention=0, seed=subject.seed)
-    pairs = [subject.inpaint(sample, concept) for sample in split.locate]
+    pairs = paired(subject.inpaint, split.locate, concept).made
     return best(subject, subject.locator.score(subject.model, pairs))
 
 

@@ -19,6 +19,9 @@ from kedit.samples import Concept, Counterfactual, Mask, Sample
 Pixels = NDArray[np.float64]
 """Colors as 8-bit levels that are not rounded yet: `[..., 3]`."""
 
+Filling = Callable[[NDArray[np.uint8], Mask], Pixels]
+"""What paints a region, `[height, width]`, of a picture, `[height, width, 3]`: the colors of all pixels or of each."""
+
 
 class Inpainter(Protocol):
     """Paints a concept out of a sample."""
@@ -60,12 +63,12 @@ class MeanFill:
     """Whether to make a control picture too; see `kedit.data.elsewhere`."""
 
     def __post_init__(self) -> None:
-        _check_dilation(self.dilation)
+        check_dilation(self.dilation)
 
     def __call__(self, sample: Sample, concept: Concept) -> Counterfactual:
         """Return the filled picture, in RGB; outside the grown region no pixel changes."""
         region = region_of(sample, concept, self.dilation)
-        return _painted(sample, concept, region, mean_outside, control=self.control)
+        return painted(sample, concept, region, mean_outside, control=self.control)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class BlurFill:
     """Whether to make a control picture too; see `kedit.data.elsewhere`."""
 
     def __post_init__(self) -> None:
-        _check_dilation(self.dilation)
+        check_dilation(self.dilation)
         if not 0 < self.radius < math.inf:
             raise ValueError(f"`radius` is a blur in pixels, above 0, got {self.radius}")
 
@@ -96,12 +99,15 @@ class BlurFill:
         def blurred(pixels: NDArray[np.uint8], region: Mask) -> Pixels:
             return blurred_outside(pixels, region, self.radius)
 
-        return _painted(sample, concept, region, blurred, control=self.control)
+        return painted(sample, concept, region, blurred, control=self.control)
 
 
 def region_of(sample: Sample, concept: Concept, dilation: int) -> Mask:
     """Return the grown region of `concept`; a ValueError if it is empty or not of the picture's size."""
-    region = np.asarray(sample.region(concept)).astype(bool)
+    try:
+        region = np.asarray(sample.region(concept)).astype(bool)
+    except LookupError as error:
+        raise LookupError(f"{error.args[0]}; `segment=clipseg` looks for it in the picture") from error
     size = (sample.image.height, sample.image.width)
     if region.shape != size:
         raise ValueError(
@@ -111,6 +117,19 @@ def region_of(sample: Sample, concept: Concept, dilation: int) -> Mask:
     if not region.any():
         raise ValueError(f"the region of `{concept.name}` in sample `{sample.id}` is empty: there is nothing to fill")
     return grown(region, dilation)
+
+
+def painted(sample: Sample, concept: Concept, region: Mask, filling: Filling, *, control: bool) -> Counterfactual:
+    """Return the sample with `region` filled and, for a `control`, with a region of its shape filled elsewhere.
+
+    Whatever `filling` returns, outside the region the picture keeps its pixels.
+    """
+    pixels = np.array(sample.image.convert("RGB"))
+    other: Image.Image | None = None
+    if control:
+        place = elsewhere(region, sample.id)
+        other = filled(pixels, place, filling(pixels, place))
+    return Counterfactual(sample, concept, filled(pixels, region, filling(pixels, region)), other)
 
 
 def grown(region: Mask, dilation: int) -> Mask:
@@ -146,23 +165,6 @@ def filled(pixels: NDArray[np.uint8], region: Mask, filling: Pixels) -> Image.Im
     return Image.fromarray(np.where(region[..., None], rounded, pixels))
 
 
-def _painted(
-    sample: Sample,
-    concept: Concept,
-    region: Mask,
-    filling: Callable[[NDArray[np.uint8], Mask], Pixels],
-    *,
-    control: bool,
-) -> Counterfactual:
-    """Return the sample with `region` filled and, for a `control`, with a region of its shape filled elsewhere."""
-    pixels = np.array(sample.image.convert("RGB"))
-    other: Image.Image | None = None
-    if control:
-        place = elsewhere(region, sample.id)
-        other = filled(pixels, place, filling(pixels, place))
-    return Counterfactual(sample, concept, filled(pixels, region, filling(pixels, region)), other)
-
-
 def _other_object(sample: Sample, concept: Concept) -> str | None:
     """Return the object whose area is nearest to the concept's, or None."""
     areas = {name: int(region.sum()) for name, region in sample.regions.items()}
@@ -178,6 +180,7 @@ def _gaussian(length: int, radius: float) -> NDArray[np.float64]:
     return weights
 
 
-def _check_dilation(dilation: int) -> None:
+def check_dilation(dilation: int) -> None:
+    """Raise a ValueError if a region cannot be grown by `dilation` pixels."""
     if not isinstance(dilation, int) or dilation < 0:
         raise ValueError(f"`dilation` is a whole number of pixels, 0 or more, got {dilation!r}")

@@ -1,0 +1,31 @@
+"""Counterfactual pairs as the configuration asks for them."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.app import bar, build
+from kedit.data.found import FoundRegions
+from kedit.data.inpaint import Inpainter
+from kedit.data.pairs import Heavy, Pairs, counterfactuals
+from kedit.samples import Concept, Sample
+
+
+def inpainter(cfg: DictConfig) -> Inpainter:
+    """Return the inpainter that was chosen, behind the segmenter if there is one."""
+    inpaint: Inpainter = build(cfg.inpaint)
+    segment = OmegaConf.select(cfg, "segment")
+    return inpaint if segment is None else FoundRegions(inpaint, build(segment))
+
+
+def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept) -> Pairs:
+    """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
+    with _quiet() if isinstance(inpaint, Heavy) else nullcontext():
+        return counterfactuals(inpaint, samples, concept, progress=bar)
+
+
+def _quiet() -> AbstractContextManager[None]:
+    from kedit.models.shipped import without_bars
+
+    return without_bars()

@@ -1,0 +1,62 @@
+"""Fillings kept on disk, by the content of what they were made from."""
+
+import io
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kedit import __version__
+from kedit.data.inpaint import Filling, Pixels, filled
+from kedit.samples import Mask
+from kedit.store import Store, digest
+
+
+def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], filling: Filling) -> Filling:
+    """Return `filling`, such that its result for a picture and a region is kept in the folder `cache`.
+
+    Args:
+        cache: The folder; None returns `filling` as it is. A leading `~` is the user's home.
+        about: Returns what the result depends on besides picture and region: method, parameters, versions.
+        filling: Paints a region of a picture.
+    """
+    if cache is None:
+        return filling
+    store = _store(cache)
+
+    def kept(pixels: NDArray[np.uint8], region: Mask) -> Pixels:
+        shape = {"height": region.shape[0], "width": region.shape[1]}
+        key = digest({**about(), **shape}, pixels.tobytes(), np.packbits(region).tobytes())
+        content = store.remembered(key, lambda: _png(filled(pixels, region, filling(pixels, region))))
+        return np.array(Image.open(io.BytesIO(content)).convert("RGB")).astype(np.float64)
+
+    return kept
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Return the versions of kedit and of `packages`, whose results may differ from one to the next."""
+    return {"kedit": __version__} | {name: _version(name) for name in packages}
+
+
+@lru_cache
+def _store(cache: str) -> Store:
+    # One for all calls, so that what cannot be written is said once.
+    return Store(Path(cache).expanduser())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _png(picture: Image.Image) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return written.getvalue()

@@ -1,0 +1,61 @@
+"""Counterfactual pairs of many samples: what cannot be painted out is skipped, counted and told."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from kedit.data.inpaint import Inpainter
+from kedit.data.pictures import SampleError, shown
+from kedit.samples import Concept, Counterfactual, Progress, Sample, silent
+
+logger = logging.getLogger(__name__)
+
+
+class Pairs(NamedTuple):
+    """The pairs that could be made, and how many samples were skipped, by the reason."""
+
+    made: list[Counterfactual]
+    skipped: dict[str, int]
+
+
+@runtime_checkable
+class Heavy(Protocol):
+    """What holds a model that others need the memory of."""
+
+    def release(self) -> None:
+        """Let the model go until it is needed again."""
+        ...
+
+
+def counterfactuals(
+    inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, progress: Progress = silent
+) -> Pairs:
+    """Return the pairs of the samples and their pictures without `concept`.
+
+    An inpainter that holds a model lets it go afterwards.
+
+    Raises:
+        ValueError: Not one could be made; the message has the first reason.
+    """
+    made: list[Counterfactual] = []
+    skipped: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    try:
+        for sample in progress(samples, len(samples), "counterfactuals"):
+            try:
+                made.append(inpaint(sample, concept))
+            except SampleError as error:
+                skipped[error.reason] += 1
+                first.setdefault(error.reason, str(error))
+    finally:
+        if isinstance(inpaint, Heavy):
+            inpaint.release()
+    for reason, count in skipped.most_common():
+        logger.warning("skipped %d of %d samples (%s), the first %s", count, len(samples), reason, first[reason])
+    if samples and not made:
+        raise ValueError(
+            f"`{shown(concept.name)}` could be painted out of none of {len(samples)} pictures: "
+            + "; ".join(f"{count} {reason}, the first {first[reason]}" for reason, count in skipped.most_common())
+        )
+    return Pairs(made, dict(skipped))
