@@ -9,8 +9,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.models import prompting
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, STUB, TEXT, Forced, Generated, Mention
 from kedit.neurons import SiteName
+from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
@@ -52,12 +54,9 @@ class HuggingFaceMLLM:
         return next(self.module.parameters()).device
 
     @cached_property
-    def image_token(self) -> int:
-        """The id of the image token, from the model's configuration."""
-        found = getattr(self.module.config, "image_token_id", None)
-        if not isinstance(found, int):
-            raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
-        return found
+    def image_token(self) -> int | None:
+        """The id of the image token, from the model's configuration; None if its sequence holds no picture."""
+        return image_token(self.module)
 
     def site(self, name: SiteName = "mid") -> Site:
         """Return where the language model's neurons live."""
@@ -115,21 +114,23 @@ class HuggingFaceMLLM:
         for key in [key for key, value in inputs.items() if value.shape == ids.shape]:
             old = inputs[key]
             values = [
-                [*row[keep.bool()].tolist(), *_tail(key, prefix)]
+                [*row[keep.bool()].tolist(), *self._tail(key, prefix)]
                 for row, keep, prefix in zip(old, mask, prefixes, strict=True)
             ]
             padded = [[filler.get(key, 0)] * (width - len(row)) + row for row in values]
             inputs[key] = torch.tensor(padded, dtype=old.dtype, device=old.device)
-        kinds = torch.where(inputs["input_ids"] == self.image_token, IMAGE, TEXT)
+        if "cross_attention_mask" in inputs:
+            inputs["cross_attention_mask"] = prompting.seen_on(inputs["cross_attention_mask"], mask, prefixes, width)
         padding = inputs["attention_mask"] == 0
         n_forced = torch.tensor([[len(prefix)] for prefix in prefixes], device=padding.device)
         prompt = ~padding & (torch.arange(width, device=padding.device) < width - n_forced)
         modalities = self._modalities(inputs["input_ids"]).masked_fill(padding, 0)
+        kinds = torch.where(modalities == MODALITIES.index("image"), IMAGE, TEXT)
         return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities, prompt)
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
         """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit."""
-        output = self.module(**batch.inputs, use_cache=False, logits_to_keep=n_last)
+        output = prompting.reader(self.module, batch.inputs)(**batch.inputs, use_cache=False, logits_to_keep=n_last)
         logits: Tensor = output.logits[:, -n_last:]
         return logits.float()
 
@@ -144,7 +145,7 @@ class HuggingFaceMLLM:
         special = torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=ids.dtype, device=ids.device)
         found[torch.isin(ids, special)] = MODALITIES.index("special")
         for name in ("image", "video", "audio"):
-            token = getattr(config, f"{name}_token_id", None)
+            token = self.image_token if name == "image" else getattr(config, f"{name}_token_id", None)
             if isinstance(token, int):
                 found[ids == token] = MODALITIES.index(name)
         return found
@@ -152,7 +153,7 @@ class HuggingFaceMLLM:
     @torch.no_grad()
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
         inputs = self._encode(prompts)
-        written = self.module.generate(  # type: ignore[operator]
+        written = prompting.reader(self.module, inputs).generate(
             **inputs,
             do_sample=False,
             num_beams=1,
@@ -169,21 +170,27 @@ class HuggingFaceMLLM:
         """Return the inputs of a batch of prompts of one medium, padded on the left."""
         texts = [self._render(one) for one in prompts]
         how = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        media = _media(prompts)
+        media = _media(prompts, self.processor)
         encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
-        return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
+        inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
+        return prompting.tidied(inputs)
 
     def _render(self, prompt: Prompt) -> str:
         """Return the prompt in the model's chat format; without one, the token of its medium goes first."""
         content: list[dict[str, str]] = [] if prompt.medium == "text" else [{"type": prompt.medium}]
         content.append({"type": "text", "text": prompt.text})
         if getattr(self.processor, "chat_template", None) is None:
-            if prompt.medium == "text":
-                return prompt.text
-            return f"{getattr(self.processor, f'{prompt.medium}_token')}\n{prompt.text}"
+            return prompting.plain(self.processor, prompt.medium, prompt.text)
         chat = [{"role": "user", "content": content}]
         rendered = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         return str(rendered).removeprefix(self.tokenizer.bos_token or "")
+
+    def _tail(self, key: str, prefix: tuple[int, ...]) -> Iterable[int]:
+        """Return what a per-token input holds at the caption prefix: its ids, or that they are plain text."""
+        if key == "input_ids":
+            return prefix
+        answers = key == "attention_mask" or (key == "token_type_ids" and prompting.reads_prefix(self.processor))
+        return [int(answers)] * len(prefix)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -192,19 +199,13 @@ class HuggingFaceMLLM:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def _tail(key: str, prefix: tuple[int, ...]) -> Iterable[int]:
-    """Return what a per-token input holds at the caption prefix: its ids, or that they are plain text."""
-    if key == "input_ids":
-        return prefix
-    return [1 if key == "attention_mask" else 0] * len(prefix)
-
-
-def _media(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+def _media(prompts: Sequence[Prompt], processor: Any) -> dict[str, list[Any]]:
     """Return what the processor is given beside the texts: pictures in color, frames or waves."""
     media = {one.medium for one in prompts}
     if len(media) > 1:
         raise ValueError(f"the prompts of a batch have one medium, got {', '.join(sorted(media))}")
-    found: list[Any] = [one.image.convert("RGB") for one in prompts if one.image is not None]
+    images = [one.image.convert("RGB") for one in prompts if one.image is not None]
+    found = prompting.for_each(processor, images) if images else []
     found += [list(one.video.frames) for one in prompts if one.video is not None]
     found += [one.sound.wave for one in prompts if one.sound is not None]
     return {KEYWORDS[medium]: found for medium in media if found}

@@ -10,7 +10,23 @@ from torch import Tensor, nn
 
 from kedit.models.huggingface import HuggingFaceMLLM
 
-FAMILIES = MappingProxyType({"llava": "kedit.models.tiny.llava:llava"})
+FAMILIES = MappingProxyType(
+    {
+        "llava": "kedit.models.tiny.llava:llava",
+        "llava_next": "kedit.models.tiny.llava_next:llava_next",
+        "llava_onevision": "kedit.models.tiny.llava_next:llava_onevision",
+        "blip2": "kedit.models.tiny.blip2:blip2",
+        "instructblip": "kedit.models.tiny.blip2:instructblip",
+        "idefics3": "kedit.models.tiny.idefics:idefics3",
+        "smolvlm": "kedit.models.tiny.idefics:smolvlm",
+        "paligemma": "kedit.models.tiny.gemma:paligemma",
+        "gemma3": "kedit.models.tiny.gemma:gemma3",
+        "mllama": "kedit.models.tiny.mllama:mllama",
+        "internvl": "kedit.models.tiny.internvl:internvl",
+        "janus": "kedit.models.tiny.janus:janus",
+        "emu3": "kedit.models.tiny.emu3:emu3",
+    }
+)
 """The function that makes a family's module and its processor, from its own classes in transformers."""
 
 
