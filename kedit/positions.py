@@ -54,8 +54,9 @@ class Span:
         self._settled = True
 
     def saw_tokens(self, tokens: Tensor) -> None:
-        """Take note of the token ids of a call: `[batch, pos]`."""
-        self._tokens, self._settled = tokens, False
+        """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
+        if tokens.ndim == 2:
+            self._tokens, self._settled = tokens, False
 
     def saw_call(self, kwargs: dict[str, Any]) -> None:
         """Take note of a decoder call: its first column is the length of the cache."""
