@@ -20,7 +20,7 @@ from kedit.inspection import (
     heat_map,
     other_regions,
 )
-from kedit.inspection.grid import NoGridError, token_grids
+from kedit.inspection.grid import NoGridError, picture_grids
 from kedit.inspection.responses import at_image, half_a_cell, pointing
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
@@ -79,7 +79,7 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
     pairs = located.pairs
     images = [pair.sample.image for pair in pairs]
     try:
-        grids = token_grids(model.module, model.forced(images, [()] * len(images)))
+        grids = picture_grids(model, images)
     except NoGridError as error:
         return {"why": str(error)}
     shown, hits, aucs = [], [], []

@@ -22,6 +22,18 @@ Phase = Literal["both", "prefill", "decode"]
 that has an encoder), or on both."""
 
 
+def image_token(module: nn.Module) -> int | None:
+    """Return the id of the token that stands for a piece of a picture, as the model's configuration names it.
+
+    None where the sequence holds no picture: in a text model, and where some layers look at it from outside (Llama 3.2
+    Vision), whose one token for it says only where it belongs.
+    """
+    described = getattr(module, "config", None)
+    found = getattr(described, "image_token_id", None)
+    looking = getattr(getattr(described, "text_config", None), "cross_attention_layers", None)
+    return found if isinstance(found, int) and not looking else None
+
+
 def check_span(positions: str, phase: str) -> None:
     """Raise a ValueError unless both are among the names above."""
     for key, value, allowed in (("positions", positions, get_args(Positions)), ("phase", phase, get_args(Phase))):

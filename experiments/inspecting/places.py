@@ -9,7 +9,7 @@ from PIL.Image import Image
 from experiments.inspecting.rows import Row, Subject, compared, measured
 from experiments.pairs import paired
 from kedit.evaluation.statistics import Measured
-from kedit.inspection.grid import token_grids
+from kedit.inspection.grid import picture_grids
 from kedit.inspection.heatmap import heat_map, other_regions
 from kedit.inspection.layer_charts import draw_layer_histograms
 from kedit.inspection.measure_charts import draw_responses
@@ -41,7 +41,7 @@ def heat_maps(subject: Subject) -> list[Row]:
         raise ValueError("no neuron was located")
     pairs = subject.pairs
     images = [pair.sample.image for pair in pairs]
-    grids = token_grids(subject.model.module, subject.model.forced(images, [()] * len(images)))
+    grids = picture_grids(subject.model, images)
     seen = at_image(subject.model, subject.site, [subject.neurons, *subject.controls], images)
     own: list[Pointing] = []
     random: list[list[Pointing]] = []

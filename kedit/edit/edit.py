@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kedit.edit.operators import Operator, Patch
 from kedit.hooks import Hook, Some, intervene, labels
 from kedit.neurons import NeuronSet, Scope
-from kedit.positions import Phase, Positions, Span, check_span, following
+from kedit.positions import Phase, Positions, Span, check_span, following, image_token
 from kedit.sites import Site, SiteError
 
 
@@ -122,11 +122,11 @@ def table(edits: Sequence[Edit]) -> str:
 def _image_token(module: nn.Module, positions: Positions) -> int | None:
     if positions not in ("image", "text"):
         return None
-    found = getattr(getattr(module, "config", None), "image_token_id", None)
+    found = image_token(module)
     if found is None and positions == "image":
         raise LookupError(
             f"`positions=image` needs image tokens, and the configuration of {type(module).__name__} "
-            "names no `image_token_id`"
+            "names no `image_token_id`, or its layers look at the picture from outside the sequence; use `all`"
         )
     return found
 

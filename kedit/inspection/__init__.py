@@ -3,7 +3,7 @@
 from kedit.inspection.charts import draw_effects, draw_layers, draw_scores
 from kedit.inspection.convergence import Streams, streams
 from kedit.inspection.decode import Decoded, decode
-from kedit.inspection.grid import NoGridError, token_grids
+from kedit.inspection.grid import Grid, NoGridError, picture_grids, token_grids
 from kedit.inspection.heatmap import heat_map, iou, other_regions, pointing_hit, region_auc
 from kedit.inspection.layer_charts import draw_layer_histograms
 from kedit.inspection.pictures import CaptionRow, HeatRow, draw_before_after, draw_heatmaps
@@ -12,6 +12,7 @@ from kedit.inspection.shuffle import ShuffleError, shuffled
 __all__ = [
     "CaptionRow",
     "Decoded",
+    "Grid",
     "HeatRow",
     "NoGridError",
     "ShuffleError",
@@ -26,6 +27,7 @@ __all__ = [
     "heat_map",
     "iou",
     "other_regions",
+    "picture_grids",
     "pointing_hit",
     "region_auc",
     "shuffled",

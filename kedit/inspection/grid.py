@@ -1,58 +1,66 @@
-"""The grid of a model's image tokens, where it has one: only then is a map of them a map of the picture."""
+"""From values at image tokens to pixels: a picture's rasters of tokens, painted over what each of them covers."""
 
-import re
+from typing import Literal
 
-import torch
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
 
-from kedit.models.mllm import IMAGE, Forced
+from kedit.models.grids import picture_grids, token_grids
+from kedit.models.raster import Grid, NoGridError, Raster
 
-RESAMPLER = re.compile(r"q_?former|resampler|perceiver", re.IGNORECASE)
-"""Names of modules and classes whose output tokens stand for no place of the picture."""
+__all__ = ["Grid", "NoGridError", "Raster", "paint", "picture_grids", "smallest_cell", "token_grids"]
 
-
-class NoGridError(ValueError):
-    """The image tokens do not lie on a grid over the picture."""
+Mode = Literal["bilinear", "nearest"]
 
 
-def token_grids(module: nn.Module, batch: Forced) -> list[tuple[int, int]]:
-    """Return the rows and columns of the image tokens of each picture in `batch`.
+def paint(
+    values: NDArray[np.float64], grid: Grid, size: tuple[int, int], mode: Mode = "bilinear"
+) -> NDArray[np.float64]:
+    """Return the values of image tokens, `[image_pos]`, over a picture: `[height, width]`.
 
-    They are what the module says of itself (`image_grid`), else the processor (`image_grid_thw` of Qwen's models,
-    merged patches counted once), else a square.
+    Where several rasters cover a pixel, it gets their mean; where none does, as beyond the crop of a picture, zero.
 
-    Raises:
-        NoGridError: The model resamples its pictures, or the tokens of one do not fill a square. Cutting a picture
-            into tiles, and a class token among the patches, end here.
+    Args:
+        values: One for each image token.
+        grid: How the tokens lie on the picture.
+        size: Width and height of the picture in pixels, as `PIL.Image.size`.
+        mode: How cells become pixels; `bilinear` interpolates between the centers of cells.
     """
-    resampler = next((path for path, one in module.named_modules() if _resamples(path, one)), None)
-    if resampler is not None:
-        raise NoGridError(
-            f"`{resampler}` of {type(module).__name__} resamples the picture: its tokens stand for no place in it"
-        )
-    counts = [int(count) for count in (batch.kinds == IMAGE).sum(1)]
-    grids = _told(module, batch, len(counts)) or [(side := int(count**0.5), side) for count in counts]
-    for (rows, columns), count in zip(grids, counts, strict=True):
-        if rows * columns != count or not count:
-            raise NoGridError(
-                f"{count} image tokens of a picture do not fill a grid of {rows} x {columns}; {type(module).__name__} "
-                "may cut pictures into tiles or keep a class token"
-            )
-    return grids
+    width, height = size
+    total, covered = np.zeros((height, width)), np.zeros((height, width))
+    for raster in grid.rasters:
+        rows, columns = raster.tokens.shape
+        left, top, right, bottom = raster.box
+        across, down = _shares(width, columns, left, right, mode), _shares(height, rows, top, bottom, mode)
+        total += down @ values[raster.tokens] @ across.T
+        covered += np.outer(down.any(1), across.any(1))
+    return total / np.maximum(covered, 1)
 
 
-def _resamples(path: str, module: nn.Module) -> bool:
-    return bool(RESAMPLER.search(path.rpartition(".")[2]) or RESAMPLER.search(type(module).__name__))
+def smallest_cell(grid: Grid, size: tuple[int, int]) -> int:
+    """Return the side of the grid's smallest cell in pixels of a picture of `size`, width and height."""
+    width, height = size
+    sides = []
+    for raster in grid.rasters:
+        rows, columns = raster.tokens.shape
+        left, top, right, bottom = raster.box
+        sides += [width * (right - left) / columns, height * (bottom - top) / rows]
+    return int(min(sides) + 1e-6)
 
 
-def _told(module: nn.Module, batch: Forced, n: int) -> list[tuple[int, int]] | None:
-    """Return the grids that the module or the processor, beside the pixels, says of each picture."""
-    own = getattr(module, "image_grid", None)
-    if own is not None:
-        return [own] * n
-    sizes = batch.inputs.get("image_grid_thw")
-    if not isinstance(sizes, torch.Tensor) or sizes.shape != (n, 3):
-        return None
-    vision = getattr(getattr(module, "config", None), "vision_config", None)
-    merged = int(getattr(vision, "spatial_merge_size", 1))
-    return [(frames * rows // merged, columns // merged) for frames, rows, columns in sizes.tolist()]
+def _shares(n_pixels: int, n_cells: int, low: float, high: float, mode: Mode) -> NDArray[np.float64]:
+    """Return how much of each cell each pixel takes, `[pixel, cell]`; of none beyond them, from `low` to `high`."""
+    centers = (np.arange(n_pixels) + 0.5) / n_pixels
+    at = (centers - low) / (high - low) * n_cells
+    inside = (at >= 0) & (at <= n_cells)
+    shares = np.zeros((n_pixels, n_cells))
+    pixels = np.arange(n_pixels)
+    if mode == "nearest":
+        shares[pixels, np.clip(np.floor(at).astype(int), 0, n_cells - 1)] = 1
+    else:
+        at = np.clip(at - 0.5, 0, n_cells - 1)
+        first = np.clip(np.floor(at).astype(int), 0, max(n_cells - 2, 0))
+        second = np.minimum(first + 1, n_cells - 1)
+        np.add.at(shares, (pixels, first), 1 - (at - first))
+        np.add.at(shares, (pixels, second), at - first)
+    return shares * inside[:, None]

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from kedit.inspection.grid import Grid, Mode, paint
 from kedit.samples import Concept, Mask, Sample
 
 Heat = NDArray[np.float64]
@@ -17,18 +17,19 @@ Heat = NDArray[np.float64]
 
 def heat_map(
     values: NDArray[np.floating] | Tensor,
-    grid: tuple[int, int],
+    grid: Grid | tuple[int, int],
     size: tuple[int, int],
     *,
     part: Literal["positive", "absolute"] = "positive",
-    mode: Literal["bilinear", "nearest"] = "bilinear",
+    mode: Mode = "bilinear",
 ) -> Heat:
     """Return the mean activation of some neurons over a picture: `[height, width]`, never negative.
 
     Args:
-        values: `[image_pos, neuron]`, the neurons' activations at the picture's positions, row by row.
+        values: `[image_pos, neuron]`, the neurons' activations at the picture's positions, in order.
             No neuron at all gives zero everywhere, so that an empty selection survives.
-        grid: Rows and columns of the picture's positions.
+        grid: Where the picture's positions lie on it, or the rows and columns of one raster over the whole of it.
+            Where several rasters show a place, as tiles and the whole picture do, the map is their mean.
         size: Width and height of the picture in pixels, as `PIL.Image.size`.
         part: What counts as firing. `positive` ignores activations below zero; `absolute` counts their
             size, which suits gated layers, where a neuron may speak with either sign.
@@ -37,21 +38,19 @@ def heat_map(
     A ValueError says so when the positions do not fill the grid or an activation is not finite: a model
     that resamples its picture has no grid, and a map of it would be an invention.
     """
-    rows, columns = grid
     cells = _as_double(values)
-    if cells.ndim != 2 or cells.shape[0] != rows * columns:
+    lying = grid if isinstance(grid, Grid) else Grid.of(*grid)
+    if cells.ndim != 2 or cells.shape[0] != lying.n_tokens:
+        shape = " and ".join(f"{rows} x {columns}" for rows, columns in (one.tokens.shape for one in lying.rasters))
         raise ValueError(
-            f"a heat map on a grid of {rows} x {columns} needs values `[{rows * columns}, neuron]`, got "
+            f"a heat map on a grid of {shape} needs values `[{lying.n_tokens}, neuron]`, got "
             f"{list(cells.shape)}; pass the image positions alone and the grid of the model's vision tower"
         )
     if not bool(torch.isfinite(cells).all()):
         raise ValueError("a heat map needs finite activations, got NaN or infinity; run the model in float32")
     firing = cells.abs() if part == "absolute" else cells.clamp(min=0)
     mean = firing.sum(1) / max(1, cells.shape[1])
-    scaling = {"mode": "bilinear", "align_corners": False} if mode == "bilinear" else {"mode": "nearest-exact"}
-    width, height = size
-    pixels: Tensor = interpolate(mean.reshape(1, 1, rows, columns), size=(height, width), **scaling)
-    return np.asarray(pixels[0, 0].numpy(), dtype=np.float64)
+    return paint(mean.numpy(), lying, size, mode)
 
 
 def _as_double(values: NDArray[np.floating] | Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from kedit.inspection.grid import Grid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
 from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced
@@ -96,10 +97,10 @@ class Pointing:
     """Against the picture's other objects; None where there are none."""
 
 
-def pointing(values: Numbers, grid: tuple[int, int], sample: Sample, concept: Concept, others: Mask) -> Pointing:
+def pointing(values: Numbers, grid: Grid | tuple[int, int], sample: Sample, concept: Concept, others: Mask) -> Pointing:
     """Return how well neurons with `values`, `[image_pos, neuron]`, point at `concept` in `sample`.
 
-    The peak may miss the region by half a cell of the grid, which is as exact as a map can be.
+    The peak may miss the region by half of the grid's smallest cell, which is as exact as a map can be.
     """
     heat = heat_map(values, grid, sample.image.size)
     region = sample.region(concept)
@@ -108,7 +109,6 @@ def pointing(values: Numbers, grid: tuple[int, int], sample: Sample, concept: Co
     return Pointing(hit, iou(heat, region), region_auc(heat, region, others) if beside else None)
 
 
-def half_a_cell(grid: tuple[int, int], sample: Sample) -> int:
-    """Return half the side of a grid's cell in pixels of the sample's picture."""
-    width, height = sample.image.size
-    return min(height // grid[0], width // grid[1]) // 2
+def half_a_cell(grid: Grid | tuple[int, int], sample: Sample) -> int:
+    """Return half the side of a grid's smallest cell in pixels of the sample's picture."""
+    return smallest_cell(grid if isinstance(grid, Grid) else Grid.of(*grid), sample.image.size) // 2

@@ -69,7 +69,13 @@ def that_count(kinds: Tensor, positions: Evidence) -> Tensor:
         last = torch.zeros_like(kinds, dtype=torch.bool)
         last[:, -1] = True
         return last
-    return of_kind(kinds, positions)
+    found = of_kind(kinds, positions)
+    if positions == "image" and not bool(found.any()):
+        raise ValueError(
+            "`positions=image` counts image tokens, and the prompts hold none; models whose layers look at the picture "
+            "from outside the sequence have none: use `positions=text`, `all` or `target`"
+        )
+    return found
 
 
 def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:

@@ -9,12 +9,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.models import prompting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.mentions import first_mention
 from kedit.models.mllm import STUB, Forced, Generated, Mention
 from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.neurons import Scope, SiteName
+from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
@@ -68,12 +70,9 @@ class HuggingFaceMLLM:
         return frozenset({"text", *(medium for medium in MARKED if medium_token(self.module, medium) is not None)})
 
     @cached_property
-    def image_token(self) -> int:
-        """The id of the image token, from the model's configuration."""
-        found = medium_token(self.module, "image")
-        if found is None:
-            raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
-        return found
+    def image_token(self) -> int | None:
+        """The id of the image token, from the model's configuration; None if its sequence holds no picture."""
+        return image_token(self.module)
 
     def site(self, name: SiteName = "mid", scope: Scope = "language") -> Site:
         """Return where the neurons of a part of the model live."""
@@ -128,8 +127,11 @@ class HuggingFaceMLLM:
             return self._forced(inputs, inputs["input_ids"], inputs["attention_mask"], [0] * len(prefixes))
         n_forced = list(map(len, prefixes))
         if self.architecture == "decoder":
-            inputs = onward(encoded, prefixes, pad)
+            inputs = onward(encoded, prefixes, pad, answer_type=int(prompting.reads_prefix(self.processor)))
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            if (seen := encoded.get("cross_attention_mask")) is not None:
+                before = encoded["attention_mask"]
+                inputs["cross_attention_mask"] = prompting.seen_on(seen, before, prefixes, mask.shape[1])
             if self.media == {"text"} and declares(self.module, "position_ids"):
                 inputs["position_ids"] = columns(mask)
             return self._forced(inputs, ids, mask, n_forced)
@@ -145,10 +147,11 @@ class HuggingFaceMLLM:
         Those of a masked language model are at the first mask: `[batch, 1, vocab]`.
         """
         how: dict[str, Any] = {} if self.architecture == "encoder" else {"use_cache": False}
-        if self.architecture == "decoder" and accepts(self.module, "logits_to_keep"):
+        reader = prompting.reader(self.module, batch.inputs)
+        if self.architecture == "decoder" and accepts(reader, "logits_to_keep"):
             how["logits_to_keep"] = n_last
         with evaluating(self.module):
-            logits: Tensor = self.module(**batch.inputs, **how).logits
+            logits: Tensor = reader(**batch.inputs, **how).logits
         if self.architecture == "encoder":
             return self._at_mask(logits, batch.inputs["input_ids"], n_last)
         return logits[:, -n_last:].float()
@@ -191,7 +194,7 @@ class HuggingFaceMLLM:
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
         inputs = self._encode(prompts)
         with evaluating(self.module):
-            written = self.module.generate(  # type: ignore[operator]
+            written = prompting.reader(self.module, inputs).generate(
                 **inputs,
                 do_sample=False,
                 num_beams=1,
@@ -213,16 +216,15 @@ class HuggingFaceMLLM:
         texts = [self._render(one) for one in prompts]
         side = "left" if self.architecture == "decoder" else "right"
         how = {"padding": True, "padding_side": side, "return_tensors": "pt"}
-        media = _media(prompts)
+        media = _media(prompts, self.processor)
         encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
-        return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
+        inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
+        return prompting.tidied(inputs)
 
     def _render(self, prompt: Prompt) -> str:
         """Return the prompt in the model's chat format; without one, the token of its medium goes first."""
         if getattr(self.processor, "chat_template", None) is None:
-            if prompt.medium == "text":
-                return prompt.text
-            return f"{getattr(self.processor, f'{prompt.medium}_token')}\n{prompt.text}"
+            return prompting.plain(self.processor, prompt.medium, prompt.text)
         content: Any = [] if prompt.medium == "text" else [{"type": prompt.medium}]
         content.append({"type": "text", "text": prompt.text})
         if self.processor is self.tokenizer:
@@ -239,12 +241,13 @@ class HuggingFaceMLLM:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def _media(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+def _media(prompts: Sequence[Prompt], processor: Any) -> dict[str, list[Any]]:
     """Return what the processor is given beside the texts: pictures in color, frames or waves."""
     media = {one.medium for one in prompts}
     if len(media) > 1:
         raise ValueError(f"the prompts of a batch have one medium, got {', '.join(sorted(media))}")
-    found: list[Any] = [one.image.convert("RGB") for one in prompts if one.image is not None]
+    images = [one.image.convert("RGB") for one in prompts if one.image is not None]
+    found = prompting.for_each(processor, images) if images else []
     found += [list(one.video.frames) for one in prompts if one.video is not None]
     found += [one.sound.wave for one in prompts if one.sound is not None]
     return {KEYWORDS[medium]: found for medium in media if found}

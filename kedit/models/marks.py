@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, TEXT
+from kedit.positions import image_token
 from kedit.prompts import Medium
 
 MARKED: tuple[Medium, ...] = ("image", "video", "audio")
@@ -45,7 +46,8 @@ def modalities(module: nn.Module, tokenizer: Any, ids: Tensor) -> Tensor:
     special = torch.tensor(sorted(tokenizer.all_special_ids), dtype=ids.dtype, device=ids.device)
     found[torch.isin(ids, special)] = MODALITIES.index("special")
     for medium in MARKED:
-        if (token := medium_token(module, medium)) is not None:
+        token = image_token(module) if medium == "image" else medium_token(module, medium)
+        if token is not None:
             found[ids == token] = MODALITIES.index(medium)
     return found
 

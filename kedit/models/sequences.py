@@ -22,13 +22,18 @@ def architecture(module: nn.Module) -> Architecture:
     return "decoder" if hasattr(module, "generate") else "encoder"
 
 
-def onward(encoded: Mapping[str, Tensor], prefixes: Sequence[tuple[int, ...]], pad: int) -> dict[str, Tensor]:
-    """Return the inputs with each prefix behind its prompt, padded on the left: the last column predicts."""
+def onward(
+    encoded: Mapping[str, Tensor], prefixes: Sequence[tuple[int, ...]], pad: int, *, answer_type: int = 0
+) -> dict[str, Tensor]:
+    """Return the inputs with each prefix behind its prompt, padded on the left: the last column predicts.
+
+    `answer_type` is what the model's token types say of an answer.
+    """
     inputs, mask = dict(encoded), encoded["attention_mask"]
     for key in [key for key, value in inputs.items() if value.shape == mask.shape]:
         old = inputs[key]
         rows = [
-            [*row[keep.bool()].tolist(), *_tail(key, prefix)]
+            [*row[keep.bool()].tolist(), *_tail(key, prefix, answer_type)]
             for row, keep, prefix in zip(old, mask, prefixes, strict=True)
         ]
         inputs[key] = _padded(rows, pad if key == "input_ids" else 0, old)
@@ -91,8 +96,8 @@ def _padded(rows: Sequence[Sequence[int]], filler: int, like: Tensor) -> Tensor:
     return torch.tensor(padded, dtype=like.dtype, device=like.device)
 
 
-def _tail(key: str, prefix: tuple[int, ...]) -> Iterable[int]:
-    """Return what a per-token input holds at the prefix: its ids, or that they are plain text."""
+def _tail(key: str, prefix: tuple[int, ...], answer_type: int) -> Iterable[int]:
+    """Return what a per-token input holds at the prefix: its ids, or that they are an answer's plain text."""
     if key == "input_ids":
         return prefix
-    return [1 if key == "attention_mask" else 0] * len(prefix)
+    return [{"attention_mask": 1, "token_type_ids": answer_type}.get(key, 0)] * len(prefix)

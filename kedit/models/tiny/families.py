@@ -19,6 +19,18 @@ LANGUAGE = (
 FAMILIES = MappingProxyType(
     {
         "llava": "kedit.models.tiny.llava:llava",
+        "llava_next": "kedit.models.tiny.llava_next:llava_next",
+        "llava_onevision": "kedit.models.tiny.llava_next:llava_onevision",
+        "blip2": "kedit.models.tiny.blip2:blip2",
+        "instructblip": "kedit.models.tiny.blip2:instructblip",
+        "idefics3": "kedit.models.tiny.idefics:idefics3",
+        "smolvlm": "kedit.models.tiny.idefics:smolvlm",
+        "paligemma": "kedit.models.tiny.gemma:paligemma",
+        "gemma3": "kedit.models.tiny.gemma:gemma3",
+        "mllama": "kedit.models.tiny.mllama:mllama",
+        "internvl": "kedit.models.tiny.internvl:internvl",
+        "janus": "kedit.models.tiny.janus:janus",
+        "emu3": "kedit.models.tiny.emu3:emu3",
         **{family: f"kedit.models.tiny.language:{family}" for family in LANGUAGE},
     }
 )

@@ -1,0 +1,169 @@
+"""Every family of models that read pictures: what kedit does with one holds for all, whatever its processor is like."""
+
+from contextlib import ExitStack
+from functools import cache
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kedit.data.scenes import Scenes
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Zero
+from kedit.hooks import after, before
+from kedit.locate.difference import ActivationDifference
+from kedit.locate.gradcam import GradCAM
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import Quantile
+from kedit.locate.target import Target
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import IMAGE, MODALITIES
+from kedit.models.tiny.families import tiny
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.positions import Positions
+from kedit.prompts import Prompt
+from kedit.samples import Concept, Counterfactual
+from kedit.sites import decoder_path, embedding_path
+
+INSIDE = (
+    "llava", "llava_next", "llava_onevision", "blip2", "instructblip", "idefics3", "smolvlm", "paligemma", "gemma3",
+    "internvl", "janus", "emu3",
+)  # fmt: skip
+"""Families with the picture in the language model's sequence."""
+EVERY = (*INSIDE, "mllama")
+EVEN = NeuronSet(tuple(NeuronId(layer, index) for layer in range(3) for index in range(0, 24, 2)))
+STAR = Concept("star")
+
+
+@cache
+def built(family: str) -> HuggingFaceMLLM:
+    return tiny(family)
+
+
+def noise(seed: int, width: int = 64, height: int = 48) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 256, (height, width, 3), generator=generator).to(torch.uint8).numpy())
+
+
+PROMPTS = (Prompt("Is it red?", noise(0)), Prompt("What is to the left of it?", noise(1)))
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_image_positions_are_those_whose_embedding_is_not_their_token_s_own(family: str) -> None:
+    model, looked = built(family), dict[str, Tensor]()
+    batch = model.read(PROMPTS, [(90, 91), ()])
+    path = embedding_path(model.module)
+    assert path is not None
+    with ExitStack() as hooks:
+        hooks.enter_context(after(model.module, path, lambda out: looked.update({"tokens": out} | looked)))
+        decoder = decoder_path(model.module)
+        hooks.enter_context(before(model.module, decoder, lambda args, kwargs: looked.update(inside(kwargs))))
+        model.logits(batch)
+    changed = (looked["tokens"] != looked.get("inputs", looked["tokens"])).any(-1)
+    assert torch.equal(changed, batch.kinds == IMAGE)
+    assert torch.equal(changed, batch.modalities == MODALITIES.index("image"))
+    assert bool(changed.any()) == (family in INSIDE)
+
+
+def inside(kwargs: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    """Return what a decoder is called with in place of tokens, if anything."""
+    given = kwargs.get("inputs_embeds")
+    return {} if given is None else {"inputs": given}
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_a_prompt_reads_the_same_alone_and_in_a_padded_batch(family: str) -> None:
+    model, prefixes = built(family), [(90, 91), (92,)]
+    together = model.logits(model.read(PROMPTS, prefixes))[:, 0]
+    alone = [model.logits(model.read([one], [prefix]))[0, 0] for one, prefix in zip(PROMPTS, prefixes, strict=True)]
+    assert (together - torch.stack(alone)).abs().max() < 1e-4
+    assert (alone[0] - alone[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_an_edited_caption_is_what_reading_it_word_for_word_predicts(family: str) -> None:
+    model, where = built(family), span(family)
+    images = [one.image for one in PROMPTS if one.image is not None]
+    with Edit(EVEN, Zero(), where).applied(model):
+        told = model.caption(images)
+        for n in range(4):
+            seen = model.logits(model.forced(images, [one.tokens[:n] for one in told]))
+            assert seen[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in told]
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_an_edit_at_the_picture_writes_the_same_with_a_cache_and_without(family: str) -> None:
+    model, inputs = built(family), built(family)._encode(PROMPTS)
+    said = {}
+    for name, edits in {"edited": [Edit(EVEN, Zero(), span(family))], "plain": []}.items():
+        for use_cache in (True, False):
+            with ExitStack() as stack, torch.no_grad():
+                for one in edits:
+                    stack.enter_context(one.applied(model))
+                out = model.module.generate(  # type: ignore[operator]
+                    **inputs, do_sample=False, max_new_tokens=4, min_new_tokens=4, use_cache=use_cache,
+                    return_dict_in_generate=True, output_logits=True, disable_compile=True, pad_token_id=0,
+                )  # fmt: skip
+            said[name, use_cache] = torch.stack(out.logits)
+    assert (said["edited", True] - said["edited", False]).abs().max() < 1e-4
+    assert (said["edited", True] - said["plain", True]).abs().max() > 1e-2
+
+
+def span(family: str) -> Positions:
+    return "image" if family in INSIDE else "all"
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_a_question_without_a_picture_is_answered_and_an_edit_at_pictures_leaves_it_alone(family: str) -> None:
+    model, asked = built(family), [Prompt("How many legs has a cow?"), Prompt("Why?")]
+    plain = model.ask(asked)
+    assert all(one.tokens for one in plain)
+    batch = model.read(asked, [(90,), ()])
+    assert not (batch.kinds == IMAGE).any()
+    if family in INSIDE:
+        with Edit(EVEN, Zero(), "image").applied(model):
+            assert model.ask(asked) == plain
+    with Edit(EVEN, Zero()).applied(model):
+        assert model.ask(asked) != plain
+
+
+@cache
+def pairs() -> tuple[Counterfactual, ...]:
+    split = Scenes().split(STAR, locate=2, target=1, retention=1, seed=0)
+    found = []
+    for sample in split.locate:
+        assert sample.render_without is not None
+        found.append(Counterfactual(sample, STAR, sample.render_without("star")))
+    return tuple(found)
+
+
+def two_stage() -> Locator:
+    stages = {
+        "difference": Stage(ActivationDifference(), Quantile(0.5)),
+        "gradcam": Stage(GradCAM(), Quantile(0.5)),
+    }
+    return Locator(stages, target=Target(on_missing="force"))
+
+
+@pytest.mark.parametrize("family", INSIDE)
+def test_two_stage_filtering_locates_and_its_neurons_can_be_edited(family: str) -> None:
+    model, locator = built(family), two_stage()
+    scores = locator.score(model, pairs())
+    assert all(one.values.isfinite().all() for one in scores.values())
+    neurons = locator.select(scores)
+    assert 0 < len(neurons) <= 36
+    images = [pair.sample.image for pair in pairs()]
+    prefixes = [model.mention(one, STAR, force=True) for one in model.caption(images)]
+    batch = model.forced(images, [one.prefix for one in prefixes if one])
+    before_it = model.logits(batch)
+    with Edit(neurons, Zero(), "image").applied(model):
+        assert (model.logits(batch) - before_it).abs().max() > 1e-3
+
+
+def test_a_model_that_looks_at_the_picture_from_outside_says_that_it_has_no_image_positions() -> None:
+    model = built("mllama")
+    with pytest.raises(ValueError, match="`positions=image` counts image tokens, and the prompts hold none"):
+        two_stage().score(model, pairs())
+    with pytest.raises(LookupError, match="look at the picture from outside the sequence; use `all`"):
+        Edit(EVEN, Zero(), "image").applied(model).__enter__()
