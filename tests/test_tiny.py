@@ -19,7 +19,7 @@ def test_a_tiny_model_is_the_same_each_time_and_draws_no_random_number_of_the_pr
     assert any(not torch.equal(value, other[key]) for key, value in ones.items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen2_audio"])
 def test_a_tiny_model_answers_what_depends_on_its_picture(family: str) -> None:
     model = tiny(family)
     noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)

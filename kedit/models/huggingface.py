@@ -9,14 +9,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.models.media import given
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, STUB, TEXT, Forced, Generated, Mention
 from kedit.neurons import SiteName
-from kedit.prompts import Medium, Prompt
+from kedit.prompts import Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
-
-KEYWORDS: dict[Medium, str] = {"image": "images", "video": "videos", "audio": "audio"}
-"""The argument by which processors take a medium."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +118,12 @@ class HuggingFaceMLLM:
             ]
             padded = [[filler.get(key, 0)] * (width - len(row)) + row for row in values]
             inputs[key] = torch.tensor(padded, dtype=old.dtype, device=old.device)
-        kinds = torch.where(inputs["input_ids"] == self.image_token, IMAGE, TEXT)
+        modalities = self._modalities(inputs["input_ids"])
+        kinds = torch.where(modalities == MODALITIES.index("image"), IMAGE, TEXT)
         padding = inputs["attention_mask"] == 0
         n_forced = torch.tensor([[len(prefix)] for prefix in prefixes], device=padding.device)
         prompt = ~padding & (torch.arange(width, device=padding.device) < width - n_forced)
-        modalities = self._modalities(inputs["input_ids"]).masked_fill(padding, 0)
-        return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities, prompt)
+        return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities.masked_fill(padding, 0), prompt)
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
         """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit."""
@@ -167,9 +165,9 @@ class HuggingFaceMLLM:
 
     def _encode(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Return the inputs of a batch of prompts of one medium, padded on the left."""
+        media = given(self.processor, prompts)
         texts = [self._render(one) for one in prompts]
         how = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        media = _media(prompts)
         encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
         return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
 
@@ -197,17 +195,6 @@ def _tail(key: str, prefix: tuple[int, ...]) -> Iterable[int]:
     if key == "input_ids":
         return prefix
     return [1 if key == "attention_mask" else 0] * len(prefix)
-
-
-def _media(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """Return what the processor is given beside the texts: pictures in color, frames or waves."""
-    media = {one.medium for one in prompts}
-    if len(media) > 1:
-        raise ValueError(f"the prompts of a batch have one medium, got {', '.join(sorted(media))}")
-    found: list[Any] = [one.image.convert("RGB") for one in prompts if one.image is not None]
-    found += [list(one.video.frames) for one in prompts if one.video is not None]
-    found += [one.sound.wave for one in prompts if one.sound is not None]
-    return {KEYWORDS[medium]: found for medium in media if found}
 
 
 def _batched(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

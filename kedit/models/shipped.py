@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 
 HERE = Path(__file__).parent
@@ -45,11 +46,11 @@ def load(
 def _read(folder: str, *, local_only: bool) -> tuple[Any, Any]:
     """Return the model and the processor in `folder`; a FileNotFoundError says what is wrong with it."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     try:
         with without_bars():
-            processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=local_only)
+            processor: Any = read_processor(folder, local_only=local_only)
             read: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, local_files_only=local_only, dtype="auto", output_loading_info=True
             )

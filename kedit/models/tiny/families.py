@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from kedit.models.huggingface import HuggingFaceMLLM
 
-FAMILIES = MappingProxyType({"llava": "kedit.models.tiny.llava:llava"})
+FAMILIES = MappingProxyType(
+    {
+        "llava": "kedit.models.tiny.llava:llava",
+        "qwen2_vl": "kedit.models.tiny.qwen:qwen2_vl",
+        "qwen2_5_vl": "kedit.models.tiny.qwen:qwen2_5_vl",
+        "qwen3_vl": "kedit.models.tiny.qwen:qwen3_vl",
+        "qwen2_audio": "kedit.models.tiny.qwen:qwen2_audio",
+    }
+)
 """The function that makes a family's module and its processor, from its own classes in transformers."""
 
 
