@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.samples", "kedit.paths"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths"}),
+    frozenset({"kedit.samples"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),

@@ -7,7 +7,7 @@ family, and one that refuses videos for the others.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar
@@ -94,8 +94,8 @@ class Frames:
         """Return one frame standardized: `[color, row, column]`."""
         resized = frame.convert("RGB").resize((width, height), Resampling.BICUBIC)
         mean, std = (np.array(one, np.float32) for one in (self.mean, self.std))
-        standard: NDArray[np.float32] = (np.asarray(resized, np.float32) / 255 - mean) / std
-        return standard.transpose(2, 0, 1)
+        standard = (np.asarray(resized, np.float32) / np.float32(255) - mean) / std
+        return np.asarray(standard.transpose(2, 0, 1), np.float32)
 
     def _size(self, n_frames: int, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that frames are resized to: whole blocks of merged patches within the bounds."""
@@ -140,7 +140,7 @@ def read_processor(path: str, *, local_only: bool) -> Any:
     It is what `AutoProcessor` reads, except where that would need torchvision only for videos and has none.
     """
     from transformers import AutoProcessor
-    from transformers.utils import is_torchvision_available
+    from transformers.utils.import_utils import is_torchvision_available
 
     kind = None if is_torchvision_available() else _takes_videos(path, local_only)
     if kind is None:
@@ -204,7 +204,7 @@ def _takes_videos(path: str, local_only: bool) -> Any:
     from transformers import PROCESSOR_MAPPING, AutoConfig
 
     description = type(AutoConfig.from_pretrained(path, local_files_only=local_only))
-    kind = PROCESSOR_MAPPING[description] if description in PROCESSOR_MAPPING else None
+    kind: Any = PROCESSOR_MAPPING.get(description, None)
     return kind if kind is not None and "video_processor" in kind.get_attributes() else None
 
 
@@ -220,13 +220,14 @@ def _frames(kind: Any, said: Mapping[str, Any]) -> Frames | NoFrames:
     size = dict(said.get("size") or {})
     size |= {name: said[key] for name, key in BOUNDS.items() if said.get(key) is not None}
     own = QWEN3 if whole else Frames()
-    return Frames(
-        size.get("shortest_edge", own.shortest),
-        size.get("longest_edge", own.longest),
-        whole,
-        *(int(said.get(key, getattr(own, key))) for key in ("patch_size", "temporal_patch_size", "merge_size")),
-        tuple(said.get("image_mean", own.mean)),
-        tuple(said.get("image_std", own.std)),
+    patches = {key: said[key] for key in ("patch_size", "temporal_patch_size", "merge_size") if key in said}
+    return replace(
+        own,
+        shortest=size.get("shortest_edge", own.shortest),
+        longest=size.get("longest_edge", own.longest),
+        mean=tuple(said.get("image_mean", own.mean)),
+        std=tuple(said.get("image_std", own.std)),
+        **patches,
     )
 
 

@@ -66,9 +66,8 @@ class HuggingFaceMLLM:
         return self.ask([Prompt(self.prompt, image) for image in images], progress=progress, what="captions")
 
     def answer(self, questions: Sequence[Question], *, progress: Progress = silent) -> list[str]:
-        """Return the greedy answer to each question, with its picture where it has one."""
-        asked = [Prompt(one.text, one.sample.image if one.sample else None) for one in questions]
-        return [one.text for one in self.ask(asked, progress=progress)]
+        """Return the greedy answer to each question, with its picture, video or sound where it has one."""
+        return [one.text for one in self.ask([one.prompt for one in questions], progress=progress)]
 
     def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches."""

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen2-Audio: pictures, videos and sounds of any length through one language model."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen2-Audio: pictures of any size, videos and sounds."""
 
 from typing import Any
 
@@ -108,6 +108,6 @@ def _tokens(tokenizer: Any) -> dict[str, Any]:
 def _processor(kind: Any, tokenizer: Any) -> Any:
     from transformers import Qwen2VLImageProcessorPil
 
-    sizes = {"size": SIZE, "patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
+    sizes: dict[str, Any] = {"size": SIZE, "patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
     video = sizes | {"size": SIZE | {"longest_edge": 8 * 48**2}}
     return assembled(kind, Qwen2VLImageProcessorPil(**sizes), tokenizer, video, {"chat_template": CHAT})
