@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from kedit.prompts import Prompt, Sound, Video
+
 T = TypeVar("T")
 
 LETTER = r"[\w\u0300-\u036f]"
@@ -138,12 +140,31 @@ class Counterfactual:
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the answer that is right; about a picture when `sample` is set."""
+    """A question and the answer that is right; about a picture, a video or a sound when that is set."""
 
     text: str
     answer: str
     kind: str
     sample: Sample | None = None
+    video: Video | None = None
+    sound: Sound | None = None
+    others: tuple[str, ...] = ()
+    """Other answers that are right as well."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """What a model is asked; a ValueError if it is about several things."""
+        return Prompt(self.text, self.sample.image if self.sample else None, self.video, self.sound)
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """Questions to locate with, and others to evaluate on, about other things."""
+
+    locate: tuple[Question, ...]
+    evaluate: tuple[Question, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many questions were passed over because what they are about cannot be used, by the reason."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +204,14 @@ class Data(Protocol):
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far."""
+        ...
+
+
+class Quizzed(Protocol):
+    """A data set with questions about pictures, videos, sounds or nothing but words."""
+
+    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+        """Return at most so many questions of each kind for each half; no thing is asked about in both."""
         ...
 
 

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.samples", "kedit.paths", "kedit.store"}),
-    frozenset({"kedit.stacks"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store"}),
+    frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),

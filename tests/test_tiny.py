@@ -12,7 +12,7 @@ from kedit.models.tiny.families import FAMILIES, LANGUAGE, tiny
 from kedit.models.tiny.language import MASK
 from kedit.prompts import Prompt
 
-SEEING = sorted(set(FAMILIES) - set(LANGUAGE))
+SEEING = sorted(set(FAMILIES) - {*LANGUAGE, "qwen2_audio"})
 WRITING = sorted(set(LANGUAGE) - {"bert"})
 IDLE = re.compile(r"(k_proj|key)\.bias$")
 """What adds the same to a query's product with every key, which softmax takes out again."""

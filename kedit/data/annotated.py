@@ -8,16 +8,18 @@ from pathlib import Path
 
 from kedit.data.album import Album, Rules
 from kedit.data.drawing import drawn, split
-from kedit.data.jsonlines import text_questions
+from kedit.data.inquiries import inquiries, quiz, text_questions
 from kedit.data.pictures import SampleError
-from kedit.samples import Concept, Question, Sample, Split, find_concept
+from kedit.samples import Concept, Question, Quiz, Sample, Split, find_concept
 
 
 class AnnotatedPictures:
-    """Draws samples from an album by rules, and reads the text questions beside it."""
+    """Draws samples from an album by rules, and reads the questions beside it."""
 
     folder: str
     questions_file: str | None
+    max_side: int | None
+    max_frames: int = 16
 
     @property
     @abstractmethod
@@ -36,7 +38,7 @@ class AnnotatedPictures:
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
-        """The text questions of `questions_file`."""
+        """The questions of `questions_file` that are about nothing but words."""
         return text_questions(Path(self.folder), self.questions_file)
 
     def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
@@ -49,6 +51,14 @@ class AnnotatedPictures:
         for record in self.album.shuffled(seed):
             with suppress(SampleError):
                 yield self.album.sample(record)
+
+    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+        """Return questions of `questions_file`, of each kind so many for each half; see `kedit.data.inquiries.quiz`."""
+        if self.questions_file is None:
+            raise ValueError(f"`{self.folder}` has no questions; set `questions_file` to a file of them in the folder")
+        asked = inquiries(Path(self.folder), self.questions_file)
+        limits = {"max_side": self.max_side, "max_frames": self.max_frames}
+        return quiz(asked, locate=locate, evaluate=evaluate, seed=seed, **limits)  # type: ignore[arg-type]
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""

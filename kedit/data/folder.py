@@ -31,7 +31,8 @@ class Folder(AnnotatedPictures):
     concepts_file: str = "concepts.jsonl"
     """Lines with a `name` and optional `words`, `category` and phrases `unless`; the file may be missing."""
     questions_file: str | None = None
-    """A file of lines with a `question` and an `answer`, to test what an edit leaves of the text knowledge."""
+    """A file of lines with a `question`, an `answer` and, for tasks, an `image`, `video` or `audio`; those without
+    test what an edit leaves of the text knowledge. See `kedit.data.inquiries.inquiries`."""
     min_area: float = 0.0
     """A concept's pictures are drawn if its region takes at least this share of them,"""
     max_area: float = 1.0
@@ -42,8 +43,12 @@ class Folder(AnnotatedPictures):
     """and if they show none of these."""
     max_side: int | None = 1024
     """Pictures with a longer side are shrunk to it, with their regions; None keeps them."""
+    max_frames: int = 16
+    """The most frames of a video that are kept, evenly spread."""
 
     def __post_init__(self) -> None:
+        if self.max_frames < 1:
+            raise ValueError(f"`max_frames` is a number of frames, 1 or more, got {self.max_frames}")
         _ = self.rules
 
     @cached_property

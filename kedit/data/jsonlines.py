@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.data.pictures import shown
-from kedit.samples import Concept, Question
+from kedit.samples import Concept
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,6 @@ def lines(path: Path) -> Iterator[Line]:
             if not isinstance(content, dict):
                 raise ValueError(f"{place}: a JSON object is expected, got {shown(text.strip())[:60]}")
             yield Line(place, content)
-
-
-def text_questions(folder: Path, name: str | None) -> tuple[Question, ...]:
-    """Return the questions of the file `name` in `folder`, each line a `question` and its `answer`."""
-    if name is None:
-        return ()
-    return tuple(Question(line.text("question"), line.text("answer"), "fact") for line in lines(folder / name))
 
 
 def concepts_of(path: Path | None, objects: Collection[str]) -> tuple[Concept, ...]:

@@ -14,7 +14,7 @@ from kedit.data import grammar
 from kedit.data.drawing import check_counts
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, Phrase
 from kedit.data.shapes import coverage
-from kedit.samples import Concept, Mask, Question, Sample, Split, find_concept
+from kedit.samples import Concept, Mask, Question, Quiz, Sample, Split, find_concept
 
 SIZE = 64
 RADII = range(8, 13)
@@ -202,6 +202,15 @@ class Scenes:
             regions={category: one.region(category) for category in sorted(one.categories)},
             render_without=lambda category: one.without(category).image(),
         )
+
+    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+        """Return so many questions of each kind for each half, each about a scene of its own, and facts.
+
+        The scenes come from the seeds of the split of `seed`, from which no training scene comes.
+        """
+        from kedit.data.questions import drawn
+
+        return drawn(self, evaluation_seeds(seed), locate=locate, evaluate=evaluate)
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far.

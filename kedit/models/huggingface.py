@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kedit.models import prompting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
+from kedit.models.media import given
 from kedit.models.mentions import first_mention
 from kedit.models.mllm import STUB, Forced, Generated, Mention
 from kedit.models.passes import accepts, declares, evaluating, input_device
@@ -20,9 +21,6 @@ from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
-
-KEYWORDS: dict[Medium, str] = {"image": "images", "video": "videos", "audio": "audio"}
-"""The argument by which processors take a medium."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +82,8 @@ class HuggingFaceMLLM:
         return self.ask([Prompt(self.prompt, image) for image in images], progress=progress, what="captions")
 
     def answer(self, questions: Sequence[Question], *, progress: Progress = silent) -> list[str]:
-        """Return the greedy answer to each question, with its picture where it has one."""
-        asked = [Prompt(one.text, one.sample.image if one.sample else None) for one in questions]
-        return [one.text for one in self.ask(asked, progress=progress)]
+        """Return the greedy answer to each question, with its picture, video or sound where it has one."""
+        return [one.text for one in self.ask([one.prompt for one in questions], progress=progress)]
 
     def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches."""
@@ -216,7 +213,7 @@ class HuggingFaceMLLM:
         texts = [self._render(one) for one in prompts]
         side = "left" if self.architecture == "decoder" else "right"
         how = {"padding": True, "padding_side": side, "return_tensors": "pt"}
-        media = _media(prompts, self.processor)
+        media = given(self.processor, prompts)
         encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
         inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
         return prompting.tidied(inputs)
@@ -239,18 +236,6 @@ class HuggingFaceMLLM:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def _media(prompts: Sequence[Prompt], processor: Any) -> dict[str, list[Any]]:
-    """Return what the processor is given beside the texts: pictures in color, frames or waves."""
-    media = {one.medium for one in prompts}
-    if len(media) > 1:
-        raise ValueError(f"the prompts of a batch have one medium, got {', '.join(sorted(media))}")
-    images = [one.image.convert("RGB") for one in prompts if one.image is not None]
-    found = prompting.for_each(processor, images) if images else []
-    found += [list(one.video.frames) for one in prompts if one.video is not None]
-    found += [one.sound.wave for one in prompts if one.sound is not None]
-    return {KEYWORDS[medium]: found for medium in media if found}
 
 
 def _batched(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kedit.models.fitting import refuse_misfit
+from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
 from kedit.models.shipped import BrokenModelError, located, unreadable
@@ -125,10 +126,10 @@ def _read(folder: str, task: Task | None, source: dict[str, bool], how: dict[str
 
 def _processor(folder: str, task: Task, source: dict[str, bool]) -> Any:
     """Return the processor or tokenizer; a tokenizer that cannot pad pads with its mark of an end."""
-    from transformers import AutoProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    kind: Any = AutoProcessor if task in WITH_MEDIA else AutoTokenizer
-    found = kind.from_pretrained(folder, **source)
+    plain: Any = AutoTokenizer
+    found = read_processor(folder, **source) if task in WITH_MEDIA else plain.from_pretrained(folder, **source)
     tokenizer = getattr(found, "tokenizer", found)
     if task in WITH_MEDIA and tokenizer is found:
         # Without a processor's files transformers gives whatever part it finds.

@@ -32,6 +32,10 @@ FAMILIES = MappingProxyType(
         "janus": "kedit.models.tiny.janus:janus",
         "emu3": "kedit.models.tiny.emu3:emu3",
         **{family: f"kedit.models.tiny.language:{family}" for family in LANGUAGE},
+        "qwen2_vl": "kedit.models.tiny.qwen:qwen2_vl",
+        "qwen2_5_vl": "kedit.models.tiny.qwen:qwen2_5_vl",
+        "qwen3_vl": "kedit.models.tiny.qwen:qwen3_vl",
+        "qwen2_audio": "kedit.models.tiny.qwen:qwen2_audio",
     }
 )
 """The function that makes a family's module and its processor, from its own classes in transformers."""
