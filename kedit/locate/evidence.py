@@ -4,9 +4,10 @@ The activations and gradients of a batch are computed once, shared by all scorer
 tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 
 import torch
@@ -63,68 +64,15 @@ class _Batch:
     def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
         """Run the passes and return what each scorer makes of each layer."""
         original = self._forced([case.pair.sample.image for case in self.cases])
-        painted_out = self._activations("counterfactual", original)
-        control = self._activations("control", original)
-        found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
-        roots: list[Tensor] = []
-        unread: dict[int, _Parts] = {}
-        kept = any("gradient" in one.needs and one.needs & {"counterfactual", "control"} for one in scorers.values())
-        attended = "gradient" in self.needs and any(
-            {"gradient", "attention"} <= scorer.needs for scorer in scorers.values()
-        )
-
-        def score(layer: int, parts: _Parts) -> None:
-            if parts.gradient is not None:
-                del unread[layer]
-            for name, scorer in scorers.items():
-                if ("gradient" in scorer.needs) == (parts.gradient is not None):
-                    pieces = self._evidence(layer, original, parts)
-                    found[name][layer] = torch.cat([scorer.score(piece).float().cpu() for piece in pieces])
-
-        def seen(layer: int, attention: dict[int, Attention]) -> Callable[[Tensor], Tensor | None]:
-            def see(activation: Tensor) -> Tensor | None:
-                parts = _Parts(
-                    activation.detach(),
-                    painted_out.pop(layer, None),
-                    control.pop(layer, None),
-                    attention.pop(layer, None),
-                )
-                score(layer, parts)
-                if "gradient" not in self.needs:
-                    return None
-                traced = with_graph(activation)
-                again = parts.reduced(pictures=kept, attention=attended)
-                traced.register_hook(lambda gradient: score(layer, again.with_gradient(gradient)))
-                unread[layer] = again
-                if not roots or not activation.requires_grad:
-                    # Two blocks that run beside each other, as experts and a shared one, are a root each.
-                    roots.append(traced)
-                return traced
-
-            return see
-
-        watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
-        if "attention" in self.needs:
-            watched = attending(self.model.module)
-        mentions = [case.mention for case in self.cases]
-        with torch.set_grad_enabled("gradient" in self.needs):
-            with (
-                watched as attention,
-                intervene(
-                    self.model.module,
-                    self.site,
-                    {layer: seen(layer, attention) for layer in self.site.blocks},
-                    label="locate",
-                ),
-            ):
-                logits = self.model.logits(original, n_last=self.target.n_last(mentions))
-            if "gradient" in self.needs:
-                # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
-                torch.autograd.grad(self.target.output(logits, mentions).sum(), roots, allow_unused=True)
-                for layer, parts in list(unread.items()):
-                    # Nothing after it is read, as of the last layers of some vision towers.
-                    score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
-        return {name: [layers[layer] for layer in self.site.blocks] for name, layers in found.items()}
+        other: dict[Need, dict[int, Tensor]] = {
+            which: self._activations(which, original) for which in ("counterfactual", "control")
+        }
+        reading = _Reading(self, scorers, original, other)
+        try:
+            return reading.scores()
+        finally:
+            # A hook on a root knows the reading: together they would outlive this call.
+            reading.roots.clear()
 
     def _forced(self, images: Sequence[Image]) -> Forced:
         return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
@@ -144,7 +92,7 @@ class _Batch:
             self.model.logits(batch)
         return activations
 
-    def _evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
+    def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
@@ -173,6 +121,73 @@ class _Batch:
                 batch.modalities[rows],
                 batch.prompt[rows],
             )
+
+
+@dataclass(eq=False)
+class _Reading:
+    """The passes over a batch's originals: each layer is scored as soon as its tensors exist."""
+
+    batch: _Batch
+    scorers: Mapping[str, Scorer]
+    original: Forced
+    other: Mapping[Need, dict[int, Tensor]]
+    """The activations on the counterfactuals and the control pictures by layer, each given up when it is scored."""
+    found: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
+    roots: list[Tensor] = field(default_factory=list)
+    """The first activations that the logits depend on."""
+    unread: dict[int, "_Parts"] = field(default_factory=dict)
+    """The layers that the backward pass has not reached."""
+
+    def scores(self) -> dict[str, list[Tensor]]:
+        """Run them and return what each scorer makes of each layer."""
+        needs, target, model, site = self.batch.needs, self.batch.target, self.batch.model, self.batch.site
+        mentions = [case.mention for case in self.batch.cases]
+        watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
+        if "attention" in needs:
+            watched = attending(model.module)
+        with torch.set_grad_enabled("gradient" in needs):
+            with watched as attention:
+                rewrites = {layer: partial(self._see, layer, attention) for layer in site.blocks}
+                with intervene(model.module, site, rewrites, label="locate"):
+                    logits = model.logits(self.original, n_last=target.n_last(mentions))
+            if "gradient" in needs:
+                self._descend(target.output(logits, mentions).sum())
+        return {name: [self.found[name][layer] for layer in site.blocks] for name in self.scorers}
+
+    def _see(self, layer: int, attention: dict[int, Attention], activation: Tensor) -> Tensor | None:
+        """Score what needs no gradient, and prepare the layer for the backward pass if there is one."""
+        painted_out, control = (self.other[which].pop(layer, None) for which in ("counterfactual", "control"))
+        parts = _Parts(activation.detach(), painted_out, control, attention.pop(layer, None))
+        self._score(layer, parts)
+        if "gradient" not in self.batch.needs:
+            return None
+        wanted = [one.needs for one in self.scorers.values() if "gradient" in one.needs]
+        again = parts.reduced(
+            pictures=any(needs & {"counterfactual", "control"} for needs in wanted),
+            attention=any("attention" in needs for needs in wanted),
+        )
+        self.unread[layer] = again
+        traced = with_graph(activation)
+        traced.register_hook(lambda gradient: self._score(layer, again.with_gradient(gradient)))
+        if not self.roots or not activation.requires_grad:
+            # Two blocks that run beside each other, as experts and a shared one, are a root each.
+            self.roots.append(traced)
+        return traced
+
+    def _descend(self, output: Tensor) -> None:
+        """Take the gradients: every later layer lies between a root and the output, and its hook sees its own."""
+        torch.autograd.grad(output, self.roots, allow_unused=True)
+        for layer, parts in list(self.unread.items()):
+            # Nothing after it is read, as of the last layers of some vision towers.
+            self._score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
+
+    def _score(self, layer: int, parts: "_Parts") -> None:
+        if parts.gradient is not None:
+            del self.unread[layer]
+        for name, scorer in self.scorers.items():
+            if ("gradient" in scorer.needs) == (parts.gradient is not None):
+                pieces = self.batch.evidence(layer, self.original, parts)
+                self.found[name][layer] = torch.cat([scorer.score(piece).float().cpu() for piece in pieces])
 
 
 @dataclass(frozen=True, eq=False)
