@@ -1,7 +1,7 @@
 """The autoencoder: pictures to latents of a quarter of their side, and back."""
 
-from diffusers import AutoencoderKL
 import torch
+from diffusers import AutoencoderKL
 
 from experiments.inpainter_training.examples import examples
 from experiments.scenes_training.loop import Losses
@@ -31,4 +31,5 @@ def losses(model: AutoencoderKL, first_seed: int, batch: int, step: int) -> Loss
     with torch.autocast("cpu", torch.bfloat16):
         posterior = model.encode(pictures).latent_dist
         decoded = model.decode(posterior.sample(generator=noise)).sample
-    return {"pixels": (decoded.float() - pictures).square().mean(), "kl": KL * posterior.kl().mean() / posterior.mean[0].numel()}
+    error = (decoded.float() - pictures).square().mean()
+    return {"pixels": error, "kl": KL * posterior.kl().mean() / posterior.mean[0].numel()}

@@ -60,8 +60,8 @@ def pool(encoder: AutoencoderKL, first_seed: int, n_examples: int, file: Path) -
                 for pictures in (some.masked, some.targets)
             )
             parts.append((masked, functional.interpolate(some.holes, scale_factor=1 / DOWN).half(), targets))
-        names = ("masked", "holes", "targets")
-        save_file({name: torch.cat(part).contiguous() for name, part in zip(names, zip(*parts, strict=True), strict=True)}, file)
+        columns = zip(("masked", "holes", "targets"), zip(*parts, strict=True), strict=True)
+        save_file({name: torch.cat(several).contiguous() for name, several in columns}, file)
     return Pool(**load_file(file))
 
 

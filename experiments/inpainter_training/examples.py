@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kedit.data.inpaint import grown
-from kedit.data.scenes import SIZE, scene
+from kedit.data.scenes import SIZE, Scene, scene
 from kedit.samples import Mask
 
 BOX_SHARE = 0.25
@@ -46,10 +46,15 @@ def _example(seed: int) -> tuple[NDArray[np.uint8], Mask, NDArray[np.uint8]]:
     one = scene(seed, colors="free")
     rng = np.random.default_rng((seed, 3))
     category = str(rng.choice(sorted(one.categories)))
-    region = one.region(category)
-    if rng.random() < BOX_SHARE:
-        region = np.zeros((SIZE, SIZE), bool)
-        for thing in one.things:
-            if thing.category == category:
-                region[thing.y - thing.radius : thing.y + thing.radius, thing.x - thing.radius : thing.x + thing.radius] = True
+    region = _boxes(one, category) if rng.random() < BOX_SHARE else one.region(category)
     return one.pixels(), grown(region, int(rng.choice(DILATIONS))), one.without(category).pixels()
+
+
+def _boxes(one: Scene, category: str) -> Mask:
+    """Return the pixels in the boxes around the things of `category`: `[64, 64]`."""
+    inside = np.zeros((SIZE, SIZE), bool)
+    for thing in one.things:
+        if thing.category == category:
+            top, left, side = thing.y - thing.radius, thing.x - thing.radius, 2 * thing.radius
+            inside[top : top + side, left : left + side] = True
+    return inside

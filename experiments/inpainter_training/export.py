@@ -11,7 +11,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPT_LENGTH = 8
 
 
-def pipeline(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scale: float) -> StableDiffusionInpaintPipeline:
+def pipeline(
+    autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scale: float
+) -> StableDiffusionInpaintPipeline:
     """Return the pipeline of the trained parts.
 
     Its text encoder is there since the class asks for one: every word is one token, and the denoiser reads none.

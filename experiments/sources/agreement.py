@@ -55,12 +55,12 @@ class Examiner:
         shelf = self.shelf.about(source=painted.source)
         before = self._captions(shelf, "original", [pair.sample.image for pair in painted.pairs])
         after = self._captions(shelf, "painted", [pair.image for pair in painted.pairs])
-        told = list(zip(painted.pairs, before, after, strict=True))
-        still = [pair.concept.mentioned_in(new.text) for pair, _, new in told]
-        named = [pair.concept.mentioned_in(old.text) for pair, old, _ in told]
-        removed = [not left for left, there in zip(still, named, strict=True) if there]
-        used = [(pair, old) for (pair, old, _), left, there in zip(told, still, named, strict=True) if there and not left]
-        left = frozenset(pair.sample.id for (pair, _, _), named_still in zip(told, still, strict=True) if named_still)
+        named = [pair.concept.mentioned_in(one.text) for pair, one in zip(painted.pairs, before, strict=True)]
+        still = [pair.concept.mentioned_in(one.text) for pair, one in zip(painted.pairs, after, strict=True)]
+        told = list(zip(painted.pairs, before, named, still, strict=True))
+        removed = [not names for _, _, there, names in told if there]
+        left = frozenset(pair.sample.id for pair, _, _, names in told if names)
+        used = [(pair, old) for pair, old, there, names in told if there and not names]
         if not used:
             return Found(painted.source, removed, left, why="no pair has the concept named in the original alone")
         scores = self._scores(shelf, [pair for pair, _ in used], [old for _, old in used])

@@ -49,9 +49,7 @@ class Row:
         }
 
 
-def row(
-    model: str, source: str, reference: str, concepts: Concepts, seconds: float, *, top: int, seed: int = 0
-) -> Row:
+def row(model: str, source: str, reference: str, concepts: Concepts, seconds: float, *, top: int, seed: int = 0) -> Row:
     """Return the row of `source`, compared with `reference`."""
     own = [one[source] for one in concepts.values()]
     removed = [float(gone) for one in own for gone in one.removed]
