@@ -5,6 +5,7 @@ kedit counterfactuals
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ def counterfactuals(cfg: DictConfig) -> None:
 
 def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Do the comparison and show it."""
+    from experiments.sources.agreement import Examiner
     from experiments.sources.painting import Counts, Studio
     from experiments.sources.rows import row
 
@@ -55,16 +57,18 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     with misuse():
         splits = {concept: studio.split(concept) for concept in asked(cfg, data)}
         painted = {concept: studio.painted(concept, split) for concept, split in splits.items()}
+        studio.close()
+    made_by = {str(name): plain(node) for name, node in cfg.sources.items()}
     found, rows = {}, []
     for name, node in cfg.models.items():
-        settings = {key: plain(cfg[key]) for key in ("data", "sources", "edit")} | {"model": plain(node)}
-        shelf = Shelf(kept, settings | {"seed": cfg.seed, **vars(counts)})
-        found[str(name)] = examined(loaded(node), data, locator, plan, splits, painted, shelf, cfg.seed)
+        settings = {key: plain(cfg[key]) for key in ("data", "edit")} | {"model": plain(node), "seed": cfg.seed}
+        shelf = Shelf(kept, settings | {"reference": made_by[cfg.reference], **vars(counts)})
+        examiner = Examiner(loaded(node), locator, shelf, bar, made_by)
+        found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
     for model, concepts in found.items():
         for one in next(iter(painted.values())):
-            seconds = [each.seconds for several in painted.values() for each in several if each.source == one.source]
-            mean = sum(seconds) / len(seconds)
-            rows.append(row(model, one.source, cfg.reference, concepts, mean, top=cfg.top, seed=cfg.seed))
+            same = [each for several in painted.values() for each in several if each.source == one.source]
+            rows.append(row(model, same, cfg.reference, concepts, top=cfg.top, seed=cfg.seed))
     about = {
         "kedit": __version__, "reference": cfg.reference, "top": cfg.top, "dilation": cfg.dilation, "seed": cfg.seed,
         "concepts": [concept.name for concept in splits], "samples": vars(counts),
@@ -80,24 +84,21 @@ def asked(cfg: DictConfig, data: Any) -> list[Any]:
     return [find_concept(data.concepts, str(name)) for name in cfg.concepts or [one.name for one in data.concepts]]
 
 
-def examined(
-    model: Any, data: Any, locator: Any, plan: Any, splits: Any, painted: Any, shelf: Any, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Return what `model` makes of every concept and source."""
+def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, seed: int) -> dict[str, dict[str, Any]]:
+    """Return what the examiner's model makes of every concept and source."""
     from experiments.comparison.effects import Trial
-    from experiments.sources.agreement import Examiner
     from kedit.evaluation.exam import Exam
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
 
+    model = examiner.model
     similarity, found = Similarity(OwnLayers(model)), {}
     for concept, split in bar(splits.items(), len(splits), model.name):
         exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-        here = shelf.about(concept=concept.name)
+        one = replace(examiner, shelf=examiner.shelf.about(concept=concept.name))
         # An operator that needs a reference takes the same one whatever the source: the neurons alone differ.
-        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, here, bar, seed)
-        examiner = Examiner(model, locator, here, bar)
-        found[concept.name] = {one.source: examiner.found(one, trial) for one in painted[concept]}
+        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, one.shelf, bar, seed)
+        found[concept.name] = {each.source: one.found(each, trial) for each in painted[concept]}
     return found
 
 

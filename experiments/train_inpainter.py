@@ -45,12 +45,12 @@ def train_inpainter(cfg: DictConfig) -> None:
 def examined(cfg: DictConfig, folder: Path, out: Path, n_weights: dict[str, int], size: int) -> str:
     """Return the card of the pipeline in `out`, and draw some of what it paints beside it."""
     from hydra.core.hydra_config import HydraConfig
-    from kedit.data.inpaint_diffusers import DiffusersFill
 
     from experiments.inpainter_training.card import card, seconds_of
     from experiments.inpainter_training.exam import draw, held_out, verdict
     from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.inpaint import Exact, MeanFill
+    from kedit.data.inpaint_diffusers import DiffusersFill
     from kedit.models.shipped import load
 
     model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)

@@ -83,14 +83,16 @@ def test_a_row_pools_the_pictures_and_averages_over_concepts() -> None:
             "mean": replace(ONE, source="mean", removed=[True, False, False], effect=effect(0.3, 0.8), n_pairs=2),
         },
     }
-    made = row("tiny", "mean", "exact", concepts, 0.25, top=3)
+    painted = [Painted("mean", [], 0.2, skipped=1), Painted("mean", [], 0.3)]
+    made = row("tiny", painted, "exact", concepts, top=3)
     assert (made.figures["removed"].value, made.figures["removed"].n) == (0.5, 4)
     assert (made.figures["neurons"].value, made.figures["neurons"].n) == (0.5, 2)
     assert made.figures["mention_drop"].value == pytest.approx(0.4)
     assert made.differences["mention_drop"].value == pytest.approx(-0.4)
     assert made.differences["retention"].value == pytest.approx(0.05)
-    assert (made.pairs, made.size, made.seconds) == (3, 2, 0.25)
-    assert row("tiny", "exact", "exact", concepts, 0.0, top=3).figures["neurons"].value is None
+    assert (made.pairs, made.size, made.seconds, made.skipped) == (3, 2, 0.25, 1)
+    own = row("tiny", [Painted("exact", [], 0.1)], "exact", concepts, top=3)
+    assert own.figures["neurons"].value is None
 
 
 def test_the_second_run_of_the_reference_sees_other_pictures() -> None:
@@ -134,7 +136,7 @@ FEW = ["concepts=[star]", "evaluate.locate=4", "evaluate.target=4", "evaluate.re
 def test_the_command_compares_the_sources_and_goes_on_from_what_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    cheap = ["~inpaint@sources.diffusers", "~inpaint@sources.blur", "~inpaint@sources.telea"]
+    cheap = ["~inpaint@sources.blur", "~inpaint@sources.telea"]
     cheap += ["~inpaint@sources.navier_stokes"]
     monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", "hydra.run.dir=out", *FEW, *cheap])
     with chdir(tmp_path):

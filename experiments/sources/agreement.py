@@ -1,13 +1,14 @@
 """What one model makes of one source's pictures: is the concept gone, which neurons, and what editing them does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from experiments.comparison.effects import Effect, Trial
 from experiments.comparison.shelf import Shelf
-from experiments.sources.painting import Painted
+from experiments.sources.painting import AGAIN, Painted
 from kedit.inspection.overlap import rank_correlation
 from kedit.locate.locator import Locator
 from kedit.locate.selection import TopK
@@ -49,10 +50,13 @@ class Examiner:
     locator: Locator
     shelf: Shelf
     progress: Progress
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of each source, by its name."""
 
     def found(self, painted: Painted, trial: Trial) -> Found:
         """Return what follows from one source's pictures; `trial` edits the neurons on held-out pictures."""
-        shelf = self.shelf.about(source=painted.source)
+        settings = self.made_by.get(painted.source.removesuffix(AGAIN))
+        shelf = self.shelf.about(source=painted.source, made_by=settings)
         before = self._captions(shelf, "original", [pair.sample.image for pair in painted.pairs])
         after = self._captions(shelf, "painted", [pair.image for pair in painted.pairs])
         named = [pair.concept.mentioned_in(one.text) for pair, one in zip(painted.pairs, before, strict=True)]

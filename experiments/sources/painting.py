@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from experiments.app import bar
 from kedit.data.inpaint import Inpainter
+from kedit.data.pairs import Heavy, counterfactuals
 from kedit.samples import Concept, Counterfactual, Data, Sample, Split
 
 AGAIN = " (other pictures)"
@@ -29,6 +31,8 @@ class Painted:
     pairs: Sequence[Counterfactual]
     seconds: float
     """For a picture, the first one, which may load a pipeline, left out."""
+    skipped: int = 0
+    """How many pictures the source could not paint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +54,28 @@ class Studio:
         )
 
     def painted(self, concept: Concept, split: Split) -> list[Painted]:
-        """Return the pictures of `split` without `concept`, by each source, then by the reference on the other half."""
+        """Return the pictures of `split` without `concept`, the reference's first; at the end, the reference's on the rest."""
         first, second = split.locate[: self.counts.locate], split.locate[self.counts.locate :]
+        sources = {self.reference: self.sources[self.reference], **self.sources}
         made = [
             self._painted(name, source, concept, first)
-            for name, source in bar(self.sources.items(), len(self.sources), f"painting out {concept.name}")
+            for name, source in bar(sources.items(), len(sources), f"painting out {concept.name}")
         ]
         again = self._painted(self.reference, self.sources[self.reference], concept, second)
-        return [*made, Painted(self.reference + AGAIN, again.pairs, again.seconds)]
+        return [*made, replace(again, source=self.reference + AGAIN)]
+
+    def close(self) -> None:
+        """Let the pipelines go that sources have loaded."""
+        for source in self.sources.values():
+            if isinstance(source, Heavy):
+                source.release()
 
     def _painted(self, name: str, source: Inpainter, concept: Concept, samples: Sequence[Sample]) -> Painted:
         if name not in self.warm:
             source(samples[0], concept)
             self.warm.add(name)
         began = time.perf_counter()
-        pairs = [source(sample, concept) for sample in samples]
-        return Painted(name, pairs, (time.perf_counter() - began) / len(samples))
+        # As a plain function, which holds nothing to release: the next concept needs the pipeline again.
+        made, skipped = counterfactuals(partial(source), samples, concept)
+        seconds = (time.perf_counter() - began) / len(samples)
+        return Painted(name, made, seconds, sum(skipped.values()))

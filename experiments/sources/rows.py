@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.sources.agreement import AGREEMENT, Found, agreement
+from experiments.sources.painting import Painted
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 
 EFFECT = ("mention_drop", "retention", "selectivity")
@@ -32,6 +33,8 @@ class Row:
     """How many neurons were located, likewise."""
     seconds: float
     """For painting one picture."""
+    skipped: int
+    """How many pictures the source could not paint."""
     whys: Mapping[str, str]
     """The concepts that could not be located, and why."""
 
@@ -45,12 +48,14 @@ class Row:
             "pairs": self.pairs,
             "neurons_located": self.size,
             "seconds_a_picture": self.seconds,
+            "skipped": self.skipped,
             "not_located": dict(self.whys),
         }
 
 
-def row(model: str, source: str, reference: str, concepts: Concepts, seconds: float, *, top: int, seed: int = 0) -> Row:
-    """Return the row of `source`, compared with `reference`."""
+def row(model: str, painted: Sequence[Painted], reference: str, concepts: Concepts, *, top: int, seed: int = 0) -> Row:
+    """Return the row of a source, compared with `reference`; `painted` is what it made of each concept."""
+    source = painted[0].source
     own = [one[source] for one in concepts.values()]
     removed = [float(gone) for one in own for gone in one.removed]
     figures = {"removed": bootstrap_mean(removed) if removed else Measured.missing("no caption named the concept")}
@@ -68,7 +73,8 @@ def row(model: str, source: str, reference: str, concepts: Concepts, seconds: fl
         {name: _difference(concepts, source, reference, name, seed) for name in DIFFERENCES},
         sum(one.n_pairs for one in own) / len(own),
         sum(len(one.neurons or ()) for one in located) / max(len(located), 1),
-        seconds,
+        sum(one.seconds for one in painted) / len(painted),
+        sum(one.skipped for one in painted),
         {name: one[source].why for name, one in concepts.items() if one[source].why},
     )
 

@@ -16,15 +16,14 @@ TITLES = {
     "retention": "retention",
     "selectivity": "selectivity",
 }
-ABOUT = (
-    "`removed`: share of the pictures, all concepts together, whose caption no longer names the concept, among those "
-    "whose original it names (Wilson interval over pictures). The rest are means over concepts with bootstrap intervals "
-    "over concepts (Wilson's where all values are 0 or 1). Neurons, stage one and ranks compare with those located by `{reference}`: Jaccard overlap of what is "
-    "selected and of the {top} best of the first stage, Spearman's correlation of the last stage's scores over the "
-    "reference's candidates. `{reference} (other pictures)` locates with as many other pictures: what agreement "
-    "can be expected at best. Suppression (mention_drop) and retention (the weakest measure) are those of the edit on "
-    "held-out pictures; seconds are for painting one picture, on one thread."
-)
+ABOUT = """\
+`removed`: share of the pictures, all concepts together, whose caption no longer names the concept, among those whose
+original it names (Wilson interval over pictures). The rest are means over concepts with bootstrap intervals over
+concepts (Wilson's where all values are 0 or 1). Neurons, stage one and ranks compare with those located by
+`{reference}`: Jaccard overlap of what is selected and of the {top} best of the first stage, Spearman's correlation of
+the last stage's scores over the reference's candidates. `{reference} (other pictures)` locates with as many other
+pictures: so much agreement is to be expected of pictures alone. Suppression (mention_drop) and retention (the weakest
+measure) are those of the edit on held-out pictures; seconds are for painting one picture."""
 
 
 def titles(top: int) -> dict[str, str]:
