@@ -54,7 +54,7 @@ class Studio:
         )
 
     def painted(self, concept: Concept, split: Split) -> list[Painted]:
-        """Return the pictures of `split` without `concept`, the reference's first; at the end, the reference's on the rest."""
+        """Return the pictures of `split` without `concept`, the reference's first and, on the other half, last."""
         first, second = split.locate[: self.counts.locate], split.locate[self.counts.locate :]
         sources = {self.reference: self.sources[self.reference], **self.sources}
         made = [
