@@ -29,7 +29,7 @@ from experiments.sources.painting import AGAIN
 from kedit import __version__
 from kedit.paths import conf_dir
 
-LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "evaluate.locate": 1, "evaluate.target": 1,
+LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "budget": 1, "evaluate.locate": 1, "evaluate.target": 1,
          "evaluate.retention": 0}  # fmt: skip
 
 
@@ -37,7 +37,8 @@ LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "evaluate
 @reported
 def counterfactuals(cfg: DictConfig) -> None:
     """Paint, locate and edit by every source; the same folder again goes on where it was."""
-    with run_folder(cfg, LEAST) as (kept, tracker):
+    least = {key: one for key, one in LEAST.items() if key != "budget" or cfg.budget is not None}
+    with run_folder(cfg, least) as (kept, tracker):
         use_threads(cfg.threads)
         job(cfg, kept, tracker)
 
@@ -51,7 +52,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     began = time.perf_counter()
     if cfg.reference not in cfg.sources:
         raise ConfigurationError(f"`reference` is one of {', '.join(cfg.sources)}; got `{cfg.reference}`")
-    data, locator, plan = (build(cfg[group]) for group in ("data", "locate", "edit"))
+    data, plan, locator = build(cfg.data), build(cfg.edit), chosen_locator(cfg)
     counts = Counts(cfg.evaluate.locate, cfg.evaluate.target, cfg.evaluate.retention)
     studio = Studio(data, {str(name): build(one) for name, one in cfg.sources.items()}, cfg.reference, counts, cfg.seed)
     with misuse():
@@ -70,11 +71,21 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
             same = [each for several in painted.values() for each in several if each.source == one.source]
             rows.append(row(model, same, cfg.reference, concepts, top=cfg.top, seed=cfg.seed))
     about = {
-        "kedit": __version__, "reference": cfg.reference, "top": cfg.top, "dilation": cfg.dilation, "seed": cfg.seed,
+        "kedit": __version__, "reference": cfg.reference, "top": cfg.top, "dilation": cfg.dilation, "budget": cfg.budget, "seed": cfg.seed,
         "concepts": [concept.name for concept in splits], "samples": vars(counts),
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     show(rows, strips(painted, found, cfg.shown), about, kept, tracker)
+
+
+def chosen_locator(cfg: DictConfig) -> Any:
+    """Return the locator, which selects `budget` neurons if that is set."""
+    from kedit.locate.locator import Locator
+
+    locator = build(cfg.locate)
+    if not isinstance(locator, Locator):
+        raise ConfigurationError("`locate` must score neurons by the pictures, in stages; take `locate=two_stage`")
+    return locator if cfg.budget is None else locator.limited(cfg.budget)
 
 
 def asked(cfg: DictConfig, data: Any) -> list[Any]:

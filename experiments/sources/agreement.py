@@ -81,7 +81,10 @@ class Examiner:
     def _scores(
         self, shelf: Shelf, pairs: Sequence[Counterfactual], captions: Sequence[Generated]
     ) -> dict[str, NeuronScores]:
-        what = {"locator": repr(self.locator), "pairs": [pair.sample.id for pair in pairs]}
+        # Which of them are selected decides no score.
+        scorers = {name: repr(stage.scorer) for name, stage in self.locator.stages.items()}
+        about = {"scorers": scorers, "site": self.locator.site, "target": repr(self.locator.target)}
+        what = about | {"pairs": [pair.sample.id for pair in pairs]}
         scores = shelf.scores(**what)
         if scores is None:
             scores = self.locator.score(self.model, pairs, captions=captions, progress=self.progress)

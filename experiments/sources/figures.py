@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
+from experiments.sources.painting import AGAIN
 from experiments.sources.rows import Row
 from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, title_space, write
 
@@ -88,12 +89,13 @@ def _panel(axes: Any, rows: Sequence[Row], name: str, sources: Sequence[str], mo
 
 
 def _finding(rows: Sequence[Row]) -> str:
-    """Return which source's neurons agree least with the reference's, and what its edit still does."""
-    compared = [row for row in rows if row.figures["neurons"].value is not None]
-    if not compared:
-        return "No source could be compared with the reference"
-    worst = min(compared, key=lambda row: row.figures["neurons"].value or 0.0)
-    return (
-        f"Least agreement: {worst.source} on {worst.model}, Jaccard {worst.figures['neurons']} "
-        f"of the neurons; its edit suppresses {worst.figures['mention_drop']}"
-    )
+    """Return how far apart the sources are, beside the reference on other pictures."""
+    models = []
+    for model in dict.fromkeys(row.model for row in rows):
+        found = {row.source: row.figures["neurons"].value for row in rows if row.model == model}
+        sources = {name: value for name, value in found.items() if value is not None and not name.endswith(AGAIN)}
+        again = next((value for name, value in found.items() if name.endswith(AGAIN)), None)
+        if sources and again is not None:
+            worst = min(sources, key=lambda name: sources[name])
+            models.append(f"{model}: {sources[worst]:.2f} at least ({worst}), with other pictures {again:.2f}")
+    return "Overlap with the reference's neurons, on " + "; on ".join(models) if models else "Nothing could be compared"
