@@ -29,8 +29,8 @@ from experiments.sources.painting import AGAIN
 from kedit import __version__
 from kedit.paths import conf_dir
 
-LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "budget": 1, "evaluate.locate": 1, "evaluate.target": 1,
-         "evaluate.retention": 0}  # fmt: skip
+LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "budget": 1, "evaluate.locate": 1,
+         "evaluate.target": 1, "evaluate.retention": 0}  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="counterfactuals")
@@ -60,22 +60,26 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         painted = {concept: studio.painted(concept, split) for concept, split in splits.items()}
         studio.close()
     made_by = {str(name): plain(node) for name, node in cfg.sources.items()}
-    found, rows = {}, []
+    found = {}
     for name, node in cfg.models.items():
         settings = {key: plain(cfg[key]) for key in ("data", "edit")} | {"model": plain(node), "seed": cfg.seed}
         shelf = Shelf(kept, settings | {"reference": made_by[cfg.reference], **vars(counts)})
         examiner = Examiner(loaded(node), locator, shelf, bar, made_by)
         found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
-    for model, concepts in found.items():
-        for one in next(iter(painted.values())):
-            same = [each for several in painted.values() for each in several if each.source == one.source]
-            rows.append(row(model, same, cfg.reference, concepts, top=cfg.top, seed=cfg.seed))
-    about = {
-        "kedit": __version__, "reference": cfg.reference, "top": cfg.top, "dilation": cfg.dilation, "budget": cfg.budget, "seed": cfg.seed,
-        "concepts": [concept.name for concept in splits], "samples": vars(counts),
-        "seconds": round(time.perf_counter() - began, 1),
-    }  # fmt: skip
+    about = {"kedit": __version__, **{key: cfg[key] for key in ("reference", "top", "dilation", "budget", "seed")}}
+    about |= {"concepts": [concept.name for concept in splits], "samples": vars(counts)}
+    about |= {"seconds": round(time.perf_counter() - began, 1)}
+    rows = [
+        row(model, same, cfg.reference, concepts, top=cfg.top, seed=cfg.seed)
+        for model, concepts in found.items()
+        for same in by_source(painted)
+    ]
     show(rows, strips(painted, found, cfg.shown), about, kept, tracker)
+
+
+def by_source(painted: Any) -> list[list[Any]]:
+    """Return what each source made of all concepts."""
+    return [list(same) for same in zip(*painted.values(), strict=True)]
 
 
 def chosen_locator(cfg: DictConfig) -> Any:

@@ -62,7 +62,8 @@ def _counts(about: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in about["samples"].items())
     return (
         f"{len(about['concepts'])} concepts ({', '.join(about['concepts'])}); samples of each: {counts}; "
-        f"regions grown by {about['dilation']} pixels; neurons: {about['budget'] or 'as many as are selected'}; kedit {about['kedit']}."
+        f"regions grown by {about['dilation']} pixels; neurons edited: {about['budget'] or 'as many as are selected'}; "
+        f"kedit {about['kedit']}."
     )
 
 
