@@ -136,7 +136,7 @@ FEW = ["concepts=[star]", "evaluate.locate=4", "evaluate.target=4", "evaluate.re
 def test_the_command_compares_the_sources_and_goes_on_from_what_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    cheap = ["~inpaint@sources.blur", "~inpaint@sources.telea"]
+    cheap = ["~inpaint@sources.diffusers", "~inpaint@sources.blur", "~inpaint@sources.telea"]
     cheap += ["~inpaint@sources.navier_stokes"]
     monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", "hydra.run.dir=out", *FEW, *cheap])
     with chdir(tmp_path):

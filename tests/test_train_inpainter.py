@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForInpainting
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from experiments import train_inpainter
+from experiments.app import build
 from experiments.inpainter_training import autoencoder, denoiser, export
 from experiments.inpainter_training.card import seconds_of
 from experiments.inpainter_training.exam import held_out, verdict
 from experiments.inpainter_training.examples import BOX_SHARE, examples
 from kedit.data.grammar import CAPTION_PROMPT
 from kedit.data.inpaint import Exact
+from kedit.data.inpaint_pipeline import HERE
 from kedit.data.scenes import evaluation_seeds, scene
 from kedit.models.shipped import load
+from kedit.paths import conf_dir
 from kedit.samples import Concept, Counterfactual, Sample
 
+SHIPPED = HERE / "scenes_inpainter"
 SEEDS = range(40_000_000, 40_000_040)
 
 
@@ -190,3 +195,23 @@ def test_the_command_leaves_a_pipeline_and_its_card(tmp_path: Path, monkeypatch:
         assert part in card
     with Image.open(out / "pictures.png") as drawn:
         assert drawn.size == (2 * 12 * 64, 2 * 3 * 64)
+
+
+# What ships
+
+
+def test_the_shipped_inpainter_is_small_and_has_a_card() -> None:
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 8e6
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md", ".png"}
+    assert "# scenes_inpainter" in (SHIPPED / "README.md").read_text()
+
+
+def test_the_shipped_inpainter_removes_things_and_invents_none() -> None:
+    model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        own = build(compose("run", ["inpaint=scenes_diffusion", "inpaint.cache=null"]).inpaint)
+    made = verdict(own, model, held_out(2, seed=11))
+    assert made.removed.n >= 23
+    assert (made.removed.value or 0) >= 0.95
+    assert made.invented.value == 0
