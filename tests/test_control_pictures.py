@@ -13,6 +13,7 @@ from PIL import Image
 
 from kedit.data.elsewhere import elsewhere
 from kedit.data.inpaint import BlurFill, Exact, Inpainter, MeanFill, grown
+from kedit.data.inpaint_opencv import OpenCVFill
 from kedit.data.scenes import Scenes
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage
@@ -96,8 +97,12 @@ def test_a_region_that_fits_nowhere_else_takes_what_there_is(caplog: pytest.LogC
 # --- filling
 
 
-@pytest.mark.parametrize("fill", [MeanFill(0, True), MeanFill(2, True), BlurFill(3.0, 1, True)], ids=repr)
-def test_the_control_has_as_many_pixels_painted_out_and_none_of_the_concept(fill: MeanFill | BlurFill) -> None:
+@pytest.mark.parametrize(
+    "fill", [MeanFill(0, True), MeanFill(2, True), BlurFill(3.0, 1, True), OpenCVFill("telea", 3.0, 1, True)], ids=repr
+)
+def test_the_control_has_as_many_pixels_painted_out_and_none_of_the_concept(
+    fill: MeanFill | BlurFill | OpenCVFill,
+) -> None:
     sample = noisy(block(3, 20, 6, 5))
     pair = fill(sample, STAR_CONCEPT)
     concept = changed(sample.image, pair.image)
@@ -107,9 +112,9 @@ def test_the_control_has_as_many_pixels_painted_out_and_none_of_the_concept(fill
     assert not (control & concept).any()
 
 
-@pytest.mark.parametrize("fill", [MeanFill(), BlurFill()], ids=repr)
+@pytest.mark.parametrize("fill", [MeanFill(), BlurFill(), OpenCVFill()], ids=repr)
 def test_the_control_changes_nothing_of_the_counterfactual_and_is_made_when_asked_for(
-    fill: MeanFill | BlurFill,
+    fill: MeanFill | BlurFill | OpenCVFill,
 ) -> None:
     sample = noisy(block(3, 20, 6, 5))
     plain, controlled = fill(sample, STAR_CONCEPT), replace(fill, control=True)(sample, STAR_CONCEPT)

@@ -325,6 +325,8 @@ WRONG_VALUES = {
     ("edit.positions=moon",): ("`positions` is one of all, image, text, last, got 'moon'",),
     ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
     ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
+    ("inpaint=diffusers", "inpaint.path=/no/pipeline"): ("no pipeline folder `/no/pipeline`", "`model_index.json`"),
+    ("inpaint=mean", "segment=sam", "segment.path=/no/sam"): ("no SamModel in `/no/sam`", "`segment.download=true`"),
     ("data.colors=some",): ("`data`", "`colors` is `distinct` or `free`, got 'some'"),
     ("tracker=wandb", "tracker.mode=loud"): ("`tracker`", "offline, online, disabled; got 'loud'"),
     ("evaluate.target=0",): ("`evaluate.target` is a whole number, 1 or more; got 0",),

@@ -18,7 +18,7 @@ class Segmenter(Protocol):
 
     @property
     def refines(self) -> bool:
-        """Whether it starts from the region that a sample has, such as a box, instead of finding one where there is none."""
+        """Whether it starts from the region of a sample, such as a box; else it finds one where there is none."""
         ...
 
     def __call__(self, sample: Sample, concept: Concept) -> Mask:

@@ -204,16 +204,15 @@ class DiffusersFill:
         return width, height
 
     def _about(self, name: str, concept: str) -> dict[str, Any]:
-        """Return what a filling depends on besides picture and region."""
+        """Return what a filling depends on besides picture and region; finding that out imports no diffusers."""
         device, dtype = self._place
+        settings = ("pipeline", "variant", "steps", "guidance", "strength", "side")
+        texts = (self.prompt, self.negative_prompt)
         return {
             "method": "diffusers",
             "files": self._digest,
-            "pipeline": self._kind.__name__,
-            "variant": self.variant,
-            **self._texts(concept),
-            **self._settings,
-            "side": self.side,
+            **{key: getattr(self, key) for key in settings},
+            "texts": [None if text is None else text.replace("{concept}", concept) for text in texts],
             "noise": [self.seed, name],
             "device": device.partition(":")[0],
             "dtype": dtype,
