@@ -97,5 +97,6 @@ def _finding(rows: Sequence[Row]) -> str:
         again = next((value for name, value in found.items() if name.endswith(AGAIN)), None)
         if sources and again is not None:
             worst = min(sources, key=lambda name: sources[name])
-            models.append(f"{model}: {sources[worst]:.2f} at least ({worst}), with other pictures {again:.2f}")
+            who = worst if len(set(sources.values())) > 1 else "each source"
+            models.append(f"{model}: {sources[worst]:.2f} at least ({who}), with other pictures {again:.2f}")
     return "Overlap with the reference's neurons, on " + "; on ".join(models) if models else "Nothing could be compared"
