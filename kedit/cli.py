@@ -25,9 +25,11 @@ COMMANDS = {
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "inpaint": Command("experiments.inpaint", "paint a concept out of some pictures and look at them"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
+    "counterfactuals": Command("experiments.counterfactuals", "compare ways of painting a concept out"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "blocks": Command("experiments.blocks", "write a small data set in COCO's format that a tiny model can learn"),
     "teach": Command("experiments.teach", "teach a tiny model of any family what a data set shows"),
+    "train-inpainter": Command("experiments.train_inpainter", "train the inpainter that ships with kedit"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
 }
 

@@ -34,6 +34,8 @@ TUNED = {
     ("locate/grad_act.yaml", "over_positions"): ("sum",),
     ("locate/act_unembed.yaml", "norm"): ("gamma",),
     ("locate/mmneuron.yaml", "site"): ("act",),
+    ("inpaint/scenes_diffusion.yaml", "steps"): (10,),
+    ("inpaint/scenes_diffusion.yaml", "guidance"): (1.0,),
 }
 """Options that a file sets, in some of its parts, to something better for its purpose than Python's default."""
 

@@ -37,7 +37,7 @@ class DiffusersFill:
     """
 
     path: str
-    """The pipeline's folder, or its id on the hub."""
+    """The pipeline's folder, the name of a shipped one, or an id on the hub."""
     pipeline: str | None = None
     """The name of the class in diffusers, such as FluxFillPipeline; None takes the one that fits the folder."""
     prompt: str = ""

@@ -10,6 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
+SHIPPED = ("scenes_inpainter",)
+"""Pipelines that come with kedit: folders beside this file."""
 NAME_ONE = "name one that does with `inpaint.pipeline`, such as StableDiffusionInpaintPipeline or FluxFillPipeline"
 OURS = frozenset({"image", "mask_image", "prompt", "example_image"})
 """What a pipeline may insist on being given."""
@@ -23,14 +26,14 @@ def pipeline_folder(path: str, *, download: bool) -> Path:
     """Return the folder of a pipeline.
 
     Args:
-        path: A folder, or the id of a pipeline on the hub.
+        path: A folder, the name of a shipped pipeline, or the id of one on the hub.
         download: Whether an id may be fetched; otherwise only the local cache is searched.
 
     Raises:
         FileNotFoundError: There is no such folder and no such pipeline in the cache.
         ValueError: It holds no pipeline.
     """
-    folder = Path(path).expanduser()
+    folder = HERE / path if path in SHIPPED else Path(path).expanduser()
     if not folder.is_dir():
         folder = _fetched(path, download=download)
     _index(folder)
