@@ -56,7 +56,8 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     kept.save_file("scores.safetensors", lambda path: save_scores(scores, path))
     *modalities, (_, neurons) = locator.select_each(scores).items()
     kept.save_json("neurons.json", neurons.to_json())
-    kept.save_json("modalities.json", {name: one.to_json() for name, one in modalities})
+    for name, one in modalities:
+        kept.save_json(f"neurons_{name}.json", one.to_json())
 
     operator = plan.operator_for(model, [])
     before = model.answer(quiz.evaluate, progress=bar)
@@ -98,6 +99,7 @@ def check(cfg: DictConfig, data: Any, locator: Any, plan: Any, locator_name: str
     from kedit.edit.plan import PatchPlan
     from kedit.evaluation.task import check_match
     from kedit.locate.miner import Miner
+    from kedit.samples import Quizzed
 
     if not isinstance(locator, Miner):
         raise ConfigurationError(
@@ -105,7 +107,7 @@ def check(cfg: DictConfig, data: Any, locator: Any, plan: Any, locator_name: str
         )
     if isinstance(plan, PatchPlan):
         raise ConfigurationError("`edit=patch` needs counterfactual pictures, which a task has not; use `edit=zero`")
-    if not hasattr(data, "quiz"):
+    if not isinstance(data, Quizzed):
         raise ConfigurationError(f"{type(data).__name__} has no questions to ask; use `data=folder` or `data=scenes`")
     with misuse():
         check_match(cfg.match)

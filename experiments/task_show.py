@@ -73,7 +73,8 @@ def markdown(report: Mapping[str, Any], examples: Sequence[Mapping[str, str]], f
 def header(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the titles of the columns of `table_rows`."""
     edit = f"{report['operator']} of {report['neurons']['count']} neurons"
-    return ("right answers", "unedited", edit, f"random control, {report['control']['seeds']} seeds", "n")
+    n_seeds = report["control"]["seeds"]
+    return ("right answers", "unedited", edit, f"random control, {n_seeds} seed{'s' * (n_seeds != 1)}", "n")
 
 
 def neurons_line(report: Mapping[str, Any]) -> str:
