@@ -230,6 +230,12 @@ def test_a_line_that_cannot_be_understood_is_refused(tmp_path: Path, row: dict[s
         asked(tmp_path, row).quiz(locate=1, evaluate=1, seed=0)
 
 
+def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_bytes(b'{"question": "caf\xe9?", "answer": "a"}\n')
+    with pytest.raises(ValueError, match=r"line 1: the text .* is not UTF-8"):
+        inquiries(tmp_path, "asked.jsonl")
+
+
 def test_what_leaves_nothing_to_ask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set `questions_file`"):
         Folder(str(tmp_path)).quiz(locate=1, evaluate=1, seed=0)

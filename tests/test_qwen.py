@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor
+from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor, Qwen2AudioProcessor
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
@@ -125,6 +126,15 @@ def test_a_saved_model_is_loaded_with_a_processor_that_does_the_same(
     assert again.processor.video_processor == model.processor.video_processor
     for batch in prompts(family):
         assert again.ask(batch) == model.ask(batch)
+
+
+def test_the_processor_of_qwen2_audio_is_read_as_it_is(models: dict[str, HuggingFaceMLLM], tmp_path: Path) -> None:
+    model = models["qwen2_audio"]
+    model.module.config.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    again = read_processor(str(tmp_path), local_only=True)
+    assert type(again) is type(model.processor) is Qwen2AudioProcessor
+    assert replace(model, processor=again).ask(prompts("qwen2_audio")[1]) == model.ask(prompts("qwen2_audio")[1])
 
 
 def test_a_folder_with_the_files_of_the_hub_is_enough(models: dict[str, HuggingFaceMLLM], tmp_path: Path) -> None:
