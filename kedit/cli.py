@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
+    "task": Command("experiments.task", "edit a modality's neurons, measure how many questions go wrong"),
     "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),

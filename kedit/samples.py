@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +207,7 @@ class Data(Protocol):
         ...
 
 
+@runtime_checkable
 class Quizzed(Protocol):
     """A data set with questions about pictures, videos, sounds or nothing but words."""
 

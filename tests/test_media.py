@@ -83,21 +83,22 @@ def test_what_is_wrong_with_a_sound_is_said(tmp_path: Path) -> None:
     (tmp_path / "cut.wav").write_bytes(good[:-100])
     (tmp_path / "not.wav").write_bytes(b"ID3 something else")
     (tmp_path / "header.wav").write_bytes(good[:20])
+    (tmp_path / "bare.wav").write_bytes(good[:36])
     wav(tmp_path / "silent.wav", TONE * 0)
     wav(tmp_path / "empty.wav", TONE[:0])
     riff(tmp_path / "slow.wav", 1, 16, b"\1\2" * 9, rate=0)
     riff(tmp_path / "law.wav", 7, 8, b"\1" * 9)
     riff(tmp_path / "nan.wav", 3, 32, np.array([0.1, np.nan], "<f4").tobytes())
     reasons = {}
-    for name in ("gone", "cut", "not", "header", "silent", "empty", "slow", "law", "nan"):
+    for name in ("gone", "cut", "not", "header", "bare", "silent", "empty", "slow", "law", "nan"):
         with pytest.raises(SampleError) as caught:
             read_sound(tmp_path / f"{name}.wav")
         assert f"{name}.wav" in str(caught.value)
         reasons[name] = caught.value.reason
     assert reasons == {
-        "gone": "missing_sound", "cut": "truncated_sound", "not": "unreadable_sound", "header": "unreadable_sound",
-        "silent": "silent_sound", "empty": "empty_sound", "slow": "wrong_rate", "law": "unreadable_sound",
-        "nan": "unreadable_sound",
+        "gone": "missing_sound", "cut": "truncated_sound", "not": "unreadable_sound", "header": "truncated_sound",
+        "bare": "unreadable_sound", "silent": "silent_sound", "empty": "empty_sound", "slow": "wrong_rate",
+        "law": "unreadable_sound", "nan": "unreadable_sound",
     }  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def test_a_question_is_about_a_picture_a_video_a_sound_or_nothing(tmp_path: Path
     wav(tmp_path / "a.wav", TONE)
     data = asked(
         tmp_path,
-        {"question": "what color is the sky?", "answers": ["blue", "azure"]},
+        {"question": "what color is the sky?", "answer": None, "answers": ["blue", "azure"]},
         {"image": "1.png", "kind": "color"},
         {"video": ["1.png", "2.png"], "rate": 2},
         {"audio": "a.wav"},
@@ -227,6 +228,12 @@ def test_bad_files_are_skipped_and_counted_and_others_asked_instead(
 def test_a_line_that_cannot_be_understood_is_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         asked(tmp_path, row).quiz(locate=1, evaluate=1, seed=0)
+
+
+def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_bytes(b'{"question": "caf\xe9?", "answer": "a"}\n')
+    with pytest.raises(ValueError, match=r"line 1: the text .* is not UTF-8"):
+        inquiries(tmp_path, "asked.jsonl")
 
 
 def test_what_leaves_nothing_to_ask_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,26 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor, Qwen2AudioProcessor
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.inspection.grid import token_grids
-from kedit.models.frames import QWEN3, Frames, read_processor
+from kedit.locate.difference import ActivationDifference
+from kedit.locate.gradcam import GradCAM
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import TopK
+from kedit.locate.target import Target
+from kedit.models.frames import QWEN3, Frames, assembled, read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.media import resampled
 from kedit.models.mllm import MODALITIES
 from kedit.models.shipped import load
 from kedit.models.tiny.families import tiny
+from kedit.models.tiny.tokens import byte_tokenizer
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Prompt, Sound, Video
+from kedit.samples import Concept, Counterfactual, Sample
 
 GOLDEN = Path(__file__).parent / "fixtures" / "qwen_videos"
 SEEING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -117,6 +126,15 @@ def test_a_saved_model_is_loaded_with_a_processor_that_does_the_same(
     assert again.processor.video_processor == model.processor.video_processor
     for batch in prompts(family):
         assert again.ask(batch) == model.ask(batch)
+
+
+def test_the_processor_of_qwen2_audio_is_read_as_it_is(models: dict[str, HuggingFaceMLLM], tmp_path: Path) -> None:
+    model = models["qwen2_audio"]
+    model.module.config.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    again = read_processor(str(tmp_path), local_only=True)
+    assert type(again) is type(model.processor) is Qwen2AudioProcessor
+    assert replace(model, processor=again).ask(prompts("qwen2_audio")[1]) == model.ask(prompts("qwen2_audio")[1])
 
 
 def test_a_folder_with_the_files_of_the_hub_is_enough(models: dict[str, HuggingFaceMLLM], tmp_path: Path) -> None:
@@ -247,7 +265,38 @@ def test_what_a_model_was_shown_before_does_not_change_what_it_says(
     assert torch.allclose(seen, tiny(family).logits(fresh.read(text, [(), ()])), atol=1e-4)
 
 
+@pytest.mark.parametrize("family", SEEING)
+def test_two_stage_filtering_runs_on_pictures_of_any_shape(family: str, models: dict[str, HuggingFaceMLLM]) -> None:
+    pictures = [picture(24, 16), picture(40, 32, 1)]
+    pairs = [
+        Counterfactual(Sample(str(n), one), Concept("star"), Image.new("RGB", one.size))
+        for n, one in enumerate(pictures)
+    ]
+    stages = {"difference": Stage(ActivationDifference(), TopK(30)), "gradcam": Stage(GradCAM(), TopK(5))}
+    locator = Locator(stages, target=Target(on_missing="force"))
+    located = locator.select(locator.score(models[family], pairs))
+    assert len(located) == 5
+
+
+def test_other_families_with_a_video_processor_take_pictures_and_refuse_videos() -> None:
+    tokenizer = byte_tokenizer(["<image>", "<video>"])
+    pictures = LlavaOnevisionImageProcessorPil(size={"height": 32, "width": 32}, image_grid_pinpoints=[[32, 32]])
+    settings = {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "patch_size": 8, "unknown": 1}
+    processor = assembled(LlavaOnevisionProcessor, pictures, tokenizer, {}, settings)
+    seen = processor(text=["<image>what?"], images=[picture(32, 32)], return_tensors="pt")
+    assert int((seen["input_ids"] == processor.image_token_id).sum()) > 16
+    with pytest.raises(ValueError, match="the videos of LlavaOnevisionProcessor need torchvision"):
+        processor(text=["<video>what?"], videos=[[picture(32, 32)]])
+
+
 # --- sounds
+
+
+def test_a_sound_that_is_longer_than_the_model_hears_is_cut_with_a_warning(
+    models: dict[str, HuggingFaceMLLM], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert models["qwen2_audio"].ask([Prompt("what?", sound=sound(2.5))])
+    assert "1 of 1 sounds are cut to the 2 s that the model hears" in caplog.text
 
 
 @pytest.mark.parametrize(("old", "new"), [(44100, 16000), (8000, 16000), (22050, 16000), (48000, 16000)])

@@ -176,4 +176,7 @@ def _inquiry(line: Line, folder: Path) -> Inquiry:
     if rate is not None and (not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < 1e6):
         raise ValueError(f"{line.place}: `rate` is frames a second, above 0, got {rate!r}")
     files = tuple(folder / name for name in names)
+    for text in (line.text("question"), *answers, kind):
+        if shown(text) != text:
+            raise ValueError(f"{line.place}: the text {shown(text)!r} is not UTF-8")
     return Inquiry(line.place, line.text("question"), answers, kind, medium, files, rate)

@@ -9,11 +9,13 @@ from typing import Literal, get_args
 from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split, over_sets
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
+from kedit.locate.prompted import over_prompts
 from kedit.locate.scorer import Case
 from kedit.locate.scoring import Made, gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
+from kedit.prompts import Prompt
 from kedit.samples import Counterfactual, Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -99,27 +101,52 @@ class Miner:
 
         Of each modality the mean over the sets that have it.
         """
-        if empty := [name for name, pairs in sets.items() if not pairs] or ([] if sets else ["all"]):
-            raise ValueError(f"there is nothing to locate in: no counterfactual pairs in `{empty[0]}`")
+        _refuse_empty(sets, "counterfactual pairs")
         began = time.perf_counter()
         made = [self._made(model, pairs, progress) for pairs in sets.values()]
         pairs = [pair for one in sets.values() for pair in one]
-        forwards, backwards = passes([self.scorer], len(pairs))
         about = {
-            "model": model.name,
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
-            "target": "none",
             "samples": ",".join(pair.sample.id for pair in pairs),
-            "n_samples": str(len(pairs)),
+        }
+        return self._scores(model, made, len(pairs), time.perf_counter() - began, about)
+
+    def score_prompts(
+        self, model: MLLM, sets: Mapping[str, Sequence[Prompt]], *, progress: Progress = silent
+    ) -> dict[str, NeuronScores]:
+        """Return the same over prompts of any medium, as the paper has it: no concept and no counterfactual.
+
+        One forward for each prompt. Of each modality the mean over the sets that have it, such as data sets or kinds of
+        questions.
+        """
+        _refuse_empty(sets, "prompts")
+        began = time.perf_counter()
+        site = model.site(self.site)
+        made = [over_prompts(model, site, prompts, self.scorer, progress) for prompts in sets.values()]
+        counts = {name: len(prompts) for name, prompts in sets.items()}
+        about = {"concept": "none", "samples": ",".join(f"{name} x {count}" for name, count in counts.items())}
+        return self._scores(model, made, sum(counts.values()), time.perf_counter() - began, about)
+
+    def _scores(
+        self, model: MLLM, made: Sequence[Made], n_samples: int, seconds: float, about: Mapping[str, str]
+    ) -> dict[str, NeuronScores]:
+        """Return what was made of several sets as one, by modality; those that no sample has are left out."""
+        forwards, backwards = passes([self.scorer], n_samples)
+        provenance = {
+            "model": model.name,
+            **about,
+            "target": "none",
+            "n_samples": str(n_samples),
             "skipped": "0",
             "forwards": str(forwards),
             "backwards": str(backwards),
-            "seconds": f"{time.perf_counter() - began:.3f}",
+            "seconds": f"{seconds:.3f}",
             "invalid": str(sum(one.n_invalid for one in made)),
         }
+        site = model.site(self.site)
         over_all = over_sets([one.values() for one in made])
         return {
-            name: NeuronScores(model.site(self.site).by_layer_number(values), repr(self._stage(name)), self.site, about)
+            name: NeuronScores(site.by_layer_number(values), repr(self._stage(name)), self.site, provenance)
             for name, values in zip(SPLITS[self.split], over_all, strict=True)
             if bool((values.nan_to_num(0.0) != 0).any())
         }
@@ -182,3 +209,8 @@ class Miner:
             "raise `ratio` or set `k`",
             self.strategy, self.ratio, n_neurons, self.ratio * n_neurons, len(known), len(one.values),
         )  # fmt: skip
+
+
+def _refuse_empty(sets: Mapping[str, Sequence[object]], what: str) -> None:
+    if empty := [name for name, one in sets.items() if not one] or ([] if sets else ["all"]):
+        raise ValueError(f"there is nothing to locate in: no {what} in `{empty[0]}`")

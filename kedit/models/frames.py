@@ -200,12 +200,12 @@ def _own(kind: Any) -> Any:
 
 
 def _takes_videos(path: str, source: Mapping[str, bool]) -> Any:
-    """Return the processor class of the model at `path` if it has a video processor, else None."""
+    """Return the processor class of the model at `path` if all it takes is texts, pictures and videos, else None."""
     from transformers import PROCESSOR_MAPPING, AutoConfig
 
     description = type(AutoConfig.from_pretrained(path, **source))
     kind: Any = PROCESSOR_MAPPING.get(description, None)
-    return kind if kind is not None and "video_processor" in kind.get_attributes() else None
+    return kind if kind is not None and set(kind.get_attributes()) == PARTS else None
 
 
 def _frames(kind: Any, said: Mapping[str, Any]) -> Frames | NoFrames:
@@ -231,6 +231,8 @@ def _frames(kind: Any, said: Mapping[str, Any]) -> Frames | NoFrames:
     )
 
 
+PARTS = {"image_processor", "tokenizer", "video_processor"}
+"""What the processors are made of that can be put together here."""
 BOUNDS = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 """What older files call the two bounds of `size`."""
 QWEN3 = Frames(128 * 32 * 32, 768 * 32 * 32, True, 16, 2, 2, (0.5,) * 3, (0.5,) * 3)

@@ -1,5 +1,6 @@
 """Pictures, videos and sounds as the processors of transformers take them."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from kedit.models.prompting import for_each
 from kedit.prompts import Medium, Prompt, Sound, Video
+
+logger = logging.getLogger(__name__)
 
 PARTS: dict[Medium, str] = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
 """The part of a processor that reads it."""
@@ -44,8 +47,13 @@ def given(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
             "videos": [list(one.frames) for one in videos],
             "videos_kwargs": {"video_metadata": about, "do_sample_frames": False},
         }
-    rate = int(processor.feature_extractor.sampling_rate)
+    rate, longest = (
+        int(processor.feature_extractor.sampling_rate),
+        getattr(processor.feature_extractor, "n_samples", None),
+    )
     waves = [resampled(one.sound, rate) for one in prompts if one.sound is not None]
+    if longest and (cut := sum(len(wave) > longest for wave in waves)):
+        logger.warning("%d of %d sounds are cut to the %g s that the model hears", cut, len(waves), longest / rate)
     return {"audio": waves, "audio_kwargs": {"sampling_rate": rate}}
 
 

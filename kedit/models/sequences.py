@@ -30,7 +30,8 @@ def onward(
     `answer_type` is what the model's token types say of an answer.
     """
     inputs, mask = dict(encoded), encoded["attention_mask"]
-    for key in [key for key, value in inputs.items() if value.shape == mask.shape]:
+    # A sound may happen to have as many frames as its prompt has tokens.
+    for key in [key for key, value in inputs.items() if value.shape == mask.shape and "feature" not in key]:
         old = inputs[key]
         rows = [
             [*row[keep.bool()].tolist(), *_tail(key, prefix, answer_type)]

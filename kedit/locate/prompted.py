@@ -1,0 +1,74 @@
+"""What a modality's neurons do on prompts of any medium: one forward each, no counterfactual and no target."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from kedit.hooks import intervene
+from kedit.locate.evidence import SAMPLES_AT_ONCE
+from kedit.locate.modality_importance import Importances
+from kedit.locate.scorer import LayerEvidence
+from kedit.locate.scoring import Made, stacked_batch
+from kedit.models.attention import Attention, attending
+from kedit.models.mllm import MLLM, Forced
+from kedit.prompts import Prompt
+from kedit.samples import Progress, silent
+from kedit.sites import Site
+
+
+def over_prompts(
+    model: MLLM, site: Site, prompts: Sequence[Prompt], scorer: Importances, progress: Progress = silent
+) -> Made:
+    """Return what `scorer` makes of the prompts together; those of one medium are read in batches."""
+    made = Made(scorer)
+    batches = list(_batches(prompts, model.batch_size))
+    for some in progress(batches, len(batches), "locate"):
+        layers = _layers(model, site, model.read(some, [()] * len(some)), scorer)
+        made.n_invalid += sum(int(layer.isnan().sum()) for layer in layers)
+        made.sums.add(scorer.across_layers(stacked_batch(layers)))
+    return made
+
+
+def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
+    for medium in dict.fromkeys(one.medium for one in prompts):
+        alike = [one for one in prompts if one.medium == medium]
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+
+@torch.no_grad()
+def _layers(model: MLLM, site: Site, batch: Forced, scorer: Importances) -> list[Tensor]:
+    """Return the figures of each layer, made while the model runs, so that no layer's activations are kept."""
+    found: dict[int, Tensor] = {}
+    watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
+    if "attention" in scorer.needs:
+        watched = attending(model.module)
+
+    def seen(layer: int, attention: dict[int, Attention]) -> Callable[[Tensor], None]:
+        def see(activation: Tensor) -> None:
+            pieces = _pieces(layer, activation, attention.pop(layer, None), batch)
+            found[layer] = torch.cat([scorer.score(piece).float().cpu() for piece in pieces])
+
+        return see
+
+    with watched as attention:
+        watching = {layer: seen(layer, attention) for layer in site.blocks}
+        with intervene(model.module, site, watching, label="locate"):
+            model.logits(batch)
+    return [found[layer] for layer in site.blocks]
+
+
+def _pieces(layer: int, activation: Tensor, attention: Attention | None, batch: Forced) -> Iterator[LayerEvidence]:
+    """Yield a layer's evidence a few samples at a time; some models flatten batch and positions."""
+    values = activation.detach().reshape(*batch.kinds.shape, -1)
+    for start in range(0, len(values), SAMPLES_AT_ONCE):
+        rows = slice(start, start + SAMPLES_AT_ONCE)
+        yield LayerEvidence(
+            layer,
+            batch.kinds[rows],
+            values[rows].float(),
+            attention=None if attention is None else attention.rows(rows),
+            modalities=batch.modalities[rows],
+            prompt=batch.prompt[rows],
+        )
