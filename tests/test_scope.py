@@ -59,7 +59,7 @@ PARTS: dict[tuple[str, str], list[str]] = {
     ("blip2", "qformer"): ["qformer.encoder.layer.0.output_query.dense", "qformer.encoder.layer.1.output_query.dense"],
     ("blip2_t5", "language"): [
         *(f"language_model.encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"language_model.decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"language_model.decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
     ("instructblip", "qformer"): [
         *(f"qformer.encoder.layer.{n}.output_query.dense" for n in range(2)),
@@ -70,11 +70,11 @@ PARTS: dict[tuple[str, str], list[str]] = {
     ("bert", "language"): ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense"],
     ("t5", "language"): [
         *(f"encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
     ("gated t5", "language"): [
         *(f"encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ N_EXPERTS, N_ROUTED = 4, 2
 MOE_SIZES = {**tiny.SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": N_ROUTED}
 T5_SIZES = {
     "vocab_size": tiny.VOCAB, "d_model": tiny.WIDTH, "d_kv": 8, "d_ff": tiny.NEURONS, "num_layers": tiny.LAYERS,
-    "num_decoder_layers": tiny.LAYERS + 1, "num_heads": 2, "pad_token_id": tiny.PAD, "eos_token_id": tiny.EOS,
+    "num_heads": 2, "pad_token_id": tiny.PAD, "eos_token_id": tiny.EOS,
     "decoder_start_token_id": tiny.PAD, "initializer_factor": 3.0, "dropout_rate": 0.0,
 }  # fmt: skip
 TOWER = {
