@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.hooks import record
+from kedit.inspection.decode import decode
 from kedit.locate.activation import Activation
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.contribution import Contribution
@@ -372,6 +373,11 @@ def test_neurons_outside_the_language_model_are_not_read_by_position() -> None:
     site = Site.of(seeing().module, "mid", "vision")
     with pytest.raises(ValueError, match="neurons of scope `vision` see no positions of the prompt"):
         next(iter(prompted(seeing(), site, [pairs()[0].image])))
+
+
+def test_neurons_outside_the_language_model_have_no_words() -> None:
+    with pytest.raises(ValueError, match="neurons of scope `vision` do not write into the stream that becomes words"):
+        decode(seeing(), NeuronSet(((0, 1),), "mid", "vision"))
 
 
 def test_two_linear_maps_beside_a_stack_are_a_projector_only_with_an_activation() -> None:
