@@ -74,6 +74,10 @@ class _Batch:
             # A hook on a root knows the reading: together they would outlive this call.
             reading.roots.clear()
 
+    def watched(self) -> AbstractContextManager[dict[int, Attention]]:
+        """Return what collects each layer's attention, if any scorer needs it."""
+        return attending(self.model.module) if "attention" in self.needs else nullcontext({})
+
     def _forced(self, images: Sequence[Image]) -> Forced:
         return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
 
@@ -142,11 +146,8 @@ class _Reading:
         """Run them and return what each scorer makes of each layer."""
         needs, target, model, site = self.batch.needs, self.batch.target, self.batch.model, self.batch.site
         mentions = [case.mention for case in self.batch.cases]
-        watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
-        if "attention" in needs:
-            watched = attending(model.module)
         with torch.set_grad_enabled("gradient" in needs):
-            with watched as attention:
+            with self.batch.watched() as attention:
                 rewrites = {layer: partial(self._see, layer, attention) for layer in site.blocks}
                 with intervene(model.module, site, rewrites, label="locate"):
                     logits = model.logits(self.original, n_last=target.n_last(mentions))
