@@ -46,6 +46,8 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
     model = loaded(cfg.model)
     with misuse():
+        model.require("image")
+        parts.locator.check(model)
         site = model.site(parts.locator.site)
 
     located = locate(model, parts.locator, pairs, bar)

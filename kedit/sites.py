@@ -15,6 +15,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from kedit.neurons import NeuronId, SiteName
+from kedit.weights import weight_of
 
 MIXER = re.compile(r"attn|attention|mamba|ssm|rwkv", re.IGNORECASE)
 """Attribute and class names of what mixes positions: never a feed-forward block."""
@@ -117,8 +118,7 @@ class Site:
     def value_matrix(self, module: nn.Module, layer: int) -> Tensor:
         """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`."""
         output = module.get_submodule(self.block(layer).output)
-        weight = output.weight
-        assert isinstance(weight, Tensor)
+        weight = weight_of(output, self.block(layer).output)
         return weight if _is_conv1d(output) else weight.T
 
     def _refuse_shared(self, module: nn.Module) -> None:
