@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,8 +64,8 @@ def state(module: Any, processor: Any) -> dict[str, Any]:
         "attributes": {path: sorted(vars(one)) for path, one in module.named_modules()},
         "generation": module.generation_config.to_dict(),
         "config": module.config.to_dict(),
-        "weights": hashlib.sha256(save({key: value.contiguous() for key, value in module.state_dict().items()})),
-        "tokenizer": [getattr(tokenizer, key) for key in ("padding_side", "truncation_side", "pad_token", "model_max_length")],
+        "weights": hashlib.sha256(save({key: one.clone() for key, one in module.state_dict().items()})).hexdigest(),
+        "tokenizer": [getattr(tokenizer, key) for key in ("padding_side", "truncation_side", "pad_token")],
         "words": tokenizer.get_vocab(),
     }  # fmt: skip
 
@@ -90,6 +89,8 @@ def test_a_wrapped_model_is_the_users_own_and_stays_as_it_was(family: str, train
     module: Any = own.module.train(training).requires_grad_(True)
     processor = own.processor
     first = next(one for one in module.modules() if isinstance(one, torch.nn.Linear))
+    # A model's first pass with pictures leaves hooks of transformers' own on it.
+    module(**(own.forced([PAIRS[0].image], [()]) if family == "llava" else own.read(PROMPTS, [(), ()])).inputs)
     with first.register_forward_hook(lambda module, inputs, output: None):
         before = state(module, processor)
         model = wrap(module, processor, name="mine")
@@ -97,13 +98,12 @@ def test_a_wrapped_model_is_the_users_own_and_stays_as_it_was(family: str, train
         after = state(module, processor)
     assert model.module is module
     assert model.processor is processor
-    assert before.pop("weights").hexdigest() == after.pop("weights").hexdigest()
     assert {key for key, value in before.items() if after[key] != value} == set()
 
 
 def test_a_model_in_training_mode_is_read_without_its_dropout() -> None:
     own = tiny("gpt2")
-    model = wrap(copy.deepcopy(own.module).train(), own.processor)
+    model = wrap(copy.deepcopy(own.module).train(), own.processor, max_new_tokens=8)
     with torch.no_grad():
         noisy = [model.module(**model.read(PROMPTS[:1], [()]).inputs).logits for _ in range(2)]
         assert not torch.equal(*noisy)
@@ -146,14 +146,16 @@ def test_a_tokenizer_too_small_for_the_models_own_marks_is_another_models() -> N
     own.module.resize_token_embeddings(400, mean_resizing=False)  # type: ignore[operator]
     wrap(own.module, own.processor)
     own.module.generation_config.eos_token_id = 390
-    with pytest.raises(ValueError, match="`eos_token_id` of GPT2LMHeadModel is 390, and the tokenizer of .* knows 259"):
+    with pytest.raises(
+        ValueError, match=r"`eos_token_id` of GPT2LMHeadModel is 390, and the tokenizer of .* knows 259"
+    ):
         wrap(own.module, own.processor)
 
 
 def test_a_processor_with_another_image_token_is_refused() -> None:
     own = tiny("llava")
     own.module.config.image_token_id = 7
-    with pytest.raises(ValueError, match="marks pictures with token 3, and .* looks for 7: it is the processor of"):
+    with pytest.raises(ValueError, match=r"marks pictures with token 3, and .* looks for 7: it is the processor of"):
         wrap(own.module, own.processor)
 
 
@@ -186,13 +188,13 @@ def test_what_needs_a_picture_is_refused_by_a_model_without_before_it_is_run() -
         with pytest.raises(ValueError, match=why):
             refused()
     blind = wrap(tiny("llava").module, tiny("llava").tokenizer, name="blind")
-    with pytest.raises(ValueError, match="`blind` reads text, not image, .* it was given a tokenizer, and Llava"):
+    with pytest.raises(ValueError, match=r"`blind` reads text, not image, .* it was given a tokenizer, and Llava"):
         blind.caption([gray])
 
 
 def test_a_masked_model_writes_nothing_and_is_read_at_its_first_mask() -> None:
     model = tiny("bert")
-    with pytest.raises(ValueError, match="`tiny-bert` .* has no `generate`: it completes masks and writes no text"):
+    with pytest.raises(ValueError, match=r"`tiny-bert` .* has no `generate`: it completes masks and writes no text"):
         model.ask([Prompt("it is [MASK]")])
     with pytest.raises(
         ValueError, match="prompt 0 has 1 and an answer of 1 tokens is to be put there; write at least 2"
@@ -207,7 +209,7 @@ def test_a_masked_model_writes_nothing_and_is_read_at_its_first_mask() -> None:
 
 
 def test_the_neurons_of_an_encoder_decoder_are_not_located_and_the_reason_is_given() -> None:
-    with pytest.raises(ValueError, match="`tiny-t5` .* is an encoder-decoder, whose neurons cannot be located"):
+    with pytest.raises(ValueError, match=r"`tiny-t5` .* is an encoder-decoder, whose neurons cannot be located"):
         locator().score(tiny("t5"), PAIRS)
 
 

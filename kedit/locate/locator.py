@@ -89,8 +89,8 @@ class Locator:
         if architecture(model.module) == "encoder-decoder":
             raise ValueError(
                 f"`{model.name}` ({type(model.module).__name__}) is an encoder-decoder, whose neurons cannot be "
-                "located: those of the encoder see the prompt and those of the decoder the caption, so that no positions are "
-                "common to all layers; edits of neurons that are known work"
+                "located: those of the encoder see the prompt and those of the decoder the caption, so that no "
+                "positions are common to all layers; edits of neurons that are known work"
             )
 
     def limited(self, k: int) -> "Locator":

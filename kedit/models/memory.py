@@ -110,7 +110,8 @@ def announce(model: MLLM, site: Site, batch: Forced, free: int | None = None) ->
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes in the unit that leaves one to three digits."""
+    """Return a number of bytes in the unit that leaves the fewest digits before the point."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = max(0, min(len(units) - 1, (max(count, 1).bit_length() - 1) // 10))
-    return f"{count / 1024**power:.3g} {units[power]}"
+    size = count / 1024**power
+    return f"{size:.0f} {units[power]}" if size >= 100 or power == 0 else f"{size:.3g} {units[power]}"
