@@ -35,6 +35,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
+    from kedit.models.sequences import refuse_two_sequences
     from kedit.neurons import save_scores
 
     began = time.perf_counter()
@@ -47,7 +48,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     model = loaded(cfg.model)
     with misuse():
         model.require("image")
-        parts.locator.check(model)
+        refuse_two_sequences(model.module, model.name)
         site = model.site(parts.locator.site)
 
     located = locate(model, parts.locator, pairs, bar)

@@ -11,7 +11,7 @@ from kedit.locate.scoring import Made, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
-from kedit.models.sequences import architecture
+from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.samples import Counterfactual, Progress, silent
 from kedit.sites import Site
@@ -68,7 +68,7 @@ class Locator:
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
         """
-        self.check(model)
+        refuse_two_sequences(model.module, model.name)
         site = model.site(self.site)
         cases = self.cases(model, pairs, captions, progress)
         began = time.perf_counter()
@@ -83,15 +83,6 @@ class Locator:
             "seconds": f"{time.perf_counter() - began:.3f}",
         }
         return {name: self._scores(made[name], site, about) for name in self.stages}
-
-    def check(self, model: MLLM) -> None:
-        """Raise a ValueError, before anything is run, for a model in which nothing can be located."""
-        if architecture(model.module) == "encoder-decoder":
-            raise ValueError(
-                f"`{model.name}` ({type(model.module).__name__}) is an encoder-decoder, whose neurons cannot be "
-                "located: those of the encoder see the prompt and those of the decoder the caption, so that no "
-                "positions are common to all layers; edits of neurons that are known work"
-            )
 
     def limited(self, k: int) -> "Locator":
         """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""
