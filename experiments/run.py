@@ -37,6 +37,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
+    from kedit.models.sequences import refuse_two_sequences
     from kedit.neurons import save_scores
 
     began = time.perf_counter()
@@ -50,6 +51,8 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
     model = loaded(cfg.model)
     with misuse():
+        model.require("image")
+        refuse_two_sequences(model.module, model.name)
         site = model.site(parts.locator.site, scope)
 
     located = locate(model, parts.locator, pairs, bar)

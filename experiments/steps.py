@@ -16,6 +16,7 @@ from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.metrics import TextEncoder, corpus_scores
 from kedit.locate.locator import Locator
+from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.samples import Concept, Counterfactual, Data, Progress, Sample, find_concept
@@ -118,6 +119,8 @@ def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> 
 def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
     """Locate with the pairs whose original names the concept and whose counterfactual does not."""
     found = usable(model, pairs, progress)
+    some = found.pairs[: model.batch_size]
+    announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
     scores = locator.score(model, found.pairs, captions=found.captions, progress=progress)
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}

@@ -15,6 +15,7 @@ from kedit.stacks import embedding_path as embedding_path
 from kedit.stacks import language_among, stacks_of
 from kedit.structure import FeedForward, is_closed, is_conv1d, is_fused
 from kedit.structure import feed_forwards as feed_forwards_by_scope
+from kedit.weights import weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +122,13 @@ class Site:
         output = module.get_submodule(block.output)
         if block.experts is not None:
             return _values_of_experts(output).flatten(0, 1)
-        weight = getattr(output, "weight", None)
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+        stored = getattr(output, "weight", None)
+        if not isinstance(stored, Tensor) or not stored.is_floating_point() or stored.ndim != 2:
             raise SiteError(
                 f"the weight of `{block.output}` ({type(output).__name__}) is packed or quantized: what its neurons "
                 "write cannot be read from it; load the model without quantization"
             )
+        weight = weight_of(output, block.output)
         return weight if is_conv1d(output) else weight.T
 
     def _block_of(self, one: NeuronId) -> FeedForward:

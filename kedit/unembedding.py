@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kedit.sites import decoder_path
 from kedit.stacks import named_by_model
+from kedit.weights import weight_of
 
 FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""
@@ -39,6 +40,8 @@ class Unembedding:
             raise UnembeddingError(
                 f"{type(module).__name__} has no output matrix over its words (`get_output_embeddings()` gives none)"
             )
+        assert isinstance(head, nn.Module)
+        weight = weight_of(head, "the output matrix")
         norm = _final_norm(module, weight.shape[1])
         gamma, centered = _measured(norm, weight) if norm is not None else (torch.ones_like(weight[0]), False)
         return cls(weight, norm, gamma, centered)

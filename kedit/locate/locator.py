@@ -12,6 +12,7 @@ from kedit.locate.scoring import Made, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
+from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
 from kedit.sites import Site
@@ -71,6 +72,7 @@ class Locator:
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
         """
+        refuse_two_sequences(model.module, model.name)
         site = model.site(self.site, self.scope)
         cases = self.cases(model, pairs, captions, progress)
         began = time.perf_counter()

@@ -83,7 +83,8 @@ def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: Over
 
     A sample without any such position scores zero.
     """
-    allowed = that_count(kinds, positions)
+    # A model on several devices has its positions on the first and these values on their own layer's.
+    allowed = that_count(kinds, positions).to(values.device)
     mask = allowed[..., None]
     if how in ("sum", "mean"):
         total = values.masked_fill(~mask, 0).sum(1)

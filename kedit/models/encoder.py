@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.passes import evaluating, input_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +75,9 @@ class FolderEncoder:
 def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> list[Tensor]:
     encoded: list[Tensor] = []
     for text in texts:
-        inputs = tokenizer(text, return_tensors="pt", truncation=True).to(module.device)
-        states = module(**inputs, output_hidden_states=True).hidden_states
+        inputs = tokenizer(text, return_tensors="pt", truncation=True).to(input_device(module))
+        with evaluating(module):
+            states = module(**inputs, output_hidden_states=True).hidden_states
         encoded.append(states[layer][0].float().cpu())
     return encoded
 

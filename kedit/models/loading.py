@@ -113,11 +113,9 @@ def _read(folder: str, task: Task | None, source: dict[str, bool], how: dict[str
 
     described: Any = AutoConfig.from_pretrained(folder, **source)
     kind = chosen_task(described, task, folder)
+    reader = loader(kind, described)
     processor = _processor(folder, kind, source)
-    read = loader(kind, described).from_pretrained(
-        folder, **source, **how, use_safetensors=True, output_loading_info=True
-    )
-    module, loading = read
+    module, loading = reader.from_pretrained(folder, **source, **how, use_safetensors=True, output_loading_info=True)
     if lost := sorted(loading["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise unreadable(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`")

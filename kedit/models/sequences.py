@@ -91,6 +91,16 @@ def refuse_ragged(module: nn.Module, prefixes: Sequence[tuple[int, ...]], name: 
         )
 
 
+def refuse_two_sequences(module: nn.Module, name: str) -> None:
+    """Raise a ValueError, before anything is run, for a model in whose neurons nothing can be located."""
+    if architecture(module) == "encoder-decoder":
+        raise ValueError(
+            f"`{name}` ({type(module).__name__}) is an encoder-decoder, whose neurons cannot be located: those of the "
+            "encoder see the prompt and those of the decoder the answer, so that no positions are common to all "
+            "layers; edits of neurons that are known work"
+        )
+
+
 def _padded(rows: Sequence[Sequence[int]], filler: int, like: Tensor) -> Tensor:
     width = max(map(len, rows), default=0)
     padded = [[filler] * (width - len(row)) + list(row) for row in rows]

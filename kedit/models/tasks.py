@@ -58,10 +58,13 @@ def checked(task: str) -> Task:
 
 
 def loader(task: Task, described: Any) -> Any:
-    """Return the class of transformers whose `from_pretrained` loads a model for `task`."""
+    """Return the class of transformers whose `from_pretrained` loads a model for `task`, or raise a TaskError."""
     import transformers
 
-    named = next(one for kind, one, _ in LOADERS if kind == task)
+    named, table = next((one, table) for kind, one, table in LOADERS if kind == task)
+    own = getattr(described, "auto_map", None) or {}
+    if task != "audio-text-to-text" and described.model_type not in _table(table) and named not in own:
+        raise TaskError(f"transformers has no model of type `{described.model_type}` for the task {task}")
     if task == "audio-text-to-text" and described.model_type not in _table(LOADERS[1][2]):
         named = "AutoModelForSeq2SeqLM"
     return getattr(transformers, named)

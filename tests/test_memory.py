@@ -1,0 +1,102 @@
+"""What locating is said to need is about what it takes, and a warning names the knob."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_llava import tiny_llava
+
+from experiments.benchmarks.memory import peak_bytes
+from kedit.locate.locator import Locator
+from kedit.locate.target import Target
+from kedit.locate.two_stage import two_stage
+from kedit.models import memory
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.loading import load
+from kedit.models.memory import announce, estimate, free_bytes, weight_bytes
+from kedit.models.planted import STAR_CONCEPT, picture, without
+from kedit.models.shipped import HERE
+from kedit.models.tiny.families import tiny
+
+N_SAMPLES = 8
+PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in range(N_SAMPLES)]
+IMAGES = [pair.sample.image for pair in PAIRS]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> HuggingFaceMLLM:
+    if not (HERE / "scenes" / "model.safetensors").is_file():
+        pytest.skip("the shipped model is not in this checkout")
+    return load("scenes", prompt="describe the picture .", max_new_tokens=8, device="cpu")
+
+
+def ratio(model: HuggingFaceMLLM) -> float:
+    """Return the estimate over what tensors took at most while locating, weights left out."""
+    locator = Locator(two_stage().stages, target=Target(on_missing="force"))
+    captions = model.caption(IMAGES)
+    found = estimate(model, model.site(), model.forced(IMAGES[: model.batch_size], [()] * model.batch_size))
+    return found.needed / peak_bytes(lambda: locator.score(model, PAIRS, captions=captions))
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_locating_takes_about_what_was_estimated(scenes: HuggingFaceMLLM, batch_size: int) -> None:
+    assert 0.6 < ratio(replace(scenes, batch_size=batch_size)) < 1.6
+
+
+def test_what_is_estimated_follows_the_batch_and_the_precision(scenes: HuggingFaceMLLM) -> None:
+    site, batch = scenes.site(), scenes.forced(IMAGES, [()] * N_SAMPLES)
+    whole, single = estimate(scenes, site, batch), estimate(scenes, site, scenes.forced(IMAGES[:1], [()]))
+    assert (whole.batch, whole.positions) == tuple(batch.kinds.shape)
+    assert whole.activations == N_SAMPLES * single.activations
+    half = tiny_llava()
+    at_full = estimate(half, half.site(), half.forced(IMAGES, [()] * N_SAMPLES))
+    half.module.bfloat16()
+    at_half = estimate(half, half.site(), half.forced(IMAGES, [()] * N_SAMPLES))
+    assert 2 * at_half.activations == at_full.activations
+    assert at_half.weights == pytest.approx(
+        at_full.weights / 2, rel=0.01
+    )  # the rotation's frequencies stay as they are
+
+
+def test_attention_that_is_kept_counts() -> None:
+    model = tiny("llava")
+    batch = model.forced(IMAGES, [()] * N_SAMPLES)
+    fused = estimate(model, model.site(), batch)
+    model.module.set_attn_implementation("eager")  # type: ignore[operator]
+    kept = estimate(model, model.site(), batch)
+    n_heads, n_layers = 2, 3
+    assert kept.activations - fused.activations == 4 * N_SAMPLES * fused.positions**2 * n_heads * n_layers
+
+
+def test_shared_weights_count_once() -> None:
+    model = tiny("gpt2")
+    tied = sum(weight.numel() * 4 for weight in model.module.parameters())
+    assert weight_bytes(model.module) == tied + sum(one.numel() * one.itemsize for one in model.module.buffers())
+
+
+def test_one_line_says_what_is_needed_and_free_and_a_warning_names_the_knob(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_llava()
+    batch = model.forced(IMAGES[:2], [()] * 2)
+    with caplog.at_level(logging.INFO, logger=memory.__name__):
+        announce(model, model.site(), batch)
+        announce(model, model.site(), batch, free=1000)
+    said, warned = caplog.records
+    assert said.levelno == logging.INFO
+    assert f"for batches of 2 x {batch.kinds.shape[1]} positions; " in said.getMessage()
+    assert warned.levelno == logging.WARNING
+    assert warned.getMessage().endswith("positions; 1000 B are free; lower `model.batch_size`")
+
+
+def test_some_memory_is_free_and_a_device_that_does_not_say_is_told_apart() -> None:
+    found = free_bytes(torch.device("cpu"))
+    assert found is None or found > 1024**2
+    assert free_bytes(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (3 * 1024**3, "3 GiB"), (2**50, "1024 TiB")],
+)
+def test_bytes_are_written_in_a_fitting_unit(count: int, text: str) -> None:
+    assert memory._size(count) == text
