@@ -40,6 +40,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),
     "rouge_score": ("kedit.evaluation",),
+    "cv2": ("kedit.data.inpaint_opencv",),
     "matplotlib": ("kedit.inspection", "experiments"),
     "hydra": ("experiments",),
     "omegaconf": ("experiments",),
