@@ -66,8 +66,8 @@ class Grid:
             whole = np.stack([np.broadcast_to(side, raster.tokens.shape) for side in sides], -1)
             part = np.clip(whole, 0, 1)
             # What is left of a cell of padding by a rounding error is no place.
-            none = (part[..., 2:] - part[..., :2] < SNAP * (whole[..., 2:] - whole[..., :2])).any(-1)
-            found[raster.tokens] = np.where(none[..., None], np.nan, part)
+            left_over = np.subtract(part[..., 2:], part[..., :2]) / np.subtract(whole[..., 2:], whole[..., :2])
+            found[raster.tokens] = np.where(left_over.min(-1, keepdims=True) < SNAP, np.nan, part)
         return found
 
 
