@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from kedit.hooks import before
 from kedit.inspection.grid import Grid, NoGridError, Raster, paint, picture_grids, smallest_cell
 from kedit.inspection.heatmap import heat_map
+from kedit.inspection.responses import at_image
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE
 from kedit.models.raster import merged
 from kedit.models.tiles import Box, places
 from kedit.models.tiny.families import tiny
+from kedit.neurons import NeuronSet
 from kedit.sites import decoder_path
 
 SIZES = ((64, 48), (36, 100))
@@ -147,6 +149,18 @@ def test_tokens_that_a_q_former_wrote_stand_for_no_place(family: str) -> None:
 def test_a_picture_that_is_looked_at_from_outside_the_sequence_has_no_tokens_to_place() -> None:
     with pytest.raises(NoGridError, match="holds no picture: its layers look at it from outside"):
         picture_grids(built("mllama"), [Image.fromarray(picture((40, 40)))])
+
+
+@pytest.mark.parametrize("family", [*PATCHES, "emu3"])
+def test_pictures_of_many_shapes_in_one_batch_each_have_the_values_of_their_grid(family: str) -> None:
+    model = built(family)
+    images = [Image.fromarray(picture(size)) for size in ((64, 48), (36, 100), (20, 20), (90, 30))]
+    some = NeuronSet(((0, 1), (2, 5)))
+    seen = at_image(model, model.site("mid"), [some], images)
+    for image, one, grid in zip(images, seen, picture_grids(model, images), strict=True):
+        heat = heat_map(one.of(some), grid, image.size, part="absolute")
+        assert heat.shape == (image.height, image.width)
+        assert (heat > 0).all()
 
 
 # What a processor shows
