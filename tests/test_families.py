@@ -66,6 +66,23 @@ def test_image_positions_are_those_whose_embedding_is_not_their_token_s_own(fami
     assert bool(changed.any()) == (family in INSIDE)
 
 
+# BLIP's processors tell no kinds, Gemma's call them token types, and Janus's says that all is text.
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm", "llava_next", "llava_onevision", "internvl", "emu3"])
+def test_image_positions_are_those_of_the_processor_without_the_marks_around_them(family: str) -> None:
+    model, prompt = built(family), PROMPTS[0]
+    assert prompt.image is not None
+    batch = model.read([prompt], [()])
+    told = model.processor(
+        text=[model._render(prompt)], images=[[prompt.image]], return_mm_token_type_ids=True, return_tensors="pt"
+    )
+    assert torch.equal(told["input_ids"], batch.inputs["input_ids"])
+    marks = (told["mm_token_type_ids"] == 1) & (batch.kinds != IMAGE)
+    assert ((batch.kinds == IMAGE) <= (told["mm_token_type_ids"] == 1)).all()
+    named = [model.tokenizer.convert_ids_to_tokens(one) for one in batch.inputs["input_ids"][marks].tolist()]
+    # The marks of Idefics 3 lie in lines of their own.
+    assert all(name == "Ċ" or name[0] == "<" for name in named)
+
+
 def inside(kwargs: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """Return what a decoder is called with in place of tokens, if anything."""
     given = kwargs.get("inputs_embeds")

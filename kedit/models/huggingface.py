@@ -70,6 +70,8 @@ class HuggingFaceMLLM:
     @cached_property
     def image_token(self) -> int | None:
         """The id of the image token, from the model's configuration; None if its sequence holds no picture."""
+        if not isinstance(getattr(self.module.config, "image_token_id", None), int):
+            raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
         return image_token(self.module)
 
     def site(self, name: SiteName = "mid", scope: Scope = "language") -> Site:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kedit.models.tiles import Box
+from kedit.models.tiles import SNAP, Box
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -61,11 +61,13 @@ class Grid:
         """
         found = np.full((self.n_tokens, 4), np.nan)
         for raster in self.rasters:
-            columns, rows = (np.clip(edges, 0, 1) for edges in raster.edges())
-            shape = raster.tokens.shape
+            columns, rows = raster.edges()
             sides = [columns[:-1], rows[:-1, None], columns[1:], rows[1:, None]]
-            found[raster.tokens] = np.stack([np.broadcast_to(side, shape) for side in sides], -1)
-        found[(found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])] = np.nan
+            whole = np.stack([np.broadcast_to(side, raster.tokens.shape) for side in sides], -1)
+            part = np.clip(whole, 0, 1)
+            # What is left of a cell of padding by a rounding error is no place.
+            left_over = np.subtract(part[..., 2:], part[..., :2]) / np.subtract(whole[..., 2:], whole[..., :2])
+            found[raster.tokens] = np.where(left_over.min(-1, keepdims=True) < SNAP, np.nan, part)
         return found
 
 
@@ -85,6 +87,8 @@ def _size(raster: Raster) -> tuple[float, float, int]:
 
 def _joined(group: list[Raster]) -> list[Raster]:
     """Return tiles of one size as one raster if there is one of them at each place of a rectangle."""
+    if len(group) == 1:
+        return group
     boxes = np.array([one.box for one in group])
     corner, far = boxes.min(0)[:2], boxes.max(0)[2:]
     step = (boxes[:, 2:] - boxes[:, :2]).mean(0)

@@ -21,14 +21,15 @@ def paligemma() -> tuple[Any, Any]:
     )
 
     tokenizer = byte_tokenizer(["<image>"])
-    images = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    images: Any = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     images.image_seq_length = (SIDE // PATCH) ** 2
     processor = PaliGemmaProcessor(images, tokenizer)  # which adds a thousand words for places and shapes
+    vision = vision_sizes(SIDE, PATCH) | {"projection_dim": 16, "vision_use_head": False}
     described = PaliGemmaConfig(
-        vision_config=SiglipVisionConfig(**vision_sizes(SIDE, PATCH), projection_dim=16, vision_use_head=False),
+        vision_config=SiglipVisionConfig(**vision),
         text_config=GemmaConfig(**text_sizes(tokenizer, head_dim=8)), projection_dim=16, hidden_size=16,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     )  # fmt: skip
     return PaliGemmaForConditionalGeneration(described), processor
 

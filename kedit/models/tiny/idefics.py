@@ -28,7 +28,7 @@ def idefics3() -> tuple[Any, Any]:
     described = Idefics3Config(
         vision_config=Idefics3VisionConfig(**vision_sizes(SIDE, PATCH)),
         text_config=LlamaConfig(**text_sizes(tokenizer)), scale_factor=JOINED,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), pad_token_id=tokenizer.pad_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     images = Idefics3ImageProcessorPil(size={"longest_edge": LONGEST}, max_image_size={"longest_edge": SIDE})
     processor = Idefics3Processor(images, tokenizer, image_seq_len=N_TOKENS, chat_template=chat_template())
@@ -50,7 +50,7 @@ def smolvlm() -> tuple[Any, Any]:
     described = SmolVLMConfig(
         vision_config=SmolVLMVisionConfig(**vision_sizes(SIDE, PATCH)),
         text_config=LlamaConfig(**text_sizes(tokenizer)), scale_factor=JOINED,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), pad_token_id=tokenizer.pad_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     images = SmolVLMImageProcessorPil(size={"longest_edge": LONGEST}, max_image_size={"longest_edge": SIDE})
     processor = without_videos(SmolVLMProcessor)(
