@@ -1,0 +1,176 @@
+"""A model as the checks see it: two prompts, their logits and what is generated. All access to a model is here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from kedit.doctor.comparison import gap, rounding
+from kedit.doctor.finding import NotApplicableError
+from kedit.models.mllm import MLLM, MODALITIES, Forced
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.prompts import Medium, Prompt, Sound
+from kedit.sites import Site
+
+N_NEW = 5
+"""How many tokens the checks generate."""
+BLOCK, BLOCKS = 14, 16
+"""Test pictures are blocks of one color each, so many pixels wide, so many in a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What was generated, step by step."""
+
+    logits: Tensor
+    """`[step, row, vocab]`, of the model itself; with beams, a row for each."""
+    chosen: Tensor
+    """`[step, row]`: the most likely token of those that may be said."""
+    tokens: Tensor
+    """`[sample, step]`: what was written in the end."""
+    scores: Tensor | None
+    """`[sample]`: the log-probability of what was written, with beams."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """A model under examination. What several checks need is computed once."""
+
+    model: MLLM
+
+    @property
+    def module(self) -> nn.Module:
+        """The model's module."""
+        return self.model.module
+
+    @cached_property
+    def site(self) -> Site:
+        """Where the language model's neurons live; a SiteError says why nowhere."""
+        return self.model.site("mid")
+
+    @cached_property
+    def tolerance(self) -> float:
+        """How far apart logits may lie by rounding, as a share of the largest."""
+        return rounding(self.module)
+
+    @cached_property
+    def medium(self) -> Medium:
+        """What the model takes beside text: a picture if it can, else a sound, else nothing."""
+        processor = getattr(self.model, "processor", None)
+        if getattr(processor, "image_processor", None) is not None:
+            return "image"
+        return "audio" if getattr(processor, "feature_extractor", None) is not None else "text"
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, Prompt]:
+        """Two prompts of different length, each with a picture or sound of its own where the model takes one."""
+        asked = getattr(self.model, "prompt", None) or "What is this ?"
+        return self._prompt(asked, 0), self._prompt(f"{asked} {asked}", 1)
+
+    @cached_property
+    def batch(self) -> Forced:
+        """Both prompts, the first one padded."""
+        return self.model.read(self.prompts, [(), ()])
+
+    def row(self, number: int) -> Forced:
+        """Return one of the prompts in a batch of its own."""
+        return self.model.read([self.prompts[number]], [()])
+
+    @cached_property
+    def swapped(self) -> Forced:
+        """Both prompts, each with the other's picture or sound."""
+        self.needs_medium()
+        return self.model.read([self._prompt(one.text, 1 - n) for n, one in enumerate(self.prompts)], [(), ()])
+
+    @torch.no_grad()
+    def logits(self, batch: Forced | None = None) -> Tensor:
+        """Return the logits of the last two positions, `[row, 2, vocab]`, of both prompts or another batch."""
+        return self.model.logits(self.batch if batch is None else batch, 2)
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """The logits of both prompts, nothing edited."""
+        return self.logits()
+
+    @cached_property
+    def noise(self) -> float:
+        """How far two runs on the same prompts lie apart: 0, unless the model is not deterministic."""
+        return gap(self.plain, self.logits())
+
+    @cached_property
+    def everything(self) -> NeuronSet:
+        """All neurons of the language model."""
+        return NeuronSet(tuple(NeuronId(*one) for layer, n in self.site.widths.items() for one in _of(layer, n, 1)))
+
+    @cached_property
+    def every_second(self) -> NeuronSet:
+        """Half of the neurons, so that an edit changes what is said and leaves something to say."""
+        return NeuronSet(tuple(NeuronId(*one) for layer, n in self.site.widths.items() for one in _of(layer, n, 2)))
+
+    def needs_medium(self) -> None:
+        """Raise unless the model takes pictures or sounds."""
+        if self.medium == "text":
+            raise NotApplicableError("the model reads text alone")
+
+    def needs_generation(self) -> None:
+        """Raise unless the model generates text."""
+        can = getattr(self.module, "can_generate", None)
+        if not callable(getattr(self.module, "generate", None)) or (can is not None and not can()):
+            raise NotApplicableError("the model generates no text")
+
+    def has_position_of(self, modality: str) -> bool:
+        """Return whether the prompts have positions of `modality`."""
+        return bool((self.batch.modalities == MODALITIES.index(modality)).any())
+
+    @torch.no_grad()
+    def generate(self, **options: Any) -> Spoken:
+        """Return what the model generates after both prompts, greedily unless `options` of transformers differ."""
+        settings: Mapping[str, Any] = {
+            "do_sample": False, "num_beams": 1, "min_new_tokens": N_NEW, "max_new_tokens": N_NEW,
+            "pad_token_id": self._padding, "disable_compile": True, "suppress_tokens": self._unsayable or None,
+            "output_logits": True, "output_scores": True, "return_dict_in_generate": True,
+        }  # fmt: skip
+        generator: Any = self.module
+        out = generator.generate(**self.batch.inputs, **(settings | options))
+        steps = len(out.logits)
+        chosen = torch.stack([scores.argmax(-1) for scores in out.scores])
+        scores = out.get("sequences_scores")
+        return Spoken(torch.stack(list(out.logits)), chosen, out.sequences[:, -steps:], scores)
+
+    @property
+    def _padding(self) -> int | None:
+        found = getattr(getattr(self.model, "tokenizer", None), "pad_token_id", None)
+        return None if found is None else int(found)
+
+    @property
+    def _unsayable(self) -> list[int]:
+        """The tokens that stand for pictures and the like; an untrained model would say them, and then look for one."""
+        described = getattr(self.module, "config", None)
+        found = [getattr(described, f"{name}_token_id", None) for name in ("image", "video", "audio")]
+        return [one for one in found if isinstance(one, int)]
+
+    def _prompt(self, text: str, number: int) -> Prompt:
+        if self.medium == "image":
+            return Prompt(text, image=picture(number))
+        return Prompt(text, sound=self._sound(number)) if self.medium == "audio" else Prompt(text)
+
+    def _sound(self, number: int) -> Sound:
+        """Return a second of one of two tones."""
+        rate = int(getattr(self.model.processor.feature_extractor, "sampling_rate", 16000))  # type: ignore[attr-defined]
+        wave = np.sin(np.arange(rate) * (0.05, 0.2)[number])
+        return Sound(wave.astype(np.float32), rate)
+
+
+def picture(number: int) -> Image.Image:
+    """Return a picture of colored blocks; those of different numbers have no block in common."""
+    colors = np.random.default_rng(number).integers(0, 256, (BLOCKS, BLOCKS, 3)).astype(np.uint8)
+    return Image.fromarray(colors.repeat(BLOCK, 0).repeat(BLOCK, 1))
+
+
+def _of(layer: int, width: int, step: int) -> list[tuple[int, int]]:
+    return [(layer, index) for index in range(0, width, step)]
