@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kedit.locate.reduction import Vote
     from kedit.locate.selection import Quantile, RatioOfMax, TopK
     from kedit.locate.two_stage import two_stage
-    from kedit.models.mllm import HuggingFaceMLLM
+    from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.shipped import load
     from kedit.neurons import NeuronSet
     from kedit.samples import Concept, Counterfactual, Question, Sample
@@ -51,7 +51,7 @@ _HOMES = {
     "Folder": "kedit.data.folder",
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
-    "HuggingFaceMLLM": "kedit.models.mllm",
+    "HuggingFaceMLLM": "kedit.models.huggingface",
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.neurons", "kedit.samples", "kedit.paths"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.samples", "kedit.paths"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),

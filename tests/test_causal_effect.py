@@ -23,7 +23,8 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.reduction import Vote
 from kedit.locate.selection import Quantile, TopK
 from kedit.locate.target import Target
-from kedit.models.mllm import Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.samples import Concept, Counterfactual

@@ -26,7 +26,7 @@ import experiments.run as recipe
 from experiments import app
 from kedit import __version__, cli
 from kedit.models import shipped
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
 from tests.wandb_reader import offline_run

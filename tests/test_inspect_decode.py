@@ -7,7 +7,7 @@ import torch
 
 from kedit.inspection.decode import Decoded, decode, decoding_rows
 from kedit.models import planted as written
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import HOUSE_SEEN, KNOWS_STAR, STAR_SEEN, WORDS, Planted
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept

@@ -20,7 +20,8 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile, TopK
 from kedit.locate.sharing import Sharing
 from kedit.locate.target import Target
-from kedit.models.mllm import Forced, Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Forced, Generated
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.samples import Concept, Counterfactual
 

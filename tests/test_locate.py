@@ -26,7 +26,8 @@ from kedit.locate.reduction import Evidence, OverPositions, OverSamples, over_po
 from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.selection import Above, Quantile, RatioOfMax, TopK
 from kedit.locate.target import Target
-from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated, HuggingFaceMLLM, Mention
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated, Mention
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.models.planted import planted as planted_from
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet

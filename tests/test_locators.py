@@ -17,7 +17,8 @@ from tiny_minigpt4 import picture as tiny_picture
 from experiments.app import build
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
-from kedit.models.mllm import Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
 from kedit.models.shipped import load
 from kedit.neurons import NeuronScores, load_scores, save_scores

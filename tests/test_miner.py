@@ -35,7 +35,8 @@ from kedit.locate.modality_selection import RANDOM, best, picks
 from kedit.locate.scorer import LayerEvidence
 from kedit.locate.selection import Quantile, TopK
 from kedit.models.attention import Attention
-from kedit.models.mllm import MODALITIES, Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import MODALITIES, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.models.shipped import load
 from kedit.neurons import NeuronId, NeuronScores, load_scores, save_scores

@@ -23,12 +23,14 @@ from kedit.evaluation.metrics import Similarity
 from kedit.hooks import record
 from kedit.inspection.grid import NoGridError, token_grids
 from kedit.locate.two_stage import two_stage
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.minigpt4 import load
 from kedit.models.minigpt4_files import MiniGPT4FileError
 from kedit.models.minigpt4_model import MiniGPT4
 from kedit.models.minigpt4_processor import PICTURE, Ending
-from kedit.models.mllm import IMAGE, HuggingFaceMLLM
+from kedit.models.mllm import IMAGE
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.prompts import Prompt
 from kedit.samples import Question, silent
 from kedit.unembedding import Unembedding
 
@@ -194,7 +196,7 @@ def test_a_question_without_a_picture_is_answered(vicuna: HuggingFaceMLLM) -> No
     answers = vicuna.answer(asked)
     assert len(answers) == 2
     assert answers[1] == dataclasses.replace(vicuna, prompt="What is in it?").caption([sample.image])[0].text
-    rendered = vicuna._render("What is a dog?", with_image=False)
+    rendered = vicuna._render(Prompt("What is a dog?"))
     assert rendered.endswith("###Human: What is a dog?###Assistant: ")
     assert PICTURE not in rendered
 

@@ -16,7 +16,8 @@ from transformers import BertConfig, BertModel
 
 from kedit.models import shipped
 from kedit.models.encoder import FolderEncoder, OwnLayers
-from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated
 from kedit.models.planted import (
     GRAY,
     HOUSE_CONCEPT,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.positions import Span, following

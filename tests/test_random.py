@@ -10,7 +10,8 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.random import LayerMatched, Uniform
 from kedit.locate.selection import TopK
-from kedit.models.mllm import Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 

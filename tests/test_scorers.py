@@ -22,7 +22,8 @@ from kedit.locate.nam import NAM
 from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import LayerEvidence, Scorer
 from kedit.locate.selection import TopK
-from kedit.models.mllm import IMAGE, TEXT, Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import IMAGE, TEXT, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.sites import Site

@@ -16,7 +16,8 @@ from kedit.locate.reduction import OverSamples, RunningReduction, Vote
 from kedit.locate.scorer import Case, LayerEvidence, Need, Probed
 from kedit.locate.selection import Above, Quantile, TopK
 from kedit.locate.target import Target
-from kedit.models.mllm import MLLM, MODALITIES, Generated, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import MLLM, MODALITIES, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.samples import Counterfactual
 from kedit.sites import Site

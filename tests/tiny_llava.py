@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kedit.models.mllm import Forced, HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Forced
 from kedit.models.planted import PATCH, SIDE
 
 SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[IMG]")

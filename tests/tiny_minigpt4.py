@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.minigpt4 import load
-from kedit.models.mllm import PADDING, HuggingFaceMLLM
+from kedit.models.mllm import PADDING
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Sample
 

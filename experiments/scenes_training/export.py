@@ -15,7 +15,7 @@ from experiments.scenes_training.language import NEURONS, bank, blocks
 from experiments.scenes_training.recipes import RECIPES
 from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
 from kedit.edit.reference import mean_activations
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.samples import silent
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 
 
 @dataclass(frozen=True, eq=False)

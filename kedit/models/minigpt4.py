@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.minigpt4_files import Files, MiniGPT4FileError, Parts
 from kedit.models.minigpt4_processor import IMAGE_MEAN, IMAGE_STD, PAD, SYSTEM, Ending, MiniGPT4Processor
-from kedit.models.mllm import HuggingFaceMLLM
 from kedit.models.shipped import without_bars
 
 LANGUAGE = "language_model."

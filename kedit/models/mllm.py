@@ -1,15 +1,14 @@
-"""A multimodal language model as kedit sees it, and its Hugging Face form."""
+"""A multimodal language model as kedit sees it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.neurons import SiteName
+from kedit.prompts import Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
 
@@ -76,12 +75,20 @@ class MLLM(Protocol):
         """Return the greedy answer to each question."""
         ...
 
+    def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
+        """Return what the model says to each prompt, greedily."""
+        ...
+
     def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:
         """Return the first mention of `concept`, or None."""
         ...
 
     def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return the captioning prompt followed by a caption prefix, for each picture."""
+        ...
+
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+        """Return each prompt, all of one medium, followed by the first tokens of an answer."""
         ...
 
     def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
@@ -91,181 +98,3 @@ class MLLM(Protocol):
     def words(self, tokens: Sequence[int]) -> list[str]:
         """Return each token as text."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class HuggingFaceMLLM:
-    """Any image-text-to-text model of transformers with its processor.
-
-    Neither is changed, except that the module is put into evaluation mode.
-    """
-
-    module: nn.Module
-    processor: Any
-    name: str = "model"
-    prompt: str = "Describe this image."
-    batch_size: int = 16
-    max_new_tokens: int = 40
-
-    def __post_init__(self) -> None:
-        self.module.eval()
-        if self.tokenizer.pad_token_id is None:
-            raise ValueError(
-                f"the tokenizer of `{self.name}` has no padding token, which batches need; "
-                "set `processor.tokenizer.pad_token = processor.tokenizer.eos_token`"
-            )
-
-    @property
-    def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        """Where the token embedding lives, and so the inputs."""
-        return next(self.module.parameters()).device
-
-    @cached_property
-    def image_token(self) -> int:
-        """The id of the image token, from the model's configuration."""
-        found = getattr(self.module.config, "image_token_id", None)
-        if not isinstance(found, int):
-            raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
-        return found
-
-    def site(self, name: SiteName = "mid") -> Site:
-        """Return where the language model's neurons live."""
-        return Site.of(self.module, name)
-
-    def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:
-        """Return a greedy caption of each picture, which are read in batches."""
-        return self._generate([(self.prompt, image) for image in images], progress, "captions")
-
-    def answer(self, questions: Sequence[Question], *, progress: Progress = silent) -> list[str]:
-        """Return the greedy answer to each question, with its picture where it has one."""
-        asked = [(one.text, one.sample.image if one.sample else None) for one in questions]
-        blind = [number for number, (_, image) in enumerate(asked) if image is None]
-        seeing = [number for number, (_, image) in enumerate(asked) if image is not None]
-        answers: dict[int, str] = {}
-        for group in (blind, seeing):
-            told = self._generate([asked[number] for number in group], progress, "answers")
-            answers |= {number: one.text for number, one in zip(group, told, strict=True)}
-        return [answers[number] for number in range(len(asked))]
-
-    def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:
-        """Return the first mention of `concept` in the generated tokens.
-
-        With `force`, a caption that does not name the concept is replaced by "a picture of" and its first word.
-        """
-        tokens = caption.tokens
-        if force and concept.first_mention(caption.text) is None:
-            tokens = self._ids(f"{STUB} {concept.words[0]}")
-        text = self._decode(tokens)
-        span = concept.first_mention(text)
-        if span is None:
-            return None
-        read = [self._decode(tokens[: n + 1]) for n in range(len(tokens))]
-        first = next(n for n, part in enumerate(read) if len(part) > span[0])
-        # By content, not length: a character of several tokens has its length before its last token.
-        last = next(n for n, part in enumerate(read) if part.startswith(text[: span[1]]))
-        return Mention(tokens[:first], tokens[first : last + 1])
-
-    def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
-        """Return the captioning prompt followed by a caption prefix, for each picture."""
-        inputs = self._encode([(self.prompt, image) for image in images])
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        filler = {"input_ids": int(self.tokenizer.pad_token_id)}
-        rows = [[*row[keep.bool()].tolist(), *prefix] for row, keep, prefix in zip(ids, mask, prefixes, strict=True)]
-        width = max(map(len, rows))
-        for key in [key for key, value in inputs.items() if value.shape == ids.shape]:
-            old = inputs[key]
-            values = [
-                [*row[keep.bool()].tolist(), *_tail(key, prefix)]
-                for row, keep, prefix in zip(old, mask, prefixes, strict=True)
-            ]
-            padded = [[filler.get(key, 0)] * (width - len(row)) + row for row in values]
-            inputs[key] = torch.tensor(padded, dtype=old.dtype, device=old.device)
-        kinds = torch.where(inputs["input_ids"] == self.image_token, IMAGE, TEXT)
-        padding = inputs["attention_mask"] == 0
-        n_forced = torch.tensor([[len(prefix)] for prefix in prefixes], device=padding.device)
-        prompt = ~padding & (torch.arange(width, device=padding.device) < width - n_forced)
-        modalities = self._modalities(inputs["input_ids"]).masked_fill(padding, 0)
-        return Forced(inputs, kinds.masked_fill(padding, PADDING), modalities, prompt)
-
-    def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
-        """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit."""
-        output = self.module(**batch.inputs, use_cache=False, logits_to_keep=n_last)
-        logits: Tensor = output.logits[:, -n_last:]
-        return logits.float()
-
-    def words(self, tokens: Sequence[int]) -> list[str]:
-        """Return each token as text, special ones by their name."""
-        return [str(self.tokenizer.decode([token])).strip() for token in tokens]
-
-    def _modalities(self, ids: Tensor) -> Tensor:
-        """Return what each token stands for, as indices into `MODALITIES`."""
-        config = self.module.config
-        found = torch.full_like(ids, MODALITIES.index("text"))
-        special = torch.tensor(sorted(self.tokenizer.all_special_ids), dtype=ids.dtype, device=ids.device)
-        found[torch.isin(ids, special)] = MODALITIES.index("special")
-        for name in ("image", "video", "audio"):
-            token = getattr(config, f"{name}_token_id", None)
-            if isinstance(token, int):
-                found[ids == token] = MODALITIES.index(name)
-        return found
-
-    def _generate(self, asked: Sequence[tuple[str, Image | None]], progress: Progress, what: str) -> list[Generated]:
-        chunks = list(_batched(asked, self.batch_size))
-        return [one for chunk in progress(chunks, len(chunks), what) for one in self._generate_batch(chunk)]
-
-    @torch.no_grad()
-    def _generate_batch(self, asked: Sequence[tuple[str, Image | None]]) -> list[Generated]:
-        inputs = self._encode(asked)
-        written = self.module.generate(  # type: ignore[operator]
-            **inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            disable_compile=True,
-        )
-        special = set(self.tokenizer.all_special_ids)
-        new = written[:, inputs["input_ids"].shape[1] :].tolist()
-        kept = [tuple(token for token in row if token not in special) for row in new]
-        return [Generated(self._decode(tokens), tokens) for tokens in kept]
-
-    def _encode(self, asked: Sequence[tuple[str, Image | None]]) -> dict[str, Tensor]:
-        texts = [self._render(text, with_image=image is not None) for text, image in asked]
-        images = [image.convert("RGB") for _, image in asked if image is not None]
-        if images:
-            encoded = self.processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-        else:
-            encoded = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        return {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
-
-    def _render(self, text: str, *, with_image: bool) -> str:
-        """Return the prompt in the model's chat format; without one, the image token goes first."""
-        content: list[dict[str, str]] = [{"type": "image"}] if with_image else []
-        content.append({"type": "text", "text": text})
-        if getattr(self.processor, "chat_template", None) is None:
-            return f"{self.processor.image_token}\n{text}" if with_image else text
-        chat = [{"role": "user", "content": content}]
-        rendered = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return str(rendered).removeprefix(self.tokenizer.bos_token or "")
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def _tail(key: str, prefix: tuple[int, ...]) -> Iterable[int]:
-    """Return what a per-token input holds at the caption prefix: its ids, or that they are plain text."""
-    if key == "input_ids":
-        return prefix
-    return [1 if key == "attention_mask" else 0] * len(prefix)
-
-
-def _batched(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

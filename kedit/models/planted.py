@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedit.models.handwritten import PATCH, SIDE, WORDS, processor, untrained, write_tower
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Counterfactual, Sample
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kedit.models.handwritten import WORDS, processor, untrained, write_tower
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.planted_variants import (
     BACKGROUND,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kedit.models.mllm import HuggingFaceMLLM
+from kedit.models.huggingface import HuggingFaceMLLM
 
 HERE = Path(__file__).parent
 SHIPPED = ("scenes", "scenes_plain", "scenes_soft")

@@ -1,0 +1,70 @@
+"""What a model is asked: a text, alone or with a picture, a video or a sound."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+Medium = Literal["text", "image", "video", "audio"]
+"""What a prompt holds beside its text; `text` for nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Pictures in the order of time, all of one size."""
+
+    frames: tuple[Image, ...]
+    rate: float = 1.0
+    """Frames a second."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", tuple(self.frames))
+        sizes = {frame.size for frame in self.frames}
+        if len(sizes) != 1:
+            raise ValueError(f"the frames of a video have one size, got {sorted(sizes) or 'no frame'}")
+        if not 0 < self.rate < float("inf"):
+            raise ValueError(f"the rate of a video is frames a second, above 0, got {self.rate}")
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A recording with one channel."""
+
+    wave: NDArray[np.float32]
+    """`[time]`, from -1 to 1."""
+    rate: int
+    """Samples a second."""
+
+    def __post_init__(self) -> None:
+        if self.wave.ndim != 1 or not len(self.wave):
+            raise ValueError(f"a sound is [time] with one channel, got shape {self.wave.shape}")
+        if not np.isfinite(self.wave).all():
+            raise ValueError("a sound is finite, got NaN or infinity")
+        if self.rate <= 0:
+            raise ValueError(f"the rate of a sound is samples a second, above 0, got {self.rate}")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One question to a model, with at most one picture, video or sound, which comes before the text."""
+
+    text: str
+    image: Image | None = None
+    video: Video | None = None
+    sound: Sound | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("image", "video", "sound") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"a prompt has at most one of image, video and sound, got {' and '.join(given)}")
+
+    @property
+    def medium(self) -> Medium:
+        """What the prompt holds beside its text."""
+        if self.image is not None:
+            return "image"
+        if self.video is not None:
+            return "video"
+        return "text" if self.sound is None else "audio"
