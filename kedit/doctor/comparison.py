@@ -1,7 +1,6 @@
 """How far two results of a model lie apart, and how far they may by rounding alone."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 Sums in another order differ by a few units in the last place in each of many layers: 32-bit models of 7 billion
 weights by some 1e-5. A bug of padding, caching or positions changes the largest logits by 1e-2 and more.
 """
-SHARE = "share of the largest value"
+SHARE = "relative"
+"""The unit of `gap`: a share of the largest value."""
 
 
 def gap(first: Tensor, second: Tensor) -> float:
@@ -36,12 +36,8 @@ def gap(first: Tensor, second: Tensor) -> float:
 
 def rounding(module: nn.Module) -> float:
     """Return how far apart results of `module` may lie by rounding, by the coarsest type among its weights."""
-    kinds = {one.dtype for one in _tensors(module)}
+    kinds = {one.dtype for one in module.parameters()}
     known = [bound for kind, bound in ROUNDING.items() if kind in kinds]
     # Quantized weights (8 and 4 bits) are multiplied in blocks whose rounding is that of bfloat16 or worse.
     coarse = any(not kind.is_floating_point or kind.itemsize < 2 for kind in kinds)
     return max([*known, ROUNDING[torch.bfloat16] if coarse else 0.0], default=ROUNDING[torch.float32])
-
-
-def _tensors(module: nn.Module) -> Iterable[Tensor]:
-    return module.parameters()

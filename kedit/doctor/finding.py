@@ -107,6 +107,12 @@ class Diagnosis:
         }
 
 
+def first_line(error: BaseException) -> str:
+    """Return the name of an error and the first line of what it says."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def _short(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e9 else f"{value:.2g}"
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.finding import NotApplicableError
+from kedit.doctor.state import State
 from kedit.models.mllm import MLLM, MODALITIES, Forced
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Medium, Prompt, Sound
@@ -19,7 +20,9 @@ from kedit.sites import Site
 
 N_NEW = 5
 """How many tokens the checks generate."""
-BLOCK, BLOCKS = 14, 16
+WARM, COOL = ((255, 0, 0), (255, 160, 0), (255, 255, 0)), ((0, 0, 255), (0, 200, 255), (0, 160, 0))
+"""The colors of the two test pictures."""
+BLOCK, BLOCKS = 56, 4
 """Test pictures are blocks of one color each, so many pixels wide, so many in a row."""
 
 
@@ -47,6 +50,11 @@ class Patient:
     def module(self) -> nn.Module:
         """The model's module."""
         return self.model.module
+
+    @cached_property
+    def before(self) -> State:
+        """What the model was when this was first asked for, which is before the first check."""
+        return State.of(self.module)
 
     @cached_property
     def site(self) -> Site:
@@ -105,12 +113,12 @@ class Patient:
     @cached_property
     def everything(self) -> NeuronSet:
         """All neurons of the language model."""
-        return NeuronSet(tuple(NeuronId(*one) for layer, n in self.site.widths.items() for one in _of(layer, n, 1)))
+        return self._neurons(step=1)
 
     @cached_property
     def every_second(self) -> NeuronSet:
         """Half of the neurons, so that an edit changes what is said and leaves something to say."""
-        return NeuronSet(tuple(NeuronId(*one) for layer, n in self.site.widths.items() for one in _of(layer, n, 2)))
+        return self._neurons(step=2)
 
     def needs_medium(self) -> None:
         """Raise unless the model takes pictures or sounds."""
@@ -142,6 +150,10 @@ class Patient:
         scores = out.get("sequences_scores")
         return Spoken(torch.stack(list(out.logits)), chosen, out.sequences[:, -steps:], scores)
 
+    def _neurons(self, step: int) -> NeuronSet:
+        ids = (NeuronId(layer, index) for layer, width in self.site.widths.items() for index in range(0, width, step))
+        return NeuronSet(tuple(ids), self.site.name)
+
     @property
     def _padding(self) -> int | None:
         found = getattr(getattr(self.model, "tokenizer", None), "pad_token_id", None)
@@ -167,10 +179,7 @@ class Patient:
 
 
 def picture(number: int) -> Image.Image:
-    """Return a picture of colored blocks; those of different numbers have no block in common."""
-    colors = np.random.default_rng(number).integers(0, 256, (BLOCKS, BLOCKS, 3)).astype(np.uint8)
-    return Image.fromarray(colors.repeat(BLOCK, 0).repeat(BLOCK, 1))
-
-
-def _of(layer: int, width: int, step: int) -> list[tuple[int, int]]:
-    return [(layer, index) for index in range(0, width, step)]
+    """Return picture 0 or 1, of blocks in different colors; none of the one is in the other."""
+    drawn = np.random.default_rng(number).integers(0, len(WARM), (BLOCKS, BLOCKS))
+    pixels = np.array((WARM, COOL)[number], np.uint8)[drawn]
+    return Image.fromarray(pixels.repeat(BLOCK, 0).repeat(BLOCK, 1))

@@ -1,0 +1,57 @@
+"""Whether the way from the residual stream to words that kedit takes is the model's own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedit.doctor.comparison import HUGE, SHARE, gap
+from kedit.doctor.finding import Finding, NotApplicableError, at_most
+from kedit.doctor.patient import Patient
+from kedit.hooks import after
+from kedit.sites import decoder_path
+from kedit.unembedding import Unembedding, UnembeddingError
+
+
+def lens(patient: Patient) -> Finding:
+    """Take the last block's output through `Unembedding`, and compare with the logits."""
+    module, states = patient.module, []
+    try:
+        unembedding = Unembedding.of(module)
+    except UnembeddingError as error:
+        raise NotApplicableError("the model has no output matrix over its words") from error
+
+    def keep(output: Any) -> None:
+        states.append((output if isinstance(output, Tensor) else output[0]).detach())
+
+    with after(module, _last_block(patient), keep):
+        logits = patient.logits()[:, -1]
+    last = states[-1].reshape(len(logits), -1, states[-1].shape[-1])[:, -1]
+    read = unembedding.logits(last)
+    why = f"the logit lens of the last layer is not the model's logits: {_relation(read, logits)}"
+    what = f"difference of the last layer's logit lens and the logits, {SHARE}"
+    return at_most(gap(read, logits), patient.tolerance, what, why)
+
+
+def _last_block(patient: Patient) -> str:
+    """Return the path of the last block of the stack that holds the last neurons."""
+    site = patient.site
+    owner, output = decoder_path(patient.module), site.blocks[max(site.blocks)].output
+    stack = output.removeprefix(f"{owner}.").split(".")[0] if owner else output.split(".")[0]
+    path = f"{owner}.{stack}" if owner else stack
+    *_, last = (name for name, _ in patient.module.get_submodule(path).named_children())
+    return f"{path}.{last}"
+
+
+def _relation(read: Tensor, logits: Tensor) -> str:
+    """Return what the logits are to the lens: its multiple, a softened form of it, or something else."""
+    seen = logits.abs() < HUGE
+    a, b = read[seen].double().cpu(), logits[seen].double().cpu()
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        return "there are numbers that are not finite"
+    factor = float((a * b).sum() / (a * a).sum().clamp(min=torch.finfo(a.dtype).tiny))
+    if float((a * factor - b).abs().max()) < 1e-3 * float(b.abs().max()):
+        return f"the logits are {factor:.4g} times it, a factor that kedit does not know of"
+    if torch.equal(a.argsort(), b.argsort()):
+        return "they rank the words alike, so the model squeezes its logits afterwards (a soft cap)"
+    return "they rank the words differently, so a norm or a transformation is left out or added"
