@@ -18,12 +18,13 @@ COLUMNS = (
 
 
 def reports(folders: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the reports at or below each folder, in the order of their paths."""
+    """Yield the reports of edits at or below each folder, in the order of their paths."""
     for folder in folders:
         found = sorted(Path(folder).rglob("report.json"), key=lambda path: [_number(part) for part in path.parts])
         if not found:
             raise FileNotFoundError(f"no finished run in `{folder}`: it holds no report.json")
-        yield from (json.loads(path.read_text()) for path in found)
+        # A diagnosis leaves a report as well.
+        yield from (report for path in found if "suppression" in (report := json.loads(path.read_text())))
 
 
 def row(report: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
+    "doctor": Command("experiments.doctor", "check that what kedit relies on holds for a model"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),

@@ -28,7 +28,8 @@ def sites(patient: Patient) -> Finding:
 
 def recorded(patient: Patient) -> Finding:
     """Apply each output projection's weight and bias to what was recorded, and compare with what it returned."""
-    module, written = patient.module, {}
+    module = patient.module
+    written: dict[int, Tensor] = {}
     with ExitStack() as attached:
         for layer, block in patient.site.blocks.items():
             keep = lambda output, layer=layer: written.__setitem__(layer, output.detach().clone())  # noqa: E731

@@ -65,7 +65,7 @@ def _last_that_writes(patient: Patient) -> int:
 def _given(patient: Patient, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments with which the model calls the block at `path`."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    with before(patient.module, path, lambda args, kwargs: calls.append((args, kwargs))):
+    with before(patient.module, path, lambda given, named: calls.append((given, named))):
         patient.logits()
     if not calls:
         raise LookupError(f"the model never calls `{path}`, so there is no block to compile")

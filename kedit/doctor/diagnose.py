@@ -54,14 +54,14 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 """What each name of a check does; they run in this order."""
 
 
-def diagnose(model: MLLM, checks: Sequence[str] | None = None, *, progress: Progress = silent) -> Diagnosis:
+def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress: Progress = silent) -> Diagnosis:
     """Run the checks on `model` and return what each found; a check that fails is an ERROR, and the others still run.
 
     The model is afterwards what it was: `column` writes to three columns of weights, and restores them bit by bit.
 
     Args:
         model: A model with its processor, as `load` and `HuggingFaceMLLM` make it.
-        checks: The names of the checks to run; None for all.
+        checks: The names of the checks to run, or the only one; None for all.
         progress: Shows how far it is.
 
     Raises:
@@ -72,22 +72,24 @@ def diagnose(model: MLLM, checks: Sequence[str] | None = None, *, progress: Prog
         raise TypeError(
             f"a {type(model).__name__} alone cannot be given a prompt; wrap it: `HuggingFaceMLLM(module, processor)`"
         )
-    chosen = _chosen(checks)
+    names = chosen(checks)
     patient = Patient(model)
-    if "restored" in chosen:
+    if "restored" in names:
         log.info("%d weights to come back to", len(patient.before.weights))
-    findings = {name: _found(name, patient) for name in progress(chosen, len(chosen), "checks")}
+    findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
     return Diagnosis(model.name, findings)
 
 
-def _chosen(checks: Sequence[str] | None) -> list[str]:
+def chosen(checks: Sequence[str] | str | None) -> list[str]:
+    """Return the names of the checks to run, in their order; a ValueError names those nearest to an unknown one."""
     if checks is None:
         return list(CHECKS)
-    for name in checks:
+    asked = [checks] if isinstance(checks, str) else checks
+    for name in asked:
         if name not in CHECKS:
             near = get_close_matches(name, CHECKS, cutoff=0.4) or list(CHECKS)
             raise ValueError(f"no check `{name}`; nearest: {', '.join(near)}")
-    return [name for name in CHECKS if name in checks]
+    return [name for name in CHECKS if name in asked]
 
 
 def _found(name: str, patient: Patient) -> Finding:

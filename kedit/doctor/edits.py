@@ -64,10 +64,8 @@ def dtype(patient: Patient) -> Finding:
     reference = {layer: torch.zeros(width, dtype=torch.float64) for layer, width in widths.items()}
     with record(patient.module, patient.site) as before:
         patient.logits()
-    with (
-        Edit(patient.everything, Patch(reference)).applied(patient.module),
-        record(patient.module, patient.site) as now,
-    ):
+    patched = Edit(patient.everything, Patch(reference))
+    with patched.applied(patient.module), record(patient.module, patient.site) as now:
         patient.logits()
     was, became = ({layer: (one.dtype, one.device) for layer, one in seen.items()} for seen in (before, now))
     other = sorted(layer for layer in was if became.get(layer) != was[layer])

@@ -41,6 +41,11 @@ class Finding:
         sign = self.relation if held[self.relation] else opposite[self.relation]
         return f"{_short(self.value)} {sign} {_short(self.bound)}"
 
+    @property
+    def told(self) -> str:
+        """What was measured, and the sentence."""
+        return ": ".join(part for part in (self.what, self.why) if part)
+
     def to_json(self) -> dict[str, object]:
         """Return the finding as plain data; a number that is not finite becomes None, and `why` says so."""
         finite = self.value is not None and math.isfinite(self.value)
@@ -86,17 +91,12 @@ class Diagnosis:
         return tuple(name for name, one in self.findings.items() if one.status in UNSOUND)
 
     def __str__(self) -> str:
-        rows = [(one.status, name, one.measured, one) for name, one in self.findings.items()
-                if one.status != "NOT_APPLICABLE"]  # fmt: skip
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-        lines = []
-        for *cells, one in rows:
-            start = "  ".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
-            lines.append(f"{start}  {one.what}{': ' if one.what and one.why else ''}{one.why}".rstrip())
-        left_out = [f"{name} ({one.why})" for name, one in self.findings.items() if one.status == "NOT_APPLICABLE"]
-        if left_out:
-            lines.append(f"not applicable: {', '.join(left_out)}")
-        return "\n".join(lines)
+        said = {name: one for name, one in self.findings.items() if one.status != "NOT_APPLICABLE"}
+        rows = [(one.status, name, one.measured, one.told) for name, one in said.items()]
+        widths = [max((len(row[place]) for row in rows), default=0) for place in range(3)]
+        lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
+        left_out = [f"{name} ({one.why})" for name, one in self.findings.items() if name not in said]
+        return "\n".join(lines + ([f"not applicable: {', '.join(left_out)}"] if left_out else []))
 
     def to_json(self) -> dict[str, object]:
         """Return the diagnosis as plain data."""

@@ -28,7 +28,7 @@ def cache(patient: Patient) -> Finding:
 
 
 def static_cache(patient: Patient) -> Finding:
-    """Generate with a cache that grows and with one of fixed size, half of the neurons zeroed in the picture or prompt."""
+    """Generate with a growing cache and one of fixed size, half of the neurons zeroed in the picture or prompt."""
     return _same(patient, {}, {"cache_implementation": "static"}, "with a static cache")
 
 

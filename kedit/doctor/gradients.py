@@ -53,9 +53,7 @@ def _size(gradient: Tensor | None) -> float:
 
 
 def _asked_and_made(weight: Tensor) -> tuple[bool, int | None, int]:
-    gradient = weight.grad
-    return (
-        weight.requires_grad,
-        None if gradient is None else id(gradient),
-        0 if gradient is None else gradient._version,
-    )
+    """Return whether a gradient is asked for, and which one is there in which version."""
+    if weight.grad is None:
+        return weight.requires_grad, None, 0
+    return weight.requires_grad, id(weight.grad), weight.grad._version

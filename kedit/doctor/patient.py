@@ -1,6 +1,5 @@
 """A model as the checks see it: two prompts, their logits and what is generated. All access to a model is here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -138,7 +137,7 @@ class Patient:
     @torch.no_grad()
     def generate(self, **options: Any) -> Spoken:
         """Return what the model generates after both prompts, greedily unless `options` of transformers differ."""
-        settings: Mapping[str, Any] = {
+        settings: dict[str, Any] = {
             "do_sample": False, "num_beams": 1, "min_new_tokens": N_NEW, "max_new_tokens": N_NEW,
             "pad_token_id": self._padding, "disable_compile": True, "suppress_tokens": self._unsayable or None,
             "output_logits": True, "output_scores": True, "return_dict_in_generate": True,

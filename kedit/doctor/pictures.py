@@ -10,7 +10,7 @@ from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, above, at_most
 from kedit.doctor.patient import Patient
 from kedit.hooks import before
-from kedit.models.mllm import MODALITIES, Forced
+from kedit.models.mllm import IMAGE, MODALITIES, Forced
 from kedit.sites import decoder_path
 
 
@@ -25,10 +25,13 @@ def media(patient: Patient) -> Finding:
 
 
 def positions(patient: Patient) -> Finding:
-    """Swap the pictures or sounds and see at which positions the decoder's input changes: those called image or audio."""
+    """Swap the pictures or sounds and see where the decoder's input changes: at the positions called image or audio."""
     patient.needs_medium()
     batch, medium = patient.batch, patient.medium
     told = batch.modalities == MODALITIES.index(medium)
+    if medium == "image" and not torch.equal(told, batch.kinds == IMAGE):
+        why = "what is called an image position by kind is not called one by modality"
+        return at_most(int((told ^ (batch.kinds == IMAGE)).sum()), 0, "positions of two kinds", why)
     expected = _expected(patient, batch)
     if expected is not None and expected != told.sum(1).tolist():
         why = f"the processor made {expected} {medium} tokens of the two prompts, and {told.sum(1).tolist()} were found"
@@ -63,9 +66,9 @@ def _entering(patient: Patient, batch: Forced) -> Tensor | None:
     """Return the embeddings that enter the language model, `[row, pos, d_model]`."""
     seen: list[Tensor] = []
 
-    def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        embeds = kwargs.get("inputs_embeds")
-        if isinstance(embeds, Tensor):
+    def keep(given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        embeds = named.get("inputs_embeds", given[0] if given else None)
+        if isinstance(embeds, Tensor) and embeds.is_floating_point():
             seen.append(embeds.detach().clone())
 
     with ExitStack() as attached, torch.no_grad():

@@ -13,16 +13,16 @@ from kedit.edit.operators import Zero
 from kedit.hooks import record
 
 
-class _Interrupted(Exception):
+class _OnPurposeError(Exception):
     """Ends an edit half-way, on purpose."""
 
 
 def restored(patient: Patient) -> Finding:
     """Edit, record and fail inside an edit; then compare weights and hooks with what they were before all checks."""
     before = patient.before
-    with suppress(_Interrupted), Edit(patient.everything, Zero()).applied(patient.module):
+    with suppress(_OnPurposeError), Edit(patient.everything, Zero()).applied(patient.module):
         patient.logits()
-        raise _Interrupted
+        raise _OnPurposeError
     with record(patient.module, patient.site):
         patient.logits()
     changes = State.of(patient.module).changes(before)
