@@ -43,19 +43,21 @@ def column(patient: Patient) -> Finding:
     for layer in chosen:
         if reason := unreadable(patient, layer):
             return Finding("DEGRADED", f"no column of layer {layer} can be zeroed to compare with: {reason}")
-    gaps, effects = [], []
+    gaps: dict[int, float] = {}
+    effects = []
     for one in _strongest(patient, chosen):
         with Edit(NeuronSet((one,)), Zero()).applied(patient.module):
             by_hook = patient.logits()
         with _zeroed_column(patient, one):
             by_weight = patient.logits()
-        gaps.append(gap(by_hook, by_weight))
+        gaps[one.layer] = gap(by_hook, by_weight)
         effects += [gap(patient.plain, by_hook), gap(patient.plain, by_weight)]
     what = f"logits with neurons zeroed by hook against a column of the weight zeroed, {SHARE}"
     if max(effects) <= patient.noise:
-        return Finding("DEGRADED", "the strongest neurons of three layers change no logit", max(gaps), 0, "<=", what)
-    where = ", ".join(str(layer) for layer in chosen)
-    return at_most(max(gaps), 0, what, f"in layers {where} the neuron that is edited is not the column of the weight")
+        return Finding("DEGRADED", f"the strongest neurons of layers {chosen} change no logit", 0, 0, "<=", what)
+    other = ", ".join(str(layer) for layer, difference in gaps.items() if difference > 0)
+    why = f"in layers {other} the neuron that is edited is not the column of the weight"
+    return at_most(max(gaps.values()), 0, what, why)
 
 
 def dtype(patient: Patient) -> Finding:
@@ -79,8 +81,9 @@ def _strongest(patient: Patient, layers: list[int]) -> list[NeuronId]:
         patient.logits()
     found = []
     for layer in layers:
-        lengths = patient.site.value_matrix(patient.module, layer).detach().float().norm(dim=1)
-        strength = activations[layer].float().abs().flatten(0, -2).sum(0) * lengths.to(activations[layer].device)
+        strength = patient.site.value_matrix(patient.module, layer).detach().float().norm(dim=1)
+        if layer in activations:
+            strength = strength * activations[layer].float().abs().flatten(0, -2).sum(0).to(strength.device)
         found.append(NeuronId(layer, int(strength.argmax())))
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kedit.doctor.comparison import SHARE, gap
-from kedit.doctor.finding import Finding, at_most, first_line
+from kedit.doctor.finding import Finding, above, at_most, first_line
 from kedit.doctor.patient import N_NEW, Patient, Spoken
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
@@ -63,9 +63,10 @@ def _same(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], ho
     with edit.applied(patient.module):
         first, second = patient.generate(**one), patient.generate(**other)
     found = _agreement(first, second)
-    what = f"difference of {N_NEW} tokens' logits {how}, {where}, {SHARE}"
-    if gap(plain.logits[0], first.logits[0]) <= patient.noise:
-        return Finding("DEGRADED", "the edit changes nothing, so nothing is compared", found.gap, None, "<=", what)
+    what = f"difference of {N_NEW} tokens' logits {how} after {where}, {SHARE}"
+    effect = gap(plain.logits[0], first.logits[0])
+    if effect <= patient.noise:
+        return above(effect, patient.noise, f"logits changed by {where}, {SHARE}", "the edit does nothing")
     if found.gap <= patient.tolerance and found.margin is not None:
         why = f"the texts part where two tokens are as likely but for {found.margin:.2g} of the largest logit"
         return Finding("DEGRADED", why, found.gap, patient.tolerance, "<=", what)
@@ -75,8 +76,8 @@ def _same(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], ho
 def _limited(patient: Patient) -> tuple[Edit, str]:
     """Return an edit of some positions of the prompt, and which they are."""
     if patient.has_position_of("image"):
-        return Edit(patient.every_second, Zero(), "image"), "neurons zeroed at image positions"
-    return Edit(patient.every_second, Zero(), "all", "prefill"), "neurons zeroed in the prompt"
+        return Edit(patient.every_second, Zero(), "image"), "zeroing neurons at image positions"
+    return Edit(patient.every_second, Zero(), "all", "prefill"), "zeroing neurons in the prompt"
 
 
 def _blamed(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> str:

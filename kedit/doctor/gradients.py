@@ -12,10 +12,10 @@ from kedit.hooks import record
 
 def gradients(patient: Patient) -> Finding:
     """Differentiate the most likely word's logit by every layer's activations: not zero anywhere, and finite."""
-    slopes = {layer: _size(gradient) for layer, gradient in _taken(patient).items()}
+    site, taken = patient.site, _taken(patient)
     # A layer that writes nothing has no gradient, and that is right.
-    silent = [layer for layer in slopes if not patient.site.value_matrix(patient.module, layer).any()]
-    measured = {layer: slope for layer, slope in slopes.items() if layer not in silent}
+    speaking = [layer for layer in site.blocks if site.value_matrix(patient.module, layer).any()]
+    measured = {layer: _size(taken.get(layer)) for layer in speaking}
     if not measured:
         return Finding("DEGRADED", "every layer's output projection is zero, so there is no gradient to look at")
     bad = [layer for layer, slope in measured.items() if not (math.isfinite(slope) and slope > 0)]

@@ -97,7 +97,7 @@ class Patient:
     @torch.no_grad()
     def logits(self, batch: Forced | None = None) -> Tensor:
         """Return the logits of the last two positions, `[row, 2, vocab]`, of both prompts or another batch."""
-        return self.model.logits(self.batch if batch is None else batch, 2)
+        return _numbers(self.model.logits(self.batch if batch is None else batch, 2))
 
     @cached_property
     def plain(self) -> Tensor:
@@ -147,7 +147,7 @@ class Patient:
         steps = len(out.logits)
         chosen = torch.stack([scores.argmax(-1) for scores in out.scores])
         scores = out.get("sequences_scores")
-        return Spoken(torch.stack(list(out.logits)), chosen, out.sequences[:, -steps:], scores)
+        return Spoken(_numbers(torch.stack(list(out.logits))), chosen, out.sequences[:, -steps:], scores)
 
     def _neurons(self, step: int) -> NeuronSet:
         ids = (NeuronId(layer, index) for layer, width in self.site.widths.items() for index in range(0, width, step))
@@ -175,6 +175,13 @@ class Patient:
         rate = int(getattr(self.model.processor.feature_extractor, "sampling_rate", 16000))  # type: ignore[attr-defined]
         wave = np.sin(np.arange(rate) * (0.05, 0.2)[number])
         return Sound(wave.astype(np.float32), rate)
+
+
+def _numbers(logits: Tensor) -> Tensor:
+    """Return `logits`, unless there is a NaN among them; they may be infinite, for what is never said."""
+    if bool(logits.isnan().any()):
+        raise ArithmeticError("the model's logits are NaN; see the check `finite`")
+    return logits
 
 
 def picture(number: int) -> Image.Image:

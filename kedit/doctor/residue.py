@@ -3,6 +3,7 @@
 import math
 from contextlib import suppress
 
+import torch
 from torch import Tensor
 
 from kedit.doctor.finding import Finding, at_most
@@ -34,8 +35,8 @@ def restored(patient: Patient) -> Finding:
 def finite(patient: Patient) -> Finding:
     """Count the weights, activations and logits that are not finite."""
     bad = {path: _not_finite(one) for path, one in patient.module.named_parameters()}
-    with record(patient.module, patient.site) as activations:
-        logits = patient.logits()
+    with torch.no_grad(), record(patient.module, patient.site) as activations:
+        logits = patient.model.logits(patient.batch)
     bad |= {f"activations of layer {layer}": _not_finite(one) for layer, one in activations.items()}
     bad["logits"] = int(logits.isnan().sum())  # a mask may be infinite
     where = [name for name, count in bad.items() if count]
