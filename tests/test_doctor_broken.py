@@ -175,7 +175,7 @@ def swapped_columns(model: HuggingFaceMLLM) -> None:
 
 def noisy(model: HuggingFaceMLLM) -> None:
     generator = torch.Generator().manual_seed(0)
-    noise = lambda x: x + torch.randn(x.shape, generator=generator)  # noqa: E731
+    noise = lambda x: x + 10 * torch.randn(x.shape, generator=generator)  # noqa: E731
     replace_forward(projections(model)[1], lambda forward: lambda x: noise(forward(x)))
 
 
