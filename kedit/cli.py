@@ -26,6 +26,8 @@ COMMANDS = {
     "doctor": Command("experiments.doctor", "check that what kedit relies on holds for a model"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
+    "blocks": Command("experiments.blocks", "write a small data set in COCO's format that a tiny model can learn"),
+    "teach": Command("experiments.teach", "teach a tiny model of any family what a data set shows"),
     "bench": Command("experiments.bench", "measure what hooks and locating cost beside bare PyTorch"),
 }
 

@@ -1,6 +1,7 @@
 """What every test gets: one thread, no network, folders of its own, and a check that no hook stays behind."""
 
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from torch.utils.hooks import RemovableHandle
 
@@ -113,3 +115,18 @@ def planted() -> Planted:
     from kedit.models.planted import planted as build
 
     return build()
+
+
+@pytest.fixture
+def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a command line does to its process: loggers, environment, Hydra's state."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    GlobalHydra.instance().clear()

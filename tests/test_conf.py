@@ -112,10 +112,10 @@ def chosen_in_run(path: Path) -> DictConfig:
 
 def is_there(model: DictConfig) -> bool:
     """Return whether the weights of `model` lie on this machine, or are drawn."""
-    if "path" not in model:
-        return True
     if OmegaConf.is_missing(model, "path"):
         return False
+    if "path" not in model:
+        return True
     folder = HERE / model.path if model.path in SHIPPED else Path(model.path)
     return any(folder.glob("*.safetensors"))
 

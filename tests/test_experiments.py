@@ -3,7 +3,6 @@
 import errno
 import io
 import json
-import logging
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -31,9 +29,12 @@ from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
 from tests.wandb_reader import offline_run
 
-pytestmark = pytest.mark.skipif(
-    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
-)
+pytestmark = [
+    pytest.mark.usefixtures("as_in_a_new_process"),
+    pytest.mark.skipif(
+        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+    ),
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
@@ -62,21 +63,6 @@ class Finished:
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         return lines[0]
-
-
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command line does to its process: loggers, environment, Hydra's state."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
 
 
 @pytest.fixture

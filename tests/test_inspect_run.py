@@ -2,15 +2,12 @@
 
 import io
 import json
-import logging
 import sys
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 import experiments.inspect_neurons as recipe
 from experiments.inspecting.page import shown
@@ -18,6 +15,7 @@ from kedit.evaluation.statistics import Measured
 from kedit.models.shipped import HERE
 
 pytestmark = [
+    pytest.mark.usefixtures("as_in_a_new_process"),
     pytest.mark.skipif(
         not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
     ),
@@ -29,21 +27,6 @@ SMALL = ("located=4", "target=4", "retention=3", "controls=2", "splits=1", "shar
          "permutations=1", "others=1")  # fmt: skip
 FIGURES = {"concepts", "convergence", "heatmaps", "layers", "measures", "sensitivity"}
 SECTIONS = {"words", "heat maps", "sensitivity", "stability", "moved by zeroing"}
-
-
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command line does to its process: loggers, environment, Hydra's state."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
 
 
 def inspected(folder: Path, *words: str) -> tuple[int, str, str]:

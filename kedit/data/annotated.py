@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from kedit.data.album import Album, Rules
 from kedit.data.drawing import drawn, split
 from kedit.data.jsonlines import text_questions
+from kedit.data.pictures import SampleError
 from kedit.samples import Concept, Question, Sample, Split, find_concept
 
 
@@ -41,6 +43,12 @@ class AnnotatedPictures:
         """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
         name = concept if isinstance(concept, str) else concept.name
         return drawn(self.album, find_concept(self.concepts, name), self.rules, seed=seed)
+
+    def pictures(self, *, seed: int = 0) -> Iterator[Sample]:
+        """Yield every picture that can be used, whatever it shows, opened one by one in the order of `seed`."""
+        for record in self.album.shuffled(seed):
+            with suppress(SampleError):
+                yield self.album.sample(record)
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
