@@ -46,7 +46,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
     model = loaded(cfg.model)
     with misuse():
-        site = model.site(parts.locator.site)
+        site = model.site(parts.locator.site, getattr(parts.locator, "scope", "language"))
 
     located = locate(model, parts.locator, pairs, bar)
     kept.save_file("scores.safetensors", lambda path: save_scores(located.scores, path))

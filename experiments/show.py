@@ -74,6 +74,8 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
     """Draw where the located neurons fire and return how well that points at the concept."""
     if not located.neurons:
         return {"why": "no neuron was located"}
+    if site.scope != "language":
+        return {"why": f"the neurons are of scope `{site.scope}`, and heat maps are of the language model's positions"}
     pairs = located.pairs
     images = [pair.sample.image for pair in pairs]
     try:

@@ -195,4 +195,10 @@ def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]
 def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:
     """Return the "neurons" part of report.json."""
     by_layer = {str(layer): len(indices) for layer, indices in neurons.by_layer().items()}
-    return {"count": len(neurons), "share": len(neurons) / n_neurons, "by_layer": by_layer, "site": neurons.site}
+    return {
+        "count": len(neurons),
+        "share": len(neurons) / n_neurons,
+        "by_layer": by_layer,
+        "site": neurons.site,
+        "scope": neurons.scope,
+    }

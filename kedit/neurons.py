@@ -13,6 +13,9 @@ from torch import Tensor
 SiteName = Literal["mid", "act", "pre"]
 """Which tensor of a feed-forward block holds the neurons; see `kedit.sites`."""
 
+Scope = Literal["language", "vision", "projector", "qformer", "audio", "all"]
+"""Which part of a model; `all` counts the layers of the language model first. See `kedit.stacks`."""
+
 TIES = " (ties)"
 """What the name of a stage is followed by where a file holds its tie-breaking scores."""
 
@@ -26,15 +29,19 @@ class NeuronId(NamedTuple):
 
 @dataclass(frozen=True)
 class NeuronSet:
-    """A set of neurons at one site. Immutable, ordered by layer and index, without repeats."""
+    """A set of neurons at one site of one part of a model. Immutable, ordered by layer and index, without repeats."""
 
     ids: tuple[NeuronId, ...] = ()
     site: SiteName = "mid"
+    scope: Scope = "language"
+    """The part of the model whose layers are counted."""
 
     def __post_init__(self) -> None:
         unique = sorted({NeuronId(*one) for one in self.ids})
         if self.site not in get_args(SiteName):
             raise ValueError(f"no site `{self.site}`; a site is one of {', '.join(get_args(SiteName))}")
+        if self.scope not in get_args(Scope):
+            raise ValueError(f"no scope `{self.scope}`; a scope is one of {', '.join(get_args(Scope))}")
         if negative := [one for one in unique if min(one) < 0]:
             raise ValueError(f"layers and indices count from 0, got {negative[0]}")
         object.__setattr__(self, "ids", tuple(unique))
@@ -62,7 +69,8 @@ class NeuronSet:
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer}: {len(indices)}" for layer, indices in self.by_layer().items())
-        return f"NeuronSet({len(self)} neurons at `{self.site}`, by layer {{{layers}}})"
+        where = f"`{self.site}`" if self.scope == "language" else f"`{self.site}` of `{self.scope}`"
+        return f"NeuronSet({len(self)} neurons at {where}, by layer {{{layers}}})"
 
     @cached_property
     def _members(self) -> frozenset[NeuronId]:
@@ -71,7 +79,12 @@ class NeuronSet:
     def _combined(self, other: "NeuronSet", members: Iterable[NeuronId]) -> "NeuronSet":
         if self.site != other.site:
             raise ValueError(f"neurons at `{self.site}` and at `{other.site}` cannot be combined")
-        return NeuronSet(tuple(members), self.site)
+        if self.scope != other.scope:
+            raise ValueError(
+                f"neurons of scope `{self.scope}` and of `{other.scope}` cannot be combined: "
+                "their layers are counted apart"
+            )
+        return NeuronSet(tuple(members), self.site, self.scope)
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """Return the indices of each layer that has any, in ascending order."""
@@ -105,11 +118,11 @@ class NeuronSet:
                 )
             order = torch.randperm(len(others), generator=generator).tolist()
             drawn += [NeuronId(layer, others[i]) for i in order[: len(indices)]]
-        return NeuronSet(tuple(drawn), self.site)
+        return NeuronSet(tuple(drawn), self.site, self.scope)
 
     def to_json(self) -> dict[str, object]:
         """Return the set as plain data."""
-        return {"site": self.site, "neurons": [list(one) for one in self.ids]}
+        return {"site": self.site, "scope": self.scope, "neurons": [list(one) for one in self.ids]}
 
     def save(self, path: str | Path) -> None:
         """Write the set as JSON."""
@@ -117,11 +130,14 @@ class NeuronSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronSet":
-        """Read a set that `save` wrote; a ValueError says what is wrong with another file."""
+        """Read a set that `save` wrote; a ValueError says what is wrong with another file.
+
+        A file without a scope is of the language model.
+        """
         try:
             data = json.loads(Path(path).read_text())
             ids = tuple(NeuronId(_whole(layer), _whole(index)) for layer, index in data["neurons"])
-            return cls(ids, data["site"])
+            return cls(ids, data["site"], data.get("scope", "language"))
         except KeyError as error:
             raise ValueError(f"`{path}` is not a neuron set: it has no {error}") from error
         except (TypeError, ValueError) as error:
@@ -141,6 +157,8 @@ class NeuronScores:
     """What else decided the scores: model, samples, target, costs."""
     ties: Tensor | None = None
     """`[layer, neuron]`: of neurons with equal values, the one with the higher entry here is ranked first."""
+    scope: Scope = "language"
+    """The part of the model whose layers are counted."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
@@ -178,6 +196,10 @@ class NeuronScores:
         layers, indices = zip(*wanted, strict=True)
         return self.values[list(layers), list(indices)]
 
+    def chosen(self, ids: Iterable[NeuronId]) -> NeuronSet:
+        """Return `ids` as a set at the site and in the scope of the scores."""
+        return NeuronSet(tuple(ids), self.site, self.scope)
+
     def save(self, path: str | Path) -> None:
         """Write the scores as a safetensors file with its metadata."""
         save_scores({"scores": self}, path)
@@ -188,7 +210,7 @@ def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
     from safetensors.torch import save_file
 
     described = {
-        name: {"method": one.method, "site": one.site, "provenance": dict(one.provenance)}
+        name: {"method": one.method, "site": one.site, "scope": one.scope, "provenance": dict(one.provenance)}
         for name, one in stages.items()
     }
     tensors = {name: one.values for name, one in stages.items()}

@@ -1,19 +1,25 @@
 """Which positions of a sequence a forward pass computes, and what they hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kedit.hooks import before
-from kedit.sites import decoder_path, embedding_path
+from kedit.sites import embedding_path, language_paths
 
 Positions = Literal["all", "image", "text", "last"]
-"""Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on."""
+"""Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on.
+
+An encoder-decoder reads as one sequence, the decoder's columns behind the encoder's: `last` is the last token that the
+encoder reads and every token of the decoder.
+"""
 Phase = Literal["both", "prefill", "decode"]
-"""When an edit acts: on the prompt (`prefill`), on generated tokens (`decode`), or on both."""
+"""When an edit acts: on the prompt (`prefill`; what an encoder reads), on generated tokens (`decode`; all of a decoder
+that has an encoder), or on both."""
 
 
 def check_span(positions: str, phase: str) -> None:
@@ -23,17 +29,29 @@ def check_span(positions: str, phase: str) -> None:
             raise ValueError(f"`{key}` is one of {', '.join(allowed)}, got {value!r}")
 
 
-class Span:
+class Span(Protocol):
+    """The columns that the current call of a stack of blocks computes."""
+
+    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
+        """Return the mask of the positions to act on, `[batch, pos]`; there are `n_rows` of them in all.
+
+        Raises:
+            ValueError: The positions of the call are unknown.
+        """
+        ...
+
+
+class Sequence:
     """The columns that the current decoder call computes, counted from the first token of the sequence.
 
     Columns mean the same with a key-value cache, where a call computes only the new ones, and without. They
     are columns of the padded batch: left padding shifts no column. The prompt is what the first call of a generation
     computes. A call without a cache that repeats the prompt's tokens and is one longer than the call before it
-    continues that generation.
+    continues that generation, unless the sequence is an encoder's, which never `grows`.
     """
 
-    def __init__(self, image_token: int | None) -> None:
-        self.image_token = image_token
+    def __init__(self, image_token: int | None, *, grows: bool = True) -> None:
+        self.image_token, self.grows = image_token, grows
         self._tokens: Tensor | None = None
         self._prompt: Tensor | None = None
         self._last: Tensor | None = None
@@ -42,14 +60,18 @@ class Span:
         self._settled = True
 
     def saw_tokens(self, tokens: Tensor) -> None:
-        """Take note of the token ids of a call: `[batch, pos]`."""
-        self._tokens, self._settled = tokens, False
+        """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
+        if tokens.ndim == 2:
+            self._tokens, self._settled = tokens, False
 
     def saw_call(self, kwargs: dict[str, Any]) -> None:
         """Take note of a decoder call: its first column is the length of the cache."""
         if self._settled:
             # Tokens that an earlier call has used up say nothing of a call with embeddings of its own.
             self._tokens = None
+        if isinstance(tokens := kwargs.get("input_ids"), Tensor):
+            # Encoders and decoders may have an embedding of their own beside the one that the model names.
+            self.saw_tokens(tokens)
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         self._start = int(cache.get_seq_length()) if cache is not None else 0
         self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
@@ -109,14 +131,35 @@ class Span:
 
     def _continues(self, tokens: Tensor) -> bool:
         prompt = self._prompt
-        if prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != self._end + 1:
+        if not self.grows or prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != self._end + 1:
             return False
         return torch.equal(tokens[:, : prompt.shape[1]], prompt)
 
 
+class Written:
+    """The columns of a decoder behind its encoder: all of them are generated text."""
+
+    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
+        """Return the mask of the positions to act on: `[1, n_rows]`."""
+        return torch.full((1, n_rows), positions != "image" and phase != "prefill")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a language model that is one sequence, or of its encoder and decoder."""
+
+    spans: Mapping[str, Span]
+    """By the path of the module that owns the stack of blocks; the last one is of any other, too."""
+
+    def of(self, path: str) -> Span:
+        """Return the span of the stack that the module at `path` is in or owns."""
+        owners = [owner for owner in self.spans if f"{path}.".startswith(f"{owner}.")]
+        return self.spans[owners[0] if owners else list(self.spans)[-1]]
+
+
 @contextmanager
-def following(module: nn.Module, image_token: int | None) -> Iterator[Span]:
-    """Yield a `Span` that is up to date whenever a block of the language model runs.
+def following(module: nn.Module, image_token: int | None) -> Iterator[Columns]:
+    """Yield the columns, up to date whenever a block of the language model runs.
 
     Args:
         module: The model, called with token ids.
@@ -125,11 +168,13 @@ def following(module: nn.Module, image_token: int | None) -> Iterator[Span]:
     embedding = embedding_path(module)
     if embedding is None:
         raise LookupError(f"{type(module).__name__} has no token embedding, so positions cannot be told; use `all`")
-    span = Span(image_token)
+    *encoder, decoder = language_paths(module)
+    two = bool(encoder) and "encoder" in encoder[0].split(".") and "decoder" in decoder.split(".")
+    read, reader = Sequence(image_token, grows=not two), encoder[0] if two else decoder
     with ExitStack() as attached:
-        attached.enter_context(before(module, embedding, lambda args, kwargs: span.saw_tokens(args[0])))
-        attached.enter_context(before(module, decoder_path(module), lambda args, kwargs: span.saw_call(kwargs)))
-        yield span
+        attached.enter_context(before(module, embedding, lambda args, kwargs: read.saw_tokens(args[0])))
+        attached.enter_context(before(module, reader, lambda args, kwargs: read.saw_call(kwargs)))
+        yield Columns({reader: read, decoder: Written()} if two else {decoder: read})
 
 
 def _last_valid(mask: Tensor | None) -> Tensor | None:

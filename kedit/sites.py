@@ -1,53 +1,22 @@
-"""Where neurons live: the feed-forward blocks of a model, found by their structure.
+"""Where neurons live: which tensor of which feed-forward blocks, in which part of a model."""
 
-The rule reads shapes and parentage, not names: in a stack of blocks, the output projection of a feed-forward
-block is a linear map onto the residual stream whose input another linear map of the same parent makes out of the
-residual stream. Attention is left out; a gate is recognized by a second map, or one of double width.
-"""
-
+import logging
 import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import get_args
 
 from torch import Tensor, nn
 
-from kedit.neurons import NeuronId, SiteName
+from kedit.neurons import NeuronId, Scope, SiteName
+from kedit.stacks import SiteError as SiteError
+from kedit.stacks import embedding_path as embedding_path
+from kedit.stacks import language_among, stacks_of
+from kedit.structure import FeedForward, is_closed, is_conv1d, is_fused
+from kedit.structure import feed_forwards as feed_forwards_by_scope
 
-MIXER = re.compile(r"attn|attention|mamba|ssm|rwkv", re.IGNORECASE)
-"""Attribute and class names of what mixes positions: never a feed-forward block."""
-FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn|\bff\b|dense|intermediate|expert|fc2|output", re.IGNORECASE)
-
-
-class SiteError(LookupError):
-    """The model has no such place for neurons."""
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    """One feed-forward block: the paths of its output projection and of its activation function."""
-
-    layer: int
-    output: str
-    activation: str | None
-    width: int
-    """The number of neurons."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear map found in a block; `n_in` and `n_out` are its feature counts."""
-
-    path: str
-    n_in: int
-    n_out: int
-
-    @property
-    def parent(self) -> str:
-        """The path of the module that holds the map."""
-        return self.path.rpartition(".")[0]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,18 +30,27 @@ class Site:
 
     name: SiteName
     blocks: Mapping[int, FeedForward]
+    scope: Scope = "language"
 
     @classmethod
-    def of(cls, module: nn.Module, name: SiteName = "mid") -> "Site":
-        """Find the site `name` in the language model of `module`; a SiteError says what is missing."""
+    def of(cls, module: nn.Module, name: SiteName = "mid", scope: Scope = "language") -> "Site":
+        """Find the site `name` in a part of `module`; a SiteError says what is missing.
+
+        Args:
+            module: Any model of transformers, or a module of the user's own.
+            name: The tensor.
+            scope: The part. `all` counts the language model's layers first, so that they have the numbers they have
+                alone, and then those of the other parts in the module's order.
+        """
         if name not in ("mid", "act", "pre"):
             raise SiteError(f"no site `{name}`; a site is `mid`, `act` or `pre`")
-        blocks = {block.layer: block for block in feed_forwards(module)}
+        blocks = {block.layer: block for block in feed_forwards(module, scope)}
         bare = [block.output for block in blocks.values() if block.activation is None]
         if name != "mid" and bare:
             raise SiteError(f"site `{name}` needs an activation module, and `{bare[0]}` has none beside it; use `mid`")
-        site = cls(name, blocks)
+        site = cls(name, blocks, scope)
         site._refuse_shared(module)
+        _tell_of_closed_experts(module)
         return site
 
     @cached_property
@@ -103,23 +81,59 @@ class Site:
         return self.blocks[layer]
 
     def module_path(self, layer: int) -> str:
-        """Return the path of the module at whose input or output the neurons are seen."""
+        """Return the path of the module at whose input or output the neurons are seen, or that holds the experts."""
         block = self.block(layer)
         return block.output if self.name == "mid" else str(block.activation)
 
+    def expert(self, one: NeuronId) -> tuple[int, int, int] | None:
+        """Return layer, expert and index within the expert; None for a neuron of an ordinary block."""
+        block = self._block_of(one)
+        return block.experts and (one.layer, *divmod(one.index, block.width // block.experts))  # type: ignore[return-value]
+
+    def label(self, one: NeuronId) -> str:
+        """Return the neuron's name for tables: `3.17`, or `3.e5.17` for neuron 17 of expert 5."""
+        found = self.expert(one)
+        return f"{one.layer}.{one.index}" if found is None else f"{found[0]}.e{found[1]}.{found[2]}"
+
+    def of_expert(self, layer: int, expert: int, index: int) -> NeuronId:
+        """Return the identifier of neuron `index` of an expert."""
+        block = self.block(layer)
+        if block.experts is None:
+            raise SiteError(f"layer {layer} has no experts but one feed-forward block, `{block.output}`")
+        width = block.width // block.experts
+        if not (0 <= expert < block.experts and 0 <= index < width):
+            raise SiteError(f"no neuron {index} of expert {expert} in layer {layer}: {block.experts} experts x {width}")
+        return NeuronId(layer, expert * width + index)
+
     def value_vector(self, module: nn.Module, one: NeuronId) -> Tensor:
-        """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`."""
+        """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`.
+
+        An expert's is what it writes with a routing weight of 1. The result is a view of the weight.
+        """
+        found = self.expert(one)
+        if found is None:
+            return self.value_matrix(module, one.layer)[one.index]
+        return _values_of_experts(module.get_submodule(self.block(one.layer).output))[found[1], found[2]]
+
+    def value_matrix(self, module: nn.Module, layer: int) -> Tensor:
+        """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`; a copy where there are experts."""
+        block = self.block(layer)
+        output = module.get_submodule(block.output)
+        if block.experts is not None:
+            return _values_of_experts(output).flatten(0, 1)
+        weight = getattr(output, "weight", None)
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+            raise SiteError(
+                f"the weight of `{block.output}` ({type(output).__name__}) is packed or quantized: what its neurons "
+                "write cannot be read from it; load the model without quantization"
+            )
+        return weight if is_conv1d(output) else weight.T
+
+    def _block_of(self, one: NeuronId) -> FeedForward:
         block = self.block(one.layer)
         if not 0 <= one.index < block.width:
             raise SiteError(f"no neuron {one.index} in layer {one.layer}, which has {block.width}")
-        return self.value_matrix(module, one.layer)[one.index]
-
-    def value_matrix(self, module: nn.Module, layer: int) -> Tensor:
-        """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`."""
-        output = module.get_submodule(self.block(layer).output)
-        weight = output.weight
-        assert isinstance(weight, Tensor)
-        return weight if _is_conv1d(output) else weight.T
+        return block
 
     def _refuse_shared(self, module: nn.Module) -> None:
         """Raise where two layers run the same module: a hook could not tell whose neurons it sees."""
@@ -133,117 +147,60 @@ class Site:
                 )
 
 
-def feed_forwards(module: nn.Module) -> list[FeedForward]:
-    """Return the feed-forward blocks of the language model in `module`, by layer."""
-    path, stack = _language_stack(module)
-    found = [one for layer, block in enumerate(stack) for one in _in_block(layer, f"{path}.{layer}", block, module)]
-    if not found:
-        raise SiteError(f"no feed-forward block in `{path}` of {type(module).__name__}: {len(stack)} blocks searched")
-    return found
+def feed_forwards(module: nn.Module, scope: Scope = "language") -> list[FeedForward]:
+    """Return the feed-forward blocks of a part of `module`, by layer; a SiteError names the parts that have any."""
+    if scope not in get_args(Scope):
+        raise SiteError(f"no scope `{scope}`; a scope is one of {', '.join(get_args(Scope))}")
+    by_scope = feed_forwards_by_scope(module)
+    if not by_scope:
+        stacks = stacks_of(module)
+        searched = f"{sum(map(len, stacks.values()))} blocks searched"
+        raise SiteError(f"no feed-forward block in `{'`, `'.join(stacks)}` of {type(module).__name__}: {searched}")
+    if scope == "all":
+        others = [blocks for part, blocks in by_scope.items() if part != "language"]
+        return _counted_on([by_scope.get("language", []), *others])
+    if scope not in by_scope:
+        raise SiteError(f"{type(module).__name__} has no neurons in scope `{scope}`; it has {', '.join(by_scope)}")
+    return sorted(by_scope[scope], key=lambda block: block.layer)
 
 
 def decoder_path(module: nn.Module) -> str:
-    """Return the path of the module that owns the language model's stack of blocks."""
-    return _language_stack(module)[0].rpartition(".")[0]
+    """Return the path of the module that owns the language model's stack of blocks, the decoder's if there are two."""
+    return language_paths(module)[-1]
 
 
-def embedding_path(module: nn.Module) -> str | None:
-    """Return the path of the token embedding: the one the model names, else the largest."""
-    named = getattr(module, "get_input_embeddings", None)
-    if named is not None:
-        own = named()
-        found = [path for path, one in module.named_modules() if one is own]
-        if found:
-            return str(found[0])
-    sizes = {path: one.num_embeddings for path, one in module.named_modules() if isinstance(one, nn.Embedding)}
-    return max(sizes, key=lambda path: sizes[path], default=None)
+def language_paths(module: nn.Module) -> list[str]:
+    """Return the paths of the modules that own the language model's stacks of blocks, in order."""
+    blocks = feed_forwards_by_scope(module).get("language", [])
+    stacks = language_among(module, list(stacks_of(module)))
+    used = [path for path in stacks if any(block.output.startswith(f"{path}.") for block in blocks)]
+    return list(dict.fromkeys(path.rpartition(".")[0] for path in used or stacks))
 
 
-def _language_stack(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the outermost stack of blocks that lives nearest to the token embedding."""
-    stacks: dict[str, nn.ModuleList] = {}
-    for path, one in module.named_modules():
-        inside = any(path.startswith(outer + ".") for outer in stacks)
-        if isinstance(one, nn.ModuleList) and len(one) and not inside and not MIXER.search(path):
-            stacks[path] = one
-    if not stacks:
-        raise SiteError(f"{type(module).__name__} has no stack of blocks (a non-empty ModuleList)")
-    embedding = (embedding_path(module) or "").split(".")
-
-    def shared(path: str) -> int:
-        parts = path.split(".")
-        return next((i for i, (a, b) in enumerate(zip(parts, embedding, strict=False)) if a != b), len(parts))
-
-    nearest = max(shared(path) for path in stacks)
-    best = {path: stack for path, stack in stacks.items() if shared(path) == nearest}
-    path = max(best, key=lambda path: len(best[path]))
-    return path, best[path]
+def _counted_on(parts: list[list[FeedForward]]) -> list[FeedForward]:
+    """Return the blocks of all parts, each part numbered behind the one before it."""
+    counted: list[FeedForward] = []
+    for blocks in parts:
+        start = max((block.layer for block in counted), default=-1) + 1
+        ordered = sorted(blocks, key=lambda block: block.layer)
+        counted += [replace(block, layer=start + block.layer) for block in ordered]
+    return counted
 
 
-def _in_block(layer: int, path: str, block: nn.Module, root: nn.Module) -> Iterator[FeedForward]:
-    linears = list(_linears(path, block))
-    if not linears:
-        return
-    width = _residual_width(block) or _embedding_width(root) or linears[0].n_in
-    outputs = [one for number, one in enumerate(linears) if one.n_out == width and _has_input(one, linears[:number])]
-    named = [one for one in outputs if FEED_FORWARD.search(one.path.removeprefix(path))]
-    for one in (named or outputs)[-1:]:
-        yield FeedForward(layer, one.path, _activation(one, linears, root), one.n_in)
+def _values_of_experts(experts: nn.Module) -> Tensor:
+    """Return `[expert, neuron, d_model]`, a view of the weight."""
+    weight = experts.down_proj
+    assert isinstance(weight, Tensor)
+    return weight if experts.is_transposed else weight.transpose(1, 2)
 
 
-def _linears(path: str, module: nn.Module) -> Iterator[Linear]:
-    """Yield the linear maps below `module` in order, attention left out."""
-    for name, child in module.named_children():
-        if MIXER.search(name) or MIXER.search(type(child).__name__):
-            continue
-        if _is_conv1d(child):
-            weight = child.weight
-            assert isinstance(weight, Tensor)
-            yield Linear(f"{path}.{name}", weight.shape[0], weight.shape[1])
-        elif isinstance(getattr(child, "in_features", None), int):
-            yield Linear(f"{path}.{name}", int(child.in_features), int(child.out_features))  # type: ignore[arg-type]
-        else:
-            yield from _linears(f"{path}.{name}", child)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """Return whether the weight is stored `[in, out]`, as GPT-2's Conv1D does."""
-    return type(module).__name__ == "Conv1D"
-
-
-def _residual_width(block: nn.Module) -> int | None:
-    sizes = [
-        int(weight.numel())
-        for path, one in block.named_modules()
-        if "norm" in type(one).__name__.lower() and not MIXER.search(path)
-        and isinstance(weight := getattr(one, "weight", None), Tensor) and weight.ndim == 1
-    ]  # fmt: skip
-    return Counter(sizes).most_common(1)[0][0] if sizes else None
-
-
-def _embedding_width(root: nn.Module) -> int | None:
-    path = embedding_path(root)
-    return None if path is None else int(root.get_submodule(path).embedding_dim)  # type: ignore[arg-type]
-
-
-def _has_input(output: Linear, earlier: list[Linear]) -> bool:
-    """Return whether one of the earlier maps makes the input of `output` out of the residual stream."""
-    grandparent = output.parent.rpartition(".")[0]
-    return any(
-        one.n_in == output.n_out
-        and one.n_out in (output.n_in, 2 * output.n_in)
-        and (one.parent == output.parent or one.parent.rpartition(".")[0] == grandparent)
-        for one in earlier
-    )
-
-
-def _activation(output: Linear, linears: list[Linear], root: nn.Module) -> str | None:
-    """Return the path of the activation module beside the block's linear maps, if there is one."""
-    parents = [output.parent]
-    parents += [one.parent for one in reversed(linears) if one.parent != output.parent and _has_input(output, [one])]
-    for parent in parents:
-        for name, child in root.get_submodule(parent).named_children():
-            is_activation = "act" in name or type(child).__module__ == "torch.nn.modules.activation"
-            if is_activation and not any(True for _ in child.parameters()):
-                return f"{parent}.{name}"
-    return None
+def _tell_of_closed_experts(module: nn.Module) -> None:
+    closed = [path for path, one in module.named_modules() if is_fused(one) and is_closed(one)]
+    if closed:
+        logger.warning(
+            "the experts of %d layers, such as `%s` (%s), leave no place for a hook between their two weights: "
+            "their neurons are left out",
+            len(closed),
+            closed[0],
+            type(module.get_submodule(closed[0])).__name__,
+        )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kedit.sites import decoder_path
+from kedit.stacks import named_by_model
 
 FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""
@@ -32,8 +33,7 @@ class Unembedding:
     @classmethod
     def of(cls, module: nn.Module) -> "Unembedding":
         """Find both in `module`; an UnembeddingError says what is missing."""
-        asked = getattr(module, "get_output_embeddings", None)
-        head = asked() if asked is not None else None
+        head = named_by_model(module, "get_output_embeddings")
         weight = getattr(head, "weight", None)
         if not isinstance(weight, Tensor):
             raise UnembeddingError(

@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.samples", "kedit.paths"}),
+    frozenset({"kedit.stacks"}),
+    frozenset({"kedit.structure", "kedit.experts"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),

@@ -15,7 +15,7 @@ from kedit.edit.operators import Scale, Zero
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.positions import Span, following
+from kedit.positions import Sequence, following
 
 WHERE = list(product(("all", "image", "text", "last"), ("both", "prefill", "decode")))
 EVERY_THIRD = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
@@ -234,7 +234,7 @@ def follow(*calls: tuple[list[list[int]], int], mask: list[list[int]] | None = N
         def get_seq_length(self) -> int:
             return self.length
 
-    span, columns = Span(tiny.IMAGE_TOKEN), []
+    span, columns = Sequence(tiny.IMAGE_TOKEN), []
     for tokens, start in calls:
         span.saw_tokens(torch.tensor(tokens))
         span.saw_call({"past_key_values": Cache(start), "attention_mask": None if mask is None else torch.tensor(mask)})

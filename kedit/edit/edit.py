@@ -1,7 +1,7 @@
 """An edit: which neurons, what happens to them, and where."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kedit.edit.operators import Operator, Patch
-from kedit.hooks import Hook, Rewrite, intervene, labels
-from kedit.neurons import NeuronSet
+from kedit.hooks import Hook, Some, intervene, labels
+from kedit.neurons import NeuronSet, Scope
 from kedit.positions import Phase, Positions, Span, check_span, following
 from kedit.sites import Site, SiteError
 
@@ -44,6 +44,8 @@ class Edit:
                 f"the reference was measured at `{self.operator.site}`, and the neurons are at `{self.neurons.site}`; "
                 "give both the same `site`"
             )
+        if self.neurons.scope != "language":
+            self._check_scope(self.neurons.scope)
 
     @property
     def everywhere(self) -> bool:
@@ -61,13 +63,14 @@ class Edit:
             SiteError: A neuron does not exist in the model; nothing is changed.
         """
         module: nn.Module = model if isinstance(model, nn.Module) else model.module
-        site = Site.of(module, self.neurons.site)
+        site = Site.of(module, self.neurons.site, self.neurons.scope)
         layers = self._checked(site)
         with ExitStack() as stack:
-            span = None
+            columns = None
             if layers and not self.everywhere:
-                span = stack.enter_context(following(module, _image_token(module, self.positions)))
-            rewrites = {layer: self._rewrite(layer, indices, span) for layer, indices in layers.items()}
+                columns = stack.enter_context(following(module, _image_token(module, self.positions)))
+            spans = {layer: columns.of(site.block(layer).output) for layer in layers} if columns else {}
+            rewrites = {layer: Some(at, self._rewrite(layer, at, spans.get(layer))) for layer, at in layers.items()}
             hooks = stack.enter_context(intervene(module, site, rewrites, label=self))
             yield
             _warn_if_idle(self, list(hooks.values()))
@@ -79,16 +82,22 @@ class Edit:
                 raise SiteError(f"no neuron {indices[-1]} in layer {layer}, which has {site.block(layer).width}")
         return {layer: torch.tensor(indices) for layer, indices in layers.items()}
 
-    def _rewrite(self, layer: int, indices: Tensor, span: Span | None) -> Rewrite:
-        def rewrite(activation: Tensor) -> Tensor:
-            at = indices.to(activation.device)
-            old = activation[..., at]
-            new = self.operator(old, layer, at).to(activation.dtype)
-            if span is not None:
-                new = torch.where(_mask(span, self, activation)[..., None], new, old)
-            edited = activation.clone()
-            edited[..., at] = new
-            return edited
+    def _check_scope(self, scope: Scope) -> None:
+        if not self.everywhere:
+            raise ValueError(
+                f"`positions` and `phase` mean the language model's sequence, and the neurons are of scope `{scope}`, "
+                f"which has none: edit them at `positions=all`, `phase=both` (got {self.positions}, {self.phase})"
+            )
+        if isinstance(self.operator, Patch) and isinstance(self.operator.reference, Mapping):
+            raise ValueError(
+                f"a reference is measured in the language model, and the neurons are of scope `{scope}`: "
+                "patch them to a constant"
+            )
+
+    def _rewrite(self, layer: int, indices: Tensor, span: Span | None) -> Callable[[Tensor], Tensor]:
+        def rewrite(old: Tensor) -> Tensor:
+            new = self.operator(old, layer, indices.to(old.device)).to(old.dtype)
+            return new if span is None else torch.where(_mask(span, self, old)[..., None], new, old)
 
         return rewrite
 
@@ -122,10 +131,10 @@ def _image_token(module: nn.Module, positions: Positions) -> int | None:
     return found
 
 
-def _mask(span: Span, edit: Edit, activation: Tensor) -> Tensor:
-    """Return where the edit acts, in the leading shape of `activation` (some models flatten it)."""
-    leading = activation.shape[:-1]
-    return span.where(edit.positions, edit.phase, leading.numel()).to(activation.device).reshape(leading)
+def _mask(span: Span, edit: Edit, values: Tensor) -> Tensor:
+    """Return where the edit acts, in the leading shape of `values` (some models flatten it)."""
+    leading = values.shape[:-1]
+    return span.where(edit.positions, edit.phase, leading.numel()).to(values.device).reshape(leading)
 
 
 def _warn_if_idle(edit: Edit, hooks: Sequence[Hook]) -> None:

@@ -45,7 +45,7 @@ class Seen:
 
 def at_image(model: MLLM, site: Site, sets: Sequence[NeuronSet], images: Sequence[Image]) -> list[Seen]:
     """Return for each picture what the neurons of all `sets` do at its image tokens; each batch is read once."""
-    every = NeuronSet(tuple(one for chosen in sets for one in chosen), site.name)
+    every = NeuronSet(tuple(one for chosen in sets for one in chosen), site.name, site.scope)
     columns = {one: column for column, one in enumerate(every)}
     found: list[Seen] = []
     for batch, values in read(model, site, every, images):
@@ -78,7 +78,7 @@ def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Im
     strongest = means.argmax(0).tolist()
     members = list(zip(strongest, neurons, strict=True))
     return {
-        name: NeuronSet(tuple(one for best, one in members if best == number), neurons.site)
+        name: NeuronSet(tuple(one for best, one in members if best == number), neurons.site, neurons.scope)
         for number, name in enumerate(MODALITIES)
         if number and counts[number] > 0
     }

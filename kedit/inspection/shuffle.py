@@ -37,7 +37,7 @@ def shuffled(model: MLLM, seed: int) -> Iterator[None]:
         raise ShuffleError(f"the configuration of {type(module).__name__} names no `image_token_id` to shuffle")
     moved = 0
     with ExitStack() as stack:
-        span = stack.enter_context(following(module, token))
+        span = stack.enter_context(following(module, token)).of(decoder_path(module))
 
         def permute(given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
             nonlocal moved

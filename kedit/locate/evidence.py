@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.hooks import intervene, record, with_graph
+from kedit.locate.elsewhere import seen_whole
 from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
@@ -32,8 +33,10 @@ def gather(
     """Yield for each batch what each scorer makes of each layer: `[batch, ..., neuron]` by layer.
 
     A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, one on the
-    control pictures if any needs those, and one backward if any scorer needs a gradient.
+    control pictures if any needs those, and one backward if any scorer needs a gradient. Outside the language model
+    a batch is one sample: what a layer sees of several pictures, in patches or tiles, cannot be told apart again.
     """
+    at_once = model.batch_size if site.scope == "language" else 1
     needs = frozenset[Need]().union(*(scorer.needs for scorer in scorers.values()))
     readouts: dict[int, Readout] = {}
     if "unembedding" in needs:
@@ -42,8 +45,8 @@ def gather(
         spell = cache(partial(spelled, model))
         tokens = spell(tuple(named))
         readouts = {layer: Readout(model.module, site, layer, unembedding, tokens, spell) for layer in site.blocks}
-    for start in range(0, len(cases), model.batch_size):
-        batch = _Batch(model, site, cases[start : start + model.batch_size], target, needs, readouts)
+    for start in range(0, len(cases), at_once):
+        batch = _Batch(model, site, cases[start : start + at_once], target, needs, readouts)
         yield batch.scores(scorers)
 
 
@@ -64,12 +67,15 @@ class _Batch:
         control = self._activations("control", original)
         found: dict[str, dict[int, Tensor]] = {name: {} for name in scorers}
         roots: list[Tensor] = []
+        unread: dict[int, _Parts] = {}
         kept = any("gradient" in one.needs and one.needs & {"counterfactual", "control"} for one in scorers.values())
         attended = "gradient" in self.needs and any(
             {"gradient", "attention"} <= scorer.needs for scorer in scorers.values()
         )
 
         def score(layer: int, parts: _Parts) -> None:
+            if parts.gradient is not None:
+                del unread[layer]
             for name, scorer in scorers.items():
                 if ("gradient" in scorer.needs) == (parts.gradient is not None):
                     pieces = self._evidence(layer, original, parts)
@@ -89,7 +95,9 @@ class _Batch:
                 traced = with_graph(activation)
                 again = parts.reduced(pictures=kept, attention=attended)
                 traced.register_hook(lambda gradient: score(layer, again.with_gradient(gradient)))
-                if not roots:
+                unread[layer] = again
+                if not roots or not activation.requires_grad:
+                    # Two blocks that run beside each other, as experts and a shared one, are a root each.
                     roots.append(traced)
                 return traced
 
@@ -112,7 +120,10 @@ class _Batch:
                 logits = self.model.logits(original, n_last=self.target.n_last(mentions))
             if "gradient" in self.needs:
                 # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
-                torch.autograd.grad(self.target.output(logits, mentions).sum(), roots)
+                torch.autograd.grad(self.target.output(logits, mentions).sum(), roots, allow_unused=True)
+                for layer, parts in list(unread.items()):
+                    # Nothing after it is read, as of the last layers of some vision towers.
+                    score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
         return {name: [layers[layer] for layer in self.site.blocks] for name, layers in found.items()}
 
     def _forced(self, images: Sequence[Image]) -> Forced:
@@ -139,6 +150,8 @@ class _Batch:
         Some models flatten batch and positions; here they are apart again.
         """
         tokens = torch.tensor([self.target.token(case.mention) for case in self.cases])
+        if self.site.block(layer).scope != "language":
+            batch = seen_whole(batch, parts.original)
         for start in range(0, len(batch.kinds), SAMPLES_AT_ONCE):
             rows = slice(start, start + SAMPLES_AT_ONCE)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
+from kedit.locate.elsewhere import check_scope
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Made, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet, SiteName
+from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
 from kedit.sites import Site
 
@@ -41,12 +42,15 @@ class Locator:
     stages: Mapping[str, Stage]
     site: SiteName = "mid"
     target: Target = field(default_factory=Target)
+    scope: Scope = "language"
+    """The part of the model; see `kedit.locate.elsewhere` for what can be scored outside the language model."""
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a locator needs at least one stage, got none")
         if self.site not in get_args(SiteName):
             raise ValueError(f"`site` is one of {', '.join(get_args(SiteName))}, got {self.site!r}")
+        check_scope(self.scope, {name: stage.scorer for name, stage in self.stages.items()})
 
     def score(
         self,
@@ -67,7 +71,7 @@ class Locator:
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
         """
-        site = model.site(self.site)
+        site = model.site(self.site, self.scope)
         cases = self.cases(model, pairs, captions, progress)
         began = time.perf_counter()
         scorers = {name: one.scorer for name, one in self.stages.items() if isinstance(one.scorer, Scorer)}
@@ -147,6 +151,7 @@ class Locator:
             self.site,
             {**about, **own},
             None if ties is None else site.by_layer_number(ties),
+            self.scope,
         )
 
     def _provenance(self, model: MLLM, cases: Sequence[Case], n_pairs: int) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -106,6 +106,9 @@ class ModalityImportance:
     norm: Norm = "layer"
     faithful: bool = False
     """Whether samples without the modality count as zero, as in the reference."""
+
+    any_scope: ClassVar[bool] = False
+    """It tells the positions of the prompt apart, which the language model alone sees."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", self._all.weights)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet, SiteName
+from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
 from kedit.sites import Site
 
@@ -24,6 +25,8 @@ class Uniform:
 
     seed: int = 0
     """Equal seeds give equal scores."""
+    any_scope: ClassVar[bool] = True
+    """It scores the neurons of every part of a model."""
 
     @property
     def over_samples(self) -> OverSamples:
@@ -48,10 +51,13 @@ class LayerMatched:
     seed: int = 0
     """Equal seeds give equal neurons."""
     site: SiteName = "mid"
+    scope: Scope = "language"
 
     def __post_init__(self) -> None:
         if self.site != self.locator.site:
             raise ValueError(f"`site` is `{self.site}` and that of the locator inside `{self.locator.site}`")
+        if self.scope != self.locator.scope:
+            raise ValueError(f"`scope` is `{self.scope}` and that of the locator inside `{self.locator.scope}`")
 
     def score(
         self,

@@ -31,7 +31,7 @@ class Above:
         ranked = scores.ranking(among)
         values = scores.of(ranked).tolist()
         kept = [one for one, value in zip(ranked, values, strict=True) if value > self.threshold]
-        return NeuronSet(tuple(kept[: self.at_most]), scores.site)
+        return scores.chosen(kept[: self.at_most])
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TopK:
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
         """Return the best neurons."""
-        return NeuronSet(tuple(scores.ranking(among)[: self.k]), scores.site)
+        return scores.chosen(scores.ranking(among)[: self.k])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Quantile:
         ranked = scores.ranking(among)
         # Rounded first: (1 - 0.9) * 10 is 0.9999999999999998.
         n_kept = math.floor(round((1 - self.q) * len(ranked), 9))
-        kept = NeuronSet(tuple(ranked[:n_kept][: self.at_most]), scores.site)
+        kept = scores.chosen(ranked[:n_kept][: self.at_most])
         return kept if self.of_max is None else kept & RatioOfMax(self.of_max)(scores, among)
 
 
@@ -91,9 +91,9 @@ class RatioOfMax:
         ranked = scores.ranking(among)
         values = scores.of(ranked).tolist()
         if not values or values[0] <= 0:
-            return NeuronSet((), scores.site)
+            return scores.chosen(())
         kept = [one for one, value in zip(ranked, values, strict=True) if value >= self.ratio * values[0]]
-        return NeuronSet(tuple(kept[: self.at_most]), scores.site)
+        return scores.chosen(kept[: self.at_most])
 
 
 def _check_ratio(name: str, value: float) -> None:

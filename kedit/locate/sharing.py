@@ -52,7 +52,7 @@ class Sharing:
             if self.between[0] <= len(kept) <= self.between[1]:
                 break
             share += -self.step if len(kept) < self.between[0] else self.step
-        return NeuronSet(tuple(kept), scores.site)
+        return scores.chosen(kept)
 
 
 def _counted(scores: NeuronScores, among: NeuronSet | None) -> tuple[int, dict[NeuronId, int]]:

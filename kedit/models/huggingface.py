@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, STUB, TEXT, Forced, Generated, Mention
-from kedit.neurons import SiteName
+from kedit.neurons import Scope, SiteName
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
@@ -59,9 +59,9 @@ class HuggingFaceMLLM:
             raise LookupError(f"the configuration of {type(self.module).__name__} names no `image_token_id`")
         return found
 
-    def site(self, name: SiteName = "mid") -> Site:
-        """Return where the language model's neurons live."""
-        return Site.of(self.module, name)
+    def site(self, name: SiteName = "mid", scope: Scope = "language") -> Site:
+        """Return where the neurons of a part of the model live."""
+        return Site.of(self.module, name, scope)
 
     def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:
         """Return a greedy caption of each picture, which are read in batches."""

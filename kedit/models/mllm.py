@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from kedit.neurons import SiteName
+from kedit.neurons import Scope, SiteName
 from kedit.prompts import Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
@@ -63,8 +63,8 @@ class MLLM(Protocol):
     module: nn.Module
     batch_size: int
 
-    def site(self, name: SiteName) -> Site:
-        """Return where the language model's neurons live."""
+    def site(self, name: SiteName, scope: Scope = "language") -> Site:
+        """Return where the neurons of a part of the model live."""
         ...
 
     def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:

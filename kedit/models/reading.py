@@ -18,7 +18,14 @@ def prompted(
     """Yield each batch of pictures after the prompt, and the activations of each layer: `[batch, pos, neuron]`.
 
     Some models flatten batch and positions; here they are apart. No graph is kept.
+
+    Raises:
+        ValueError: The site is outside the language model, whose positions these are.
     """
+    if site.scope != "language":
+        raise ValueError(
+            f"neurons of scope `{site.scope}` see no positions of the prompt: only the language model's do"
+        )
     starts = range(0, len(images), model.batch_size)
     for start in progress(starts, len(starts), what):
         some = images[start : start + model.batch_size]
