@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kedit.models.mllm import PADDING, TEXT, Forced
-from kedit.neurons import SiteName
+from kedit.neurons import Scope, SiteName
 from kedit.prompts import Prompt
 from kedit.sites import Site
 from tests.tiny import PAD, VOCAB
@@ -23,9 +23,9 @@ class TextModel:
     batch_size: int = 4
     prompt: str = "what is it?"
 
-    def site(self, name: SiteName = "mid") -> Site:
+    def site(self, name: SiteName = "mid", scope: Scope = "language") -> Site:
         """Return where the neurons live."""
-        return Site.of(self.module, name)
+        return Site.of(self.module, name, scope)
 
     def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return the prompts as a batch."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedit.doctor.blocks import Given, silent
 from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, at_most, first_line
 from kedit.doctor.patient import Patient
@@ -58,13 +59,13 @@ def compiled(patient: Patient) -> Finding:
 
 def _last_that_writes(patient: Patient) -> int:
     """Return the last layer in which zeroing the neurons can be seen."""
-    site = patient.site
-    return max((one for one in site.blocks if site.value_matrix(patient.module, one).any()), default=max(site.blocks))
+    blocks = patient.site.blocks
+    return max((layer for layer in blocks if not silent(patient, layer)), default=max(blocks))
 
 
-def _given(patient: Patient, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _given(patient: Patient, path: str) -> Given:
     """Return the arguments with which the model calls the block at `path`."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[Given] = []
     with before(patient.module, path, lambda given, named: calls.append((given, named))):
         patient.logits()
     if not calls:
@@ -77,7 +78,7 @@ def _compiled(block: Any) -> Any:
 
 
 @torch.no_grad()
-def _called(block: Any, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+def _called(block: Any, given: Given) -> Tensor:
     output = block(*given[0], **given[1])
     first: Tensor = output if isinstance(output, Tensor) else output[0]
     return first

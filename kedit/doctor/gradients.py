@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from kedit.doctor.blocks import silent
 from kedit.doctor.finding import Finding, above, at_most
 from kedit.doctor.patient import Patient
 from kedit.hooks import record
@@ -14,7 +15,7 @@ def gradients(patient: Patient) -> Finding:
     """Differentiate the most likely word's logit by every layer's activations: not zero anywhere, and finite."""
     site, taken = patient.site, _taken(patient)
     # A layer that writes nothing has no gradient, and that is right.
-    speaking = [layer for layer in site.blocks if site.value_matrix(patient.module, layer).any()]
+    speaking = [layer for layer in site.blocks if not silent(patient, layer)]
     measured = {layer: _size(taken.get(layer)) for layer in speaking}
     if not measured:
         return Finding("DEGRADED", "every layer's output projection is zero, so there is no gradient to look at")

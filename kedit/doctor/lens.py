@@ -10,6 +10,7 @@ from kedit.doctor.finding import Finding, NotApplicableError, at_most
 from kedit.doctor.patient import Patient
 from kedit.hooks import after
 from kedit.sites import decoder_path
+from kedit.stacks import stacks_of
 from kedit.unembedding import Unembedding, UnembeddingError
 
 
@@ -34,13 +35,11 @@ def lens(patient: Patient) -> Finding:
 
 
 def _last_block(patient: Patient) -> str:
-    """Return the path of the last block of the stack that holds the last neurons."""
-    site = patient.site
-    owner, output = decoder_path(patient.module), site.blocks[max(site.blocks)].output
-    stack = output.removeprefix(f"{owner}.").split(".")[0] if owner else output.split(".")[0]
-    path = f"{owner}.{stack}" if owner else stack
-    *_, last = (name for name, _ in patient.module.get_submodule(path).named_children())
-    return f"{path}.{last}"
+    """Return the path of the last block of the language model, or of its decoder."""
+    owner = decoder_path(patient.module)
+    stacks = {path: stack for path, stack in stacks_of(patient.module).items() if path.rpartition(".")[0] == owner}
+    longest = max(stacks, key=lambda path: len(stacks[path]))
+    return f"{longest}.{len(stacks[longest]) - 1}"
 
 
 def _relation(read: Tensor, logits: Tensor) -> str:

@@ -11,7 +11,7 @@ from kedit.doctor.finding import Finding, above, at_most
 from kedit.doctor.patient import Patient
 from kedit.hooks import before
 from kedit.models.mllm import IMAGE, MODALITIES, Forced
-from kedit.sites import decoder_path
+from kedit.sites import language_paths
 
 
 def media(patient: Patient) -> Finding:
@@ -72,6 +72,6 @@ def _entering(patient: Patient, batch: Forced) -> Tensor | None:
             seen.append(embeds.detach().clone())
 
     with ExitStack() as attached, torch.no_grad():
-        attached.enter_context(before(patient.module, decoder_path(patient.module), keep))
+        attached.enter_context(before(patient.module, language_paths(patient.module)[0], keep))
         patient.logits(batch)
     return seen[-1] if seen else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kedit.experts import Gate
 from kedit.hooks import Forgotten, Hook
 
 
@@ -23,7 +24,7 @@ class State:
     def of(cls, module: nn.Module) -> "State":
         """Read the state of `module`; offloaded weights, which are not there to read, count as unchanged."""
         hooks = _hooks(module)
-        ours = [one for one in hooks if isinstance(one, Hook | Forgotten)]
+        ours = [one for one in hooks if isinstance(one, Hook | Forgotten | Gate)]
         weights = {path: _digest(one) for path, one in module.state_dict(keep_vars=True).items()}
         return cls(weights, tuple(id(one) for one in hooks if one not in ours), len(ours))
 
@@ -37,12 +38,12 @@ class State:
 
 
 def _hooks(module: nn.Module) -> list[object]:
-    return [
-        hook
-        for one in module.modules()
-        for hooks in (one._forward_pre_hooks, one._forward_hooks, one._backward_hooks, one._backward_pre_hooks)
-        for hook in hooks.values()
-    ]
+    found: list[object] = []
+    for one in module.modules():
+        for hooks in (one._forward_pre_hooks, one._forward_hooks, one._backward_hooks, one._backward_pre_hooks):
+            found += hooks.values()
+        found += [gate for gate in (vars(one).get("_apply_gate"),) if isinstance(gate, Gate)]
+    return found
 
 
 def _digest(values: object) -> str:
