@@ -20,11 +20,12 @@ COLUMNS = (
 def reports(folders: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the reports of edits at or below each folder, in the order of their paths."""
     for folder in folders:
-        found = sorted(Path(folder).rglob("report.json"), key=lambda path: [_number(part) for part in path.parts])
+        paths = sorted(Path(folder).rglob("report.json"), key=lambda path: [_number(part) for part in path.parts])
+        # A diagnosis leaves a report as well, of another kind.
+        found = [report for path in paths if "suppression" in (report := json.loads(path.read_text()))]
         if not found:
-            raise FileNotFoundError(f"no finished run in `{folder}`: it holds no report.json")
-        # A diagnosis leaves a report as well.
-        yield from (report for path in found if "suppression" in (report := json.loads(path.read_text())))
+            raise FileNotFoundError(f"no finished run in `{folder}`: it holds no report.json of one")
+        yield from found
 
 
 def row(report: Mapping[str, Any]) -> tuple[str, ...]:
