@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from types import MappingProxyType
 
@@ -76,8 +77,21 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
     patient = Patient(model)
     if "restored" in names:
         log.info("%d weights to come back to", len(patient.before.weights))
-    findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
+    with _evaluating(model.module):
+        findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
     return Diagnosis(model.name, findings)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode, and each of its parts back into the mode that it had."""
+    training = [one for one in module.modules() if one.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
 
 
 def chosen(checks: Sequence[str] | str | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Whether the way from the residual stream to words that kedit takes is the model's own."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,22 +17,30 @@ from kedit.unembedding import Unembedding, UnembeddingError
 
 def lens(patient: Patient) -> Finding:
     """Take the last block's output through `Unembedding`, and compare with the logits."""
-    module, states = patient.module, []
+    module = patient.module
     try:
         unembedding = Unembedding.of(module)
     except UnembeddingError as error:
         raise NotApplicableError("the model has no output matrix over its words") from error
-
-    def keep(output: Any) -> None:
-        states.append((output if isinstance(output, Tensor) else output[0]).detach())
-
-    with after(module, _last_block(patient), keep):
-        logits = patient.logits()[:, -1]
-    last = states[-1].reshape(len(logits), -1, states[-1].shape[-1])[:, -1]
-    read = unembedding.logits(last)
+    states: list[Tensor] = []
+    given: list[Tensor] = []
+    with ExitStack() as attached:
+        attached.enter_context(after(module, _last_block(patient), lambda output: states.append(_first(output))))
+        attached.enter_context(after(module, "", lambda output: given.append(output.logits.detach())))
+        patient.logits()
+    logits = given[-1]
+    states_read = states[-1].reshape(len(logits), -1, states[-1].shape[-1])[:, -logits.shape[1] :]
+    said = logits.abs() < HUGE  # some models never say a token, whatever the state
+    read, logits = unembedding.logits(states_read.flatten(0, 1)).view_as(logits)[said], logits[said].float()
     why = f"the logit lens of the last layer is not the model's logits: {_relation(read, logits)}"
     what = f"difference of the last layer's logit lens and the logits, {SHARE}"
     return at_most(gap(read, logits), patient.tolerance, what, why)
+
+
+def _first(output: Any) -> Tensor:
+    """Return the residual stream among what a block returns."""
+    found: Tensor = output if isinstance(output, Tensor) else output[0]
+    return found.detach()
 
 
 def _last_block(patient: Patient) -> str:
@@ -44,10 +53,7 @@ def _last_block(patient: Patient) -> str:
 
 def _relation(read: Tensor, logits: Tensor) -> str:
     """Return what the logits are to the lens: its multiple, a softened form of it, or something else."""
-    seen = logits.abs() < HUGE
-    a, b = read[seen].double().cpu(), logits[seen].double().cpu()
-    if not bool(a.isfinite().all() and b.isfinite().all()):
-        return "there are numbers that are not finite"
+    a, b = read.double().cpu(), logits.double().cpu()
     factor = float((a * b).sum() / (a * a).sum().clamp(min=torch.finfo(a.dtype).tiny))
     if float((a * factor - b).abs().max()) < 1e-3 * float(b.abs().max()):
         return f"the logits are {factor:.4g} times it, a factor that kedit does not know of"

@@ -19,6 +19,8 @@ from kedit.sites import Site
 
 N_NEW = 5
 """How many tokens the checks generate."""
+MEDIA: tuple[Medium, ...] = ("image", "audio")
+"""What the checks try, in this order; a model that takes neither is asked in text alone."""
 WARM, COOL = ((255, 0, 0), (255, 160, 0), (255, 255, 0)), ((0, 0, 255), (0, 200, 255), (0, 160, 0))
 """The colors of the two test pictures."""
 BLOCK, BLOCKS = 56, 4
@@ -68,6 +70,9 @@ class Patient:
     @cached_property
     def medium(self) -> Medium:
         """What the model takes beside text: a picture if it can, else a sound, else nothing."""
+        known = getattr(self.model, "media", None)
+        if known is not None:
+            return next((one for one in MEDIA if one in known), "text")
         processor = getattr(self.model, "processor", None)
         if getattr(processor, "image_processor", None) is not None:
             return "image"
@@ -77,7 +82,9 @@ class Patient:
     def prompts(self) -> tuple[Prompt, Prompt]:
         """Two prompts of different length, each with a picture or sound of its own where the model takes one."""
         asked = getattr(self.model, "prompt", None) or "What is this ?"
-        return self._prompt(asked, 0), self._prompt(f"{asked} {asked}", 1)
+        mask = getattr(self._tokenizer, "mask_token", None)
+        end = f" {mask}" if mask and not self.generates else ""
+        return self._prompt(asked + end, 0), self._prompt(f"{asked} {asked}{end}", 1)
 
     @cached_property
     def batch(self) -> Forced:
@@ -96,8 +103,8 @@ class Patient:
 
     @torch.no_grad()
     def logits(self, batch: Forced | None = None) -> Tensor:
-        """Return the logits of the last two positions, `[row, 2, vocab]`, of both prompts or another batch."""
-        return _numbers(self.model.logits(self.batch if batch is None else batch, 2))
+        """Return the logits of the next word, `[row, 1, vocab]`, after both prompts or another batch."""
+        return _numbers(self.model.logits(self.batch if batch is None else batch))
 
     @cached_property
     def plain(self) -> Tensor:
@@ -124,10 +131,15 @@ class Patient:
         if self.medium == "text":
             raise NotApplicableError("the model reads text alone")
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text, rather than completing masks."""
+        can = getattr(self.module, "can_generate", None)
+        return callable(getattr(self.module, "generate", None)) and (can is None or bool(can()))
+
     def needs_generation(self) -> None:
         """Raise unless the model generates text."""
-        can = getattr(self.module, "can_generate", None)
-        if not callable(getattr(self.module, "generate", None)) or (can is not None and not can()):
+        if not self.generates:
             raise NotApplicableError("the model generates no text")
 
     def has_position_of(self, modality: str) -> bool:
@@ -154,8 +166,12 @@ class Patient:
         return NeuronSet(tuple(ids), self.site.name)
 
     @property
+    def _tokenizer(self) -> Any:
+        return getattr(self.model, "tokenizer", None)
+
+    @property
     def _padding(self) -> int | None:
-        found = getattr(getattr(self.model, "tokenizer", None), "pad_token_id", None)
+        found = getattr(self._tokenizer, "pad_token_id", None)
         return None if found is None else int(found)
 
     @property
