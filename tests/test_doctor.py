@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny_families
 import torch
-from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM
+from transformers import CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.diagnose import CHECKS, diagnose
@@ -16,8 +16,9 @@ from kedit.doctor.patient import picture
 from kedit.models.planted import Planted
 from kedit.models.tiny.families import fill, tiny
 from tests.text_model import TextModel
-from tests.tiny import SIZES, gemma2, gpt2, opt, seeded, state_of
+from tests.tiny import SIZES, VOCAB, gemma2, gpt2, opt, seeded, state_of
 
+GPT2_SIZES = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
 SHORT = tuple(name for name in CHECKS if name != "compiled")
 """All checks but the one that takes seconds."""
 
@@ -48,7 +49,7 @@ def test_the_numbers_are_those_of_the_model(planted: Planted) -> None:
     found = diagnose(planted.model, ["sites", "padding", "positions", "restored"]).findings
     assert found["sites"].value == 2 and "language 2 x 8" in found["sites"].what
     assert found["padding"].what.startswith("logits changed by 4 columns")  # "describe the picture :" once more
-    assert found["positions"].what == "of 32 positions that the image changes not called image, 32 are"
+    assert found["positions"].what == "wrong of 32 image positions; another image changes 32"
     n_weights = len(planted.model.module.state_dict())
     assert found["restored"].what.startswith(f"of {n_weights} weights")
 
@@ -105,6 +106,12 @@ def test_a_factor_that_the_configuration_does_not_tell_is_found_and_named() -> N
     lens = diagnose(model, "lens").findings["lens"]
     assert lens.status == "SILENTLY_WRONG"
     assert "the logits are 0.0625 times it" in lens.why
+
+
+def test_a_module_in_training_mode_is_examined_as_it_is_used_and_goes_on_training(planted: Planted) -> None:
+    module = seeded(lambda: GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, resid_pdrop=0.5))).train()
+    assert diagnose(TextModel(module), "identity").sound
+    assert all(one.training for one in module.modules())
 
 
 def test_a_quantized_weight_is_no_column_and_no_fault() -> None:

@@ -1,6 +1,7 @@
 """The doctor finds models that were broken on purpose, and leaves them as they were."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional
 from kedit.doctor.diagnose import CHECKS, diagnose
 from kedit.doctor.patient import picture
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import IMAGE, MODALITIES, PADDING, Forced
 from tests.text_model import TextModel
 from tests.tiny import gpt2, state_of
 from tests.tiny_llava import tiny_llava
@@ -157,6 +159,30 @@ def other_image_token(model: HuggingFaceMLLM) -> None:
     module.config.image_token_id = OTHER_TOKEN
 
 
+class Late:
+    """A language model whose input arrives one position late."""
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return super().__call__(*given, **(named | {"inputs_embeds": named["inputs_embeds"].roll(1, 1)}))  # type: ignore[misc]
+
+
+def picture_one_late(model: HuggingFaceMLLM) -> None:
+    """The picture's features land one position behind the tokens that stand for them."""
+    inner = language(model)
+    inner.__class__ = type("LateModel", (Late, type(inner)), {})
+
+
+def every_word_an_image(model: HuggingFaceMLLM) -> None:
+    read = model.read
+
+    def credulous(*given: Any) -> Forced:
+        batch = read(*given)
+        seen = batch.kinds != PADDING
+        return replace(batch, kinds=seen * IMAGE, modalities=seen * MODALITIES.index("image"))
+
+    object.__setattr__(model, "read", credulous)
+
+
 def input_erased_in_place(model: HuggingFaceMLLM) -> None:
     def make(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def erasing(x: Tensor) -> Tensor:
@@ -290,7 +316,10 @@ BROKEN: list[tuple[Break, Found]] = [
             "media": FINE,
         },
     ),
-    (a_layer_without_neurons, {"sites": ("DEGRADED", "the configuration has 3 layers"), "recorded": FINE}),
+    (
+        a_layer_without_neurons,
+        {"sites": ("DEGRADED", "the neurons of 1 of 3 layers cannot be found"), "recorded": FINE},
+    ),
     (attention_mask_ignored, {"padding": (WRONG, "an ignored attention mask"), "identity": FINE}),
     (
         image_tokens_hidden,
@@ -322,10 +351,12 @@ BROKEN: list[tuple[Break, Found]] = [
     (
         other_image_token,
         {
-            "positions": (WRONG, "the processor made [16, 16] image tokens of the two prompts, and [1, 2] were found"),
+            "positions": ("ERROR", "Image features and image tokens do not match"),
             "media": ("ERROR", "Image features and image tokens do not match"),
         },
     ),
+    (picture_one_late, {"positions": (WRONG, "2 that the image changes are not called image"), "media": FINE}),
+    (every_word_an_image, {"positions": (WRONG, "are called so that it does not fill")}),
     (blind, {"media": (WRONG, "the logits do not depend on the image"), "positions": ("DEGRADED", "does not enter")}),
     (input_erased_in_place, {"recorded": (WRONG, "does not compute with what is recorded"), "identity": FINE}),
     (swapped_columns, {"recorded": (WRONG, "layers.1.mlp.down_proj` does not"), "column": (WRONG, "in layers 1 ")}),
