@@ -36,7 +36,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, then measure section by section; what the model cannot give is a line with the reason."""
     from experiments.inspecting import depths, page, places, stability, words
     from experiments.inspecting.rows import Subject, attempted
-    from experiments.steps import locate, neuron_part
+    from experiments.steps import language_only, locate, neuron_part
     from kedit.neurons import save_scores
     from kedit.samples import find_concept
 
@@ -48,6 +48,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         concept = find_concept(data.concepts, str(cfg.concept))
         split = data.split(concept, locate=cfg.located, target=cfg.target, retention=cfg.retention, seed=cfg.seed)
         pairs = [inpaint(sample, concept) for sample in split.locate]
+        language_only(locator, "inspect")
     model = loaded(cfg.model)
     with misuse():
         site = model.site(locator.site)

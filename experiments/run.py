@@ -32,6 +32,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, measure and report."""
     from experiments import show
     from experiments.steps import Parts, corpus_part, interview, locate, neuron_part, questioned
+    from kedit.edit.plan import check_plan
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
@@ -42,11 +43,13 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     # Whatever can be wrong is found before the model is loaded, which is slow.
     parts = Parts(*(build(cfg[group]) for group in ("data", "inpaint", "locate", "edit")))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
+    scope = getattr(parts.locator, "scope", "language")
     with misuse():
+        check_plan(parts.plan, parts.locator.site, scope)
         exam, pairs, skipped = questioned(parts, cfg.concept, cfg.evaluate, cfg.seed)
     model = loaded(cfg.model)
     with misuse():
-        site = model.site(parts.locator.site, getattr(parts.locator, "scope", "language"))
+        site = model.site(parts.locator.site, scope)
 
     located = locate(model, parts.locator, pairs, bar)
     kept.save_file("scores.safetensors", lambda path: save_scores(located.scores, path))

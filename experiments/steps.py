@@ -29,6 +29,13 @@ class Parts(NamedTuple):
     plan: EditPlan
 
 
+def language_only(locator: Any, command: str) -> None:
+    """Raise a ValueError if the locator looks outside the language model, where `command` has nothing to show."""
+    scope = getattr(locator, "scope", "language")
+    if scope != "language":
+        raise ValueError(f"`kedit {command}` shows the language model's neurons, and `locate.scope` is `{scope}`")
+
+
 class Asked(NamedTuple):
     """What an edit is judged on, what it is located with, and what the data set passed over."""
 

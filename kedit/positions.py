@@ -57,7 +57,7 @@ class Sequence:
         self._last: Tensor | None = None
         self._mask: Tensor | None = None
         self._start = self._end = 0
-        self._settled = True
+        self._settled, self._parted = True, False
 
     def saw_tokens(self, tokens: Tensor) -> None:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
@@ -95,6 +95,12 @@ class Sequence:
                 f"the cache held {self._start} columns before the edit began: edits by position need the whole "
                 "generation, from its prompt on, inside `with`"
             )
+        if self._parted and (positions == "last" or phase != "both"):
+            raise ValueError(
+                f"the model was called with {tokens.shape[1]} columns behind {self._start} cached ones: guesses "
+                "(assisted decoding, prompt lookup) or a prompt in parts, so that the prompt's end is unknown; "
+                "generate without them, or edit at `positions` all, image or text in phase both"
+            )
         columns = torch.arange(self._start, self._end, device=tokens.device).expand_as(tokens)
         n_prompt = self._prompt.shape[1]
         if positions == "all":
@@ -127,6 +133,9 @@ class Sequence:
         end, self._settled = self._start + tokens.shape[1], True
         if self._start == 0 and not self._continues(tokens):
             self._prompt, self._last = tokens, _last_valid(self._mask)
+            self._parted = False
+        elif self._start and (tokens.shape[1] > 1 or self._start < self._end):
+            self._parted = True
         self._end = end
 
     def _continues(self, tokens: Tensor) -> bool:

@@ -90,7 +90,7 @@ def embedding_path(module: nn.Module) -> str | None:
     own = named_by_model(module, "get_input_embeddings")
     found = [path for path, one in module.named_modules() if one is own]
     if found:
-        return found[0]
+        return str(found[0])
     sizes = {path: one.num_embeddings for path, one in module.named_modules() if isinstance(one, nn.Embedding)}
     return max(sizes, key=lambda path: sizes[path], default=None)
 

@@ -151,8 +151,8 @@ def _linear(path: str, module: nn.Module) -> Linear | None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         return Linear(path, weight.shape[0], weight.shape[1])
-    sizes = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return Linear(path, *sizes) if isinstance(sizes[0], int) and isinstance(sizes[1], int) else None
+    n_in, n_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return Linear(path, n_in, n_out) if isinstance(n_in, int) and isinstance(n_out, int) else None
 
 
 def _residual_width(block: nn.Module) -> int | None:

@@ -10,12 +10,20 @@ import pytest
 import tiny
 import tiny_families
 import torch
+from tiny_llava import tiny_llava
 from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, Qwen2MoeConfig
 
 from kedit.edit.edit import Edit, active
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.experts import Gate, Routing
 from kedit.hooks import Some, intervene, record
+from kedit.locate.gradcam import GradCAM
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import TopK
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Generated
+from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.sites import Site, SiteError
 
@@ -313,3 +321,43 @@ def test_rows_are_laid_out_by_token_and_expert_and_taken_back(implementation: st
     changed = laid.clone()
     changed[:, at] += 100
     assert torch.equal(routing.put_back(rows, at, laid[:, at] + 100), routing.taken_back(changed))
+
+
+def test_experts_of_a_model_that_sees_are_silenced_bit_for_bit() -> None:
+    module = tiny_families.qwen3_vl_moe()
+    inputs = tiny_families.qwen_prompt([8, 5, 6, 10], [11])
+    site = Site.of(module)
+    assert site.block(1).output == "model.language_model.layers.1.mlp.experts" and site.block(1).experts == 4
+    silent = NeuronSet(tuple(site.of_expert(0, expert, 5) for expert in range(4)))
+    with torch.no_grad():
+        before = module(**inputs).logits
+        with Edit(silent, Zero()).applied(module):
+            hooked = module(**inputs).logits
+        for one in silent:
+            site.value_vector(module, one).zero_()
+        assert torch.equal(module(**inputs).logits, hooked) and not torch.equal(hooked, before)
+
+
+def test_locating_takes_gradients_at_experts_and_at_the_shared_one_beside_them() -> None:
+    model = tiny_llava()
+    described = copy.deepcopy(model.module.config)
+    described.text_config = Qwen2MoeConfig(
+        **{**tiny_families.MOE_SIZES, "vocab_size": described.text_config.vocab_size, "max_position_embeddings": 128},
+        num_experts=tiny_families.N_EXPERTS, moe_intermediate_size=tiny.NEURONS, shared_expert_intermediate_size=12,
+    )  # fmt: skip
+    module = tiny.seeded(lambda: LlavaForConditionalGeneration(described))
+    model = HuggingFaceMLLM(module, model.processor, "experts", model.prompt, batch_size=2)
+    pairs = [without(picture(str(n), (n,)), STAR_CONCEPT) for n in range(2)]
+    told = [Generated("a star", tuple(model.tokenizer("a star", add_special_tokens=False).input_ids))] * 2
+    locator = Locator({"only": Stage(GradCAM("all", "sum"), TopK(3))})
+    scores = locator.score(model, pairs, captions=told)["only"]
+    mention = model.mention(told[0], pairs[0].concept)
+    assert mention is not None
+    batch = model.forced([pair.sample.image for pair in pairs], [mention.prefix] * 2)
+    with record(module, model.site(), differentiable=True) as seen:
+        said = model.logits(batch)[:, -1, mention.word[0]].sum()
+    gradients = torch.autograd.grad(said, [seen[layer] for layer in range(4)])
+    for layer, gradient in enumerate(gradients):
+        expected = (gradient * seen[layer]).detach().reshape(-1, seen[layer].shape[-1]).sum(0) / 2
+        torch.testing.assert_close(scores.values[layer, : len(expected)], expected, atol=1e-5, rtol=1e-3)
+        assert bool(expected.ne(0).any())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_families
 import torch
 from torch import Tensor
 
@@ -283,3 +284,142 @@ def test_an_edit_that_acts_nowhere_in_the_sequence_warns_of_nothing() -> None:
     with warnings.catch_warnings(), edit("image", "decode").applied(llava()):
         warnings.simplefilter("error")
         tiny.generated(llava(), PROMPTS, n_new=2)
+
+
+# --- an encoder and a decoder
+
+
+OF_T5 = {"input_ids": torch.tensor([[5, 6, 7, 8, 13], [0, 0, 9, 10, 2]]),
+         "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])}  # fmt: skip
+OF_BOTH = NeuronSet(tuple(NeuronId(layer, i) for layer in range(2 * tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
+CODED = [
+    ("all", "prefill", [0, 1, 2, 3, 4], False),
+    ("all", "decode", [], True),
+    ("text", "both", [0, 1, 2, 3, 4], True),
+    ("last", "both", [4], True),
+    ("last", "prefill", [4], False),
+    ("last", "decode", [], True),
+]
+"""Where an edit acts: the columns of the encoder, and whether it acts in the decoder."""
+
+
+@cache
+def t5() -> Any:
+    return tiny_families.t5()
+
+
+@pytest.mark.parametrize(("positions", "phase", "columns", "decodes"), CODED)
+@torch.no_grad()
+def test_a_decoders_columns_continue_behind_its_encoders(
+    positions: Any, phase: Any, columns: list[int], decodes
+) -> None:
+    inputs = OF_T5 | {"decoder_input_ids": torch.tensor([[0, 5, 6], [0, 7, 8]])}
+    scale = torch.ones(tiny.NEURONS)
+    scale[::3] = -3.0
+    here = torch.zeros(5, 1, dtype=torch.bool)
+    here[columns] = True
+    masks = {"encoder": here, "decoder": torch.full((3, 1), decodes)}
+    handles = []
+    for path, one in t5().named_modules():
+        if path.endswith("wo"):
+            mask = masks[path.split(".")[0]]
+            handles.append(
+                one.register_forward_pre_hook(
+                    lambda module, args, mask=mask: (torch.where(mask, args[0] * scale, args[0]),)
+                )
+            )
+    expected = t5()(**inputs).logits
+    for handle in handles:
+        handle.remove()
+    with Edit(OF_BOTH, Scale(-3.0), positions, phase).applied(t5()):
+        assert torch.equal(t5()(**inputs).logits, expected)
+    assert not torch.equal(t5()(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize(("positions", "phase"), [one[:2] for one in CODED])
+def test_an_encoder_decoder_is_edited_alike_with_and_without_a_cache_and_padding(positions: Any, phase: Any) -> None:
+    plain, _ = tiny.generated(t5(), OF_T5)
+    with Edit(OF_BOTH, Scale(-3.0), positions, phase).applied(t5()):
+        cached, logits = tiny.generated(t5(), OF_T5)
+        whole, whole_logits = tiny.generated(t5(), OF_T5, use_cache=False)
+        beams, _ = tiny.generated(t5(), OF_T5, num_beams=3)
+        alone = {key: value[1:, 2:] for key, value in OF_T5.items()}
+        tokens, _ = tiny.generated(t5(), alone)
+        beams_alone, _ = tiny.generated(t5(), alone, num_beams=3)
+    assert torch.equal(cached, whole) and torch.equal(cached[1:], tokens) and torch.equal(beams[1:], beams_alone)
+    assert not torch.equal(cached, plain)
+    torch.testing.assert_close(logits, whole_logits, atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("positions", ["image", "text", "last"])
+def test_an_encoder_that_reads_a_picture_is_edited_at_its_positions(positions: Any) -> None:
+    module = tiny_families.blip2_t5()
+    _, unedited = tiny.generated(module, UNEVEN)
+    with Edit(OF_BOTH, Scale(-3.0), positions).applied(module):
+        cached, logits = tiny.generated(module, UNEVEN)
+        whole, _ = tiny.generated(module, UNEVEN, use_cache=False)
+        alone = [tiny.generated(module, tiny.row_of(UNEVEN, row))[0] for row in range(3)]
+        beams, _ = tiny.generated(module, UNEVEN, num_beams=3)
+        beams_alone = [tiny.generated(module, tiny.row_of(UNEVEN, row), num_beams=3)[0] for row in range(3)]
+    assert torch.equal(cached, whole) and torch.equal(cached, torch.cat(alone))
+    assert torch.equal(beams, torch.cat(beams_alone))
+    assert not torch.allclose(logits, unedited, atol=1e-3)
+
+
+def test_an_encoder_that_reads_a_longer_text_with_the_same_beginning_starts_anew() -> None:
+    longer = {"input_ids": torch.tensor([[5, 6, 7, 8, 13, 14]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
+    shorter = {key: value[:, :5] for key, value in longer.items()}
+    with Edit(OF_BOTH, Scale(-3.0), "last").applied(t5()):
+        alone, _ = tiny.generated(t5(), longer)
+    with Edit(OF_BOTH, Scale(-3.0), "last").applied(t5()):
+        tiny.generated(t5(), shorter)
+        assert torch.equal(tiny.generated(t5(), longer)[0], alone)
+
+
+# --- other ways to generate
+
+
+GUESSED = {
+    "input_ids": torch.tensor([[1, 5, 6, 7, 5, 6, 7, 5, 6]]),
+    "attention_mask": torch.ones(1, 9, dtype=torch.long),
+}
+
+
+def test_several_tokens_that_are_guessed_at_once_are_edited_as_one_after_the_other() -> None:
+    module = tiny.llama()
+    plain, _ = tiny.generated(module, GUESSED, n_new=8)
+    with edit("text", "both").applied(module):
+        one_by_one, _ = tiny.generated(module, GUESSED, n_new=8)
+        guessed, _ = tiny.generated(module, GUESSED, n_new=8, prompt_lookup_num_tokens=3)
+    assert torch.equal(guessed, one_by_one) and not torch.equal(guessed, plain)
+
+
+@pytest.mark.parametrize(("positions", "phase"), [("last", "both"), ("all", "decode"), ("text", "prefill")])
+@pytest.mark.parametrize(
+    "options", [{"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 4}], ids=["guesses", "parts"]
+)
+def test_where_the_prompts_end_cannot_be_told_an_edit_that_needs_it_is_refused(
+    positions: Any, phase: Any, options
+) -> None:
+    module = tiny.llama()
+    refused = pytest.raises(ValueError, match=r"prompt's end is unknown.*`positions` all, image or text in phase both")
+    with refused, edit(positions, phase).applied(module):
+        tiny.generated(module, GUESSED, n_new=8, **options)
+
+
+@pytest.mark.parametrize("positions", ["image", "text", "last"])
+def test_a_model_that_counts_positions_in_three_axes_is_edited_alike_from_a_cache_and_padded(positions: Any) -> None:
+    module = tiny_families.qwen2_5_vl()
+    rows = ([8, 5, 6, 10], [11])
+    inputs = tiny_families.qwen_prompt(*rows)
+    plain, _ = tiny.generated(module, inputs)
+    with edit(positions, "both").applied(module):
+        cached, logits = tiny.generated(module, inputs)
+        whole, whole_logits = tiny.generated(module, inputs, use_cache=False)
+        alone = {key: value[1:, 3:] for key, value in inputs.items() if value.shape == inputs["input_ids"].shape}
+        alone |= {"pixel_values": inputs["pixel_values"][16:], "image_grid_thw": inputs["image_grid_thw"][1:]}
+        tokens, _ = tiny.generated(module, alone)
+        again, _ = tiny.generated(module, inputs)
+    assert torch.equal(cached, whole) and torch.equal(cached[1:], tokens) and torch.equal(cached, again)
+    assert not torch.equal(cached, plain)
+    torch.testing.assert_close(logits, whole_logits, atol=5e-5, rtol=1e-3)

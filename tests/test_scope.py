@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.hooks import record
+from kedit.inspection.decode import decode
 from kedit.locate.activation import Activation
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.contribution import Contribution
@@ -59,7 +60,7 @@ PARTS: dict[tuple[str, str], list[str]] = {
     ("blip2", "qformer"): ["qformer.encoder.layer.0.output_query.dense", "qformer.encoder.layer.1.output_query.dense"],
     ("blip2_t5", "language"): [
         *(f"language_model.encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"language_model.decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"language_model.decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
     ("instructblip", "qformer"): [
         *(f"qformer.encoder.layer.{n}.output_query.dense" for n in range(2)),
@@ -70,11 +71,11 @@ PARTS: dict[tuple[str, str], list[str]] = {
     ("bert", "language"): ["bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense"],
     ("t5", "language"): [
         *(f"encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
     ("gated t5", "language"): [
         *(f"encoder.block.{n}.layer.1.DenseReluDense.wo" for n in range(2)),
-        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(3)),
+        *(f"decoder.block.{n}.layer.2.DenseReluDense.wo" for n in range(2)),
     ],
 }  # fmt: skip
 
@@ -372,6 +373,11 @@ def test_neurons_outside_the_language_model_are_not_read_by_position() -> None:
     site = Site.of(seeing().module, "mid", "vision")
     with pytest.raises(ValueError, match="neurons of scope `vision` see no positions of the prompt"):
         next(iter(prompted(seeing(), site, [pairs()[0].image])))
+
+
+def test_neurons_outside_the_language_model_have_no_words() -> None:
+    with pytest.raises(ValueError, match="neurons of scope `vision` do not write into the stream that becomes words"):
+        decode(seeing(), NeuronSet(((0, 1),), "mid", "vision"))
 
 
 def test_two_linear_maps_beside_a_stack_are_a_projector_only_with_an_activation() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_families
 import torch
 from torch import Tensor, nn
 
@@ -233,3 +234,94 @@ def test_layers_that_share_a_module_are_refused_since_their_neurons_cannot_be_to
     module.blocks = nn.ModuleList([one, one])
     with pytest.raises(SiteError, match=r"share the module `blocks\.1\.down`"):
         Site.of(module)
+
+
+# --- what structure has to see through
+
+
+@pytest.mark.parametrize("family", ["gptj", "falcon", "bert"])
+def test_older_families_are_found_and_silenced_bit_for_bit(family: str) -> None:
+    module = getattr(tiny_families, family)()
+    site, ids = Site.of(module), torch.tensor([[1, 5, 6], [1, 7, 8]])
+    assert site.widths == dict.fromkeys(range(tiny.LAYERS), tiny.NEURONS)
+    keep = torch.ones(tiny.NEURONS)
+    keep[7] = 0.0
+    with torch.no_grad():
+        before = module(input_ids=ids).logits
+        with intervene(module, site, {0: lambda activation: activation * keep}):
+            hooked = module(input_ids=ids).logits
+        site.value_vector(module, NeuronId(0, 7)).zero_()
+        assert torch.equal(module(input_ids=ids).logits, hooked) and not torch.equal(hooked, before)
+
+
+class Packed(nn.Module):
+    """A linear map whose weight is not a matrix of numbers, as quantization leaves it."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = n_in, n_out
+        self.qweight = nn.Parameter(torch.zeros(n_in * n_out // 8, dtype=torch.int32), requires_grad=False)
+
+
+def test_packed_weights_are_found_by_their_sizes_and_their_values_are_refused() -> None:
+    one, module = nn.Module(), nn.Module()
+    one.norm, one.up, one.act, one.down = nn.LayerNorm(4), Packed(4, 8), nn.ReLU(), Packed(8, 4)
+    module.blocks = nn.ModuleList([one])
+    site = Site.of(module)
+    assert site.block(0).output == "blocks.0.down" and site.widths == {0: 8}
+    with pytest.raises(SiteError, match=r"the weight of `blocks\.0\.down` \(Packed\) is packed or quantized"):
+        site.value_matrix(module, 0)
+
+
+def test_a_part_in_eight_bits_has_neurons_and_no_readable_weight() -> None:
+    module = tiny.plain()
+    output = module.blocks[0][2]
+    output.weight = nn.Parameter(output.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(SiteError, match="is packed or quantized: what its neurons write cannot be read"):
+        Site.of(module).value_vector(module, NeuronId(0, 0))
+
+
+def test_a_norm_inside_the_feed_forward_block_is_not_taken_for_the_residual_stream() -> None:
+    one, module = nn.Module(), nn.Module()
+    one.mlp = nn.Module()
+    one.mlp.up, one.mlp.act, one.mlp.inner_norm, one.mlp.down = (
+        nn.Linear(4, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 4),
+    )  # fmt: skip
+    one.input_norm, one.post_attention_norm = nn.LayerNorm(4), nn.LayerNorm(4)
+    module.blocks = nn.ModuleList([one])
+    assert Site.of(module).block(0).output == "blocks.0.mlp.down"
+
+
+def test_gates_beside_a_block_are_no_neurons_where_a_block_is_named() -> None:
+    one, module = nn.Module(), nn.Module()
+    one.norm, one.mlp = nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    one.side_gate, one.side = nn.Linear(4, 3), nn.Linear(3, 4)
+    module.blocks = nn.ModuleList([one])
+    assert [block.output for block in feed_forwards(module)] == ["blocks.0.mlp.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        (
+            "IdeficsForVisionText2Text",
+            {"model.layers.0.mlp.down_proj", "model.gated_cross_attn_layers.0.mlp.down_proj"},
+        ),
+        (
+            "BltForCausalLM",
+            {
+                f"model.{part}.layers.0.mlp.down_proj"
+                for part in ("local_encoder", "global_transformer", "local_decoder")
+            },
+        ),
+        ("SeedOssForCausalLM", {"model.layers.0.mlp.down_proj"}),
+        ("BitNetForCausalLM", {"model.layers.0.mlp.down_proj"}),
+    ],
+)
+def test_families_that_names_would_mislead_are_found_whole(name: str, outputs: set[str]) -> None:
+    import transformers
+
+    built_for = getattr(transformers, name)
+    with torch.device("meta"):
+        module = built_for(built_for.config_class())
+    assert outputs <= {block.output for block in feed_forwards(module)}

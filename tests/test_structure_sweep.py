@@ -57,7 +57,7 @@ def coverage(module: nn.Module) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_language_model_of_nearly_every_class_of_transformers_has_its_neurons_found(capsys: Any) -> None:
     transformers.logging.set_verbosity_error()
@@ -76,5 +76,5 @@ def test_the_language_model_of_nearly_every_class_of_transformers_has_its_neuron
         for kind in ("some", "none"):
             told.append(f"{kind}: {' '.join(name for name, one in found.items() if one.split(' + ')[0] == kind)}")
         sys.stdout.write("\n" + "\n".join(told) + "\n")
-    assert counts["whole"] >= 0.9 * len(found)
-    assert others["vision"] >= 60 and others["projector"] >= 30 and others["qformer"] >= 2 and others["audio"] >= 10
+    assert counts["whole"] >= 300 and counts["none"] <= 12
+    assert others["vision"] >= 75 and others["projector"] >= 55 and others["qformer"] >= 5 and others["audio"] >= 18

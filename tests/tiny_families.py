@@ -39,7 +39,7 @@ N_EXPERTS, N_ROUTED = 4, 2
 MOE_SIZES = {**tiny.SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": N_ROUTED}
 T5_SIZES = {
     "vocab_size": tiny.VOCAB, "d_model": tiny.WIDTH, "d_kv": 8, "d_ff": tiny.NEURONS, "num_layers": tiny.LAYERS,
-    "num_decoder_layers": tiny.LAYERS + 1, "num_heads": 2, "pad_token_id": tiny.PAD, "eos_token_id": tiny.EOS,
+    "num_heads": 2, "pad_token_id": tiny.PAD, "eos_token_id": tiny.EOS,
     "decoder_start_token_id": tiny.PAD, "initializer_factor": 3.0, "dropout_rate": 0.0,
 }  # fmt: skip
 TOWER = {
@@ -132,3 +132,22 @@ def qwen_prompt(*rows: list[int], seed: int = 0) -> dict[str, Tensor]:
     inputs["image_grid_thw"] = torch.tensor([[1, 4, 4]] * len(rows))
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == tiny.IMAGE_TOKEN).int()
     return inputs
+
+
+def qwen3_vl_moe() -> Any:
+    """Return a model that sees, and whose language model has experts."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    vision = {
+        "depth": 2, "hidden_size": 16, "intermediate_size": 12, "num_heads": 2, "patch_size": 4, "out_hidden_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "deepstack_visual_indexes": [0],
+        "num_position_embeddings": 16,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True}
+    text = {**MOE_SIZES, "num_experts": N_EXPERTS, "moe_intermediate_size": tiny.NEURONS, "rope_scaling": rope}
+    text["mlp_only_layers"] = []
+    config = Qwen3VLMoeConfig(
+        text_config=text, vision_config=vision, image_token_id=tiny.IMAGE_TOKEN, video_token_id=7,
+        vision_start_token_id=8, vision_end_token_id=9,
+    )  # fmt: skip
+    return tiny.seeded(lambda: Qwen3VLMoeForConditionalGeneration(config))

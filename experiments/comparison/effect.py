@@ -16,7 +16,7 @@ from experiments.comparison.outcome import Outcome
 from experiments.comparison.rows import Row, budget_size, picked, rows
 from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
-from experiments.steps import Parts, questioned
+from experiments.steps import Parts, language_only, questioned
 from kedit import __version__
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.metrics import Similarity
@@ -42,6 +42,8 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     with misuse():
         asked = [questioned(parts, name, cfg.evaluate, cfg.seed) for name in choices.concepts]
         hall = _hall(cfg, parts, choices)
+        for method in choices.methods:
+            language_only(method.locators[0], "compare")
     model = loaded(cfg.model)
     with misuse():
         model.site(parts.locator.site)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kedit.edit.edit import Edit
-from kedit.edit.operators import Operator
+from kedit.edit.operators import Operator, Patch, Zero
 from kedit.edit.reference import Reference
 from kedit.models.mllm import MLLM
-from kedit.neurons import NeuronSet
+from kedit.neurons import NeuronSet, Scope, SiteName
 from kedit.positions import Phase, Positions, check_span
 from kedit.samples import Counterfactual, Progress, silent
 
@@ -63,3 +63,9 @@ class PatchPlan:
     def edit(self, neurons: NeuronSet, operator: Operator, name: str) -> Edit:
         """Return the edit of `neurons`."""
         return Edit(neurons, operator, self.positions, self.phase, name)
+
+
+def check_plan(plan: EditPlan, site: SiteName, scope: Scope) -> None:
+    """Raise a ValueError unless `plan` can edit neurons of `scope`: what a model would only show later."""
+    measured = isinstance(plan, PatchPlan)
+    plan.edit(NeuronSet((), site, scope), Patch({}) if measured else Zero(), "check")

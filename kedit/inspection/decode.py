@@ -44,13 +44,15 @@ def decode(model: MLLM, neurons: NeuronSet, k: int = 10) -> list[Decoded]:
     gated block the gate's partner still scales it, which changes no ranking but may change its sign.
 
     Raises:
-        ValueError: `k` is not positive.
+        ValueError: `k` is not positive, or the neurons are outside the language model.
         UnembeddingError: The model has no output matrix.
     """
     if k < 1:
         raise ValueError(f"`k` is a number of words, 1 or more, got {k}")
     if not neurons:
         return []
+    if neurons.scope != "language":
+        raise ValueError(f"neurons of scope `{neurons.scope}` do not write into the stream that becomes words")
     unembedding, site = Unembedding.of(model.module), model.site(neurons.site)
     vectors = torch.stack([site.value_vector(model.module, one) for one in neurons]).to(unembedding.weight.device)
     told = {

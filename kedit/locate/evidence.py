@@ -103,21 +103,12 @@ class _Batch:
 
             return see
 
-        watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
-        if "attention" in self.needs:
-            watched = attending(self.model.module)
         mentions = [case.mention for case in self.cases]
         with torch.set_grad_enabled("gradient" in self.needs):
-            with (
-                watched as attention,
-                intervene(
-                    self.model.module,
-                    self.site,
-                    {layer: seen(layer, attention) for layer in self.site.blocks},
-                    label="locate",
-                ),
-            ):
-                logits = self.model.logits(original, n_last=self.target.n_last(mentions))
+            with self._watched() as attention:
+                rewrites = {layer: seen(layer, attention) for layer in self.site.blocks}
+                with intervene(self.model.module, self.site, rewrites, label="locate"):
+                    logits = self.model.logits(original, n_last=self.target.n_last(mentions))
             if "gradient" in self.needs:
                 # Every later layer lies between the first one and the logits: its hook sees its gradient on the way.
                 torch.autograd.grad(self.target.output(logits, mentions).sum(), roots, allow_unused=True)
@@ -125,6 +116,9 @@ class _Batch:
                     # Nothing after it is read, as of the last layers of some vision towers.
                     score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
         return {name: [layers[layer] for layer in self.site.blocks] for name, layers in found.items()}
+
+    def _watched(self) -> AbstractContextManager[dict[int, Attention]]:
+        return attending(self.model.module) if "attention" in self.needs else nullcontext({})
 
     def _forced(self, images: Sequence[Image]) -> Forced:
         return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
