@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.complaints import ConfigurationError, explained, misused, one_line
+from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
 
 __all__ = [
     "ConfigurationError",
@@ -230,7 +230,8 @@ def _where_to_look(error: Exception) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
-    return f"; the traceback is in {log}" if _code(error) == FAILED and log.is_file() else ""
+    worth_it = _code(error) == FAILED and not isinstance(error, NegativeResult)
+    return f"; the traceback is in {log}" if worth_it and log.is_file() else ""
 
 
 def _other_folder(error: Exception) -> str:

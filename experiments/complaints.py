@@ -9,6 +9,10 @@ class ConfigurationError(Exception):
     """The command or the configuration is wrong; the message says what would fix it."""
 
 
+class NegativeResult(Exception):  # noqa: N818 - nothing went wrong
+    """The job is done, and what it found has to fail the command; the message says what."""
+
+
 def misused(error: BaseException) -> bool:
     """Return whether the command or the configuration caused `error`."""
     from hydra.errors import HydraException
@@ -39,7 +43,7 @@ def explained(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return one_line(str(error.args[0]))
     # These are raised with a message for the user; the name of another kind is part of what happened.
-    told = misused(error) or type(error) in (ValueError, LookupError) or isinstance(error, OSError)
+    told = type(error) in (ValueError, LookupError) or isinstance(error, OSError | NegativeResult) or misused(error)
     return one_line(str(error) if told else f"{type(error).__name__}: {error}")
 
 

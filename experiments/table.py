@@ -18,10 +18,10 @@ COLUMNS = (
 
 
 def reports(folders: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the reports at or below each folder, in the order of their paths."""
+    """Yield the reports of edits at or below each folder, in the order of their paths."""
     for folder in folders:
         found = sorted(Path(folder).rglob("report.json"), key=lambda path: [_number(part) for part in path.parts])
-        # A task has no concept to suppress, and its table is in its report.md.
+        # A task or a diagnosis has no concept to suppress, and its table is in its report.md.
         told = [one for path in found if "suppression" in (one := json.loads(path.read_text()))]
         if not told:
             raise FileNotFoundError(f"no finished run in `{folder}`: it holds no report.json of `kedit run`")

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from kedit.data.folder import Folder
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.scenes import Scenes
+    from kedit.doctor.diagnose import diagnose
     from kedit.edit.edit import Edit
     from kedit.edit.operators import Patch, Scale, Zero, amplify
     from kedit.evaluation.exam import Exam, Transcript
@@ -72,6 +73,7 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
     "measure": "kedit.evaluation.measure",
     "two_stage": "kedit.locate.two_stage",
@@ -83,7 +85,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
-    "Similarity", "measure", "__version__",
+    "Similarity", "measure", "diagnose", "__version__",
 ]  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from kedit.sites import decoder_path
-from kedit.stacks import named_by_model
+from kedit.stacks import named_by_model, stacks_of
 from kedit.weights import weight_of
 
 FinalNorm = Literal["none", "gamma"]
@@ -30,13 +31,16 @@ class Unembedding:
     """The norm's learned scale, `[d_model]`; ones where there is no norm."""
     centered: bool
     """Whether the norm subtracts the mean over the width (LayerNorm) or not (RMSNorm)."""
+    head: nn.Module
+    """What makes logits of the last hidden state: the output matrix alone, or with what surrounds it (BERT's head)."""
+    ending: "Ending"
 
     @classmethod
     def of(cls, module: nn.Module) -> "Unembedding":
         """Find both in `module`; an UnembeddingError says what is missing."""
         head = named_by_model(module, "get_output_embeddings")
         weight = getattr(head, "weight", None)
-        if not isinstance(weight, Tensor):
+        if head is None or not isinstance(weight, Tensor):
             raise UnembeddingError(
                 f"{type(module).__name__} has no output matrix over its words (`get_output_embeddings()` gives none)"
             )
@@ -44,7 +48,7 @@ class Unembedding:
         weight = weight_of(head, "the output matrix")
         norm = _final_norm(module, weight.shape[1])
         gamma, centered = _measured(norm, weight) if norm is not None else (torch.ones_like(weight[0]), False)
-        return cls(weight, norm, gamma, centered)
+        return cls(weight, norm, gamma, centered, _whole(module, head), Ending.of(module))
 
     def directions(self, tokens: Sequence[int] | Tensor, norm: FinalNorm = "gamma") -> Tensor:
         """Return the direction of the residual stream that raises each token's logit: `[token, d_model]`, 32-bit.
@@ -64,11 +68,59 @@ class Unembedding:
     def logits(self, vectors: Tensor, *, raw: bool = False) -> Tensor:
         """Return what each of `vectors`, `[n, d_model]`, says of each token, `[n, vocab]`, 32-bit.
 
-        Through the final norm and the output matrix, as the last hidden state goes; with `raw` the matrix alone.
+        Through the final norm, the head with its bias, and the model's scaling of logits, as the last hidden state
+        goes; with `raw` through the output matrix alone.
         """
-        if not raw and self.norm is not None:
+        if raw:
+            return vectors.float() @ self.weight.float().T
+        if self.norm is not None:
             vectors = self.norm(vectors.to(self.weight.dtype))
-        return vectors.float() @ self.weight.float().T
+        if type(self.head) is not nn.Linear:
+            return self.ending.applied(self.head(vectors.to(self.weight.dtype)).float())
+        bias = None if self.head.bias is None else self.head.bias.float()
+        return self.ending.applied(linear(vectors.float(), self.weight.float(), bias))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a model does to its logits after the head."""
+
+    factor: float = 1.0
+    cap: float | None = None
+    """No logit is larger than this: `cap * tanh(logits / cap)`."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Ending":
+        """Read it from the configuration of the language model; there is no module that would show it."""
+        described: Any = getattr(module, "config", None)
+        text = described.get_text_config(decoder=True) if hasattr(described, "get_text_config") else described
+        factor = 1.0
+        for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+            factor *= _number(text, name) or 1.0
+        if scaling := _number(text, "logits_scaling"):
+            factor *= scaling if text.model_type.startswith("hyperclovax") else 1 / scaling
+        if getattr(text, "scale_decoder_outputs", False):
+            factor *= text.d_model**-0.5
+        return cls(factor, _number(text, "final_logit_softcapping"))
+
+    def applied(self, logits: Tensor) -> Tensor:
+        """Return what becomes of `logits`."""
+        logits = logits * self.factor
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
+def _number(described: Any, name: str) -> float | None:
+    found = getattr(described, name, None)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) and found else None
+
+
+def _whole(module: nn.Module, head: nn.Module) -> nn.Module:
+    """Return the outermost part of `module` that holds `head` and no stack of blocks."""
+    parts = next(path for path, one in module.named_modules() if one is head).split(".")
+    outer = [".".join(parts[:end]) for end in range(1, len(parts))]
+    free = (path for path in outer if not any(f"{stack}.".startswith(f"{path}.") for stack in stacks_of(module)))
+    found = next(free, None)
+    return head if found is None else module.get_submodule(found)
 
 
 def _final_norm(module: nn.Module, width: int) -> nn.Module | None:

@@ -20,6 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.positions"}),
     frozenset({"kedit.models", "kedit.data"}),
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
+    frozenset({"kedit.doctor"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),

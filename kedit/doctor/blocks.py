@@ -1,0 +1,129 @@
+"""Where the neurons are, and whether what is recorded there is what the feed-forward block computes with."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedit.doctor.comparison import SHARE, gap
+from kedit.doctor.finding import Finding, at_most
+from kedit.doctor.patient import Patient
+from kedit.hooks import after, before, record
+from kedit.neurons import NeuronId
+from kedit.stacks import language_among, stacks_of
+from kedit.structure import FeedForward, feed_forwards
+
+COLUMNS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The types of weight whose columns can be read and written; others are quantized."""
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call."""
+
+
+def sites(patient: Patient) -> Finding:
+    """Count the language model's blocks in which there are neurons, and all that it has."""
+    patient.site  # noqa: B018 - a SiteError says why there is none
+    by_scope = feed_forwards(patient.module)
+    stacks = stacks_of(patient.module)
+    mine = [f"{path}.{n}." for path in language_among(patient.module, list(stacks)) for n in range(len(stacks[path]))]
+    covered = [path for path in mine if any(block.output.startswith(path) for block in by_scope["language"])]
+    there = max(len(mine), _described_layers(patient.module))
+    what = f"blocks with neurons; {', '.join(f'{scope} {_summed(blocks)}' for scope, blocks in by_scope.items())}"
+    if len(covered) >= there:
+        return Finding("SUPPORTED", "", len(covered), there, ">=", what)
+    why = f"the neurons of {there - len(covered)} of {there} layers cannot be found, and are never located nor edited"
+    return Finding("DEGRADED", why, len(covered), there, ">=", what)
+
+
+def recorded(patient: Patient) -> Finding:
+    """Apply each output projection's weight and bias to what was recorded, and compare with what it returned."""
+    module, blocks = patient.module, patient.site.blocks
+    given: dict[int, Given] = {}
+    written: dict[int, Tensor] = {}
+    with ExitStack() as attached:
+        for layer, block in blocks.items():
+            take = lambda args, kwargs, layer=layer: given.__setitem__(layer, (args, kwargs))  # noqa: E731
+            keep = lambda output, layer=layer: written.__setitem__(layer, output.detach().clone())  # noqa: E731
+            attached.enter_context(before(module, block.output, take))
+            attached.enter_context(after(module, block.output, keep))
+        activations = attached.enter_context(record(module, patient.site))
+        patient.logits()
+    if idle := sorted(blocks.keys() - activations.keys()):
+        return _never_ran(patient, idle)
+    gaps = {layer: gap(_applied(patient, layer, activations[layer], given[layer]), written[layer]) for layer in blocks}
+    worst = max(gaps, key=lambda layer: gaps[layer])
+    return at_most(
+        gaps[worst], patient.tolerance, f"difference of recorded x weight and the projection's output, {SHARE}",
+        f"`{blocks[worst].output}` does not compute with what is recorded at its input",
+    )  # fmt: skip
+
+
+def unreadable(patient: Patient, layer: int) -> str:
+    """Return why the columns of the output projection's weight cannot be read and written; empty where they can."""
+    projection = patient.module.get_submodule(patient.site.blocks[layer].output)
+    weights = list(projection.parameters(recurse=False))
+    if any(one.is_meta for one in weights) or getattr(getattr(projection, "_hf_hook", None), "offload", False):
+        return "the weight is offloaded, and what is written to it would be lost"
+    odd = [one.dtype for one in weights if one.dtype not in COLUMNS]
+    if odd or not weights:
+        return f"the weight is quantized ({odd[0] if odd else 'no parameter'} in {type(projection).__name__})"
+    vector = patient.site.value_vector(patient.module, NeuronId(layer, 0)).untyped_storage().data_ptr()
+    if vector not in [one.untyped_storage().data_ptr() for one in weights]:
+        return f"{type(projection).__name__} keeps its weight in another form"
+    return ""
+
+
+def silent(patient: Patient, layer: int) -> bool:
+    """Return whether the layer's neurons write nothing, since the weight of its output projection is zero."""
+    return not unreadable(patient, layer) and not bool(patient.site.value_matrix(patient.module, layer).any())
+
+
+@torch.no_grad()
+def _applied(patient: Patient, layer: int, activations: Tensor, given: Given) -> Tensor:
+    """Return what the output projection of `layer` makes of `activations`, by its weight where that can be read."""
+    block = patient.site.blocks[layer]
+    projection: Any = patient.module.get_submodule(block.output)
+    if unreadable(patient, layer):
+        own: Tensor = type(projection).forward(projection, activations)
+        return own
+    values = patient.site.value_matrix(patient.module, layer).double()
+    if block.experts is not None:
+        return _mixed(projection, block.experts, activations.double(), values, given)
+    product: Tensor = activations.double() @ values
+    bias = getattr(projection, "bias", None)
+    return product if bias is None else product + bias.double()
+
+
+def _mixed(experts: Any, n_experts: int, activations: Tensor, values: Tensor, given: Given) -> Tensor:
+    """Return what each expert makes of its neurons, weighted as the router said: `[token, d_model]`."""
+    inputs = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), given[0], strict=False)) | given[1]
+    weights = inputs["top_k_weights"].double()
+    routed = weights.new_zeros(len(activations), n_experts).scatter(1, inputs["top_k_index"], weights)
+    mixed: Tensor = (activations.unflatten(1, (n_experts, -1)) * routed[..., None]).flatten(1) @ values
+    bias = getattr(experts, "down_proj_bias", None)
+    if bias is not None:
+        mixed = mixed + routed @ bias.double()
+    return mixed
+
+
+def _never_ran(patient: Patient, idle: list[int]) -> Finding:
+    path = patient.site.blocks[idle[0]].output
+    return at_most(
+        len(idle), 0, "layers whose output projection never ran",
+        f"`{path}` is passed by (layers {', '.join(map(str, idle))}): nothing is recorded and edits do nothing there",
+    )  # fmt: skip
+
+
+def _described_layers(module: nn.Module) -> int:
+    """Return how many layers the configuration gives the language model; 0 where it does not say."""
+    described: Any = getattr(module, "config", None)
+    text = described.get_text_config() if hasattr(described, "get_text_config") else described
+    found = getattr(text, "num_hidden_layers", None)
+    return found if isinstance(found, int) else 0
+
+
+def _summed(blocks: Sequence[FeedForward]) -> str:
+    """Return how many layers there are of which widths, as in `3 x 24`."""
+    widths = sorted({block.width for block in blocks})
+    return f"{len(blocks)} x {widths[0]}" if len(widths) == 1 else f"{len(blocks)} x {widths[0]} to {widths[-1]}"

@@ -1,0 +1,121 @@
+"""All checks in their order, and the one way to run them."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from torch import nn
+
+from kedit.doctor.batches import padding
+from kedit.doctor.blocks import recorded, sites
+from kedit.doctor.compiling import compiled
+from kedit.doctor.edits import column, dtype, identity, zero
+from kedit.doctor.finding import Diagnosis, Finding, NotApplicableError, first_line
+from kedit.doctor.generation import beams, cache, identity_text, static_cache
+from kedit.doctor.gradients import gradients, weight_gradients
+from kedit.doctor.lens import lens
+from kedit.doctor.patient import Patient
+from kedit.doctor.pictures import media, positions
+from kedit.doctor.residue import finite, restored
+from kedit.edit.edit import EditWarning
+from kedit.models.mllm import MLLM
+from kedit.samples import Progress, silent
+from kedit.sites import SiteError
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[Patient], Finding]
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "sites": sites,
+        "finite": finite,
+        "recorded": recorded,
+        "identity": identity,
+        "zero": zero,
+        "column": column,
+        "dtype": dtype,
+        "padding": padding,
+        "media": media,
+        "positions": positions,
+        "identity_text": identity_text,
+        "cache": cache,
+        "static_cache": static_cache,
+        "beams": beams,
+        "lens": lens,
+        "gradients": gradients,
+        "weight_gradients": weight_gradients,
+        "compiled": compiled,
+        "restored": restored,
+    }
+)
+"""What each name of a check does; they run in this order."""
+
+
+def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress: Progress = silent) -> Diagnosis:
+    """Run the checks on `model` and return what each found; a check that fails is an ERROR, and the others still run.
+
+    The model is afterwards what it was: `column` writes to three columns of weights, and restores them bit by bit.
+
+    Args:
+        model: A model with its processor, as `load` and `HuggingFaceMLLM` make it.
+        checks: The names of the checks to run, or the only one; None for all.
+        progress: Shows how far it is.
+
+    Raises:
+        TypeError: `model` is a bare module, which cannot be asked anything.
+        ValueError: There is no check of that name.
+    """
+    if isinstance(model, nn.Module):
+        raise TypeError(
+            f"a {type(model).__name__} alone cannot be given a prompt; wrap it: `HuggingFaceMLLM(module, processor)`"
+        )
+    names = chosen(checks)
+    patient = Patient(model)
+    if "restored" in names:
+        log.info("%d weights to come back to", len(patient.before.weights))
+    with _evaluating(model.module):
+        findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
+    return Diagnosis(model.name, findings)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode, and each of its parts back into the mode that it had."""
+    training = [one for one in module.modules() if one.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+def chosen(checks: Sequence[str] | str | None) -> list[str]:
+    """Return the names of the checks to run, in their order; a ValueError names those nearest to an unknown one."""
+    if checks is None:
+        return list(CHECKS)
+    asked = [checks] if isinstance(checks, str) else checks
+    for name in asked:
+        if name not in CHECKS:
+            near = get_close_matches(name, CHECKS, cutoff=0.4) or list(CHECKS)
+            raise ValueError(f"no check `{name}`; nearest: {', '.join(near)}")
+    return [name for name in CHECKS if name in asked]
+
+
+def _found(name: str, patient: Patient) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            # That an edit acted on nothing is what several checks find out, and they say it.
+            warnings.simplefilter("ignore", EditWarning)
+            return CHECKS[name](patient)
+    except NotApplicableError as reason:
+        return Finding("NOT_APPLICABLE", str(reason))
+    except SiteError as error:
+        return Finding("ERROR", first_line(error) if name == "sites" else "no sites to look at; see the check `sites`")
+    except Exception as error:
+        log.info("the check `%s` failed", name, exc_info=True)
+        return Finding("ERROR", first_line(error))

@@ -1,0 +1,115 @@
+"""Whether an edit of some positions means the same however the model generates."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kedit.doctor.comparison import SHARE, gap
+from kedit.doctor.finding import Finding, above, at_most, first_line
+from kedit.doctor.patient import N_NEW, Patient, Spoken
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Scale, Zero
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two generations agree."""
+
+    gap: float
+    """The largest difference of their logits up to where they part, as a share of the largest."""
+    margin: float | None = None
+    """How much likelier the first one's token was where they part, in the same unit; None where they do not."""
+
+
+def cache(patient: Patient) -> Finding:
+    """Generate with and without a key-value cache, half of the neurons zeroed in the picture or prompt."""
+    return _same(patient, {}, {"use_cache": False}, "without a cache")
+
+
+def static_cache(patient: Patient) -> Finding:
+    """Generate with a growing cache and one of fixed size, half of the neurons zeroed in the picture or prompt."""
+    return _same(patient, {}, {"cache_implementation": "static"}, "with a static cache")
+
+
+def beams(patient: Patient) -> Finding:
+    """Search with three beams, with and without a cache, half of the neurons zeroed in the picture or prompt."""
+    return _same(patient, {"num_beams": 3}, {"num_beams": 3, "use_cache": False}, "by beam search without a cache")
+
+
+def identity_text(patient: Patient) -> Finding:
+    """Generate plainly and while all activations are multiplied by 1, and count the tokens that differ."""
+    patient.needs_generation()
+    plain = patient.generate()
+    with Edit(patient.everything, Scale(1.0)).applied(patient.module):
+        edited = patient.generate()
+    n = plain.tokens.numel()
+    if edited.tokens.shape != plain.tokens.shape:
+        return at_most(n, 0, f"tokens of {n} that differ", "an edit that changes nothing changes how much is said")
+    changed = int((plain.tokens != edited.tokens).sum())
+    return at_most(changed, 0, f"tokens of {n} that differ", "an edit that changes nothing changes what is said")
+
+
+def _same(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> Finding:
+    """Compare two ways of generating while the edit acts; `how` names the second one."""
+    patient.needs_generation()
+    edit, where = _limited(patient)
+    briefly = {"min_new_tokens": 1, "max_new_tokens": 1}
+    plain = patient.generate(**one, **briefly)
+    try:
+        patient.generate(**other, **briefly)
+    except Exception as error:  # whatever it is: the model cannot, edited or not
+        return Finding("DEGRADED", f"the model cannot generate {how}: {first_line(error)}")
+    with edit.applied(patient.module):
+        first, second = patient.generate(**one), patient.generate(**other)
+    found = _agreement(first, second)
+    what = f"difference of {N_NEW} tokens' logits {how} after {where}, {SHARE}"
+    effect = gap(plain.logits[0], first.logits[0])
+    if effect <= patient.noise:
+        return above(effect, patient.noise, f"logits changed by {where}, {SHARE}", "the edit does nothing")
+    if found.gap <= patient.tolerance and found.margin is not None:
+        why = f"the texts part where two tokens are as likely but for {found.margin:.2g} of the largest logit"
+        return Finding("DEGRADED", why, found.gap, patient.tolerance, "<=", what)
+    return at_most(found.gap, patient.tolerance, what, _blamed(patient, one, other, how))
+
+
+def _limited(patient: Patient) -> tuple[Edit, str]:
+    """Return an edit of some positions of the prompt, and which they are."""
+    if patient.has_position_of("image"):
+        return Edit(patient.every_second, Zero(), "image"), "zeroing neurons at image positions"
+    return Edit(patient.every_second, Zero(), "all", "prefill"), "zeroing neurons in the prompt"
+
+
+def _blamed(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> str:
+    """Return whether the model itself disagrees, or only while it is edited."""
+    unedited = _agreement(patient.generate(**one), patient.generate(**other)).gap
+    if unedited > patient.tolerance:
+        return f"generating {how} gives other logits, also unedited (by {unedited:.2g})"
+    return f"the edit means something else {how}; unedited, the logits agree"
+
+
+def _agreement(first: Spoken, second: Spoken) -> Agreement:
+    if first.scores is not None and second.scores is not None:
+        return _beams_agreement(first, second)
+    together = first.logits.new_ones(first.logits.shape[1]).bool()
+    largest, margins = 0.0, []
+    for step in range(min(len(first.logits), len(second.logits))):
+        a, b = first.logits[step][together], second.logits[step][together]
+        largest = max(largest, gap(a, b))
+        parting = together & (first.chosen[step] != second.chosen[step])
+        for row in parting.nonzero().flatten().tolist():
+            likelier, other = (first.logits[step, row, said.chosen[step, row]] for said in (first, second))
+            margins.append(float((likelier - other).abs() / first.logits[step, row].abs().max()))
+        together = together & ~parting
+        if not together.any():
+            break
+    return Agreement(largest, max(margins, default=None))
+
+
+def _beams_agreement(first: Spoken, second: Spoken) -> Agreement:
+    """Compare the prompt's logits, which all beams share, and how likely the texts are that won."""
+    assert first.scores is not None and second.scores is not None
+    largest = max(gap(first.logits[0], second.logits[0]), gap(first.scores, second.scores))
+    if first.tokens.shape == second.tokens.shape and bool((first.tokens == second.tokens).all()):
+        return Agreement(largest)
+    return Agreement(largest, gap(first.scores, second.scores) if math.isfinite(largest) else None)

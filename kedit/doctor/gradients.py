@@ -1,0 +1,60 @@
+"""Whether gradients reach the neurons of every layer, and no weight."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kedit.doctor.blocks import silent
+from kedit.doctor.finding import Finding, above, at_most
+from kedit.doctor.patient import Patient
+from kedit.hooks import record
+
+
+def gradients(patient: Patient) -> Finding:
+    """Differentiate the most likely word's logit by every layer's activations: not zero anywhere, and finite."""
+    site, taken = patient.site, _taken(patient)
+    # A layer that writes nothing has no gradient, and that is right.
+    speaking = [layer for layer in site.blocks if not silent(patient, layer)]
+    measured = {layer: _size(taken.get(layer)) for layer in speaking}
+    if not measured:
+        return Finding("DEGRADED", "every layer's output projection is zero, so there is no gradient to look at")
+    bad = [layer for layer, slope in measured.items() if not (math.isfinite(slope) and slope > 0)]
+    worst = next((measured[layer] for layer in bad), min(measured.values()))
+    kind = "no" if worst == 0 else "no finite"
+    return above(
+        worst, 0, "smallest over the layers of the largest gradient of a logit",
+        f"{kind} gradient reaches layers {', '.join(map(str, bad))}: methods that use gradients would be blind there",
+    )  # fmt: skip
+
+
+def weight_gradients(patient: Patient) -> Finding:
+    """Take the same gradients, and count the weights that got one or whose `requires_grad` changed."""
+    module = patient.module
+    before = {path: _asked_and_made(one) for path, one in module.named_parameters()}
+    _taken(patient)
+    changed = [path for path, one in module.named_parameters() if before[path] != _asked_and_made(one)]
+    shown = f"`{changed[0]}` got a gradient from a pass that asked for none" if changed else ""
+    return at_most(len(changed), 0, "weights with a new gradient", shown)
+
+
+def _taken(patient: Patient) -> dict[int, Tensor | None]:
+    """Return the gradient of the most likely words' logits by each layer's activations; None where there is none."""
+    with torch.enable_grad(), record(patient.module, patient.site, differentiable=True) as activations:
+        logits = patient.model.logits(patient.batch)[:, -1]
+    best = logits.max(-1).values.sum()
+    if not best.requires_grad:
+        return dict.fromkeys(activations)
+    taken = torch.autograd.grad(best, list(activations.values()), allow_unused=True)
+    return dict(zip(activations, taken, strict=True))
+
+
+def _size(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(gradient.detach().abs().max())
+
+
+def _asked_and_made(weight: Tensor) -> tuple[bool, int | None, int]:
+    """Return whether a gradient is asked for, and which one is there in which version."""
+    if weight.grad is None:
+        return weight.requires_grad, None, 0
+    return weight.requires_grad, id(weight.grad), weight.grad._version
