@@ -26,6 +26,6 @@ def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept) -> P
 
 
 def _quiet() -> AbstractContextManager[None]:
-    from kedit.models.shipped import without_bars
+    from kedit.models.loading import without_bars
 
     return without_bars()

@@ -24,7 +24,7 @@ LEAST = {"steps": 1, "batch": 1, "pictures": 1, "exam": 1, "seed": 0, "threads":
 def teach(cfg: DictConfig) -> None:
     """Teach, save the model as transformers does, read it again and examine it."""
     from experiments.teaching.lesson import Lesson, examined
-    from kedit.models.shipped import without_bars
+    from kedit.models.loading import without_bars
 
     whole_numbers(cfg, LEAST, optional=["threads"])
     use_threads(cfg.threads)

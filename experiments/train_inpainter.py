@@ -51,7 +51,7 @@ def examined(cfg: DictConfig, folder: Path, out: Path, n_weights: dict[str, int]
     from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.inpaint_diffusers import DiffusersFill
-    from kedit.models.shipped import load
+    from kedit.models.loading import load
 
     model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)
     pictures = held_out(cfg.exam.samples, EXAM_SEED)

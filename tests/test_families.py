@@ -184,3 +184,20 @@ def test_a_model_that_looks_at_the_picture_from_outside_says_that_it_has_no_imag
         two_stage().score(model, pairs())
     with pytest.raises(LookupError, match="look at the picture from outside the sequence; use `all`"):
         Edit(EVEN, Zero(), "image").applied(model).__enter__()
+
+
+def test_a_picture_in_front_of_an_encoder_is_captioned_and_read_and_no_neuron_is_located_there() -> None:
+    model = built("blip2_t5")
+    images = [one.image for one in PROMPTS if one.image is not None]
+    told = model.caption(images)
+    for n in range(4):
+        batch = model.forced(images, [one.tokens[:n] for one in told])
+        assert (batch.kinds == IMAGE).sum(1).tolist() == [4, 4]
+        assert model.logits(batch)[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in told]
+    together = model.logits(model.read(PROMPTS, [(90, 91), (92,)]))[:, 0]
+    alone = [
+        model.logits(model.read([one], [prefix]))[0, 0] for one, prefix in zip(PROMPTS, ((90, 91), (92,)), strict=True)
+    ]
+    assert (together - torch.stack(alone)).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="is an encoder-decoder, whose neurons cannot be located"):
+        two_stage().score(model, pairs())

@@ -27,7 +27,7 @@ from kedit.models.frames import QWEN3, Frames, assembled, read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.media import resampled
 from kedit.models.mllm import MODALITIES
-from kedit.models.shipped import load
+from kedit.models.loading import load
 from kedit.models.tiny.families import tiny
 from kedit.models.tiny.tokens import byte_tokenizer
 from kedit.neurons import NeuronId, NeuronSet

@@ -22,7 +22,7 @@ from kedit.data.grammar import CAPTION_PROMPT
 from kedit.data.inpaint import Exact
 from kedit.data.inpaint_pipeline import HERE
 from kedit.data.scenes import evaluation_seeds, scene
-from kedit.models.shipped import load
+from kedit.models.loading import load
 from kedit.paths import conf_dir
 from kedit.samples import Concept, Counterfactual, Sample
 

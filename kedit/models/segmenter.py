@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kedit.models.shipped import without_bars
+from kedit.models.loading import without_bars
 from kedit.samples import Concept, Mask, Sample
 
 Box = tuple[int, int, int, int]

@@ -14,6 +14,19 @@ def blip2() -> tuple[Any, Any]:
     return _blip2(_opt(tokenizer), tokenizer)
 
 
+def blip2_t5() -> tuple[Any, Any]:
+    """Return BLIP-2 with T5 and its processor: 4 image tokens, 3 layers of 24 neurons on both sides."""
+    from transformers import T5Config
+
+    tokenizer = byte_tokenizer(["<image>"])
+    text = T5Config(
+        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=NEURONS, num_layers=3, num_heads=2,
+        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return _blip2(text, tokenizer)
+
+
 def instructblip() -> tuple[Any, Any]:
     """Return InstructBLIP with Llama and its processor: 4 image tokens that depend on the question, 3 gated layers."""
     from transformers import (

@@ -22,6 +22,7 @@ FAMILIES = MappingProxyType(
         "llava_next": "kedit.models.tiny.llava_next:llava_next",
         "llava_onevision": "kedit.models.tiny.llava_next:llava_onevision",
         "blip2": "kedit.models.tiny.blip2:blip2",
+        "blip2_t5": "kedit.models.tiny.blip2:blip2_t5",
         "instructblip": "kedit.models.tiny.blip2:instructblip",
         "idefics3": "kedit.models.tiny.idefics:idefics3",
         "smolvlm": "kedit.models.tiny.idefics:smolvlm",
