@@ -473,8 +473,13 @@ def test_padding_never_counts_even_if_it_is_not_a_number(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["max", "abs_max", "sum", "mean"])
 def test_a_sample_without_positions_that_count_scores_zero(how: str) -> None:
-    found = over_positions(VALUES, torch.full_like(KINDS, TEXT), "image", how)  # type: ignore[arg-type]
-    assert found.tolist() == [[0.0], [0.0]]
+    kinds = KINDS.clone()
+    kinds[1] = TEXT
+    found = over_positions(VALUES, kinds, "image", how)  # type: ignore[arg-type]
+    assert found[0].abs() > 0
+    assert found[1] == 0
+    with pytest.raises(ValueError, match="counts image tokens, and the prompts hold none"):
+        over_positions(VALUES, torch.full_like(KINDS, TEXT), "image", how)  # type: ignore[arg-type]
 
 
 def test_a_signed_difference_wants_more_activation_and_an_unsigned_one_any_change() -> None:

@@ -25,7 +25,9 @@ SHELL = [
     for line in code.splitlines()
     if line.partition("#")[0].strip()
 ]
-HYDRA = ("run", "compare", "inspect", "operators")
+HYDRA = (
+    *("run", "compare", "inspect", "operators", "doctor", "inpaint", "task", "counterfactuals", "blocks", "teach"),
+)
 RUNS = sorted(
     {
         line
@@ -60,7 +62,7 @@ def test_each_run_of_the_readme_composes(command: str) -> None:
     # A comparison takes lists; of a sweep, the first job.
     single = understood(settings) if name == "compare" else [word.partition(",")[0] for word in settings]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        assert compose(name, overrides=single).concept
+        assert compose(name, overrides=single)
 
 
 def test_every_command_of_the_readme_exists() -> None:

@@ -7,13 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from experiments import blocks, teach
+from experiments import blocks, run, teach
+from experiments.steps import Parts, interview, locate, questioned
 from experiments.teaching.blocks import COLORS, KINDS, NOTHING, write_blocks
-from experiments.teaching.lesson import Lesson, caption_loss
+from experiments.teaching.lesson import Lesson, caption_loss, examined
 from kedit.data.coco import Coco
+from kedit.data.inpaint_diffusers import DiffusersFill
+from kedit.edit.operators import Zero
+from kedit.edit.plan import Plan
+from kedit.evaluation.measure import measure
+from kedit.evaluation.metrics import Similarity
+from kedit.locate.two_stage import two_stage
 from kedit.models.tiny.families import tiny
 from kedit.samples import Sample, mentioned, silent
+from tests.tiny_minigpt4 import tiny_minigpt4
 
 pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
@@ -122,25 +131,48 @@ def test_what_was_taught_is_saved_as_transformers_does(
     assert (out / "model.safetensors").is_file()
 
 
+ASKED = (
+    *("evaluate.target=20", "evaluate.retention=10", "evaluate.controls=2", "inpaint=scenes_diffusion"),
+    *("locate.stages.difference.select.q=0.5", "locate.stages.gradcam.select.q=0.5"),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", ["llava", "blip2", "qwen2_vl"])
 def test_a_family_learns_the_blocks_and_the_main_job_runs_on_it(
     tmp_path: Path, command: Command, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments import run
-
-    data, out = tmp_path / "data", tmp_path / "taught"
+    data, out, run_at = tmp_path / "data", tmp_path / "taught", tmp_path / "run"
     assert command(blocks.main, f"folder={data}") == 0
     assert command(teach.main, f"model.family={family}", f"data.folder={data}", f"folder={out}") == 0
-    said = capsys.readouterr().out
-    assert float(said.split("captions right: ")[1][:4]) >= 0.9
-    asked = (
-        "model=huggingface", f"model.path={out}", "data=coco2017", f"data.folder={data}", "concept=dog", "inpaint=mean",
-        "locate.stages.difference.select.q=0.5", "locate.stages.gradcam.select.q=0.5", "evaluate.target=20",
-        "evaluate.retention=10", "evaluate.controls=2", f"hydra.run.dir={tmp_path / 'run'}",
-    )  # fmt: skip
-    assert command(run.main, *asked) == 0
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert float(capsys.readouterr().out.split("captions right: ")[1][:4]) >= 0.9
+    chosen = ("model=huggingface", f"model.path={out}", "data=coco2017", f"data.folder={data}", "concept=dog")
+    assert command(run.main, *chosen, *ASKED, f"inpaint.cache={tmp_path}", f"hydra.run.dir={run_at}") == 0
+    report = json.loads((run_at / "report.json").read_text())
     assert report["neurons"]["count"] > 0
     assert report["suppression"]["mention_drop"]["n"] >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) -> None:
+    write_blocks(tmp_path, 300, seed=0)
+    data = Coco(str(tmp_path))
+    model = tiny_minigpt4("vicuna", system="", prompt="what?", max_new_tokens=10)
+    pictures = list(data.pictures())
+    Lesson(200, 3e-3, 16, seed=0).give(model, pictures[:250], silent)
+    right = examined(model, pictures[250:], silent)
+    assert right.value is not None
+    assert right.value >= 0.9
+
+    parts = Parts(data, DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero()))
+    counts = OmegaConf.create({"locate": 12, "target": 16, "retention": 8})
+    exam, pairs, _ = questioned(parts, "dog", counts, 0)
+    located = locate(model, parts.locator, pairs, silent)
+    assert 0 < len(located.neurons) <= 16
+    controls = [located.neurons.layer_matched(model.site().widths, seed=0)]
+    told = interview(model, exam, parts.plan, Zero(), located.neurons, controls, silent)
+    report = measure(exam, *told, Similarity(None), neurons=len(located.neurons)).to_json()
+    assert report["suppression"]["mention_drop"]["n"] >= 12
+    assert report["retention"]["objects"]["value"] is not None

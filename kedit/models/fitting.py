@@ -60,11 +60,13 @@ def _marks(module: nn.Module) -> dict[str, int]:
 
 
 def _refuse_other_pictures(module: nn.Module, processor: Any, name: str) -> None:
-    """Raise where the processor writes another image token than the model reads."""
-    written = getattr(processor, "image_token_id", None)
+    """Raise where the processor writes other image tokens than the model reads."""
     read = getattr(getattr(module, "config", None), "image_token_id", None)
-    if isinstance(written, int) and isinstance(read, int) and written != read:
+    # Gemma 3's processor calls the mark in front of a picture so, and its tokenizer the one that stands for it.
+    named = [getattr(one, "image_token_id", None) for one in (processor, getattr(processor, "tokenizer", None))]
+    written = sorted({one for one in named if isinstance(one, int)})
+    if isinstance(read, int) and written and read not in written:
         raise ValueError(
-            f"the processor of `{name}` marks pictures with token {written}, and {type(module).__name__} looks for "
-            f"{read}: it is the processor of another model"
+            f"the processor of `{name}` marks pictures with token {' or '.join(map(str, written))}, and "
+            f"{type(module).__name__} looks for {read}: it is the processor of another model"
         )

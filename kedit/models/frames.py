@@ -125,6 +125,9 @@ class NoFrames:
 
     family: str
     _auto_class: ClassVar[None] = None
+    num_frames: ClassVar[None] = None
+    """How a processor would sample frames; SmolVLM's reads it even where there is no video."""
+    fps: ClassVar[None] = None
 
     def __call__(self, videos: Any, **said: Any) -> dict[str, Any]:
         """Raise a ValueError: this family's videos need torchvision."""
