@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -395,13 +393,12 @@ class Finished:
 
 @pytest.fixture
 def kedit_compare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Finished]]:
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_in_a_new_process: None,
+) -> Callable[..., Finished]:
     """Run `kedit compare WORDS` in `tmp_path`, in this process; its folder is `out`."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
 
     def call(*words: str) -> Finished:
         monkeypatch.setattr(sys, "argv", ["kedit compare", "hydra.run.dir=out", *words])
@@ -411,12 +408,7 @@ def kedit_compare(
         said = capsys.readouterr()
         return Finished(code, said.out, said.err)
 
-    yield call
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
+    return call
 
 
 @shipped

@@ -17,6 +17,7 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.locate.target import Target
+from kedit.models.encoder import OwnLayers
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, MODALITIES
 from kedit.models.tiny.families import tiny
@@ -201,3 +202,12 @@ def test_a_picture_in_front_of_an_encoder_is_captioned_and_read_and_no_neuron_is
     assert (together - torch.stack(alone)).abs().max() < 1e-4
     with pytest.raises(ValueError, match="is an encoder-decoder, whose neurons cannot be located"):
         two_stage().score(model, pairs())
+
+
+def test_the_language_model_of_one_that_insists_on_pictures_encodes_texts_alone() -> None:
+    model = built("blip2")
+    (found,) = OwnLayers(model).encode(["a dog"])
+    states = model.module.language_model(
+        **model.tokenizer("a dog", return_tensors="pt"), output_hidden_states=True
+    ).hidden_states
+    torch.testing.assert_close(found, states[OwnLayers(model).layer][0])

@@ -1,16 +1,14 @@
 """`kedit inpaint`: what it leaves, what it says, and how it fails; and the figure that it draws."""
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import experiments.inpaint as recipe
@@ -32,13 +30,12 @@ class Finished(NamedTuple):
 
 @pytest.fixture
 def kedit_inpaint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Finished]]:
-    """Run `kedit inpaint WORDS` in this process, into the folder `out`; undo what it does to the process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_in_a_new_process: None,
+) -> Callable[..., Finished]:
+    """Run `kedit inpaint WORDS` in this process, into the folder `out`."""
 
     def call(*words: str) -> Finished:
         monkeypatch.setattr(sys, "argv", ["kedit inpaint", "hydra.run.dir=out", *words])
@@ -47,12 +44,7 @@ def kedit_inpaint(
             code = recipe.main()
         return Finished(code, *capsys.readouterr())
 
-    yield call
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
+    return call
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -1,16 +1,14 @@
 """A task: modalities told apart on mixed prompts, questions marked, and the job from the command line."""
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 import experiments.task as recipe
 from experiments import app, table
@@ -26,6 +24,8 @@ from kedit.prompts import Prompt
 from kedit.samples import Concept, Counterfactual, Question, Sample
 from tests.test_media import TONE, wav
 from tests.test_qwen import picture, sound, video
+
+pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 TEXTS = [Prompt("what is the name of this?"), Prompt("who?"), Prompt("is it so?")]
 PICTURES = [Prompt("what?", image=picture(24, 16)), Prompt("what is it?", image=picture(40, 32, 1))]
@@ -139,21 +139,6 @@ def test_a_report_claims_nothing_without_evidence() -> None:
 
 
 # --- the job
-
-
-@pytest.fixture(autouse=True)
-def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command line does to its process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
-    yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
 
 
 @pytest.fixture

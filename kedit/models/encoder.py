@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.passes import evaluating, input_device
+from kedit.models.prompting import reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> li
     for text in texts:
         inputs = tokenizer(text, return_tensors="pt", truncation=True).to(input_device(module))
         with evaluating(module):
-            states = module(**inputs, output_hidden_states=True).hidden_states
+            states = reader(module, inputs)(**inputs, output_hidden_states=True).hidden_states
         encoded.append(states[layer][0].float().cpu())
     return encoded
 
