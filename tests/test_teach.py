@@ -159,7 +159,7 @@ def test_a_family_learns_the_blocks_and_the_main_job_runs_on_it(
 def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) -> None:
     write_blocks(tmp_path, 300, seed=0)
     data = Coco(str(tmp_path))
-    model = tiny_minigpt4("vicuna", system="", prompt="what?", max_new_tokens=10)
+    model = tiny_minigpt4("vicuna", system="", prompt="what?", max_new_tokens=24)
     pictures = list(data.pictures())
     Lesson(200, 3e-3, 16, seed=0).give(model, pictures[:250], silent)
     right = examined(model, pictures[250:], silent)
