@@ -261,7 +261,7 @@ def test_the_shipped_model_knows_its_facts_and_colors_before_and_not_after(
         (("evaluated=0",), "`evaluated` is a whole number, 1 or more; got 0"),
         (
             ("data=folder", "data.folder=.", "data.questions_file=heard.jsonl"),
-            "LlavaProcessor takes text and image, got a prompt of audio",
+            "reads image and text, not audio",
         ),
     ],
     ids=str,

@@ -170,10 +170,13 @@ class HuggingFaceMLLM:
         needs = ", which captions and locating by pictures need" if medium == "image" else ""
         raise ValueError(f"`{self.name}` reads {' and '.join(sorted(self.media))}, not {medium}{needs}: {why}")
 
-    def _refuse_unwritten(self, prompts: Sequence[Prompt]) -> None:
-        """Raise a ValueError, before anything is run, for what the model cannot answer."""
+    def _require_all(self, prompts: Sequence[Prompt]) -> None:
         for medium in sorted({one.medium for one in prompts}):
             self.require(medium)
+
+    def _refuse_unwritten(self, prompts: Sequence[Prompt]) -> None:
+        """Raise a ValueError, before anything is run, for what the model cannot answer."""
+        self._require_all(prompts)
         if self.architecture == "encoder":
             raise ValueError(
                 f"`{self.name}` ({type(self.module).__name__}) has no `generate`: it completes masks and writes no "
@@ -212,6 +215,7 @@ class HuggingFaceMLLM:
 
         Where the answer follows the prompt, padding is on the left; elsewhere on the right, where it moves nothing.
         """
+        self._require_all(prompts)
         texts = [self._render(one) for one in prompts]
         side = "left" if self.architecture == "decoder" else "right"
         how = {"padding": True, "padding_side": side, "return_tensors": "pt"}

@@ -19,10 +19,10 @@ def blip2_t5() -> tuple[Any, Any]:
     from transformers import T5Config
 
     tokenizer = byte_tokenizer(["<image>"])
+    marks: dict[str, Any] = {"decoder_start_token_id": tokenizer.pad_token_id}
     text = T5Config(
         vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=NEURONS, num_layers=3, num_heads=2,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **marks,
     )  # fmt: skip
     return _blip2(text, tokenizer)
 
