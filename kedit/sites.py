@@ -153,6 +153,8 @@ def feed_forwards(module: nn.Module, scope: Scope = "language") -> list[FeedForw
     """Return the feed-forward blocks of a part of `module`, by layer; a SiteError names the parts that have any."""
     if scope not in get_args(Scope):
         raise SiteError(f"no scope `{scope}`; a scope is one of {', '.join(get_args(Scope))}")
+    if scope != "all" and (found := feed_forwards_by_scope(module, scope).get(scope)):
+        return sorted(found, key=lambda block: block.layer)
     by_scope = feed_forwards_by_scope(module)
     if not by_scope:
         stacks = stacks_of(module)
@@ -161,9 +163,7 @@ def feed_forwards(module: nn.Module, scope: Scope = "language") -> list[FeedForw
     if scope == "all":
         others = [blocks for part, blocks in by_scope.items() if part != "language"]
         return _counted_on([by_scope.get("language", []), *others])
-    if scope not in by_scope:
-        raise SiteError(f"{type(module).__name__} has no neurons in scope `{scope}`; it has {', '.join(by_scope)}")
-    return sorted(by_scope[scope], key=lambda block: block.layer)
+    raise SiteError(f"{type(module).__name__} has no neurons in scope `{scope}`; it has {', '.join(by_scope)}")
 
 
 def decoder_path(module: nn.Module) -> str:
@@ -173,7 +173,7 @@ def decoder_path(module: nn.Module) -> str:
 
 def language_paths(module: nn.Module) -> list[str]:
     """Return the paths of the modules that own the language model's stacks of blocks, in order."""
-    blocks = feed_forwards_by_scope(module).get("language", [])
+    blocks = feed_forwards_by_scope(module, "language").get("language", [])
     stacks = language_among(module, list(stacks_of(module)))
     used = [path for path in stacks if any(block.output.startswith(f"{path}.") for block in blocks)]
     return list(dict.fromkeys(path.rpartition(".")[0] for path in used or stacks))

@@ -48,8 +48,8 @@ class Linear:
         return self.path.rpartition(".")[0]
 
 
-def feed_forwards(module: nn.Module) -> dict[Scope, list[FeedForward]]:
-    """Return the feed-forward blocks of each scope that has any, numbered from 0 in each.
+def feed_forwards(module: nn.Module, only: Scope | None = None) -> dict[Scope, list[FeedForward]]:
+    """Return the feed-forward blocks of each scope that has any, numbered from 0 in each; or of one scope `only`.
 
     A block of a stack has the number of its place in it; where a scope has several stacks, as an encoder and a
     decoder, the second goes on where the first ends. Of several feed-forward blocks in one, the experts or else the
@@ -62,7 +62,7 @@ def feed_forwards(module: nn.Module) -> dict[Scope, list[FeedForward]]:
     start: Counter[Scope] = Counter()
     for path, stack in stacks.items():
         scope = scope_of(module, path) if path not in nearest else "language"
-        if scope is None:
+        if scope is None or only not in (None, scope):
             continue
         blocks = [_in_block(f"{path}.{number}", block, module) for number, block in enumerate(stack)]
         for number, several in enumerate(blocks):
@@ -70,8 +70,8 @@ def feed_forwards(module: nn.Module) -> dict[Scope, list[FeedForward]]:
             found.setdefault(scope, []).extend(numbered[:1])
             behind.setdefault(scope, []).extend(numbered[1:])
         start[scope] += len(stack) if any(blocks) else 0
-    loose = list(_outside(module, list(stacks)))
-    behind.setdefault("projector", []).extend(loose)
+    if only in (None, "projector"):
+        behind.setdefault("projector", []).extend(_outside(module, list(stacks)))
     for scope, more in behind.items():
         found.setdefault(scope, []).extend(replace(one, layer=start[scope] + n) for n, one in enumerate(more))
     return {scope: blocks for scope, blocks in found.items() if blocks}
