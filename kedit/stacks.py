@@ -33,7 +33,7 @@ class SiteError(LookupError):
 
 def stacks_of(module: nn.Module) -> dict[str, nn.ModuleList]:
     """Return the outermost lists of modules by path; a SiteError says there are none."""
-    named = {f"{path}.{one}".lstrip(".") for path, names in _named_stacks(module).items() for one in names}
+    named = _named_stacks(module)
     stacks: dict[str, nn.ModuleList] = {}
     for path, one in module.named_modules():
         inside = any(path.startswith(outer + ".") for outer in stacks)
@@ -44,42 +44,47 @@ def stacks_of(module: nn.Module) -> dict[str, nn.ModuleList]:
     return stacks
 
 
-def _named_stacks(module: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the entries of `LANGUAGE_STACKS` by the path of the module they apply to."""
-    found = ((path, LANGUAGE_STACKS.get(type(one).__name__)) for path, one in module.named_modules())
-    return {path: names for path, names in found if names is not None}
-
-
 def language_among(module: nn.Module, stacks: Sequence[str]) -> list[str]:
-    """Return which stacks are the language model's: those nearest to the token embedding that no name speaks of.
+    """Return which stacks are the language model's; see `scopes_of`."""
+    return [path for path, scope in scopes_of(module, stacks).items() if scope == "language"]
 
-    Of an encoder and a decoder with embeddings of their own, both.
+
+def scopes_of(module: nn.Module, stacks: Sequence[str]) -> dict[str, Scope | None]:
+    """Return the part of the model that each stack is of; None for one that is of none kedit knows.
+
+    The language model's are those nearest to the token embedding that no name speaks of; of an encoder and a decoder
+    with embeddings of their own, both. Of the others speak the names along their paths, from where they leave the
+    embedding's: above that place a name speaks of the whole model, as `Qwen2AudioModel` holds the language model, too.
     """
-    named = _named_stacks(module)
-    if named:
-        return [path for path in stacks if any(path == f"{at}.{one}".lstrip(".") for at in named for one in named[at])]
     embedding = (embedding_path(module) or "").split(".")
     shared = {path: _n_shared(path.split("."), embedding) for path in stacks}
-    nearest = [path for path in stacks if shared[path] == max(shared.values())]
-    silent = {path for path in stacks if scope_of(module, path, shared[path]) is None}
-    found = {path for path in nearest if path in silent} or set(nearest)
-    if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
-        found |= {path for path in silent if {"encoder", "decoder"} & set(path.split("."))}
-    return [path for path in stacks if path in found]
+    spoken = {path: _spoken_of(module, path, shared[path]) for path in stacks}
+    language = _named_stacks(module)
+    if not language:
+        nearest = [path for path in stacks if shared[path] == max(shared.values())]
+        silent = {path for path, scope in spoken.items() if scope is None}
+        language = silent.intersection(nearest) or set(nearest)
+        if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            language |= {path for path in silent if {"encoder", "decoder"} & set(path.split("."))}
+    return {path: "language" if path in language else scope for path, scope in spoken.items()}
+
+
+def _named_stacks(module: nn.Module) -> set[str]:
+    """Return the paths that `LANGUAGE_STACKS` names."""
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, one in module.named_modules()
+        for name in LANGUAGE_STACKS.get(type(one).__name__, ())
+    }
 
 
 def _n_shared(one: Sequence[str], other: Sequence[str]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def scope_of(module: nn.Module, path: str, n_shared: int | None = None) -> Scope | None:
-    """Return what the names along `path` speak of, from where it leaves the token embedding's; None for nothing.
-
-    Above that place a name speaks of the whole model: `Qwen2AudioModel` holds the language model, too.
-    """
+def _spoken_of(module: nn.Module, path: str, n_shared: int) -> Scope | None:
+    """Return what the names of attributes and classes along `path` speak of, but for the first `n_shared`."""
     parts = path.split(".")
-    if n_shared is None:
-        n_shared = _n_shared(parts, (embedding_path(module) or "").split("."))
     names = list(parts[n_shared:])
     names += [type(module.get_submodule(".".join(parts[:end]))).__name__ for end in range(n_shared + 1, len(parts))]
     return next((scope for scope, word in SPEAKS_OF if any(map(word.search, names))), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from kedit.neurons import Scope
-from kedit.stacks import MIXER, embedding_path, language_among, named_by_model, scope_of, stacks_of
+from kedit.stacks import MIXER, embedding_path, named_by_model, scopes_of, stacks_of
 
 FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn|\bff\b|dense|intermediate|expert|fc2|output", re.IGNORECASE)
 AFTER_A_TOWER = re.compile(r"head|classif|pool|predict|score|time", re.IGNORECASE)
@@ -56,12 +56,11 @@ def feed_forwards(module: nn.Module, only: Scope | None = None) -> dict[Scope, l
     last has that number, and the others follow behind all stacks.
     """
     stacks = stacks_of(module)
-    nearest = language_among(module, list(stacks))
     found: dict[Scope, list[FeedForward]] = {}
     behind: dict[Scope, list[FeedForward]] = {}
     start: Counter[Scope] = Counter()
-    for path, stack in stacks.items():
-        scope = scope_of(module, path) if path not in nearest else "language"
+    for path, scope in scopes_of(module, list(stacks)).items():
+        stack = stacks[path]
         if scope is None or only not in (None, scope):
             continue
         blocks = [_in_block(f"{path}.{number}", block, module) for number, block in enumerate(stack)]
