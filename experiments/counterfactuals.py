@@ -135,6 +135,7 @@ def strips(painted: Any, found: Any, n_shown: int) -> dict[str, list[Any]]:
 
 def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any) -> None:
     """Write report and figures, tell the tracker, and print the tables."""
+    from experiments.show import tell_figures
     from experiments.sources import tables
     from experiments.sources.figures import draw_pictures, draw_rows
 
@@ -145,8 +146,7 @@ def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any) 
     page = tables.page(rows, about, kept.figures)
     kept.save_text("report.md", page)
     tracker.table("sources", ["model", *tables.header(about["top"])], [[one.model, *tables.cells(one)] for one in rows])
-    for figure in kept.figures:
-        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), kept.folder / figure)
+    tell_figures(tracker, kept)
     print(page.partition("`removed`:")[0].rstrip())
     print(f"files: {kept.folder}")
 

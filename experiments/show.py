@@ -149,8 +149,18 @@ def tell(
     tracker.table("neurons", ("layer", "index"), [list(one) for one in neurons])
     columns = ("id", "group", "before", "after")
     tracker.table("captions", columns, [[row[column] for column in columns] for row in rows])
+    tell_figures(tracker, run)
+
+
+def tell_figures(tracker: Tracker, run: Run) -> None:
+    """Mirror the run's figures, each under its name."""
     for figure in run.figures:
         tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
+
+
+def layers_told(neurons: Mapping[str, Any]) -> str:
+    """Return how many neurons each layer has, from the "neurons" part of a report."""
+    return ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
 
 
 def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], run: Run) -> None:
@@ -159,9 +169,8 @@ def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], r
 
     console = Console()
     neurons = report["neurons"]
-    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
     console.print(effects_table(report))
-    console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}", highlight=False)
+    console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers_told(neurons)}", highlight=False)
     console.print(report["verdict"], highlight=False, markup=False)
     for row in examples:
         console.print(f"  before: {row['before']}\n  after:  {row['after']}", highlight=False, markup=False)

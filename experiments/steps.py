@@ -1,6 +1,6 @@
 """The steps of the main job that join the rooms of the library."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,9 +87,7 @@ class Located:
     @property
     def cost(self) -> dict[str, float]:
         """What scoring took, as report.json has it."""
-        about = next(iter(self.scores.values())).provenance
-        passes = {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
-        return passes | {"locate_seconds": float(about["seconds"])}
+        return cost_part(self.scores)
 
 
 def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> Asked:
@@ -202,6 +200,13 @@ def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]
             for name, (after, before) in groups.items()
             if after
         }
+
+
+def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, float]:
+    """Return what scoring took, as the "cost" part of report.json has it."""
+    about = next(iter(scores.values())).provenance
+    passes = {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
+    return passes | {"locate_seconds": float(about["seconds"])}
 
 
 def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def task(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, judge and report."""
     from experiments import task_show
-    from experiments.steps import neuron_part
+    from experiments.steps import cost_part, neuron_part
     from kedit.evaluation.task import judged
     from kedit.neurons import save_scores
 
@@ -61,14 +61,9 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
 
     operator = plan.operator_for(model, [])
     before = model.answer(quiz.evaluate, progress=bar)
-    edited = []
-    for number in range(-1, cfg.controls):
-        chosen = neurons if number < 0 else neurons.layer_matched(site.widths, cfg.seed + number)
-        with plan.edit(chosen, operator, "task" if number < 0 else f"control {number}").applied(model):
-            edited.append(model.answer(quiz.evaluate, progress=bar))
-    after, *controls = edited
+    controls = [neurons.layer_matched(site.widths, cfg.seed + number) for number in range(cfg.controls)]
+    after, *at_random = answers_edited(model, quiz.evaluate, plan, operator, [neurons, *controls])
     settings = {"neurons": len(neurons), "match": cfg.match, "seed": cfg.seed}
-    about = next(iter(scores.values())).provenance
     report = {
         "kedit": __version__,
         "task": {"kinds": list(asked), "match": cfg.match},
@@ -78,20 +73,26 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
         "positions": plan.positions,
         "neurons": neuron_part(neurons, site.n_neurons),
         "modalities": {name: neuron_part(one, site.n_neurons) for name, one in modalities},
-        **judged(quiz.evaluate, before, after, controls, **settings).to_json(),
+        **judged(quiz.evaluate, before, after, at_random, **settings).to_json(),
         "samples": {
             "located": {kind: len(some) for kind, some in located.items()},
             "evaluated": {kind: len(some) for kind, some in asked.items()},
             "skipped": dict(quiz.skipped),
         },
-        "cost": {
-            "forwards": int(about["forwards"]),
-            "backwards": int(about["backwards"]),
-            "locate_seconds": float(about["seconds"]),
-            "seconds": round(time.perf_counter() - began, 2),
-        },
+        "cost": cost_part(scores) | {"seconds": round(time.perf_counter() - began, 2)},
     }
     task_show.everything(report, task_show.answer_rows(quiz.evaluate, before, after), site, kept, tracker)
+
+
+def answers_edited(
+    model: Any, questions: Sequence[Any], plan: Any, operator: Any, sets: Sequence[Any]
+) -> list[list[str]]:
+    """Return the answers with each of the `sets` edited: the located neurons first, then random ones."""
+    told = []
+    for number, chosen in enumerate(sets):
+        with plan.edit(chosen, operator, f"control {number - 1}" if number else "task").applied(model):
+            told.append(model.answer(questions, progress=bar))
+    return told
 
 
 def check(cfg: DictConfig, data: Any, locator: Any, plan: Any, locator_name: str) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.show import shown
+from experiments.show import layers_told, shown, tell_figures
 from kedit.inspection import draw_layers
 from kedit.reports import markdown_table, report_metrics
 from kedit.runs import Run
@@ -39,8 +39,7 @@ def everything(
     tracker.log(report_metrics(report))
     columns = ("kind", "question", "answer", "before", "after")
     tracker.table("answers", columns, [[row[column] for column in columns] for row in rows])
-    for figure in run.figures:
-        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
+    tell_figures(tracker, run)
     terminal(report, examples, run)
 
 
@@ -81,7 +80,7 @@ def neurons_line(report: Mapping[str, Any]) -> str:
     """Return how many neurons were located, and how many for each modality."""
     neurons = report["neurons"]
     kinds = ", ".join(f"{name} {one['count']}" for name, one in report["modalities"].items())
-    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
+    layers = layers_told(neurons)
     return f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}; by modality, some for several: {kinds}"
 
 

@@ -90,6 +90,11 @@ class Gate(nn.Module):
         return MethodType(type(copied)._apply_gate, copied)
 
 
+def gates(module: nn.Module) -> list[Gate]:
+    """Return the gates that stand in `module` right now."""
+    return [gate for one in module.modules() if isinstance(gate := vars(one).get("_apply_gate"), Gate)]
+
+
 def check_order(experts: nn.Module, path: str) -> str:
     """Return the implementation the experts run with; a SiteError says why their neurons cannot be told apart."""
     described: Any = experts.config

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.experts import Gate, Routing, check_order
+from kedit.experts import Gate, Routing, check_order, gates
 from kedit.sites import Site
 
 Rewrite = Callable[[Tensor], Tensor | None]
@@ -148,8 +148,7 @@ def after(module: nn.Module, path: str, see: Callable[[Any], None]) -> Iterator[
 def labels(module: nn.Module) -> list[object]:
     """Return who intervenes in `module` right now, in the order in which they act."""
     found: dict[int, object] = {}
-    gates = [gate for one in module.modules() if isinstance(gate := vars(one).get("_apply_gate"), Gate)]
-    for one in [*module.modules(), *gates]:
+    for one in [*module.modules(), *gates(module)]:
         for hook in (*one._forward_pre_hooks.values(), *one._forward_hooks.values()):
             if isinstance(hook, Hook) and hook.label is not None:
                 found[id(hook.label)] = hook.label

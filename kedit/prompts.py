@@ -1,5 +1,6 @@
 """What a model is asked: a text, alone or with a picture, a video or a sound."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,3 +69,12 @@ class Prompt:
         if self.video is not None:
             return "video"
         return "text" if self.sound is None else "audio"
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Return the places of the prompts in batches of one medium, of at most `size`."""
+    chunks = []
+    for medium in dict.fromkeys(one.medium for one in prompts):
+        places = [place for place, one in enumerate(prompts) if one.medium == medium]
+        chunks += [places[start : start + size] for start in range(0, len(places), size)]
+    return chunks

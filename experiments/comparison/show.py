@@ -11,6 +11,7 @@ from experiments.comparison.choices import RANDOM
 from experiments.comparison.effects import FIGURES
 from experiments.comparison.outcome import Outcome, Table
 from experiments.comparison.rows import COST, TESTED, Row
+from experiments.show import tell_figures
 from kedit.evaluation.statistics import Measured, two_places
 from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking
 from kedit.reports import markdown_table
@@ -45,8 +46,7 @@ def everything(outcome: Outcome, run: Run, tracker: Tracker) -> None:
     run.save_text("compare.md", page(outcome, run.figures))
     tracker.log(dict(metrics(outcome)))
     tracker.table("compare", columns, cells)
-    for figure in run.figures:
-        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
+    tell_figures(tracker, run)
     terminal(outcome, run)
 
 

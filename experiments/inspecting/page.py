@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.inspecting import depths
 from experiments.inspecting.rows import Row
+from experiments.show import layers_told, tell_figures
 from kedit.evaluation.statistics import Measured
 from kedit.inspection.measure_charts import draw_measures
 from kedit.reports import markdown_table, report_metrics
@@ -41,8 +42,7 @@ def everything(report: Mapping[str, Any], rows: Sequence[Row], kept: Run, tracke
     kept.save_text("inspect.md", markdown(report, rows, kept))
     tracker.log(report_metrics({"measures": report["measures"], "neurons": report["neurons"]}))
     tracker.table("measures", HEADER, [cells(row) for row in rows])
-    for figure in kept.figures:
-        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), kept.folder / figure)
+    tell_figures(tracker, kept)
     terminal(report, rows, kept)
 
 
@@ -90,8 +90,7 @@ def markdown(report: Mapping[str, Any], rows: Sequence[Row], kept: Run) -> str:
 
 def _summary(report: Mapping[str, Any]) -> str:
     neurons = report["neurons"]
-    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
-    return f"**{neurons['count']} neurons** ({neurons['share']:.2%} of all), {layers}"
+    return f"**{neurons['count']} neurons** ({neurons['share']:.2%} of all), {layers_told(neurons)}"
 
 
 def _by_depth(convergence: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

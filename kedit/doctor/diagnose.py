@@ -2,8 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 
@@ -22,6 +21,7 @@ from kedit.doctor.pictures import media, positions
 from kedit.doctor.residue import finite, restored
 from kedit.edit.edit import EditWarning
 from kedit.models.mllm import MLLM
+from kedit.models.passes import evaluating
 from kedit.samples import Progress, silent
 from kedit.sites import SiteError
 
@@ -77,21 +77,9 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
     patient = Patient(model)
     if "restored" in names:
         log.info("%d weights to come back to", len(patient.before.weights))
-    with _evaluating(model.module):
+    with evaluating(model.module):
         findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
     return Diagnosis(model.name, findings)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into evaluation mode, and each of its parts back into the mode that it had."""
-    training = [one for one in module.modules() if one.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
 
 
 def chosen(checks: Sequence[str] | str | None) -> list[str]:

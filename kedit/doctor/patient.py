@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.finding import NotApplicableError
 from kedit.doctor.state import State
+from kedit.models.marks import MARKED, medium_token
 from kedit.models.mllm import MLLM, MODALITIES, Forced
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Medium, Prompt, Sound
@@ -177,9 +178,8 @@ class Patient:
     @property
     def _unsayable(self) -> list[int]:
         """The tokens that stand for pictures and the like; an untrained model would say them, and then look for one."""
-        described = getattr(self.module, "config", None)
-        found = [getattr(described, f"{name}_token_id", None) for name in ("image", "video", "audio")]
-        return [one for one in found if isinstance(one, int)]
+        found = [medium_token(self.module, medium) for medium in MARKED]
+        return [one for one in found if one is not None]
 
     def _prompt(self, text: str, number: int) -> Prompt:
         if self.medium == "image":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kedit.experts import Gate
+from kedit.experts import Gate, gates
 from kedit.hooks import Forgotten, Hook
 
 
@@ -38,11 +38,10 @@ class State:
 
 
 def _hooks(module: nn.Module) -> list[object]:
-    found: list[object] = []
+    found: list[object] = [*gates(module)]
     for one in module.modules():
         for hooks in (one._forward_pre_hooks, one._forward_hooks, one._backward_hooks, one._backward_pre_hooks):
             found += hooks.values()
-        found += [gate for gate in (vars(one).get("_apply_gate"),) if isinstance(gate, Gate)]
     return found
 
 

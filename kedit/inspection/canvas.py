@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,6 +84,12 @@ def place(figure: "Figure", left: float, bottom: float, width: float, height: fl
 def write(figure: "Figure", x: float, y: float, text: str, **look: Any) -> None:
     """Write `text` with its left edge at `x` and its top at `y` inches from the lower left corner."""
     figure.text(x, y, text, **{"transform": figure.dpi_scale_trans, "va": "top", **look})
+
+
+def show(axes: "Axes", image: Image) -> None:
+    """Draw a picture without a frame; one of 64 pixels shows its pixels, not a blur."""
+    axes.imshow(np.asarray(image.convert("RGB")), interpolation="nearest", aspect="equal")
+    axes.set_axis_off()
 
 
 def shade(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL.Image import Image
 
-from kedit.inspection.canvas import GRAY, INK, VERMILLION, WIDTH, page, place, title_space, write
+from kedit.inspection.canvas import GRAY, INK, VERMILLION, WIDTH, page, place, show, title_space, write
 from kedit.samples import Mask
 
 if TYPE_CHECKING:
@@ -58,17 +58,13 @@ def draw_painted(rows: Sequence[PaintedRow], path: Path, *, title: str) -> None:
             bottom -= height
             axes = [place(figure, MARGIN + k * (side + GAP), bottom, side, height) for k in range(len(names))]
             for one, image in zip(axes, (row.original, row.original, row.painted, row.control), strict=False):
-                _show(one, image)
+                if image is None:
+                    one.set_axis_off()
+                else:
+                    show(one, image)
             _outline(axes[1], row.region)
             write(figure, MARGIN, bottom - 0.03, row.name, color=GRAY, size=8)
             bottom -= GAP + NAME
-
-
-def _show(axes: "Axes", image: Image | None) -> None:
-    axes.set_axis_off()
-    if image is not None:
-        # A picture of 64 pixels must show its pixels, not a blur.
-        axes.imshow(np.asarray(image.convert("RGB")), interpolation="nearest", aspect="equal")
 
 
 def _outline(axes: "Axes", region: Mask) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL.Image import Image
 
-from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, title_space, write
+from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, show, title_space, write
 from kedit.inspection.heatmap import Heat, pointing_hit, region_auc
 from kedit.samples import Concept, Mask
 
@@ -87,19 +87,13 @@ def draw_heatmaps(rows: Sequence[HeatRow], path: Path, *, title: str | None = No
         for row, height in zip(rows, heights, strict=True):
             bottom -= height + (GAP if bottom != top else 0.05)
             axes = [place(figure, MARGIN + k * (side + GAP), bottom, side, height) for k in range(3)]
-            _show(axes[0], row.original)
-            _show(axes[1], row.counterfactual)
+            show(axes[0], row.original)
+            show(axes[1], row.counterfactual)
             colors = _show_heat(axes[2], row, hottest)
             _write_verdict(figure, right + 0.72, bottom + height - 0.02, row)
         bar = place(figure, right, bottom, 0.12, top - 0.05 - bottom)
         bar.set_facecolor(str(BACKDROP))
         figure.colorbar(colors, cax=bar, label="mean activation")
-
-
-def _show(axes: "Axes", image: Image) -> None:
-    # A picture of 64 pixels must show its pixels, not a blur.
-    axes.imshow(np.asarray(image.convert("RGB")), interpolation="nearest", aspect="equal")
-    axes.set_axis_off()
 
 
 def _show_heat(axes: "Axes", row: HeatRow, hottest: float) -> "AxesImage":
@@ -156,7 +150,7 @@ def draw_before_after(rows: Sequence[CaptionRow], path: Path, *, title: str | No
     with page(path, height + title_space(title), title) as figure:
         top = height
         for row, (before, after), tall in zip(rows, blocks, heights, strict=True):
-            _show(place(figure, MARGIN, top - PICTURE, PICTURE, PICTURE), row.image)
+            show(place(figure, MARGIN, top - PICTURE, PICTURE, PICTURE), row.image)
             y = top - ASCENT - (tall - LINE * (len(before) + len(after)) - 0.12) / 2
             for name, lines, color in (("before", before, VERMILLION), ("after", after, BLUE)):
                 write(figure, text_left - LABEL, y, name, size=POINTS, color=GRAY, va="baseline")

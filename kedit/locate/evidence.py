@@ -12,10 +12,10 @@ from functools import cache, partial
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from kedit.hooks import intervene, record, with_graph
-from kedit.locate.elsewhere import seen_whole
+from kedit.locate.outside import seen_whole
 from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
@@ -51,6 +51,11 @@ def gather(
         yield batch.scores(scorers)
 
 
+def watched(module: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[dict[int, Attention]]:
+    """Return what collects each layer's attention, if it is among the `needs`."""
+    return attending(module) if "attention" in needs else nullcontext({})
+
+
 @dataclass(frozen=True, eq=False)
 class _Batch:
     model: MLLM
@@ -73,10 +78,6 @@ class _Batch:
         finally:
             # A hook on a root knows the reading: together they would outlive this call.
             reading.roots.clear()
-
-    def watched(self) -> AbstractContextManager[dict[int, Attention]]:
-        """Return what collects each layer's attention, if any scorer needs it."""
-        return attending(self.model.module) if "attention" in self.needs else nullcontext({})
 
     def _forced(self, images: Sequence[Image]) -> Forced:
         return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
@@ -147,7 +148,7 @@ class _Reading:
         needs, target, model, site = self.batch.needs, self.batch.target, self.batch.model, self.batch.site
         mentions = [case.mention for case in self.batch.cases]
         with torch.set_grad_enabled("gradient" in needs):
-            with self.batch.watched() as attention:
+            with watched(model.module, needs) as attention:
                 rewrites = {layer: partial(self._see, layer, attention) for layer in site.blocks}
                 with intervene(model.module, site, rewrites, label="locate"):
                     logits = model.logits(self.original, n_last=target.n_last(mentions))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from kedit.locate.elsewhere import check_scope
+from kedit.locate.outside import check_scope
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Made, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
@@ -44,7 +44,7 @@ class Locator:
     site: SiteName = "mid"
     target: Target = field(default_factory=Target)
     scope: Scope = "language"
-    """The part of the model; see `kedit.locate.elsewhere` for what can be scored outside the language model."""
+    """The part of the model; see `kedit.locate.outside` for what can be scored outside the language model."""
 
     def __post_init__(self) -> None:
         if not self.stages:

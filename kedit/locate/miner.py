@@ -17,6 +17,7 @@ from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.prompts import Prompt
 from kedit.samples import Counterfactual, Progress, silent
+from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,14 @@ class Miner:
         """
         _refuse_empty(sets, "counterfactual pairs")
         began = time.perf_counter()
-        made = [self._made(model, pairs, progress) for pairs in sets.values()]
+        site = model.site(self.site)
+        made = [self._made(model, site, pairs, progress) for pairs in sets.values()]
         pairs = [pair for one in sets.values() for pair in one]
         about = {
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
             "samples": ",".join(pair.sample.id for pair in pairs),
         }
-        return self._scores(model, made, len(pairs), time.perf_counter() - began, about)
+        return self._scores(model, site, made, len(pairs), time.perf_counter() - began, about)
 
     def score_prompts(
         self, model: MLLM, sets: Mapping[str, Sequence[Prompt]], *, progress: Progress = silent
@@ -125,10 +127,10 @@ class Miner:
         made = [over_prompts(model, site, prompts, self.scorer, progress) for prompts in sets.values()]
         counts = {name: len(prompts) for name, prompts in sets.items()}
         about = {"concept": "none", "samples": ",".join(f"{name} x {count}" for name, count in counts.items())}
-        return self._scores(model, made, sum(counts.values()), time.perf_counter() - began, about)
+        return self._scores(model, site, made, sum(counts.values()), time.perf_counter() - began, about)
 
     def _scores(
-        self, model: MLLM, made: Sequence[Made], n_samples: int, seconds: float, about: Mapping[str, str]
+        self, model: MLLM, site: Site, made: Sequence[Made], n_samples: int, seconds: float, about: Mapping[str, str]
     ) -> dict[str, NeuronScores]:
         """Return what was made of several sets as one, by modality; those that no sample has are left out."""
         forwards, backwards = passes([self.scorer], n_samples)
@@ -143,7 +145,6 @@ class Miner:
             "seconds": f"{seconds:.3f}",
             "invalid": str(sum(one.n_invalid for one in made)),
         }
-        site = model.site(self.site)
         over_all = over_sets([one.values() for one in made])
         return {
             name: NeuronScores(site.by_layer_number(values), repr(self._stage(name)), self.site, provenance)
@@ -184,10 +185,9 @@ class Miner:
             self._warn(known)
         return sets | {UNION: NeuronSet(tuple(wanted), site)}
 
-    def _made(self, model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Made:
+    def _made(self, model: MLLM, site: Site, pairs: Sequence[Counterfactual], progress: Progress) -> Made:
         """Return the importance over the samples of one set, `[modality, layer, neuron]`."""
         cases = [Case(pair, NO_MENTION) for pair in pairs]
-        site = model.site(self.site)
         return gathered(model, site, cases, Target(), {"miner": self.scorer}, progress)["miner"]
 
     def _stage(self, name: Modality) -> ModalityImportance:

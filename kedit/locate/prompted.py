@@ -1,19 +1,18 @@
 """What a modality's neurons do on prompts of any medium: one forward each, no counterfactual and no target."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from kedit.hooks import intervene
-from kedit.locate.evidence import SAMPLES_AT_ONCE
+from kedit.locate.evidence import SAMPLES_AT_ONCE, watched
 from kedit.locate.modality_importance import Importances
 from kedit.locate.scorer import LayerEvidence
 from kedit.locate.scoring import Made, stacked_batch
-from kedit.models.attention import Attention, attending
+from kedit.models.attention import Attention
 from kedit.models.mllm import MLLM, Forced
-from kedit.prompts import Prompt
+from kedit.prompts import Prompt, batches
 from kedit.samples import Progress, silent
 from kedit.sites import Site
 
@@ -23,27 +22,19 @@ def over_prompts(
 ) -> Made:
     """Return what `scorer` makes of the prompts together; those of one medium are read in batches."""
     made = Made(scorer)
-    batches = list(_batches(prompts, model.batch_size))
-    for some in progress(batches, len(batches), "locate"):
+    chunks = batches(prompts, model.batch_size)
+    for chunk in progress(chunks, len(chunks), "locate"):
+        some = [prompts[place] for place in chunk]
         layers = _layers(model, site, model.read(some, [()] * len(some)), scorer)
         made.n_invalid += sum(int(layer.isnan().sum()) for layer in layers)
         made.sums.add(scorer.across_layers(stacked_batch(layers)))
     return made
 
 
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
-    for medium in dict.fromkeys(one.medium for one in prompts):
-        alike = [one for one in prompts if one.medium == medium]
-        yield from (alike[start : start + size] for start in range(0, len(alike), size))
-
-
 @torch.no_grad()
 def _layers(model: MLLM, site: Site, batch: Forced, scorer: Importances) -> list[Tensor]:
     """Return the figures of each layer, made while the model runs, so that no layer's activations are kept."""
     found: dict[int, Tensor] = {}
-    watched: AbstractContextManager[dict[int, Attention]] = nullcontext({})
-    if "attention" in scorer.needs:
-        watched = attending(model.module)
 
     def seen(layer: int, attention: dict[int, Attention]) -> Callable[[Tensor], None]:
         def see(activation: Tensor) -> None:
@@ -52,7 +43,7 @@ def _layers(model: MLLM, site: Site, batch: Forced, scorer: Importances) -> list
 
         return see
 
-    with watched as attention:
+    with watched(model.module, scorer.needs) as attention:
         watching = {layer: seen(layer, attention) for layer in site.blocks}
         with intervene(model.module, site, watching, label="locate"):
             model.logits(batch)

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from kedit.stacks import named_by_model
+
 
 def refuse_misfit(module: nn.Module, processor: Any, name: str) -> None:
     """Raise a ValueError where the two cannot belong together, or the module writes no words.
@@ -32,8 +34,7 @@ def refuse_misfit(module: nn.Module, processor: Any, name: str) -> None:
 
 
 def _refuse_wordless(module: nn.Module, name: str) -> None:
-    named = getattr(module, "get_output_embeddings", None)
-    if named is None or named() is None:
+    if named_by_model(module, "get_output_embeddings") is None:
         raise ValueError(
             f"`{name}` is a {type(module).__name__}, which has no output matrix over its words "
             "(`get_output_embeddings()` gives none); give the whole model, such as a `...ForConditionalGeneration`, "
@@ -42,8 +43,7 @@ def _refuse_wordless(module: nn.Module, name: str) -> None:
 
 
 def _rows(module: nn.Module) -> int | None:
-    named = getattr(module, "get_input_embeddings", None)
-    found = getattr(named(), "num_embeddings", None) if named is not None else None
+    found = getattr(named_by_model(module, "get_input_embeddings"), "num_embeddings", None)
     return found if isinstance(found, int) else None
 
 

@@ -1,6 +1,6 @@
 """A model of transformers with its processor, as kedit sees it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
-from kedit.prompts import Medium, Prompt
+from kedit.prompts import Medium, Prompt, batches
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
 
@@ -91,12 +91,10 @@ class HuggingFaceMLLM:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches."""
         self._refuse_unwritten(prompts)
         told: dict[int, Generated] = {}
-        for medium in dict.fromkeys(one.medium for one in prompts):
-            places = [place for place, one in enumerate(prompts) if one.medium == medium]
-            chunks = list(_batched(places, self.batch_size))
-            for chunk in progress(chunks, len(chunks), what):
-                said = self._generate([prompts[place] for place in chunk])
-                told |= dict(zip(chunk, said, strict=True))
+        chunks = batches(prompts, self.batch_size)
+        for chunk in progress(chunks, len(chunks), what):
+            said = self._generate([prompts[place] for place in chunk])
+            told |= dict(zip(chunk, said, strict=True))
         return [told[place] for place in range(len(prompts))]
 
     def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:
@@ -242,7 +240,3 @@ class HuggingFaceMLLM:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def _batched(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

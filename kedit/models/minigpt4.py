@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from kedit.models import placing
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import without_bars
 from kedit.models.minigpt4_files import Files, MiniGPT4FileError, Parts
@@ -57,7 +58,8 @@ def load(
         FileNotFoundError: A file is missing; all that are expected are listed.
         MiniGPT4FileError: A file holds something else, is of another flavor, or does not fit the others.
     """
-    where, kind = _placed(device, dtype)
+    where = placing.device(device)
+    kind = placing.data_type(dtype) or (torch.float32 if where.type == "cpu" else torch.float16)
     names = {"vision": vision, "qformer": qformer, "checkpoint": checkpoint, "language": language}
     files = Files.under(Path(path), flavor, names)
     parts = Parts.read(files)
@@ -69,16 +71,6 @@ def load(
     processor = _processor(module.config, tokenizer, files, system)
     called = name or f"minigpt4-{files.language.name}"
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
-
-
-def _placed(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto":
-        return where, torch.float32 if where.type == "cpu" else torch.float16
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise ValueError(f"`dtype` is auto, float32, float16 or bfloat16, got {dtype!r}")
-    return where, kind
 
 
 def _tokenizer(files: Files) -> Any:

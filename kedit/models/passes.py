@@ -1,11 +1,14 @@
 """How a module of transformers is called without a trace: its mode, where its inputs go, what its forward takes."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import nn
+
+from kedit.stacks import named_by_model
 
 
 @contextmanager
@@ -23,9 +26,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def input_device(module: nn.Module) -> torch.device:
     """Return where the inputs go: to the token embedding, or to where accelerate brings its offloaded weights."""
-    named = getattr(module, "get_input_embeddings", None)
-    first = named() if named is not None else None
-    for one in (first, module):
+    for one in (named_by_model(module, "get_input_embeddings"), module):
         weight = next(one.parameters(), None) if isinstance(one, nn.Module) else None
         if weight is None:
             continue
@@ -39,10 +40,21 @@ def input_device(module: nn.Module) -> torch.device:
 
 def accepts(module: nn.Module, name: str) -> bool:
     """Return whether the forward of `module` takes a keyword `name`, by name or among any others."""
-    parameters = inspect.signature(type(module).forward).parameters
-    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    taken = parameters(module)
+    return name in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
 
 
 def declares(module: nn.Module, name: str) -> bool:
     """Return whether the forward of `module` takes a keyword of this very `name`."""
-    return name in inspect.signature(type(module).forward).parameters
+    return name in parameters(module)
+
+
+def parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Return what the forward of `module` takes, by name."""
+    return _parameters(type(module).forward)
+
+
+@cache
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    # Asked for at every call of a model, and slow to find out.
+    return inspect.signature(function).parameters

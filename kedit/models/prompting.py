@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.models.passes import parameters
 from kedit.prompts import Medium
 
 
@@ -75,6 +76,6 @@ def seen_on(seen: Tensor, mask: Tensor, prefixes: Sequence[tuple[int, ...]], wid
 
 def reader(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Return what reads `inputs`: the language model alone for texts, in a model that insists on a picture (BLIP-2)."""
-    wanted = signature(type(module).forward).parameters.get("pixel_values")
+    wanted = parameters(module).get("pixel_values")
     insists = wanted is not None and wanted.default is Parameter.empty
     return module.language_model if insists and "pixel_values" not in inputs else module
