@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import lru_cache, wraps
+from functools import wraps
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ __all__ = [
     "bar",
     "build",
     "guarded",
-    "loaded",
     "mirrored",
     "misuse",
     "plain",
@@ -50,16 +49,6 @@ def build(node: Any) -> Any:
             raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
     with misuse():
         return instantiate(node, _convert_="all")
-
-
-def loaded(node: DictConfig) -> Any:
-    """Build a model, once for all jobs of a sweep that share it."""
-    return _loaded(OmegaConf.to_yaml(OmegaConf.create({"model": node}), resolve=True))
-
-
-@lru_cache(maxsize=1)
-def _loaded(description: str) -> Any:
-    return build(OmegaConf.create(description).model)
 
 
 @contextmanager

@@ -118,6 +118,11 @@ class Store:
         if content is not None:
             return content
         content = make()
+        self.keep(key, content, about)
+        return content
+
+    def keep(self, key: str, content: bytes, about: Mapping[str, Any] | None = None) -> None:
+        """Put `content` under `key`; what cannot be kept, as on a full disk, is a warning, once for each reason."""
         try:
             self.put(key, content, about)
         except OSError as error:
@@ -125,7 +130,6 @@ class Store:
             if reason not in self._told:
                 logger.warning("cannot keep results in `%s` (%s): going on without", self.folder, reason)
             self._told.add(reason)
-        return content
 
     def ls(self) -> list[Entry]:
         """Return all entries, sorted by key, reading no more than the end of each file."""

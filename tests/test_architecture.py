@@ -14,7 +14,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
-    frozenset({"kedit.structure", "kedit.experts"}),
+    frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),
