@@ -36,6 +36,8 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
+_sweep: ContextVar[list[DictConfig] | None] = ContextVar("sweep", default=None)
+"""The settings of the sweep that has begun; None where no `guarded` waits for it."""
 
 
 def build(node: Any) -> Any:
@@ -75,47 +77,107 @@ def whole_numbers(settings: DictConfig, least: Mapping[str, int], optional: Iter
             raise ConfigurationError(f"`{key}` is a whole number, {smallest} or more{null}; got {shown}")
 
 
-def reported(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
     """Let a job that fails say so in one line and leave its traceback in kedit.log.
 
-    The other jobs of a sweep still run. Hydra would announce a raised error in a second line, so the failure is
-    handed to `guarded` instead; in a launcher's worker process, where none waits, Hydra has to carry it over.
+    The other jobs of a sweep still run, unless `on_error=stop`. Hydra would announce a raised error in a second line,
+    so the failure is handed to `guarded` instead; from a launcher's worker process, where none waits, STATUS tells it.
     """
 
     @wraps(job)
-    def attempt(settings: DictConfig) -> None:
+    def attempt(settings: DictConfig) -> T | None:
+        sweep = _sweep_folder()
+        if sweep is not None and (sweep / STOPPED).exists():
+            return None
         try:
-            job(settings)
+            return job(settings)
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
             codes = _exit_codes.get()
-            if codes is None:
+            if codes is None and sweep is None:
                 raise
-            codes.append(_said(_code(error), _job_label() + explained(error) + _where_to_look(error)))
+            code = _said(_code(error), _job_label() + explained(error) + _where_to_look(error))
+            if codes is not None:
+                codes.append(code)
+            if sweep is not None and settings.get("on_error") == "stop":
+                write_atomic(sweep / STOPPED, f"{_job_label()}{explained(error)}\n")
+            return None
 
     return attempt
 
 
 def guarded(main: Callable[[], Any]) -> int:
-    """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error."""
+    """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
+
+    A sweep ends with what `ended` makes of it, also after failures and when it is interrupted.
+    """
+    _prepare_hydra()
+    codes: list[int] = []
+    token, sweep = _exit_codes.set(codes), _sweep.set([])
+    try:
+        main()
+    except KeyboardInterrupt:
+        codes.append(_said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+    except Exception as error:
+        codes.append(_said(_code(error), explained(error) + _other_folder(error)))
+    finally:
+        begun = (_sweep.get() or [])[:]
+        _exit_codes.reset(token)
+        _sweep.reset(sweep)
+    for settings in begun:
+        codes += _ended(settings, codes)
+    if not codes:
+        return DONE
+    if INTERRUPTED in codes:
+        return INTERRUPTED
+    return MISUSED if set(codes) == {MISUSED} else FAILED
+
+
+def sweeping(settings: DictConfig) -> None:
+    """Tell the `guarded` that waits that a sweep has begun."""
+    if (begun := _sweep.get()) is not None:
+        begun.append(settings)
+
+
+def _prepare_hydra() -> None:
     # Hydra then raises instead of printing half a page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # On a full disk, each line for kedit.log would bring a traceback to the terminal.
     logging.raiseExceptions = False
-    codes: list[int] = []
-    token = _exit_codes.set(codes)
+    # Hydra takes plugins from the namespace package `hydra_plugins` alone.
+    plugins = str(Path(__file__).resolve().parent / "plugins")
+    if plugins not in sys.path:
+        sys.path.append(plugins)
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.kedit_grid import GridSweeper
+
+    Plugins.instance().register(GridSweeper)
+
+
+def _ended(settings: DictConfig, codes: list[int]) -> list[int]:
+    """Finish a sweep and return the codes of jobs that failed where nobody waited for theirs."""
+    from experiments.endings import ended
+    from experiments.sweeps import unfinished
+
+    folder = Path(settings.hydra.sweep.dir)
+    failed = bool(unfinished(folder))
     try:
-        main()
-    except KeyboardInterrupt:
-        return _said(INTERRUPTED, "interrupted; STATUS in the run folder says so")
+        ended(settings, folder)
     except Exception as error:
-        codes.append(_said(_code(error), explained(error) + _other_folder(error)))
-    finally:
-        _exit_codes.reset(token)
-    if not codes:
-        return DONE
-    return MISUSED if set(codes) == {MISUSED} else FAILED
+        logger.info("the sweep could not be summed up", exc_info=True)
+        return [_said(_code(error), f"no summary of {folder}: {explained(error)}")]
+    return [FAILED] if failed and not codes else []
+
+
+def _sweep_folder() -> Path | None:
+    """Return the folder of the sweep that the job belongs to, or None."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def identity(model: MLLM, weights: str | None = None) -> str:
         UnhashableWeightsError: Some weights are not in memory.
     """
     module, processor = model.module, getattr(model, "processor", None)
-    own = {one.name: getattr(model, one.name) for one in fields(model)} if is_dataclass(model) else {}
+    own = {one.name: getattr(model, one.name) for one in fields(model)} if is_dataclass(model) else dict[str, Any]()
     about = {
         "kind": [type(one).__qualname__ for one in (model, module, processor)],
         "settings": {name: repr(value) for name, value in sorted(own.items()) if name not in NO_MATTER},
