@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
+from experiments.sweeps import STOPPED, unfinished
+from kedit.runs import write_atomic
 
 __all__ = [
     "ConfigurationError",
@@ -158,7 +161,6 @@ def _prepare_hydra() -> None:
 def _ended(settings: DictConfig, codes: list[int]) -> list[int]:
     """Finish a sweep and return the codes of jobs that failed where nobody waited for theirs."""
     from experiments.endings import ended
-    from experiments.sweeps import unfinished
 
     folder = Path(settings.hydra.sweep.dir)
     failed = bool(unfinished(folder))
@@ -198,7 +200,12 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
     with Run(folder) as kept:
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
         whole_numbers(settings, least, optional=["threads"])
+        if settings.get("on_error", "continue") not in ("continue", "stop"):
+            raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
+        sweep = _sweep_folder()
         tracker = build(settings.tracker)
+        if sweep is not None and getattr(tracker, "group", "") is None:
+            tracker = replace(tracker, group=sweep.name)
         with mirrored(tracker, settings, folder):
             yield kept, tracker
         logger.info("done")

@@ -1,10 +1,11 @@
 """How a sweep begins and ends: who waits for it is told, and its results are put together, also after failures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.app import sweeping
 
@@ -24,8 +25,12 @@ def ended(settings: DictConfig, folder: Path) -> None:
     """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
     if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
-    from experiments.app import build, tracked
-    from experiments.sweeping.leaderboard import written
+    from experiments.app import build, mirrored, plain
+    from experiments.sweeping.summary import terminal, written
 
-    with tracked(build(settings.tracker), settings, folder) as tracker:
-        written(folder, tracker)
+    told = plain(OmegaConf.masked_copy(settings, [key for key in settings if key != "hydra"]))
+    tracker = build(settings.tracker)
+    if hasattr(tracker, "group"):
+        tracker = replace(tracker, group=tracker.group or folder.name, job_type="summary")
+    with mirrored(tracker, told, folder):
+        terminal(written(folder, tracker))

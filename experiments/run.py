@@ -3,6 +3,7 @@
 kedit run concept=star locate=two_stage edit=zero
 """
 
+import math
 import sys
 import time
 from typing import Any
@@ -23,15 +24,23 @@ LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "e
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="run")
 @reported
-def run(cfg: DictConfig) -> None:
-    """Run one job in its Hydra folder."""
+def run(cfg: DictConfig) -> tuple[float, float]:
+    """Run one job in its Hydra folder and return suppression and retention, which a sweeper may maximize."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from experiments import show
+    from experiments.sweeping import telling
 
+    began, running = time.perf_counter(), HydraConfig.get()
     with run_folder(cfg, LEAST) as (kept, tracker):
-        report = job(cfg, kept, tracker, locator_name=HydraConfig.get().runtime.choices["locate"])
-        show.terminal(report, kept)
+        report = job(cfg, kept, tracker, locator_name=running.runtime.choices["locate"])
+        if running.mode == RunMode.MULTIRUN:
+            telling.tell(running, report, time.perf_counter() - began)
+        else:
+            show.terminal(report, kept)
+    values = report["suppression"]["mention_drop"]["value"], report["retention"]["overall"]["value"]
+    return tuple(math.nan if value is None else value for value in values)  # type: ignore[return-value]
 
 
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> dict[str, Any]:
