@@ -25,12 +25,12 @@ def ended(settings: DictConfig, folder: Path) -> None:
     """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
     if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
-    from experiments.app import build, mirrored, plain
+    from experiments.app import build, mirrored
     from experiments.sweeping.summary import terminal, written
 
-    told = plain(OmegaConf.masked_copy(settings, [key for key in settings if key != "hydra"]))
+    common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
     tracker = build(settings.tracker)
     if hasattr(tracker, "group"):
         tracker = replace(tracker, group=tracker.group or folder.name, job_type="summary")
-    with mirrored(tracker, told, folder):
+    with mirrored(tracker, common, folder):
         terminal(written(folder, tracker))

@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "inpaint": Command("experiments.inpaint", "paint a concept out of some pictures and look at them"),
     "doctor": Command("experiments.doctor", "check that what kedit relies on holds for a model"),
+    "verify": Command("experiments.verify", "compute finished runs again and compare every byte"),
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "counterfactuals": Command("experiments.counterfactuals", "compare ways of painting a concept out"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),

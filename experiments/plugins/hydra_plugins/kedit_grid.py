@@ -41,8 +41,8 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that are not finished."""
         assert self.found is not None and self.config is not None and self.launcher is not None
-        OmegaConf.save(self.config, self.found.folder / "multirun.yaml")
         pending = self.found.prepared()
+        OmegaConf.save(self.config, self.found.folder / "multirun.yaml")
         where = f"hydra.sweep.dir={_quoted(self.found.folder)}"
         told = [[*self.found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
         returns: list[Sequence[Any]] = []
