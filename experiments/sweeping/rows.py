@@ -94,7 +94,7 @@ def _planned(plan: Path) -> list[tuple[str, ...]]:
 def _composed(folder: Path) -> tuple[str, ...]:
     """Return the overrides that Hydra noted for a job; none where it did not come so far."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
