@@ -7,7 +7,7 @@ from experiments.sweeping.overrides import shown
 from experiments.sweeping.pareto import Pareto
 from experiments.sweeping.results import FIGURES, Result
 from experiments.sweeping.rows import Row, Sweep
-from kedit.evaluation.statistics import Measured
+from kedit.evaluation.statistics import Measured, two_places
 from kedit.reports import csv_text, markdown_table
 
 ASKED = ("concept", "model", "locator", "operator", "positions")
@@ -99,7 +99,11 @@ def as_markdown(sweep: Sweep, front: Pareto, figures: Sequence[str], lacking: Se
         lacking: For each figure that was not drawn, a sentence that says why.
     """
     blocks = [f"# {headline(sweep)}", *constants(sweep), *_findings(sweep, front)]
-    blocks += [markdown_table(*_table(sweep, front)), _samples(sweep), INTERVALS]
+    blocks += [
+        markdown_table(*_table(sweep, front)),
+        f"n: {', '.join(f'{name} {n}' for name, n in sample_counts(sweep).items()) or 'none'}.",
+        INTERVALS,
+    ]
     blocks += [*(f"![{one}]({one})" for one in figures), *lacking]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -108,6 +112,11 @@ def headline(sweep: Sweep) -> str:
     """Return how many jobs there are, and what became of them."""
     counts = [f"{len(sweep.done)} done", *(f"{count} {status}" for status, count in _undone(sweep).items())]
     return f"Leaderboard of {len(sweep.rows)} job{'s' * (len(sweep.rows) != 1)}: {', '.join(counts)}"
+
+
+def numbered(jobs: Sequence[int]) -> str:
+    """Return the jobs' numbers in words: `job 2`, or `jobs 2, 3`."""
+    return f"job{'s' * (len(jobs) != 1)} {', '.join(map(str, jobs))}" if jobs else "none"
 
 
 def constants(sweep: Sweep) -> list[str]:
@@ -136,8 +145,9 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     within = " within each concept" * (len(_values(sweep, "concept")) > 1)
     left = [(front.unmeasured, "could not be measured"), (front.broken, "did not pass the fluency guard")]
     out = ", ".join(f"{count} {why}" for count, why in left if count)
-    jobs = ", ".join(map(str, front.jobs)) or "none"
-    yield f"**Pareto set** of mention_drop and retention{within}: jobs {jobs}." + (f" Left out: {out}." if out else "")
+    yield f"**Pareto set** of mention_drop and retention{within}: {numbered(front.jobs)}." + (
+        f" Left out: {out}." if out else ""
+    )
 
 
 def _table(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[str]]]:
@@ -167,6 +177,11 @@ def interval_shown(one: Measured) -> str:
     return "n/a" if one.value is None else str(one)
 
 
+def value_shown(one: Measured) -> str:
+    """Return a value without its interval, or "n/a"."""
+    return "n/a" if one.value is None else two_places(one.value)
+
+
 def beats_shown(result: Result) -> str:
     """Return whether the random control was beaten, with p."""
     if result.beats_control is None:
@@ -183,11 +198,11 @@ def _notes(row: Row, result: Result, front: Pareto, same: dict[int, int]) -> Ite
         yield f"broken language: {result.broken or 'no reason given'}"
 
 
-def _samples(sweep: Sweep) -> str:
-    """Return how many samples are behind each figure."""
-    told = []
+def sample_counts(sweep: Sweep) -> dict[str, str]:
+    """Return how many samples are behind each figure, such as `24`, or `20 to 24` where jobs differ."""
+    told = {}
     for name in FIGURES:
         counts = {one.n for _, result in sweep.done if (one := result.figures[name]).value is not None}
         if counts:
-            told.append(f"{name} {min(counts)}" + (f" to {max(counts)}" if len(counts) > 1 else ""))
-    return f"n: {', '.join(told)}." if told else ""
+            told[name] = f"{min(counts)}" + (f" to {max(counts)}" if len(counts) > 1 else "")
+    return told

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-PLUMBING = frozenset({"stages", "select", "scorer"})
+PLUMBING = frozenset({"select", "scorer"})
 """Parts of a setting's name that every stage of a locator has and that tell a reader nothing."""
 
 
@@ -56,7 +56,7 @@ def _forms(key: str) -> tuple[str, ...]:
     """Return names for `key` from the shortest to the whole."""
     parts = key.split(".")
     # The name of the stage says enough: it is always one of `locate`.
-    inner = parts[1:] if parts[:2] == ["locate", "stages"] else parts
+    inner = (parts[2:] or parts) if parts[:2] == ["locate", "stages"] else parts
     telling = [part for part in inner[:-1] if part not in PLUMBING] + inner[-1:]
     ends = telling if len(telling) < 3 else [telling[0], telling[-1]]
     return tuple(dict.fromkeys(".".join(form) for form in (ends, telling, inner, parts)))

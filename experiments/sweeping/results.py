@@ -67,14 +67,16 @@ class Result:
     @classmethod
     def of(cls, report: Any) -> Self:
         """Return what `report`, the content of a report.json, says; a ValueError names what it lacks."""
-        words = [_word(report, key) for key in ("concept", "model", "locator", "operator")]
         neurons = _at(report, ("neurons", "count"))
         if not isinstance(neurons, int) or isinstance(neurons, bool):
             raise ValueError(f"`neurons.count` is a whole number, got {neurons!r:.40}")
         beats, p = (_at(report, ("control", "beats_control", key)) for key in ("mention_drop", "p"))
         fluent = _at(report, ("fluency", "passed"))
         return cls(
-            *words,
+            concept=_word(report, "concept"),
+            model=_word(report, "model"),
+            locator=_word(report, "locator"),
+            operator=_word(report, "operator"),
             positions=_optional(report, ("positions",)),
             neurons=neurons,
             figures={name: _figure(report, name) for name in FIGURES},

@@ -84,7 +84,7 @@ def _jobs(folder: Path) -> dict[int, tuple[str, ...]]:
 def _planned(plan: Path) -> list[tuple[str, ...]]:
     try:
         jobs = json.loads(plan.read_text(encoding="utf-8"))["jobs"]
-        if not all(isinstance(one, str) for job in jobs for one in job) or not jobs:
+        if not jobs or not all(isinstance(job, list) and all(isinstance(one, str) for one in job) for job in jobs):
             raise ValueError("`jobs` must be a list of lists of overrides, and not empty")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"`{plan}` is damaged ({type(error).__name__}: {error}); run the sweep again") from error
@@ -94,7 +94,7 @@ def _planned(plan: Path) -> list[tuple[str, ...]]:
 def _composed(folder: Path) -> tuple[str, ...]:
     """Return the overrides that Hydra noted for a job; none where it did not come so far."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))

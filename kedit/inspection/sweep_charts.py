@@ -133,12 +133,16 @@ def _draw_panels(
 def _draw_trials(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look], *, small: bool) -> None:
     controls = {_place(one.control_kept, one.control_drop) for one in trials}
     for x, y in sorted(point for point in controls if point is not None):
-        axes.plot(x, y, "o", color=GRAY, ms=2.5 if small else 4, alpha=0.5, mec="none", clip_on=False, zorder=2)
+        # Wide and pale, so that one shows behind an edit that did as little.
+        axes.plot(x, y, "o", color=GRAY, ms=5 if small else 7.5, alpha=0.4, mec="none", clip_on=False, zorder=2)
     front = sorted({one.place for one in trials if one.on_front and one.place is not None})
     axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.2, zorder=3)
     # Equal sets give equal points; each is drawn once, or its cross would darken.
-    for one in {(one.locator, one.place, one.fluent, one.on_front): one for one in trials}.values():
-        _draw_trial(axes, one, looks[one.locator], 3.5 if small else 5.5)
+    distinct = list({(one.locator, one.place, one.fluent, one.on_front): one for one in trials}.values())
+    for number, one in enumerate(distinct):
+        # Of several locators at one point, those behind show around those before.
+        covering = sum(other.place == one.place for other in distinct[number + 1 :])
+        _draw_trial(axes, one, looks[one.locator], (3.5 if small else 5.5) + 2.5 * min(covering, 3))
     ticks = [0, 0.25, 0.5, 0.75, 1]
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -213,7 +217,7 @@ def _draw_legend(figure: "Page", trials: Sequence[Trial], looks: Mapping[str, Lo
     handles = [_handle(name, look) for name, look in looks.items()]
     handles += [_handle("Pareto front", (INK, ""), lw=1.2), _handle("95 % interval", (GRAY, ""), lw=0.7)]
     if any(_place(one.control_kept, one.control_drop) for one in trials):
-        handles.append(_handle("random control", (GRAY, "o")))
+        handles.append(_handle("random control", (GRAY, "o"), alpha=0.5))
     if not all(one.fluent for one in trials):
         handles.append(_handle("broken language", (INK, "o"), mfc="white"))
     columns = 5 if len(handles) <= 5 else 4

@@ -174,7 +174,8 @@ def draw_threshold_lines(
 def draw_dose(trials: Sequence[Trial], path: Path, *, title: str, marked: str = "two_stage") -> None:
     """Draw mention_drop and retention by the number of edited neurons, beside random ones, as a PNG at `path`.
 
-    The axis is logarithmic where the numbers span more than a decade; 0 is shown. Lines join the means.
+    The axis is logarithmic where the numbers span more than a decade; 0 is shown. Lines join the means of a locator's
+    trials in one panel, such as a concept.
 
     Raises:
         ValueError: No trial has a value for either.
@@ -190,7 +191,9 @@ def draw_dose(trials: Sequence[Trial], path: Path, *, title: str, marked: str = 
             _draw_doses(axes, controls, (GRAY, "o"), "random control", joined=False)
             for locator, look in looks.items():
                 own = [one for one in trials if one.locator == locator]
-                _draw_doses(axes, [(one.neurons, one.kept if column else one.drop) for one in own], look, locator)
+                for number, panel in enumerate(dict.fromkeys(one.panel for one in own)):
+                    doses = [(one.neurons, one.kept if column else one.drop) for one in own if one.panel == panel]
+                    _draw_doses(axes, doses, look, "_" if number else locator)
             _count_axis(axes, [one.neurons for one in trials])
             _share_axis(axes)
             axes.tick_params(labelleft=not column)
