@@ -67,8 +67,9 @@ class SideBySide:
                 stack.enter_context(before(module, path, self._check_tokens))
             spans = stack.enter_context(self._spans(module))
             for name in dict.fromkeys(edit.neurons.site for edit in edits):
-                rewrites = self._rewrites(Site.of(module, name), name, spans)
-                hooks += stack.enter_context(intervene(module, Site.of(module, name), rewrites, label=self)).values()
+                site = Site.of(module, name)
+                rewrites = self._rewrites(site, name, spans)
+                hooks += stack.enter_context(intervene(module, site, rewrites, label=self)).values()
             yield
             if edits:
                 warn_if_idle(edits[0], hooks)

@@ -14,6 +14,7 @@ from kedit.models.marks import MARKED, first_token, mask_token, medium_token, mo
 from kedit.models.media import given
 from kedit.models.mentions import first_mention
 from kedit.models.mllm import STUB, Forced, Generated, Mention
+from kedit.models.once import outside
 from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.models.writing import Within, alone, written
@@ -60,6 +61,11 @@ class HuggingFaceMLLM:
     def architecture(self) -> Architecture:
         """Where answers stand: behind the prompt, in a sequence of their own, or in place of masks."""
         return architecture(self.module)
+
+    @cached_property
+    def outside(self) -> tuple[str, ...]:
+        """The paths of what reads pictures and sounds for the language model."""
+        return outside(self.module)
 
     @cached_property
     def media(self) -> frozenset[Medium]:

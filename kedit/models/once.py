@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from kedit.hooks import exchanging
 from kedit.prompts import Prompt
-from kedit.sites import language_paths
+from kedit.sites import embedding_path, language_paths
 from kedit.stacks import SPEAKS_OF
 
 
@@ -59,29 +59,31 @@ def encoded(prompts: Sequence[Prompt], copies: Copies, encode: Callable[[Sequenc
 
 
 @contextmanager
-def looked_at_once(module: nn.Module, copies: Copies) -> Iterator[None]:
-    """Let what stands before the language model run on one row of each prompt, and hand its output to all of them.
+def looked_at_once(module: nn.Module, paths: Sequence[str], copies: Copies) -> Iterator[None]:
+    """Let the parts at `paths` run on one row of each prompt, and hand what they make of it to all of its rows.
 
     Done only in calls whose every input tensor has a row for each row of the batch, equal for the same prompt, and whose
     output has a row for each row of its input: elsewhere nothing is shared.
     """
     with ExitStack() as attached:
-        for path in outside(module) if copies.any else ():
+        for path in paths if copies.any else ():
             attached.enter_context(_shared(module, path, copies))
         yield
 
 
-def outside(module: nn.Module) -> list[str]:
+def outside(module: nn.Module) -> tuple[str, ...]:
     """Return the paths of what stands beside the language model and is named for vision, sound or what joins them."""
-    inner = language_paths(module)[-1].split(".")
+    language = [*language_paths(module), embedding_path(module) or ""]
+    inner = language[0].split(".")
     found = []
     for depth in range(len(inner)):
         above = ".".join(inner[:depth])
         for name, child in module.get_submodule(above).named_children():
+            path = f"{above}.{name}".lstrip(".")
             spoken = any(word.search(name) or word.search(type(child).__name__) for _, word in SPEAKS_OF)
-            if name != inner[depth] and spoken:
-                found.append(f"{above}.{name}".lstrip("."))
-    return found
+            if spoken and not any(f"{one}.".startswith(f"{path}.") for one in language):
+                found.append(path)
+    return tuple(found)
 
 
 @contextmanager
@@ -116,12 +118,14 @@ def _taken(one: Any, at: Tensor) -> Any:
 
 
 def _repeats(inputs: Any, copies: Copies) -> bool:
-    """Return whether every tensor among the inputs says the same of the rows of one prompt."""
-    leaves = tree_leaves(inputs)
+    """Return whether every tensor among the inputs says the same of the rows of one prompt, and nothing else counts."""
+    leaves, n_rows = tree_leaves(inputs), len(copies.source)
     tensors = [one for one in leaves if isinstance(one, Tensor)]
-    if not tensors or any(one is not None and not isinstance(one, Tensor | bool | str) for one in leaves):
+    plain = [one for one in leaves if one is not None and not isinstance(one, Tensor)]
+    if not tensors or any(one.ndim == 0 or len(one) != n_rows for one in tensors):
         return False
-    if any(one.ndim == 0 or len(one) != len(copies.source) for one in tensors):
+    # A number that is the number of rows may well mean it.
+    if any(not isinstance(one, bool | int | float | str) or one == n_rows for one in plain):
         return False
     same = torch.tensor(copies.first)[torch.tensor(copies.source)]
     return all(torch.equal(one, one[same.to(one.device)]) for one in tensors)

@@ -45,7 +45,7 @@ def written(
     """
     copies = Copies.among(prompts)
     inputs = encoded(prompts, copies, model.encode)
-    with evaluating(model.module), looked_at_once(model.module, copies):
+    with evaluating(model.module), looked_at_once(model.module, model.outside if copies.any else (), copies):
         if drafts is None:
             with within(places):
                 return _kept(model, inputs, _generated(model, inputs))
