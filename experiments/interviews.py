@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 import torch
 
 from experiments.recall import FORGETFUL, Recall, of_edit, of_encoder, of_exam
-from experiments.transcripts import captions_of, plain, rows, transcript_of
+from experiments.transcripts import Said
+from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
+from kedit.edit.side_by_side import asked_under
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronSet
+from kedit.prompts import Prompt
 from kedit.samples import Concept, Progress, Sample
 
 
@@ -38,26 +41,51 @@ def interview(
     recall: Recall = FORGETFUL,
 ) -> Told:
     """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
-
-    def ask() -> dict[str, Any]:
-        named = model.caption([sample.image for sample in exam.target], progress=progress)
-        return {"named": rows(named), "told": plain(transcript(model, exam, named, progress, target=named))}
-
-    unedited = recall.json("generations", "unedited", lambda: {"exam": of_exam(exam)}, ask)
-    named, sets = captions_of(unedited["named"]), (neurons, *controls)
-
-    def edited(places: Sequence[int]) -> list[dict[str, Any]]:
-        told = []
-        for place in places:
-            name = f"control {place}" if place else exam.concept.name
-            with plan.edit(sets[place], operator, name).applied(model):
-                told.append(plain(transcript(model, exam, named, progress)))
-        return told
-
     about = {"exam": of_exam(exam)} if recall.store else {}
-    abouts = [{**about, **of_edit(plan, operator, one)} for one in sets]
-    after = [transcript_of(told) for told in recall.many("generations", "edited", abouts, edited)]
-    return Told(transcript_of(unedited["told"]), after[0], after[1:])
+    said = recall.json("generations", "unedited", lambda: about, lambda: unedited(model, exam, progress).to_json())
+    before, sets = Said.of(said), (neurons, *controls)
+    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
+    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+
+    def make(places: Sequence[int]) -> list[dict[str, Any]]:
+        found = edited(model, exam, [edits[place] for place in places], before, progress)
+        return [one.to_json() for one in found]
+
+    abouts = [{**about, **of_edit(edit)} for edit in edits]
+    after = [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
+    first, *others = (one.transcript(exam) for one in after)
+    return Told(before.transcript(exam), first, others)
+
+
+def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
+    """Return what the model says now."""
+    texts = model.ask(_prompts(model, exam), progress=progress, what="captions")
+    return Said(tuple(texts), logprobs(model, exam.concept, exam.target, texts[: len(exam.target)]))
+
+
+def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
+    """Return what the model says under each edit, whose texts are compared with those `before`.
+
+    Edits of the language model share their generations; log-probabilities are taken after the words said before.
+    """
+    prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
+    if all(edit.neurons.scope == "language" for edit in edits):
+        texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
+    else:
+        texts = []
+        for edit in edits:
+            with edit.applied(model):
+                texts.append(model.ask(prompts, progress=progress, what="edited captions"))
+    said = []
+    for edit, told in zip(edits, texts, strict=True):
+        with edit.applied(model):
+            said.append(Said(tuple(told), logprobs(model, exam.concept, exam.target, named)))
+    return said
+
+
+def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
+    pictures = [Prompt(model.prompt, sample.image) for sample in (*exam.target, *exam.retention)]
+    return [*pictures, *(question.prompt for question in exam.questions)]
 
 
 def measured(
@@ -66,8 +94,8 @@ def measured(
     """Return what the edit did, as the parts of report.json that are measured on what was told."""
 
     def about() -> dict[str, Any]:
-        texts = [plain(one) for one in (told.before, told.after, *told.controls)]
         encoder = of_encoder(similarity.encoder) if similarity.encoder else None
+        texts = [repr(one) for one in (told.before, told.after, *told.controls)]
         return {"exam": of_exam(exam), "told": texts, "encoder": encoder, "neurons": neurons, "seed": seed}
 
     def make() -> dict[str, Any]:
@@ -77,26 +105,6 @@ def measured(
 
     found: dict[str, Any] = recall.json("report", "measured", about, make)
     return found
-
-
-def transcript(
-    model: MLLM,
-    exam: Exam,
-    named: Sequence[Generated],
-    progress: Progress,
-    *,
-    target: Sequence[Generated] | None = None,
-) -> Transcript:
-    """Return what the model says now; `target` are its captions of the target samples, if they are known already.
-
-    `named` are the unedited captions of the target samples, after whose words log-probabilities are taken.
-    """
-    told = [target] if target is not None else []
-    for part in (exam.target, exam.near, exam.far)[len(told) :]:
-        told.append(model.caption([sample.image for sample in part], progress=progress))
-    captions = [tuple(one.text for one in part) for part in told]
-    answers = tuple(model.answer(exam.questions, progress=progress))
-    return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
 
 
 @torch.no_grad()

@@ -11,15 +11,28 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kedit.edit.operators import Operator, Patch
-from kedit.edit.plan import EditPlan
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Patch
 from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
-from kedit.neurons import NeuronScores, NeuronSet, scores_from, scores_to
+from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
 from kedit.store import Store, digest
 
-MODEL = ("models", "hooks", "sites", "structure", "stacks", "experts", "weights", "positions", "prompts", "neurons")
+MODEL = (
+    "models",
+    "hooks",
+    "sites",
+    "structure",
+    "stacks",
+    "experts",
+    "weights",
+    "positions",
+    "prompts",
+    "neurons",
+    "rows",
+    "exact",
+)
 ROOMS = {
     "generations": (*MODEL, "samples", "edit"),
     "scores": (*MODEL, "samples", "locate", "unembedding"),
@@ -142,15 +155,14 @@ def of_exam(exam: Exam) -> str:
     return digest(about | samples | {"questions": [of_question(one) for one in exam.questions]})
 
 
-def of_edit(plan: EditPlan, operator: Operator, neurons: NeuronSet) -> dict[str, Any]:
+def of_edit(edit: Edit) -> dict[str, Any]:
     """Return what decides an edit: the neurons, the operator with its values, and where it acts."""
-    edit = plan.edit(neurons, operator, "edit")
-    values: dict[str, str] = {}
+    operator, values = edit.operator, {}
     if isinstance(operator, Patch) and isinstance(operator.reference, Mapping):
         told = sorted(operator.reference.items())
         values = {str(layer): digest("", value.float().cpu().numpy().tobytes()) for layer, value in told}
     where = {"positions": edit.positions, "phase": edit.phase}
-    return {"neurons": neurons.to_json(), "operator": repr(operator), "values": values, **where}
+    return {"neurons": edit.neurons.to_json(), "operator": repr(operator), "values": values, **where}
 
 
 def of_encoder(encoder: Any) -> Any:

@@ -1,27 +1,37 @@
-"""Captions and transcripts as JSON and back."""
+"""What a model said, as JSON and back, and as the transcript that is measured."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
-from kedit.evaluation.exam import Transcript
+from kedit.evaluation.exam import Exam, Transcript
 from kedit.models.mllm import Generated
 
-PARTS = ("target", "near", "far", "answers")
 
+@dataclass(frozen=True)
+class Said:
+    """The captions and answers of one exam, in its order, and the log-probabilities of the concept's word."""
 
-def plain(told: Transcript) -> dict[str, Any]:
-    """Return a transcript as JSON, where a log-probability that was not taken is null."""
-    logprobs = [None if one != one else one for one in told.logprobs or ()]
-    texts = {name: list(getattr(told, name)) for name in PARTS}
-    return {**texts, "logprobs": logprobs if told.logprobs is not None else None}
+    texts: tuple[Generated, ...]
+    """Of the target, near and far samples and of the questions."""
+    logprobs: tuple[float, ...]
+    """For each target sample; NaN where none was taken."""
 
+    def transcript(self, exam: Exam) -> Transcript:
+        """Return it as `measure` takes it."""
+        texts = iter(one.text for one in self.texts)
+        parts = [tuple(next(texts) for _ in part) for part in (exam.target, exam.near, exam.far, exam.questions)]
+        return Transcript(*parts, self.logprobs)
 
-def transcript_of(told: Mapping[str, Any]) -> Transcript:
-    """Return the transcript that `plain` wrote."""
-    logprobs = told["logprobs"]
-    if logprobs is not None:
-        logprobs = tuple(float("nan") if one is None else one for one in logprobs)
-    return Transcript(**{**told, "logprobs": logprobs})
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, where a log-probability that was not taken is null."""
+        return {"texts": rows(self.texts), "logprobs": [None if one != one else one for one in self.logprobs]}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        logprobs = tuple(float("nan") if one is None else one for one in told["logprobs"])
+        return cls(tuple(captions_of(told["texts"])), logprobs)
 
 
 def rows(captions: Sequence[Generated]) -> list[list[Any]]:

@@ -42,8 +42,8 @@ TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evalu
 LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "evaluate.controls=0")
 FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "kedit.log", "STATUS", "scores.safetensors",
-    "neurons.json", "captions.jsonl", "report.json", "report.md", "timing.json", "figures/layers.png", "figures/scores.png",
-    "figures/heatmaps.png", "figures/before_after.png", "figures/effects.png",
+    "neurons.json", "captions.jsonl", "report.json", "report.md", "timing.json",
+    "figures/layers.png", "figures/scores.png", "figures/heatmaps.png", "figures/before_after.png", "figures/effects.png",
 }  # fmt: skip
 NO_SHARE = ("logprob_drop", "logodds_drop", "difference")
 """Measured values that are not shares: two in nats, one a difference."""

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from experiments.comparison.shelf import Shelf
-from experiments.interviews import transcript
-from experiments.transcripts import captions_of, plain, rows, transcript_of
+from experiments.interviews import edited, unedited
+from experiments.transcripts import Said
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
@@ -16,7 +16,7 @@ from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured
-from kedit.models.mllm import MLLM, Generated
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.samples import Counterfactual, Progress, mentioned
 
@@ -68,31 +68,20 @@ class Trial:
             return self.before
 
         def ask() -> dict[str, Any]:
-            # Before the edit: both come from the unedited model.
-            named, operator = self._named, self._operator
-            with self.plan.edit(neurons, operator, self.exam.concept.name).applied(self.model):
-                return plain(transcript(self.model, self.exam, named, self.progress))
+            edit = self.plan.edit(neurons, self._operator, self.exam.concept.name)
+            (said,) = edited(self.model, self.exam, [edit], self._unedited, self.progress)
+            return said.to_json()
 
-        return transcript_of(self.shelf.made("edited", ask, neurons=neurons.to_json()))
+        return Said.of(self.shelf.made("edited", ask, neurons=neurons.to_json())).transcript(self.exam)
 
     @cached_property
     def before(self) -> Transcript:
         """What the unedited model says."""
-        return transcript_of(self._unedited["transcript"])
+        return self._unedited.transcript(self.exam)
 
     @cached_property
-    def _named(self) -> list[Generated]:
-        return captions_of(self._unedited["named"])
-
-    @cached_property
-    def _unedited(self) -> dict[str, Any]:
-        def ask() -> dict[str, Any]:
-            named = self.model.caption([sample.image for sample in self.exam.target], progress=self.progress)
-            told = transcript(self.model, self.exam, named, self.progress, target=named)
-            return {"named": rows(named), "transcript": plain(told)}
-
-        found: dict[str, Any] = self.shelf.made("unedited", ask)
-        return found
+    def _unedited(self) -> Said:
+        return Said.of(self.shelf.made("unedited", lambda: unedited(self.model, self.exam, self.progress).to_json()))
 
     @cached_property
     def _operator(self) -> Operator:
