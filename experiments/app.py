@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
-from experiments.sweeps import STOPPED, unfinished
+from experiments.sweeps import STOPPED, statuses
 from kedit.runs import write_atomic
 
 __all__ = [
@@ -129,7 +129,7 @@ def guarded(main: Callable[[], Any]) -> int:
         _exit_codes.reset(token)
         _sweep.reset(sweep)
     for settings in begun:
-        codes += _ended(settings, codes)
+        codes += _ended(settings, bool(codes))
     if not codes:
         return DONE
     if INTERRUPTED in codes:
@@ -158,18 +158,19 @@ def _prepare_hydra() -> None:
     Plugins.instance().register(GridSweeper)
 
 
-def _ended(settings: DictConfig, codes: list[int]) -> list[int]:
-    """Finish a sweep and return the codes of jobs that failed where nobody waited for theirs."""
+def _ended(settings: DictConfig, failed: bool) -> list[int]:
+    """Finish a sweep, of which a job is known to have failed or not, and return the exit codes of that."""
     from experiments.endings import ended
 
     folder = Path(settings.hydra.sweep.dir)
-    failed = bool(unfinished(folder))
     try:
         ended(settings, folder)
     except Exception as error:
         logger.info("the sweep could not be summed up", exc_info=True)
         return [_said(_code(error), f"no summary of {folder}: {explained(error)}")]
-    return [FAILED] if failed and not codes else []
+    told = statuses(folder).values()
+    # Where some jobs are done, the command as such was right.
+    return [FAILED] if (failed and "done" in told) or (not failed and set(told) - {"done"}) else []
 
 
 def _sweep_folder() -> Path | None:

@@ -105,10 +105,9 @@ def common_key(settings: DictConfig) -> str:
     return digest(about, *(path.read_bytes() for path in (*own, *theirs)))
 
 
-def unfinished(folder: Path) -> list[str]:
-    """Return the names of the job folders whose STATUS is not `done`."""
-    found = {path.parent.name: path.read_text(encoding="utf-8").strip() for path in folder.glob("*/STATUS")}
-    return [name for name, told in found.items() if told != "done"]
+def statuses(folder: Path) -> dict[str, str]:
+    """Return the STATUS of each job that was begun, by the name of its folder."""
+    return {path.parent.name: path.read_text(encoding="utf-8").strip() for path in folder.glob("*/STATUS")}
 
 
 def _is_of(path: Path, identity: str) -> bool:
