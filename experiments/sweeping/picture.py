@@ -11,8 +11,9 @@ from experiments.sweeping.overrides import shown
 from experiments.sweeping.pareto import Pareto
 from experiments.sweeping.results import Result
 from experiments.sweeping.rows import Row, Sweep
-from kedit.inspection.sweep_charts import Trial, draw_pareto
+from kedit.inspection.sweep_charts import draw_pareto
 from kedit.inspection.threshold_charts import draw_dose, draw_threshold_lines, draw_thresholds
+from kedit.inspection.trials import Trial
 from kedit.runs import write_file
 
 Draw = Callable[[Path], None]

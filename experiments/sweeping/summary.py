@@ -72,7 +72,7 @@ def metrics(board: Board) -> Iterator[tuple[str, float]]:
     yield "jobs", len(board.sweep.rows)
     yield "done", len(board.sweep.done)
     yield "without_result", len(board.sweep.undone)
-    yield "pareto", len(board.front.jobs)
+    yield "pareto_jobs", len(board.front.jobs)
     if board.sweep.done:
         row, result = ranked(board.sweep)[0]
         yield "best/job", row.number

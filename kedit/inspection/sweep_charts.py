@@ -1,73 +1,27 @@
-"""Charts of the jobs of a sweep: suppression against retention, and both by the number of edited neurons."""
+"""The chart of what the jobs of a sweep trade: suppression against retention."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, title_space, write
+from kedit.inspection.canvas import DPI, GRAY, INK, WIDTH, page, place, title_space, write
+from kedit.inspection.trials import Look, Trial, both, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Page
     from matplotlib.lines import Line2D
 
-Figure = Mapping[str, Any]
-"""A measured value: `{"value", "low", "high", "n"}`."""
-Look = tuple[str, str]
-"""A color and a mark."""
-
-LOOKS: tuple[Look, ...] = (
-    *((BLUE, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#8B6914", "X")),
-    *(("#7F4F24", "<"), ("#4B0082", ">"), ("#A0A000", "p"), ("#404040", "h"), ("#00A0A0", "*"), ("#C06060", "8")),
-)
-"""Of locators; the one that the others are compared with is a vermillion circle, random ones are of ink."""
+Point = tuple[float, float]
+TAG: Point = (0.24, 0.16)
+"""Inches that the number of a job takes."""
+REACHES = (0.2, 0.34, 0.5, 0.7, 0.95)
+"""Inches between a point and its tag."""
+DIRECTIONS = ((-0.8, -0.8), (-1.0, 0.0), (-0.4, -1.0), (0.8, -0.8), (1.0, 0.0), (0.8, 0.8), (0.0, 1.0), (-0.8, 0.8))
 MOST_PANELS = 24
 MOST_LABELS = 8
 LINE = 0.19
 """Inches of a line of small print."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One job of a sweep as a point: what edited neurons did, and what random ones did in their place."""
-
-    number: int
-    panel: str
-    """What it competes in, such as the concept."""
-    locator: str
-    label: str
-    """What tells it from the others, such as its thresholds."""
-    neurons: int
-    drop: Figure
-    """Mention_drop; a share."""
-    kept: Figure
-    """Retention; a share."""
-    control_drop: Figure
-    control_kept: Figure
-    on_front: bool = False
-    """Whether it is in the Pareto set of its panel."""
-    fluent: bool = True
-    """Whether the language passed its guard."""
-
-    @property
-    def place(self) -> tuple[float, float] | None:
-        """Retention and mention_drop; None where either could not be measured."""
-        return _place(self.kept, self.drop)
-
-
-def _place(kept: Figure, drop: Figure) -> tuple[float, float] | None:
-    return None if kept["value"] is None or drop["value"] is None else (kept["value"], drop["value"])
-
-
-def looks_of(locators: Sequence[str], marked: str) -> dict[str, Look]:
-    """Return a color and a mark for each locator, `marked` first and those that draw at random last."""
-    names = sorted(set(locators) - {marked})
-    drawn = [name for name in names if name.startswith("random")]
-    rest = [name for name in names if name not in drawn]
-    found: dict[str, Look] = {marked: (VERMILLION, "o")} if marked in locators else {}
-    found |= {name: LOOKS[number % len(LOOKS)] for number, name in enumerate(rest)}
-    return found | {name: (INK, "x" if number else "+") for number, name in enumerate(drawn)}
 
 
 def draw_pareto(trials: Sequence[Trial], path: Path, *, title: str, marked: str = "two_stage") -> None:
@@ -131,13 +85,14 @@ def _draw_panels(
 
 
 def _draw_trials(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look], *, small: bool) -> None:
-    controls = {_place(one.control_kept, one.control_drop) for one in trials}
+    controls = {both(one.control_kept, one.control_drop) for one in trials}
     for x, y in sorted(point for point in controls if point is not None):
         # Wide and pale, so that one shows behind an edit that did as little.
         axes.plot(x, y, "o", color=GRAY, ms=5 if small else 7.5, alpha=0.4, mec="none", clip_on=False, zorder=2)
     front = sorted({one.place for one in trials if one.on_front and one.place is not None})
     axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.2, zorder=3)
     # Equal sets give equal points; each is drawn once, or its cross would darken.
+    _draw_intervals(axes, trials, looks)
     distinct = list({(one.locator, one.place, one.fluent, one.on_front): one for one in trials}.values())
     for number, one in enumerate(distinct):
         # Of several locators at one point, those behind show around those before.
@@ -154,15 +109,25 @@ def _draw_trials(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look
 def _draw_trial(axes: "Axes", one: Trial, look: Look, size: float) -> None:
     color, mark = look
     x, y = one.place or (0.0, 0.0)
-    faint: dict[str, Any] = {"color": color, "lw": 0.7, "alpha": 0.7 if one.on_front else 0.2, "zorder": 1}
-    if one.kept["low"] is not None:
-        axes.plot([one.kept["low"], one.kept["high"]], [y, y], **faint)
-    if one.drop["low"] is not None:
-        axes.plot([x, x], [one.drop["low"], one.drop["high"]], **faint)
     edge = color if mark in "+x" or not one.fluent else INK if one.on_front else "white"
     face = color if one.fluent else "white"
     size += 1.5 * one.on_front
     axes.plot(x, y, mark, color=face, ms=size, mec=edge, mew=0.9, clip_on=False, zorder=5 if one.on_front else 4)
+
+
+def _draw_intervals(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look]) -> None:
+    """Draw a cross for each distinct point, those of the front darker, as one collection for speed."""
+    from matplotlib.collections import LineCollection
+
+    crosses: dict[tuple[Point, Point], tuple[str, float]] = {}
+    for one in sorted(trials, key=lambda one: one.on_front):
+        x, y = one.place or (0.0, 0.0)
+        look = looks[one.locator][0], 0.7 if one.on_front else 0.2
+        if one.kept["low"] is not None:
+            crosses[(one.kept["low"], y), (one.kept["high"], y)] = look
+        if one.drop["low"] is not None:
+            crosses[(x, one.drop["low"]), (x, one.drop["high"])] = look
+    axes.add_collection(LineCollection(list(crosses), colors=list(crosses.values()), lw=0.7, zorder=1))
 
 
 def _labeled(trials: Sequence[Trial]) -> list[Trial]:
@@ -183,30 +148,42 @@ def _told(one: Trial) -> str:
 
 def _tag(axes: "Axes", labeled: Sequence[Trial], trials: Sequence[Trial]) -> None:
     """Write the number of each job beside its point, where no point and no other number is."""
-    box = axes.get_window_extent()
-    wide, high = box.width / 150, box.height / 150
+    box, (left, right), (low, high) = axes.get_window_extent(), axes.get_xlim(), axes.get_ylim()
+    size = box.width / DPI, box.height / DPI
 
-    def inches(point: tuple[float, float]) -> tuple[float, float]:
-        return point[0] * wide / 1.04, point[1] * high / 1.04
+    def inches(point: tuple[float, float]) -> Point:
+        return (point[0] - left) / (right - left) * size[0], (point[1] - low) / (high - low) * size[1]
 
-    taken = [inches(one.place) for one in trials if one.place is not None]
-    for one in labeled:
-        assert one.place is not None
-        x, y = inches(one.place)
-        spots = [(x + reach * dx, y + reach * dy) for reach in (0.2, 0.34, 0.5, 0.7) for dx, dy in _DIRECTIONS]
-        inside = [spot for spot in spots if spot[0] < wide - 0.1 and spot[1] > 0.1] or spots
-        free = [spot for spot in inside if all(abs(spot[0] - a) > 0.2 or abs(spot[1] - b) > 0.14 for a, b in taken)]
-        spot = (free or inside)[0]
-        taken.append(spot)
-        offset = ((spot[0] - x) * 72, (spot[1] - y) * 72)
-        leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+    points = [inches(one.place) for one in labeled if one.place is not None]
+    others = [inches(one.place) for one in trials if one.place is not None]
+    leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+    for one, (x, y), (to_x, to_y) in zip(labeled, points, tag_places(points, others, size), strict=True):
         axes.annotate(
-            str(one.number), one.place, offset, textcoords="offset points", ha="center", va="center",
-            size=8, weight="bold", zorder=7, arrowprops=leader, annotation_clip=False,
+            str(one.number), one.place or (0, 0), ((to_x - x) * 72, (to_y - y) * 72), textcoords="offset points",
+            ha="center", va="center", size=8, weight="bold", zorder=7, arrowprops=leader, annotation_clip=False,
         )  # fmt: skip
 
 
-_DIRECTIONS = ((-0.8, -0.8), (-1.0, 0.0), (-0.4, -1.0), (0.8, -0.8), (1.0, 0.0), (0.8, 0.8), (0.0, 1.0), (-0.8, 0.8))
+def tag_places(points: Sequence[Point], others: Sequence[Point], size: Point) -> list[Point]:
+    """Return where the tag of each point goes: near it, and clear of the other tags and of all points if that can be.
+
+    All in inches from the lower left corner of a page of `size`, to the middle of a tag of `TAG`.
+    """
+    taken = list(others)
+    places: list[Point] = []
+    for x, y in points:
+        spots = [(x + reach * dx, y + reach * dy) for reach in REACHES for dx, dy in DIRECTIONS]
+        spots = [spot for spot in spots if all(0.1 < spot[side] < size[side] - 0.1 for side in (0, 1))] or spots
+        free = [spot for spot in spots if not any(_touch(spot, one) for one in taken)]
+        # Where all is full, a tag may lie on a point, but not on another tag.
+        spot = (free or [spot for spot in spots if not any(_touch(spot, one) for one in places)] or spots)[0]
+        places.append(spot)
+        taken.append(spot)
+    return places
+
+
+def _touch(one: Point, other: Point) -> bool:
+    return abs(one[0] - other[0]) < TAG[0] and abs(one[1] - other[1]) < TAG[1]
 
 
 def _legend_height(looks: Mapping[str, Look]) -> float:
@@ -216,7 +193,7 @@ def _legend_height(looks: Mapping[str, Look]) -> float:
 def _draw_legend(figure: "Page", trials: Sequence[Trial], looks: Mapping[str, Look]) -> None:
     handles = [_handle(name, look) for name, look in looks.items()]
     handles += [_handle("Pareto front", (INK, ""), lw=1.2), _handle("95 % interval", (GRAY, ""), lw=0.7)]
-    if any(_place(one.control_kept, one.control_drop) for one in trials):
+    if any(both(one.control_kept, one.control_drop) for one in trials):
         handles.append(_handle("random control", (GRAY, "o"), alpha=0.5))
     if not all(one.fluent for one in trials):
         handles.append(_handle("broken language", (INK, "o"), mfc="white"))

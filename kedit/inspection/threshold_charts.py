@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedit.inspection.canvas import BLUE, GRAY, INK, VERMILLION, WIDTH, page, place, shade, title_space, write
-from kedit.inspection.sweep_charts import Figure, Look, Trial, looks_of
+from kedit.inspection.trials import Figure, Look, Trial, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
