@@ -99,6 +99,8 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
                 logger.info("the job failed", exc_info=True)
             codes = _exit_codes.get()
             if codes is None and sweep is None:
+            codes = _waiting()
+            if codes is None:
                 raise
             code = _said(_code(error), _job_label() + explained(error) + _where_to_look(error))
             if codes is not None:
@@ -244,6 +246,11 @@ def plain(node: Any) -> dict[str, Any]:
     data = OmegaConf.to_container(node, resolve=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
+
+
+def _waiting() -> list[int] | None:
+    # A launcher pickles `attempt` with what it names, and a ContextVar cannot be pickled.
+    return _exit_codes.get()
 
 
 def _targets(node: Any) -> Iterator[str]:
