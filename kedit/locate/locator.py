@@ -225,10 +225,10 @@ class Locator:
 
     def _refuse_sharing(self, shard: Shard) -> None:
         for name, stage in self.stages.items():
-            if shard.count > 1 and getattr(stage.scorer, "sees_all", False):
+            if shard.count > 1 and (why := getattr(stage.scorer, "needs_all", None)) is not None:
                 raise ValueError(
-                    f"stage `{name}` has to see all samples at once, and this is shard {shard}: {stage.scorer!r} "
-                    "chooses what to measure by all of them; use `shard.count=1`"
+                    f"stage `{name}` has to see all samples at once, and this is shard {shard}: {why}, or use "
+                    "`shard.count=1`"
                 )
 
     def _unusable(self, n_pairs: int, concept: str | None, first: str) -> ValueError:
