@@ -1,34 +1,21 @@
 """The steps of the main job that join the rooms of the library."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig
 
 from experiments.pairs import paired
+from experiments.recall import FORGETFUL, Recall, of_pairs
+from experiments.transcripts import captions_of, rows
 from kedit.data.inpaint import Inpainter
-from kedit.edit.operators import Operator
-from kedit.edit.plan import EditPlan
-from kedit.evaluation.exam import Exam, Transcript
-from kedit.evaluation.metrics import TextEncoder, corpus_scores
+from kedit.evaluation.exam import Exam
 from kedit.locate.locator import Locator
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Data, Progress, Sample, find_concept
-
-
-class Parts(NamedTuple):
-    """What the configuration chose, before a model is there."""
-
-    data: Data
-    inpaint: Inpainter
-    locator: Locator
-    plan: EditPlan
+from kedit.samples import Counterfactual, Data, Progress, find_concept
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -56,14 +43,6 @@ class Usable(NamedTuple):
     """How many pairs were left out, since the caption of the counterfactual names the concept."""
 
 
-class Told(NamedTuple):
-    """What the model said unedited, edited, and with each random set edited instead."""
-
-    before: Transcript
-    after: Transcript
-    controls: list[Transcript]
-
-
 @dataclass(frozen=True, eq=False)
 class Located:
     """The scores, the neurons that each stage left, and the pairs they come from."""
@@ -85,25 +64,30 @@ class Located:
         return {"located": len(self.pairs) - self.skipped["caption_does_not_name_it"], "skipped": self.skipped}
 
     @property
-    def cost(self) -> dict[str, float]:
-        """What scoring took, as report.json has it."""
+    def cost(self) -> dict[str, int]:
+        """The passes that scoring takes, as report.json has them."""
         return cost_part(self.scores)
 
 
-def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> Asked:
+def questioned(data: Data, inpaint: Inpainter, name: str, counts: DictConfig, seed: int) -> Asked:
     """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
-    data = parts.data
     concept = find_concept(data.concepts, str(name))
     split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-    pairs = paired(parts.inpaint, split.locate, concept)
+    pairs = paired(inpaint, split.locate, concept)
     return Asked(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 
-def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:
+def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, recall: Recall = FORGETFUL) -> Usable:
     """Return the pairs whose counterfactual the model's caption no longer names the concept in."""
-    captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
-    painted = model.caption([pair.image for pair in pairs], progress=progress)
+
+    def ask() -> dict[str, Any]:
+        captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+        painted = model.caption([pair.image for pair in pairs], progress=progress)
+        return {"captions": rows(captions), "painted": rows(painted)}
+
+    told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
+    captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
     kept = [number for number, names in enumerate(still) if not names]
     if not kept:
@@ -114,99 +98,40 @@ def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> 
     return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))
 
 
-def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
+def locate(
+    model: MLLM,
+    locator: Locator,
+    pairs: Sequence[Counterfactual],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+) -> Located:
     """Locate with the pairs whose original names the concept and whose counterfactual does not."""
-    found = usable(model, pairs, progress)
-    some = found.pairs[: model.batch_size]
-    announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
-    scores = locator.score(model, found.pairs, captions=found.captions, progress=progress)
+    found = usable(model, pairs, progress, recall)
+
+    def score() -> Mapping[str, NeuronScores]:
+        some = found.pairs[: model.batch_size]
+        announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
+        return locator.score(model, found.pairs, captions=found.captions, progress=progress)
+
+    scores = recall.scores(locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score)
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
     return Located(scores, locator.select_each(scores), found.pairs, found.captions, skipped)
 
 
-def interview(
-    model: MLLM,
-    exam: Exam,
-    plan: EditPlan,
-    operator: Operator,
-    neurons: NeuronSet,
-    controls: Sequence[NeuronSet],
-    progress: Progress,
-) -> Told:
-    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
-    named = model.caption([sample.image for sample in exam.target], progress=progress)
-    before = transcript(model, exam, named, progress, target=named)
-    edited = []
-    for number, chosen in enumerate((neurons, *controls)):
-        name = f"control {number}" if number else exam.concept.name
-        with plan.edit(chosen, operator, name).applied(model):
-            edited.append(transcript(model, exam, named, progress))
-    return Told(before, edited[0], edited[1:])
-
-
-def transcript(
-    model: MLLM,
-    exam: Exam,
-    named: Sequence[Generated],
-    progress: Progress,
-    *,
-    target: Sequence[Generated] | None = None,
-) -> Transcript:
-    """Return what the model says now; `target` are its captions of the target samples, if they are known already.
-
-    `named` are the unedited captions of the target samples, after whose words log-probabilities are taken.
-    """
-    told = [target] if target is not None else []
-    for part in (exam.target, exam.near, exam.far)[len(told) :]:
-        told.append(model.caption([sample.image for sample in part], progress=progress))
-    captions = [tuple(one.text for one in part) for part in told]
-    answers = tuple(model.answer(exam.questions, progress=progress))
-    return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
-
-
-@torch.no_grad()
-def logprobs(
-    model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
-) -> tuple[float, ...]:
-    """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named."""
-    found = torch.full((len(samples),), torch.nan, dtype=torch.float64)
-    named = [
-        (number, mention)
-        for number, caption in enumerate(captions)
-        if (mention := model.mention(caption, concept)) is not None
-    ]
-    for start in range(0, len(named), model.batch_size):
-        chunk = named[start : start + model.batch_size]
-        batch = model.forced([samples[number].image for number, _ in chunk], [mention.prefix for _, mention in chunk])
-        spread = model.logits(batch)[:, -1].double().log_softmax(-1)
-        for row, (number, mention) in zip(spread, chunk, strict=True):
-            found[number] = row[mention.word[0]].item()
-    return tuple(found.tolist())
-
-
-def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
-    """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
-
-    Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
-    """
-    groups = {
-        "target": (told.after.target, told.before.target),
-        "retention": (told.after.retention, told.before.retention),
-    }
-    with TemporaryDirectory() as scratch:
-        return {
-            name: corpus_scores(after, before, cache_dir=Path(scratch), encoder=encoder)
-            for name, (after, before) in groups.items()
-            if after
-        }
-
-
-def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, float]:
-    """Return what scoring took, as the "cost" part of report.json has it."""
+def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, int]:
+    """Return the passes that scoring takes, as the "cost" part of report.json has them."""
     about = next(iter(scores.values())).provenance
-    passes = {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
-    return passes | {"locate_seconds": float(about["seconds"])}
+    return {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
+
+
+def without_seconds(scores: Mapping[str, NeuronScores]) -> dict[str, NeuronScores]:
+    """Return the scores without the time that they took: equal runs leave equal files."""
+    return {name: replace(one, provenance=_timeless(one.provenance)) for name, one in scores.items()}
+
+
+def _timeless(provenance: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in provenance.items() if key != "seconds"}
 
 
 def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:

@@ -171,7 +171,10 @@ def test_every_target_is_kedits(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in COMPONENTS if path.parts[0] not in PARTICULAR], ids=str)
-def test_a_file_states_every_default_that_python_has_and_the_same_one(path: Path) -> None:
+def test_a_file_states_every_default_that_python_has_and_the_same_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KEDIT_STORE")
     node = plain(chosen_in_run(path)[path.parent.as_posix()])
     for part in nodes(node):
         for name, default in python_defaults(part["_target_"]).items():

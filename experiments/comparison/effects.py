@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from experiments.comparison.shelf import Shelf
-from experiments.steps import transcript
+from experiments.interviews import transcript
+from experiments.transcripts import captions_of, plain, rows, transcript_of
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
@@ -70,25 +71,25 @@ class Trial:
             # Before the edit: both come from the unedited model.
             named, operator = self._named, self._operator
             with self.plan.edit(neurons, operator, self.exam.concept.name).applied(self.model):
-                return _plain(transcript(self.model, self.exam, named, self.progress))
+                return plain(transcript(self.model, self.exam, named, self.progress))
 
-        return _transcript(self.shelf.made("edited", ask, neurons=neurons.to_json()))
+        return transcript_of(self.shelf.made("edited", ask, neurons=neurons.to_json()))
 
     @cached_property
     def before(self) -> Transcript:
         """What the unedited model says."""
-        return _transcript(self._unedited["transcript"])
+        return transcript_of(self._unedited["transcript"])
 
     @cached_property
     def _named(self) -> list[Generated]:
-        return [Generated(text, tuple(tokens)) for text, tokens in self._unedited["named"]]
+        return captions_of(self._unedited["named"])
 
     @cached_property
     def _unedited(self) -> dict[str, Any]:
         def ask() -> dict[str, Any]:
             named = self.model.caption([sample.image for sample in self.exam.target], progress=self.progress)
             told = transcript(self.model, self.exam, named, self.progress, target=named)
-            return {"named": [[one.text, list(one.tokens)] for one in named], "transcript": _plain(told)}
+            return {"named": rows(named), "transcript": plain(told)}
 
         found: dict[str, Any] = self.shelf.made("unedited", ask)
         return found
@@ -144,17 +145,3 @@ def objects_kept(exam: Exam, before: Transcript, told: Sequence[Transcript]) -> 
 
 def _broken(fluency: Fluency) -> bool:
     return not fluency.passed
-
-
-def _plain(told: Transcript) -> dict[str, Any]:
-    """Return a transcript as JSON, where a log-probability that was not taken is null."""
-    logprobs = [None if one != one else one for one in told.logprobs or ()]
-    texts = {name: list(getattr(told, name)) for name in ("target", "near", "far", "answers")}
-    return {**texts, "logprobs": logprobs if told.logprobs is not None else None}
-
-
-def _transcript(plain: Mapping[str, Any]) -> Transcript:
-    logprobs = plain["logprobs"]
-    if logprobs is not None:
-        logprobs = tuple(float("nan") if one is None else one for one in logprobs)
-    return Transcript(**{**plain, "logprobs": logprobs})
