@@ -19,7 +19,10 @@ from kedit.neurons import NeuronScores, NeuronSet, scores_from, scores_to
 from kedit.samples import Counterfactual
 from kedit.store import Store, digest
 
-MODEL = ("models", "hooks", "sites", "structure", "stacks", "experts", "weights", "positions", "prompts", "neurons")
+MODEL = (
+    *("models", "hooks", "sites", "structure", "stacks", "experts", "weights", "positions", "prompts", "neurons"),
+    "exact",
+)
 ROOMS = {
     "generations": (*MODEL, "samples", "edit"),
     "scores": (*MODEL, "samples", "locate", "unembedding"),
