@@ -22,7 +22,9 @@ class Sweeping(Callback):
 
 
 def ended(settings: DictConfig, folder: Path) -> None:
-    """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
+    """Put together what the jobs of `kedit run` or `kedit locate` left in `folder`; of other recipes, nothing."""
+    if settings.hydra.job.config_name == "locate" and folder.is_dir():
+        shards_ended(settings, folder)
     if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
     from experiments.app import build, mirrored
@@ -34,3 +36,12 @@ def ended(settings: DictConfig, folder: Path) -> None:
         tracker = replace(tracker, group=tracker.group or folder.name, job_type="summary")
     with mirrored(tracker, common, folder):
         terminal(written(folder, tracker))
+
+
+def shards_ended(settings: DictConfig, folder: Path) -> None:
+    """Merge the parts in `folder`, if its jobs were shards."""
+    from experiments.app import build
+    from experiments.merging import groups_of, merge
+
+    if any(groups_of(folder)):
+        merge(folder, build(settings.tracker))

@@ -31,6 +31,7 @@ MODEL = (
     "prompts",
     "neurons",
     "rows",
+    *("models", "hooks", "sites", "structure", "stacks", "experts", "weights", "positions", "prompts", "neurons"),
     "exact",
 )
 ROOMS = {

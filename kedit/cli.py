@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
+    "locate": Command("experiments.locate", "locate alone, also in shards that are merged"),
     "inpaint": Command("experiments.inpaint", "paint a concept out of some pictures and look at them"),
     "doctor": Command("experiments.doctor", "check that what kedit relies on holds for a model"),
     "verify": Command("experiments.verify", "compute finished runs again and compare every byte"),

@@ -47,9 +47,9 @@ class CausalEffect:
                 raise ValueError(f"`{name}` is a number of neurons, 1 or more, got {value!r}")
 
     @property
-    def sees_all(self) -> bool:
-        """Whether what it measures is chosen by all samples together, so that a part of them does not do."""
-        return self.shortlist is not None
+    def needs_all(self) -> str | None:
+        """Why a part of the samples does not do, if it does not."""
+        return None if self.shortlist is None else "all of them choose its shortlist; set `shortlist` to null"
 
     def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
         """Yield the scores of one sample after the other, `[1, layer, neuron]`."""

@@ -25,8 +25,8 @@ from kedit.models.mllm import MLLM, Forced
 from kedit.sites import Site
 from kedit.unembedding import Unembedding
 
-SAMPLES_AT_ONCE = 4
-"""How many samples of a batch a scorer sees at once."""
+SAMPLES_AT_ONCE = 1
+"""How many samples of a batch a scorer sees at once: of several, products of matrices round by how many they are."""
 
 
 def gather(
@@ -114,7 +114,7 @@ class _Batch:
         return activations
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
-        """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
+        """Yield the evidence of a layer one sample at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
         """

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, get_args
 
+from kedit.locate.joining import joined, refuse_sharing
 from kedit.locate.outside import check_scope
-from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard, joined
+from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Tally, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
@@ -93,7 +94,7 @@ class Locator:
             ValueError: There are several shards, and a stage has to see all samples at once.
         """
         refuse_two_sequences(model.module, model.name)
-        self._refuse_sharing(shard)
+        refuse_sharing({name: stage.scorer for name, stage in self.stages.items()}, shard)
         site = model.site(self.site, self.scope)
         where = [shard.place(number) for number in range(len(pairs))] if places is None else places
         named = self._named(model, pairs, captions, progress)
@@ -111,7 +112,7 @@ class Locator:
             forwards,
             backwards,
             time.perf_counter() - began,
-            named.unnamed,
+            unnamed=named.unnamed,
         )
 
     def merged(self, parts: Sequence[Part]) -> dict[str, NeuronScores]:
@@ -223,16 +224,8 @@ class Locator:
     def _scorers(self) -> dict[str, str]:
         return {name: repr(stage.scorer) for name, stage in self.stages.items()}
 
-    def _refuse_sharing(self, shard: Shard) -> None:
-        for name, stage in self.stages.items():
-            if shard.count > 1 and getattr(stage.scorer, "sees_all", False):
-                raise ValueError(
-                    f"stage `{name}` has to see all samples at once, and this is shard {shard}: {stage.scorer!r} "
-                    "chooses what to measure by all of them; use `shard.count=1`"
-                )
-
     def _unusable(self, n_pairs: int, concept: str | None, first: str) -> ValueError:
-        if concept is None:
+        if not n_pairs:
             return ValueError("there is nothing to locate in: no counterfactual pairs")
         force = self.target.on_missing == "force"
         hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split, over_sets
+from kedit.locate.joining import joined
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
-from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard, joined
+from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard
 from kedit.locate.prompted import over_prompts
 from kedit.locate.scorer import Case
 from kedit.locate.scoring import Tally, gathered, passes

@@ -1,6 +1,7 @@
 """What a locator made of some of the samples, kept in a file until the others are there.
 
-Sums are exact, so that the parts of several jobs give the very scores that one job gives, whoever saw which samples.
+Sums are exact, so that the parts of several jobs give the very scores that one job gives, whoever saw which samples:
+see `kedit.locate.joining`.
 """
 
 import json
@@ -22,6 +23,8 @@ from kedit.weights import signature
 T = TypeVar("T")
 
 METADATA = "kedit.part"
+PLAIN = ("concept", "forwards", "backwards", "seconds", "left_out", "unnamed")
+"""The fields of a part that JSON can say as they are."""
 
 
 class PartError(ValueError):
@@ -105,6 +108,8 @@ class Part:
     """Passes of one sample, those that the scorers share and their own."""
     backwards: int = 0
     seconds: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many samples never became a pair to look at, by the reason."""
     unnamed: str = ""
     """A caption that does not name the concept, for whoever has to say that none does."""
 
@@ -137,7 +142,7 @@ class Part:
             "samples": list(self.samples.items()),
             "skipped": list(self.skipped.items()),
             "stages": [_told(name, tally) for name, tally in self.stages.items()],
-        } | {name: getattr(self, name) for name in ("concept", "forwards", "backwards", "seconds", "unnamed")}
+        } | {name: getattr(self, name) for name in PLAIN}
         tensors = {
             f"{number}.{name}": one.clone(memory_format=torch.contiguous_format)
             for number, tally in enumerate(self.stages.values())
@@ -164,67 +169,6 @@ class Part:
         told["samples"], told["skipped"] = dict(told["samples"]), dict(told["skipped"])
         told["stages"] = dict(_read(one, number, tensors) for number, one in enumerate(told["stages"]))
         return cls(**told)
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Return the parts of all samples as one, in the order of the samples.
-
-    Raises:
-        PartError: They are of different models, locators or concepts, a shard is missing or there twice, or two of
-            them have a sample in common.
-    """
-    ordered = sorted(parts, key=lambda part: part.shard.index)
-    _refuse_strangers(ordered)
-    _refuse_gaps(ordered)
-    _refuse_repeats(ordered)
-    stages: dict[str, Tally] = {}
-    for part in ordered:
-        for name, tally in part.stages.items():
-            stages.setdefault(name, Tally(RunningReduction(tally.sums.how))).merge(tally)
-    return Part(
-        ordered[0].maker,
-        Shard(),
-        next((part.concept for part in ordered if part.concept is not None), None),
-        dict(sorted(item for part in ordered for item in part.samples.items())),
-        dict(sorted(item for part in ordered for item in part.skipped.items())),
-        stages,
-        sum(part.forwards for part in ordered),
-        sum(part.backwards for part in ordered),
-        sum(part.seconds for part in ordered),
-        next((part.unnamed for part in ordered if part.unnamed), ""),
-    )
-
-
-def _refuse_strangers(parts: Sequence[Part]) -> None:
-    if not parts:
-        raise PartError("there are no parts to merge; give those of all shards")
-    for part in parts[1:]:
-        if (told := parts[0].maker.differs(part.maker)) is not None:
-            raise PartError(f"parts {parts[0].shard} and {part.shard} do not belong together: {told}")
-    if len(concepts := sorted({part.concept for part in parts if part.concept is not None})) > 1:
-        raise PartError(f"parts of one concept are merged, got {' and '.join(f'`{one}`' for one in concepts)}")
-
-
-def _refuse_gaps(parts: Sequence[Part]) -> None:
-    if len(counts := sorted({part.shard.count for part in parts})) > 1:
-        raise PartError(f"the parts are shards of different counts: {', '.join(map(str, counts))}")
-    indices = [part.shard.index for part in parts]
-    if twice := sorted({index for index in indices if indices.count(index) > 1}):
-        raise PartError(f"shard {', '.join(map(str, twice))} of {counts[0]} is there more than once")
-    if missing := sorted(set(range(counts[0])) - set(indices)):
-        raise PartError(
-            f"of {counts[0]} shards {len(missing)} are missing: {', '.join(map(str, missing))}; score them with "
-            f"`shard.count={counts[0]} shard.index={','.join(map(str, missing))}`"
-        )
-
-
-def _refuse_repeats(parts: Sequence[Part]) -> None:
-    found: dict[str, Shard] = {}
-    for part in parts:
-        own = {*part.samples.values(), *part.skipped.values()}
-        if both := sorted(own & set(found)):
-            raise PartError(f"sample `{both[0]}` would count twice: it is in shards {found[both[0]]} and {part.shard}")
-        found |= dict.fromkeys(own, part.shard)
 
 
 def _told(name: str, tally: Tally) -> dict[str, Any]:
