@@ -1,7 +1,8 @@
 """Which rows of its batch a model is called on, while an answer is written by checking guesses of it.
 
 Whoever writes so calls the model behind a prompt that an earlier call computed as a whole, several columns at a time,
-goes back where a guess was wrong, and leaves out the rows that are finished. Whoever acts on positions or rows asks here.
+goes back where a guess was wrong, and leaves out the rows that are finished. Whoever acts on positions or rows asks
+here.
 """
 
 from collections.abc import Iterator, Sequence

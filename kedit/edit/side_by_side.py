@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit, wanted_token, warn_if_idle
 from kedit.hooks import Hook, Rewrite, Some, before, intervene
-from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.mllm import Generated
+from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import SiteName
 from kedit.positions import Columns, Span, following
 from kedit.prompts import Prompt
@@ -152,7 +151,7 @@ def _other_rows(found: int, wanted: int) -> str:
 
 
 def asked_under(
-    model: HuggingFaceMLLM,
+    model: MLLM,
     edits: Sequence[Edit | None],
     prompts: Sequence[Prompt],
     *,
@@ -191,7 +190,7 @@ def asked_under(
 
 
 def captions_under(
-    model: HuggingFaceMLLM,
+    model: MLLM,
     edits: Sequence[Edit | None],
     images: Sequence[Image],
     *,
@@ -199,6 +198,5 @@ def captions_under(
     progress: Progress = silent,
 ) -> list[list[Generated]]:
     """Return the model's caption of each picture under each edit, by edit, and then by picture; see `asked_under`."""
-    model.require("image")
     prompts = [Prompt(model.prompt, image) for image in images]
     return asked_under(model, edits, prompts, drafts=drafts, progress=progress, what="captions")

@@ -1,9 +1,9 @@
 """Greedy answers by checking guesses: several tokens in one call, each kept only if the model says the same.
 
 A draft is what an answer may be, such as the one without an edit. The model reads it in one call and names the token
-that follows each of its columns; up to the first that differs, this is what it would have said one by one (Leviathan et
-al. 2023, the greedy case). Behind that, what it named becomes the next guess (Santilli et al. 2023), as long as guessing
-pays.
+that follows each of its columns; up to the first that differs, this is what it would have said one by one (Leviathan
+et al. 2023, the greedy case). Behind that, what it named becomes the next guess (Santilli et al. 2023), as long as
+guessing pays.
 """
 
 from collections.abc import Sequence
@@ -99,6 +99,8 @@ def refuse_more_than_greedy(
             raise DraftError(f"{type(one).__name__} may end an answer")
     if model.config.is_encoder_decoder or getattr(model, "_is_stateful", False):
         raise DraftError(f"{type(model).__name__} has no cache that can be cut")
+    if getattr(model.config.get_text_config(), "cross_attention_layers", None):
+        raise DraftError(f"the cache of {type(model).__name__} holds more than its sequence")
     told = generation_config
     if told.prefill_chunk_size or told.return_dict_in_generate or not told.use_cache:
         raise DraftError("the generation settings ask for parts, for more than tokens, or for no cache")

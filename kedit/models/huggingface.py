@@ -13,11 +13,11 @@ from kedit.models import prompting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.media import given
 from kedit.models.mentions import first_mention
-from kedit.models.mllm import STUB, Forced, Generated, Mention
+from kedit.models.mllm import STUB, Forced, Generated, Mention, Within
 from kedit.models.once import outside
 from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
-from kedit.models.writing import Within, alone, written
+from kedit.models.writing import written
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt, batches
@@ -101,7 +101,7 @@ class HuggingFaceMLLM:
         progress: Progress = silent,
         what: str = "answers",
         drafts: Sequence[Generated] | None = None,
-        within: Within = alone,
+        within: Within | None = None,
     ) -> list[Generated]:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches.
 

@@ -62,8 +62,8 @@ def encoded(prompts: Sequence[Prompt], copies: Copies, encode: Callable[[Sequenc
 def looked_at_once(module: nn.Module, paths: Sequence[str], copies: Copies) -> Iterator[None]:
     """Let the parts at `paths` run on one row of each prompt, and hand what they make of it to all of its rows.
 
-    Done only in calls whose every input tensor has a row for each row of the batch, equal for the same prompt, and whose
-    output has a row for each row of its input: elsewhere nothing is shared.
+    Done only in calls whose every input tensor has a row for each row of the batch, equal for the same prompt, and
+    whose output has a row for each row of its input: elsewhere nothing is shared.
     """
     with ExitStack() as attached:
         for path in paths if copies.any else ():

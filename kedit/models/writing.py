@@ -1,8 +1,8 @@
 """How a batch of answers is written: greedily, with what is known of them beforehand."""
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,19 +11,12 @@ from torch import Tensor, nn
 from kedit.models import prompting
 from kedit.models.drafts import Drafted
 from kedit.models.guesses import DraftError
+from kedit.models.mllm import Within
 from kedit.models.once import Copies, encoded, looked_at_once
 from kedit.models.passes import evaluating
 from kedit.prompts import Prompt
 
-Within = Callable[[Sequence[int]], AbstractContextManager[Any]]
-"""Makes the context in which prompts are read together; it is given their places among all."""
-
 logger = logging.getLogger(__name__)
-
-
-def alone(places: Sequence[int]) -> AbstractContextManager[Any]:
-    """Return no context: the model as it is."""
-    return nullcontext()
 
 
 @torch.no_grad()
@@ -32,7 +25,7 @@ def written(
     prompts: Sequence[Prompt],
     places: Sequence[int],
     drafts: Sequence[tuple[int, ...]] | None,
-    within: Within,
+    within: Within | None,
 ) -> list[tuple[int, ...]]:
     """Return the tokens of the greedy answer to each prompt of one batch, without special ones.
 
@@ -41,21 +34,21 @@ def written(
         prompts: All of one medium; one that is there several times is encoded and looked at once where possible.
         places: Where they stand among all, for `within`.
         drafts: What the answers may be; None for no idea.
-        within: The context that they are read in.
+        within: Makes the context that they are read in; None for the model as it is.
     """
     copies = Copies.among(prompts)
     inputs = encoded(prompts, copies, model.encode)
     with evaluating(model.module), looked_at_once(model.module, model.outside if copies.any else (), copies):
         if drafts is None:
-            with within(places):
+            with within(places) if within else nullcontext():
                 return _kept(model, inputs, _generated(model, inputs))
         try:
             guided = Drafted(drafts, model.max_new_tokens)
-            with within(places):
+            with within(places) if within else nullcontext():
                 said = _kept(model, inputs, _generated(model, inputs, custom_generate=guided))
         except DraftError as reason:
             logger.debug("the drafts are no help: %s", reason)
-            with within(places):
+            with within(places) if within else nullcontext():
                 return _kept(model, inputs, _generated(model, inputs))
     for row, tokens in zip(guided.undecided, _rewritten(model, prompts, places, guided.undecided, within), strict=True):
         said[row] = tokens
@@ -63,7 +56,7 @@ def written(
 
 
 def _rewritten(
-    model: Any, prompts: Sequence[Prompt], places: Sequence[int], rows: Sequence[int], within: Within
+    model: Any, prompts: Sequence[Prompt], places: Sequence[int], rows: Sequence[int], within: Within | None
 ) -> list[tuple[int, ...]]:
     if not rows:
         return []
