@@ -13,10 +13,10 @@ from kedit.neurons import NeuronScores, NeuronSet
 class Knee:
     """Neurons that score higher than the knee of the sorted scores.
 
-    Kneedle (Satopaa et al. 2011) on the scores above zero, from high to low, both axes scaled to [0, 1]: the knee is where
-    the curve lies farthest below the straight line between its ends. The curve falls by construction, so it is
-    not smoothed, and of several knees the farthest counts. There is no knee, and no neuron is kept, where fewer than three
-    scores are positive, where all of them are equal, or where the curve is nowhere below the line.
+    Kneedle (Satopaa et al. 2011) on the scores above zero, from high to low, both axes scaled to [0, 1]: the knee is
+    where the curve lies farthest below the straight line between its ends. The curve falls by construction, so it is
+    not smoothed, and of several knees the farthest counts. There is no knee, and no neuron is kept, where fewer than
+    three scores are positive, where all of them are equal, or where the curve is nowhere below the line.
     """
 
     at_most: int | None = None

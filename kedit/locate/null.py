@@ -12,12 +12,64 @@ from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, LayerEvidence
 from kedit.locate.scoring import gathered
 from kedit.locate.significance import against_own_null, signed_rank
 from kedit.locate.target import Target
-from kedit.models.mllm import MLLM, Generated, Mention
-from kedit.samples import Concept, Counterfactual, Progress, silent
+from kedit.models.mllm import MLLM, Mention
+from kedit.neurons import NeuronSet
+from kedit.samples import Counterfactual, Progress, silent
 from kedit.sites import Site
 
-FEWEST_WORDS = 5
-"""Fewer wrong words tell nothing about a neuron's spread."""
+
+@dataclass(frozen=True, eq=False)
+class ControlPictures:
+    """The p-value of each neuron changing more with the concept than with the control.
+
+    For each sample what painting out the concept changes is set against what painting out the other region changes;
+    see `signed_rank`. If a neuron does not care which of the two it is, either is as likely to change it more.
+    """
+
+    samples: tuple[str, ...]
+    values: Tensor
+    words: tuple[str, ...] = ()
+
+    def pvalues(self, among: NeuronSet | None) -> Tensor:
+        """Return them: `[layer, neuron]`."""
+        return self.values if among is None else self.values.masked_fill(~members(among, self.values), torch.nan)
+
+    def smallest(self, tested: int) -> float:
+        """Return the smallest p-value that the samples can give."""
+        return 2.0 ** -len(self.samples)
+
+
+@dataclass(frozen=True, eq=False)
+class WrongWords:
+    """The scores towards the concept's word and towards wrong ones in its place, means over the samples.
+
+    A neuron that speaks for no word in particular is as likely to have its highest score with any of them; see
+    `against_own_null`.
+    """
+
+    samples: tuple[str, ...]
+    words: tuple[str, ...]
+    observed: Tensor
+    """`[layer, neuron]`, 64-bit."""
+    draws: Tensor
+    """`[word, layer, neuron]`."""
+
+    def pvalues(self, among: NeuronSet | None) -> Tensor:
+        """Return the p-values: `[layer, neuron]`; the null is that of the candidates."""
+        chosen = ~self.observed.isnan()
+        if among is not None:
+            chosen &= members(among, self.observed)
+        found = torch.full_like(self.observed, torch.nan)
+        found[chosen] = against_own_null(self.observed[chosen], self.draws[:, chosen], chosen.nonzero()[:, 0])
+        return found
+
+    def smallest(self, tested: int) -> float:
+        """Return the smallest p-value of `tested` neurons."""
+        return 1 / (1 + len(self.words) * tested)
+
+
+Null = ControlPictures | WrongWords
+"""One stage beside its null distribution, measured on some samples."""
 
 
 def check_testable(name: str, scorer: Scorer | Prober) -> None:
@@ -41,23 +93,14 @@ def has_control(pair: Counterfactual) -> bool:
 
 
 def against_controls(
-    model: MLLM,
-    site: Site,
-    cases: Sequence[Case],
-    target: Target,
-    scorer: ActivationDifference,
-    progress: Progress = silent,
-) -> Tensor:
-    """Return the p-value of each neuron changing more with the concept than with the control: `[block, neuron]`.
-
-    For each sample what painting out the concept changes is set against what painting out the other region changes;
-    see `signed_rank`. If a neuron does not care which of the two it is, either is as likely to change it more.
-    Costs three forwards a picture.
-    """
+    model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorer: ActivationDifference, progress: Progress
+) -> ControlPictures:
+    """Return the test of an activation difference; three forwards a picture."""
     concept = replace(scorer, control=False)
     each = {"concept": EachSample(concept), "control": EachSample(Controlled(concept))}
     gathered(model, site, cases, target, each, progress)
-    return signed_rank(each["concept"].values() - each["control"].values())
+    pvalues = signed_rank(each["concept"].values() - each["control"].values())
+    return ControlPictures(_ids(cases), site.by_layer_number(pvalues))
 
 
 def against_wrong_words(
@@ -66,48 +109,30 @@ def against_wrong_words(
     cases: Sequence[Case],
     target: Target,
     scorer: Scorer,
-    wrong: Sequence[tuple[int, ...]],
+    wrong: dict[str, tuple[int, ...]],
     progress: Progress = silent,
-) -> Tensor:
-    """Return the p-value of each neuron being of use for the concept's word, not for any word: `[block, neuron]`.
+) -> WrongWords:
+    """Return the test of a gradient's score against the words `wrong`, given with their tokens.
 
-    The scores are means over the samples, towards the word and towards each `wrong` one in its place, given as tokens; a
-    neuron that speaks for no word in particular is as likely to have its highest score with any of them. See
-    `against_own_null`. Costs a forward and a backward a picture for the word and for each wrong one.
+    A forward and a backward a picture for the word, and for each wrong one.
     """
 
     def mean(tokens: tuple[int, ...] | None) -> Tensor:
         some = cases if tokens is None else [_naming(case, tokens) for case in cases]
         each = EachSample(scorer)
         gathered(model, site, some, target, {"word": each}, silent)
-        return each.values().double().mean(0)
+        return site.by_layer_number(each.values().double().mean(0))
 
-    asked = progress([None, *wrong], len(wrong) + 1, "wrong words")
-    observed, *null = [mean(tokens) for tokens in asked]
-    draws = torch.stack(null)
-    return torch.stack([against_own_null(one, draws[:, row]) for row, one in enumerate(observed)])
+    observed, *draws = [mean(one) for one in progress([None, *wrong.values()], len(wrong) + 1, "wrong words")]
+    return WrongWords(_ids(cases), tuple(wrong), observed, torch.stack(draws))
 
 
-def wrong_words(
-    model: MLLM, concept: Concept, words: Sequence[Concept], at_most: int, seed: int
-) -> dict[str, tuple[int, ...]]:
-    """Return at most so many of the `words` that begin otherwise than the concept's, and their tokens; drawn by seed."""
-    own = {tokens[0] for word in concept.words if (tokens := _tokens(model, Concept(word)))}
-    found: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for one in words:
-        tokens = _tokens(model, one)
-        if one.name != concept.name and tokens and tokens[0] not in own:
-            found.setdefault(tokens[0], (one.name, tokens))
-    if len(found) < FEWEST_WORDS:
-        named = ", ".join(f"`{name}`" for name, _ in found.values()) or "none"
-        raise ValueError(
-            f"`select=auto` sets `{concept.name}` against wrong words, {FEWEST_WORDS} or more that begin with other "
-            f"tokens; the {len(words)} words given leave {named}"
-        )
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = sorted(order[:at_most])
-    usable = list(found.values())
-    return dict(usable[place] for place in drawn)
+def members(neurons: NeuronSet, like: Tensor) -> Tensor:
+    """Return which entries of `[layer, neuron]` are in the set: booleans in the shape of `like`."""
+    found = torch.zeros_like(like, dtype=torch.bool)
+    for layer, index in neurons:
+        found[layer, index] = True
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,7 +192,5 @@ def _naming(case: Case, tokens: tuple[int, ...]) -> Case:
     return Case(case.pair, Mention(case.mention.prefix, tokens))
 
 
-def _tokens(model: MLLM, concept: Concept) -> tuple[int, ...]:
-    """Return the word's tokens as a caption would continue with them; none if the tokenizer cannot spell it."""
-    mention = model.mention(Generated("", ()), concept, force=True)
-    return () if mention is None else mention.word
+def _ids(cases: Sequence[Case]) -> tuple[str, ...]:
+    return tuple(case.pair.sample.id for case in cases)

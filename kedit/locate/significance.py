@@ -10,15 +10,15 @@ from torch import Tensor
 
 NORMAL = 1.4826
 """What makes the median absolute deviation of a normal sample an estimate of its standard deviation."""
-PRIOR = 4
-"""How many draws the layer's median spread counts for beside a neuron's own."""
+PRIOR = 12
+"""How many draws the layer's median spread counts for beside a neuron's own, of which there are about as many."""
 
 
 def signed_rank(differences: Tensor) -> Tensor:
     """Return the one-sided p-value of each neuron's differences being above zero: `[sample, ...]` -> `[...]`, 64-bit.
 
-    Wilcoxon's signed-rank test (1945), exact for any number of samples: it assumes that samples are independent and that
-    without an effect a difference is as likely as its negative, and nothing about how large or how alike they are.
+    Wilcoxon's signed-rank test (1945), exact for any number of samples: it assumes that samples are independent and
+    that without an effect a difference is as likely as its negative, and nothing about how large they are.
     Differences of zero say nothing and are left out; p is 1 where nothing else is. Equal sizes are ranked against the
     effect, so that p can only be too large. A neuron with a NaN has NaN. The smallest p is `2 ** -samples`.
     """
@@ -42,25 +42,30 @@ def signed_rank(differences: Tensor) -> Tensor:
     return found.reshape(values.shape[1:])
 
 
-def against_own_null(observed: Tensor, null: Tensor) -> Tensor:
-    """Return the p-value of each neuron of a layer: `[neuron]` and null draws `[draw, neuron]` -> `[neuron]`, 64-bit.
+def against_own_null(observed: Tensor, null: Tensor, layers: Tensor) -> Tensor:
+    """Return the p-value of each of some neurons, 64-bit: `[neuron]`.
 
     A neuron is standardized by its own draws, by their median and 1.4826 x their median absolute deviation, which
-    is shrunk towards the layer's median of it, since draws are few. The draws themselves, each standardized by
-    the other ones of its neuron, are the null of the whole layer; p is the share of them that is at least as high, with
-    one added above and below. A neuron that is the same in all draws and observed (a silent one) has p = 1 and
-    adds nothing to the null; one with a NaN has NaN.
+    is shrunk towards the median of it in its layer, since draws are few. The draws themselves, each standardized
+    by the other ones of its neuron, are the null, pooled over all neurons given; p is the share of them that is at
+    least as high, with one added above and below. So the neurons given should be those among which is chosen:
+    with the silent majority in the pool, neurons of strong activations would look surprising. A neuron that is the same
+    in all draws and observed has p = 1 and adds nothing to the null; one with a NaN has NaN.
+
+    Args:
+        observed: The neurons' scores, `[neuron]`.
+        null: Their scores where there is nothing to find, `[draw, neuron]`.
+        layers: The neurons' layers, `[neuron]`.
     """
     if len(null) < 3:
         raise ValueError(f"a null distribution needs 3 draws or more, got {len(null)}")
-    values, draws = observed.double(), null.double()
-    missing = values.isnan() | draws.isnan().any(0)
-    moving = ~missing & ((draws != values).any(0))
-    found = torch.ones_like(values).masked_fill(missing, torch.nan)
+    missing = observed.isnan() | null.isnan().any(0)
+    found = torch.ones(observed.shape, dtype=torch.float64).masked_fill(missing, torch.nan)
+    moving = ~missing & (null != observed).any(0)
     if not bool(moving.any()):
         return found
-    values, draws = values[moving], draws[:, moving]
-    typical = _typical(_spread(draws))
+    values, draws = observed[moving].double(), null[:, moving].double()
+    typical = _by_layer(_spread(draws), layers[moving])
     scores = _standardized(values, draws, typical)
     rest = [torch.cat([draws[:one], draws[one + 1 :]]) for one in range(len(draws))]
     pool = torch.cat([_standardized(one, others, typical) for one, others in zip(draws, rest, strict=True)])
@@ -72,8 +77,8 @@ def against_own_null(observed: Tensor, null: Tensor) -> Tensor:
 def benjamini_hochberg(pvalues: Tensor, q: float) -> Tensor:
     """Return which of the hypotheses are rejected, in the shape of `pvalues`; NaN is no hypothesis.
 
-    Benjamini and Hochberg (1995): of the neurons that are kept, a share of at most `q` is false in expectation, if their
-    p-values are independent or depend on each other positively (Benjamini and Yekutieli 2001).
+    Benjamini and Hochberg (1995): of the neurons that are kept, a share of at most `q` is false in expectation, if
+    their p-values are independent or depend on each other positively (Benjamini and Yekutieli 2001).
     """
     known = pvalues[~pvalues.isnan()].double()
     ordered = known.sort().values
@@ -84,9 +89,9 @@ def benjamini_hochberg(pvalues: Tensor, q: float) -> Tensor:
     return pvalues <= ordered[int(passed[-1])]
 
 
-def fewest_found(n_samples: int, n_neurons: int, q: float) -> int:
-    """Return how many neurons have to pass `signed_rank` together so that Benjamini and Hochberg keeps any of them."""
-    return max(1, math.ceil(n_neurons * 2.0**-n_samples / q))
+def fewest_found(smallest: float, n_neurons: int, q: float) -> int:
+    """Return how many of `n_neurons` must have the smallest p-value so that Benjamini and Hochberg keeps any."""
+    return max(1, math.ceil(n_neurons * smallest / q))
 
 
 @lru_cache(maxsize=8)
@@ -111,13 +116,20 @@ def _median(draws: Tensor) -> Tensor:
     return draws.quantile(0.5, dim=0)
 
 
-def _typical(spreads: Tensor) -> Tensor:
-    positive = spreads[spreads > 0]
-    return positive.median() if len(positive) else spreads.new_tensor(0.0)
+def _by_layer(spreads: Tensor, layers: Tensor) -> Tensor:
+    """Return for each neuron the median of the spreads above zero in its layer."""
+    typical = torch.zeros_like(spreads)
+    for layer in layers.unique():
+        here = layers == layer
+        positive = spreads[here & (spreads > 0)]
+        if len(positive):
+            typical[here] = positive.median()
+    return typical
 
 
 def _standardized(values: Tensor, draws: Tensor, typical: Tensor) -> Tensor:
     spread = (len(draws) * _spread(draws) + PRIOR * typical) / (len(draws) + PRIOR)
     above = values - _median(draws)
     # Without any spread in the layer, whatever differs from the draws is infinitely far from them.
-    return torch.where(spread > 0, above / spread, torch.sign(above) * torch.inf).nan_to_num(0.0, torch.inf, -torch.inf)
+    far = torch.zeros_like(above).masked_fill(above > 0, torch.inf).masked_fill(above < 0, -torch.inf)
+    return torch.where(spread > 0, above / spread.clamp(min=torch.finfo(spread.dtype).tiny), far)

@@ -1,14 +1,13 @@
 """Real tiny LLaVAs in which most neurons are blind to the concept, exactly, so that false discoveries can be counted.
 
-A picture is a grid of patches, each with a texture of its own (random levels of green in its two halves) and red where the
-star is, blue elsewhere; as light as each other, so that no norm on the way tells them apart. Painting a region out
-draws it again in blue with new textures. Most neurons read textures alone: they change with any painting, and no more
-with the star's. The `readers` read red as well, weakly to strongly. All of them write random amounts for every word, and
-the `speakers`, who are some of the readers, more for "star".
+A picture is a grid of patches, each with a texture of its own (random levels of green in its two halves), red where
+the star is and blue elsewhere: as light as each other, so that no norm on the way tells them apart. Painting a region
+out draws it again in blue with new textures. Most neurons read textures alone: they change with any painting, and no
+more with the star's. The `readers` read red as well, weakly to strongly. All write random amounts for every
+word, and the `speakers`, who are some of the readers, more for "star".
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +112,11 @@ def _write_eyes(multimodal: Any) -> None:
     kernel = embeddings.patch_embedding.weight
     kernel.zero_()
     halves = (slice(0, PATCH // 2), slice(PATCH // 2, PATCH))
-    seen = [(0, slice(None), 1 / PATCH**2), (2, slice(None), 1 / PATCH**2), *((1, half, 2 / PATCH**2) for half in halves)]
+    seen = [
+        (0, slice(None), 1 / PATCH**2),
+        (2, slice(None), 1 / PATCH**2),
+        *((1, half, 2 / PATCH**2) for half in halves),
+    ]
     for pair, (color, columns, weight) in enumerate(seen):
         kernel[2 * pair, color, :, columns] = weight
         kernel[2 * pair + 1, color, :, columns] = -weight
@@ -173,8 +176,3 @@ def _write_neurons(language: Any, generator: torch.Generator) -> tuple[NeuronSet
             strength = 2 + 6 * float(torch.rand((), generator=generator))
             mlp.down_proj.weight[SAYS + NAMES.index("star"), one.index] = WRITTEN * strength
     return NeuronSet(tuple(seeing)), NeuronSet(tuple(speaking))
-
-
-def told(pairs: Sequence[Counterfactual]) -> list[str]:
-    """Return the captions that the star is located with: every one names it."""
-    return ["picture star" for _ in pairs]
