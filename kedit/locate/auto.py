@@ -139,7 +139,7 @@ class Auto:
         pvalues: dict[str, NeuronScores] = {}
         tests: dict[str, Tested] = {}
         for name, null in nulls.by_stage.items():
-            values = null.pvalues(candidates)
+            values = null.among(candidates)
             made = scores[name]
             about = {**made.provenance, "samples": ",".join(null.samples), "n_samples": str(len(null.samples))}
             method = f"p-value of {made.method}"
@@ -191,8 +191,7 @@ class Auto:
             layer: float(scores.of(NeuronId(layer, one) for one in some).min())
             for layer, some in kept.by_layer().items()
         }
-        smallest = null.smallest(len(known))
-        return Tested(null, smallest, len(known), fewest_found(smallest, len(known), self.q), kept, lowest)
+        return Tested(null, len(known), fewest_found(null.smallest, len(known), self.q), kept, lowest)
 
 
 def _is_difference(scorer: Scorer | Prober) -> bool:

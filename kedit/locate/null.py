@@ -1,6 +1,6 @@
 """What a stage's scores look like where the concept is not the reason: control pictures and wrong words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,57 +19,25 @@ from kedit.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
-class ControlPictures:
-    """The p-value of each neuron changing more with the concept than with the control.
-
-    For each sample what painting out the concept changes is set against what painting out the other region changes;
-    see `signed_rank`. If a neuron does not care which of the two it is, either is as likely to change it more.
-    """
-
-    samples: tuple[str, ...]
-    values: Tensor
-    words: tuple[str, ...] = ()
-
-    def pvalues(self, among: NeuronSet | None) -> Tensor:
-        """Return them: `[layer, neuron]`."""
-        return self.values if among is None else self.values.masked_fill(~members(among, self.values), torch.nan)
-
-    def smallest(self, tested: int) -> float:
-        """Return the smallest p-value that the samples can give."""
-        return 2.0 ** -len(self.samples)
-
-
-@dataclass(frozen=True, eq=False)
-class WrongWords:
-    """The scores towards the concept's word and towards wrong ones in its place, means over the samples.
-
-    A neuron that speaks for no word in particular is as likely to have its highest score with any of them; see
-    `against_own_null`.
-    """
+class Null:
+    """How surprising one stage's scores are beside their null distribution, measured on some samples."""
 
     samples: tuple[str, ...]
     words: tuple[str, ...]
-    observed: Tensor
-    """`[layer, neuron]`, 64-bit."""
-    draws: Tensor
-    """`[word, layer, neuron]`."""
+    """The wrong words; empty where control pictures are the null."""
+    pvalues: Tensor
+    """`[layer, neuron]`, 64-bit; NaN of neurons that cannot be tested."""
+    smallest: float
+    """The smallest p-value that there could be."""
 
-    def pvalues(self, among: NeuronSet | None) -> Tensor:
-        """Return the p-values: `[layer, neuron]`; the null is that of the candidates."""
-        chosen = ~self.observed.isnan()
-        if among is not None:
-            chosen &= members(among, self.observed)
-        found = torch.full_like(self.observed, torch.nan)
-        found[chosen] = against_own_null(self.observed[chosen], self.draws[:, chosen], chosen.nonzero()[:, 0])
-        return found
-
-    def smallest(self, tested: int) -> float:
-        """Return the smallest p-value of `tested` neurons."""
-        return 1 / (1 + len(self.words) * tested)
-
-
-Null = ControlPictures | WrongWords
-"""One stage beside its null distribution, measured on some samples."""
+    def among(self, candidates: NeuronSet | None) -> Tensor:
+        """Return the p-values, NaN of those that are no candidates."""
+        if candidates is None:
+            return self.pvalues
+        known = torch.zeros_like(self.pvalues, dtype=torch.bool)
+        for layer, index in candidates:
+            known[layer, index] = True
+        return self.pvalues.masked_fill(~known, torch.nan)
 
 
 def check_testable(name: str, scorer: Scorer | Prober) -> None:
@@ -94,13 +62,17 @@ def has_control(pair: Counterfactual) -> bool:
 
 def against_controls(
     model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorer: ActivationDifference, progress: Progress
-) -> ControlPictures:
-    """Return the test of an activation difference; three forwards a picture."""
+) -> Null:
+    """Return whether neurons change more with the concept than with the control; three forwards a picture.
+
+    For each sample what painting out the concept changes is set against what painting out the other region changes;
+    see `signed_rank`. If a neuron does not care which of the two it is, either is as likely to change it more.
+    """
     concept = replace(scorer, control=False)
     each = {"concept": EachSample(concept), "control": EachSample(Controlled(concept))}
     gathered(model, site, cases, target, each, progress)
     pvalues = signed_rank(each["concept"].values() - each["control"].values())
-    return ControlPictures(_ids(cases), site.by_layer_number(pvalues))
+    return Null(_ids(cases), (), site.by_layer_number(pvalues), 2.0 ** -len(cases))
 
 
 def against_wrong_words(
@@ -109,30 +81,27 @@ def against_wrong_words(
     cases: Sequence[Case],
     target: Target,
     scorer: Scorer,
-    wrong: dict[str, tuple[int, ...]],
+    wrong: Mapping[str, tuple[int, ...]],
     progress: Progress = silent,
-) -> WrongWords:
-    """Return the test of a gradient's score against the words `wrong`, given with their tokens.
+) -> Null:
+    """Return whether neurons speak for the concept's word and not for any word.
 
-    A forward and a backward a picture for the word, and for each wrong one.
+    The scores are means over the samples, towards the word and towards each of the words `wrong`, given with their
+    tokens, in its place; see `against_own_null`. A neuron that speaks for no word in particular is as likely to have
+    its highest score with any of them. A forward and a backward a picture for the word, and for each wrong one.
     """
 
     def mean(tokens: tuple[int, ...] | None) -> Tensor:
         some = cases if tokens is None else [_naming(case, tokens) for case in cases]
         each = EachSample(scorer)
         gathered(model, site, some, target, {"word": each}, silent)
-        return site.by_layer_number(each.values().double().mean(0))
+        return each.values().double().mean(0)
 
     observed, *draws = [mean(one) for one in progress([None, *wrong.values()], len(wrong) + 1, "wrong words")]
-    return WrongWords(_ids(cases), tuple(wrong), observed, torch.stack(draws))
-
-
-def members(neurons: NeuronSet, like: Tensor) -> Tensor:
-    """Return which entries of `[layer, neuron]` are in the set: booleans in the shape of `like`."""
-    found = torch.zeros_like(like, dtype=torch.bool)
-    for layer, index in neurons:
-        found[layer, index] = True
-    return found
+    null = torch.stack(draws)
+    rows = torch.stack([against_own_null(one, null[:, row]) for row, one in enumerate(observed)])
+    widest = int((~rows.isnan()).sum(1).max())
+    return Null(_ids(cases), tuple(wrong), site.by_layer_number(rows), 1 / (1 + len(wrong) * widest))
 
 
 @dataclass(frozen=True)

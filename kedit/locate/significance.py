@@ -8,10 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NORMAL = 1.4826
-"""What makes the median absolute deviation of a normal sample an estimate of its standard deviation."""
-PRIOR = 12
-"""How many draws the layer's median spread counts for beside a neuron's own, of which there are about as many."""
+PRIOR = 1
+"""How many draws the layer's median spread counts for beside a neuron's own."""
 
 
 def signed_rank(differences: Tensor) -> Tensor:
@@ -19,8 +17,9 @@ def signed_rank(differences: Tensor) -> Tensor:
 
     Wilcoxon's signed-rank test (1945), exact for any number of samples: it assumes that samples are independent and
     that without an effect a difference is as likely as its negative, and nothing about how large they are.
-    Differences of zero say nothing and are left out; p is 1 where nothing else is. Equal sizes are ranked against the
-    effect, so that p can only be too large. A neuron with a NaN has NaN. The smallest p is `2 ** -samples`.
+    Differences of zero say nothing and are left out. Equal sizes are ranked against the effect, so that p can only be
+    too large. The smallest p is `2 ** -samples`. A neuron that never differs cannot be tested and has NaN, as has one
+    with a NaN.
     """
     values = differences.double()
     flat = values.reshape(len(values), -1)
@@ -34,7 +33,7 @@ def signed_rank(differences: Tensor) -> Tensor:
     positive = (ranks * (ordered > 0)).sum(0).long()
     n = len(flat) - n_zero
     found = torch.full((flat.shape[1],), torch.nan, dtype=torch.float64)
-    missing = flat.isnan().any(0)
+    missing = flat.isnan().any(0) | (n == 0)
     tails = _tails(len(flat))
     for count in n[~missing].unique().tolist():
         some = ~missing & (n == count)
@@ -42,30 +41,29 @@ def signed_rank(differences: Tensor) -> Tensor:
     return found.reshape(values.shape[1:])
 
 
-def against_own_null(observed: Tensor, null: Tensor, layers: Tensor) -> Tensor:
-    """Return the p-value of each of some neurons, 64-bit: `[neuron]`.
+def against_own_null(observed: Tensor, null: Tensor) -> Tensor:
+    """Return the p-value of each neuron of a layer, 64-bit: `[neuron]`.
 
-    A neuron is standardized by its own draws, by their median and 1.4826 x their median absolute deviation, which
-    is shrunk towards the median of it in its layer, since draws are few. The draws themselves, each standardized
-    by the other ones of its neuron, are the null, pooled over all neurons given; p is the share of them that is at
-    least as high, with one added above and below. So the neurons given should be those among which is chosen:
-    with the silent majority in the pool, neurons of strong activations would look surprising. A neuron that is the same
-    in all draws and observed has p = 1 and adds nothing to the null; one with a NaN has NaN.
+    A neuron is standardized by its own draws: by their median and their root mean square distance from it, in
+    which the layer's median distance counts as one more draw, since draws are few. The draws themselves, each
+    standardized by the other ones of its neuron, are the null of the whole layer, which makes p finer than the draws
+    of one neuron could; p is the share of them that is at least as high, with one added above and below. A neuron
+    that is the same in all draws and observed, a silent one, cannot be tested and has NaN, as has one with a NaN.
 
     Args:
         observed: The neurons' scores, `[neuron]`.
         null: Their scores where there is nothing to find, `[draw, neuron]`.
-        layers: The neurons' layers, `[neuron]`.
     """
     if len(null) < 3:
         raise ValueError(f"a null distribution needs 3 draws or more, got {len(null)}")
     missing = observed.isnan() | null.isnan().any(0)
-    found = torch.ones(observed.shape, dtype=torch.float64).masked_fill(missing, torch.nan)
     moving = ~missing & (null != observed).any(0)
+    found = torch.full(observed.shape, torch.nan, dtype=torch.float64)
     if not bool(moving.any()):
         return found
     values, draws = observed[moving].double(), null[:, moving].double()
-    typical = _by_layer(_spread(draws), layers[moving])
+    spreads = _spread(draws)
+    typical = spreads[spreads > 0].median() if bool((spreads > 0).any()) else spreads.new_tensor(0.0)
     scores = _standardized(values, draws, typical)
     rest = [torch.cat([draws[:one], draws[one + 1 :]]) for one in range(len(draws))]
     pool = torch.cat([_standardized(one, others, typical) for one, others in zip(draws, rest, strict=True)])
@@ -109,22 +107,15 @@ def _tails(most: int) -> list[NDArray[np.float64]]:
 
 
 def _spread(draws: Tensor) -> Tensor:
-    return NORMAL * (draws - _median(draws)).abs().quantile(0.5, dim=0)
+    """Return the root mean square distance of each neuron's draws from their median: `[neuron]`.
+
+    Not the median distance, which is zero for a neuron that speaks for a few words only.
+    """
+    return (draws - _median(draws)).square().mean(0).sqrt()
 
 
 def _median(draws: Tensor) -> Tensor:
     return draws.quantile(0.5, dim=0)
-
-
-def _by_layer(spreads: Tensor, layers: Tensor) -> Tensor:
-    """Return for each neuron the median of the spreads above zero in its layer."""
-    typical = torch.zeros_like(spreads)
-    for layer in layers.unique():
-        here = layers == layer
-        positive = spreads[here & (spreads > 0)]
-        if len(positive):
-            typical[here] = positive.median()
-    return typical
 
 
 def _standardized(values: Tensor, draws: Tensor, typical: Tensor) -> Tensor:

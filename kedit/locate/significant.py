@@ -12,12 +12,10 @@ class Tested:
     """One stage's test: on which samples, against what, and what passed."""
 
     null: Null
-    smallest: float
-    """The smallest p-value that the test can give."""
     tested: int
     """How many neurons have a p-value."""
     fewest: int
-    """How many of them have to be that surprising, so that any can pass."""
+    """How many of them must have the smallest p-value there could be, so that any can pass."""
     kept: NeuronSet
     lowest: Mapping[int, float]
     """The threshold that this implies: of each layer, the lowest score that was kept."""
@@ -28,7 +26,7 @@ class Tested:
             "against": list(self.null.words) or "control pictures",
             "draws": len(self.null.words) or len(self.null.samples),
             "samples": list(self.null.samples),
-            "smallest_p": self.smallest,
+            "smallest_p": self.null.smallest,
             "tested": self.tested,
             "fewest": self.fewest,
             "kept": len(self.kept),
