@@ -145,8 +145,8 @@ def test_the_command_composes_and_uses_the_file_and_builds_its_parts(path: Path,
     for job in jobs:
         if len(path.parts) > 1:
             assert job.hydra.runtime.choices[path.parent.as_posix()] == path.stem
-        for group in ("data", "inpaint", "segment", "locate", "edit", "tracker"):
-            if group in job:
+        for group in ("data", "inpaint", "segment", "locate", "select", "edit", "tracker"):
+            if job.get(group) is not None:
                 build(job[group])
     assert jobs
 

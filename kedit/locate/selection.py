@@ -24,7 +24,7 @@ class Above:
 
     def __post_init__(self) -> None:
         _check_finite("threshold", self.threshold)
-        _check_count("at_most", self.at_most)
+        check_count("at_most", self.at_most)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
         """Return the neurons above the threshold."""
@@ -43,7 +43,7 @@ class TopK:
     def __post_init__(self) -> None:
         if self.k is None:
             raise ValueError("`k` is a number of neurons, 0 or more, got None")
-        _check_count("k", self.k)
+        check_count("k", self.k)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
         """Return the best neurons."""
@@ -64,7 +64,7 @@ class Quantile:
             raise ValueError(f"`q` is a quantile between 0 and 1, got {self.q}")
         if self.of_max is not None:
             _check_ratio("of_max", self.of_max)
-        _check_count("at_most", self.at_most)
+        check_count("at_most", self.at_most)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
         """Return the neurons above the quantile."""
@@ -84,7 +84,7 @@ class RatioOfMax:
 
     def __post_init__(self) -> None:
         _check_ratio("ratio", self.ratio)
-        _check_count("at_most", self.at_most)
+        check_count("at_most", self.at_most)
 
     def __call__(self, scores: NeuronScores, among: NeuronSet | None = None) -> NeuronSet:
         """Return the neurons near the maximum; none if no score is positive."""
@@ -106,6 +106,7 @@ def _check_finite(name: str, value: float) -> None:
         raise ValueError(f"`{name}` is a finite number, got {value}")
 
 
-def _check_count(name: str, value: int | None) -> None:
+def check_count(name: str, value: int | None) -> None:
+    """Raise a ValueError unless `value` is None or a whole number of neurons."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
         raise ValueError(f"`{name}` is a number of neurons, 0 or more, got {value!r}")

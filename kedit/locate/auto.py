@@ -1,0 +1,198 @@
+"""Thresholds from the data: the neurons whose scores would be too surprising if there were nothing to find."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kedit.locate.difference import ActivationDifference
+from kedit.locate.locator import Locator
+from kedit.locate.null import Null, against_controls, against_wrong_words, check_testable, has_control
+from kedit.locate.scorer import Case, Prober, Scorer
+from kedit.locate.significance import benjamini_hochberg, fewest_found
+from kedit.locate.significant import Significant, Tested
+from kedit.locate.wrong_words import FEWEST_WORDS, wrong_words
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet
+from kedit.samples import Concept, Counterfactual, Progress, silent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Nulls:
+    """Each stage beside its null distribution: all that takes passes, so that `q` can be swept without any."""
+
+    by_stage: dict[str, Null]
+    forwards: int
+    """Passes of one sample, beside those of the scores."""
+    backwards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Keeps in each stage the neurons that a false-discovery rate of `q` allows.
+
+    Activation differences are tested against control pictures, gradient scores against wrong words; see
+    `kedit.locate.null`. Benjamini and Hochberg choose among all neurons in the first stage and among the candidates
+    in a later one. The stages are judged on disjoint samples, so that none is judged on what chose its
+    candidates; those whose control picture shows no change go to a stage that needs none.
+
+    Example:
+        found = Auto(q=0.05).locate(model, two_stage(), pairs, words=data.concepts)
+        found.neurons, found.pvalues["gradcam"]
+    """
+
+    q: float = 0.05
+    words: int = 20
+    """The most wrong words that a gradient is set against."""
+    seed: int = 0
+    """Which samples judge which stage, and which wrong words are drawn."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.q < 1:
+            raise ValueError(f"`q` is a share of false discoveries, above 0 and below 1, got {self.q}")
+        if not isinstance(self.words, int) or self.words < FEWEST_WORDS:
+            raise ValueError(f"`words` is a number of wrong words, {FEWEST_WORDS} or more, got {self.words!r}")
+
+    def check(self, locator: Locator) -> None:
+        """Raise a ValueError that names the first stage without a null distribution."""
+        for name, stage in locator.stages.items():
+            check_testable(name, stage.scorer)
+
+    def locate(
+        self,
+        model: MLLM,
+        locator: Locator,
+        pairs: Sequence[Counterfactual],
+        *,
+        captions: Sequence[Generated] | None = None,
+        words: Sequence[Concept] = (),
+        scores: Mapping[str, NeuronScores] | None = None,
+        progress: Progress = silent,
+    ) -> Significant:
+        """Score all neurons, test them, and return which pass; see `measure` for what it costs and refuses.
+
+        Args:
+            model: The model, unedited.
+            locator: One or several stages; their own selectors are not asked.
+            pairs: Pictures with and without the concept and, for an activation difference, control pictures.
+            captions: The model's captions of the originals, if they are known already.
+            words: Where wrong words are drawn from, such as the data's concepts.
+            scores: What `locator.score` gave on the same pairs, if it is known already.
+            progress: Shows the batches go by.
+        """
+        self.check(locator)
+        if captions is None:
+            captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+        if scores is None:
+            scores = locator.score(model, pairs, captions=captions, progress=progress)
+        return self.choose(
+            self.measure(model, locator, pairs, captions=captions, words=words, progress=progress), scores
+        )
+
+    def measure(
+        self,
+        model: MLLM,
+        locator: Locator,
+        pairs: Sequence[Counterfactual],
+        *,
+        captions: Sequence[Generated],
+        words: Sequence[Concept] = (),
+        progress: Progress = silent,
+    ) -> Nulls:
+        """Return each stage beside its null distribution, on samples of its own; it does not depend on `q`.
+
+        This takes three forwards a picture for an activation difference, and for a gradient a forward and a
+        backward a picture for the word and for each wrong one; each on its share of the pictures.
+
+        Raises:
+            ValueError: A stage has no null distribution, the pairs have no control pictures, or too few samples are
+                left for any neuron to pass.
+        """
+        self.check(locator)
+        site, target = model.site(locator.site, locator.scope), locator.target
+        began, found, forwards, backwards = time.perf_counter(), dict[str, Null](), 0, 0
+        for name, cases in self.parts(locator, locator.cases(model, pairs, captions, progress)).items():
+            scorer = locator.stages[name].scorer
+            assert isinstance(scorer, Scorer)
+            if isinstance(scorer, ActivationDifference):
+                self._check_enough(name, cases)
+                found[name] = against_controls(model, site, cases, target, scorer, progress)
+                forwards += 3 * len(cases)
+            else:
+                if not cases:
+                    raise ValueError(f"no pair is left to test stage `{name}` on; locate with more pictures")
+                wrong = wrong_words(model, cases[0].pair.concept, words, self.words, self.seed)
+                found[name] = against_wrong_words(model, site, cases, target, scorer, wrong, progress)
+                passes = len(cases) * (len(wrong) + 1)
+                forwards, backwards = forwards + passes, backwards + passes
+        return Nulls(found, forwards, backwards, time.perf_counter() - began)
+
+    def choose(self, nulls: Nulls, scores: Mapping[str, NeuronScores]) -> Significant:
+        """Return which neurons pass; instant and pure. An empty stage is a warning, not an error."""
+        candidates: NeuronSet | None = None
+        pvalues: dict[str, NeuronScores] = {}
+        tests: dict[str, Tested] = {}
+        for name, null in nulls.by_stage.items():
+            values = null.among(candidates)
+            made = scores[name]
+            about = {**made.provenance, "samples": ",".join(null.samples), "n_samples": str(len(null.samples))}
+            method = f"p-value of {made.method}"
+            pvalues[name] = NeuronScores(values, method, made.site, about, scope=made.scope)
+            tests[name] = self._tested(name, null, values, made)
+            candidates = tests[name].kept
+        return Significant(
+            self.q, self.seed, dict(scores), pvalues, tests, nulls.forwards, nulls.backwards, nulls.seconds
+        )
+
+    def parts(self, locator: Locator, cases: Sequence[Case]) -> dict[str, list[Case]]:
+        """Return the samples that judge each stage: disjoint, and as equal in number as control pictures allow."""
+        order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        left = [cases[place] for place in order]
+        parts: dict[str, list[Case]] = {name: [] for name in locator.stages}
+        # Stages that need a control picture choose first.
+        names = sorted(parts, key=lambda name: not _is_difference(locator.stages[name].scorer))
+        for number, name in enumerate(names):
+            share = -(-len(left) // (len(names) - number))
+            picky = _is_difference(locator.stages[name].scorer)
+            parts[name] = [case for case in left if not picky or has_control(case.pair)][:share]
+            taken = set(map(id, parts[name]))
+            left = [case for case in left if id(case) not in taken]
+        return parts
+
+    def _check_enough(self, name: str, cases: Sequence[Case]) -> None:
+        if not cases:
+            raise ValueError(
+                f"stage `{name}` is tested against control pictures, and no pair has one in which anything "
+                "is painted out; `select=auto` needs `inpaint.control=true`"
+            )
+        if (smallest := 2.0 ** -len(cases)) > self.q:
+            raise ValueError(
+                f"stage `{name}` is tested on {len(cases)} pairs with a control picture, whose smallest p-value is "
+                f"{smallest:.3g}, above q={self.q:g}: no neuron could pass; locate with more pictures"
+            )
+
+    def _tested(self, name: str, null: Null, values: Tensor, scores: NeuronScores) -> Tested:
+        """Let Benjamini and Hochberg choose among the neurons that have a p-value."""
+        passed = benjamini_hochberg(values, self.q).nonzero().tolist()
+        kept = scores.chosen(NeuronId(*place) for place in passed)
+        known = values[~values.isnan()]
+        if not kept and len(known):
+            logger.warning(
+                "stage `%s` keeps no neuron at q=%g; the lowest of %d p-values is %.3g",
+                name, self.q, len(known), float(known.min()),
+            )  # fmt: skip
+        lowest = {
+            layer: float(scores.of(NeuronId(layer, one) for one in some).min())
+            for layer, some in kept.by_layer().items()
+        }
+        return Tested(null, len(known), fewest_found(null.smallest, len(known), self.q), kept, lowest)
+
+
+def _is_difference(scorer: Scorer | Prober) -> bool:
+    return isinstance(scorer, ActivationDifference)

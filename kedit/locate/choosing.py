@@ -1,0 +1,72 @@
+"""What decides which of the scored neurons a locator keeps: its own selectors, one for its last stage, or tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kedit.locate.auto import Auto
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import Selector
+from kedit.locate.significant import Significant
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronScores, NeuronSet
+from kedit.samples import Concept, Counterfactual, Progress, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The neurons that each stage left and, where tests chose them, what those found."""
+
+    stages: dict[str, NeuronSet]
+    significant: Significant | None = None
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """What passed the last stage."""
+        return list(self.stages.values())[-1]
+
+
+def check_choice(select: Selector | Auto | None, locator: object) -> None:
+    """Raise a ValueError unless `select` can choose among the scores of `locator`; needs no model."""
+    if select is None:
+        return
+    if not isinstance(locator, Locator):
+        raise ValueError(
+            f"`select` replaces the selectors of a locator with stages, and `locate` is {type(locator).__name__}, "
+            "which selects by itself; leave `select` out"
+        )
+    if isinstance(select, Auto):
+        select.check(locator)
+
+
+def chosen_by(
+    select: Selector | Auto | None,
+    model: MLLM,
+    locator: Locator,
+    pairs: Sequence[Counterfactual],
+    scores: dict[str, NeuronScores],
+    *,
+    captions: Sequence[Generated] | None = None,
+    words: Sequence[Concept] = (),
+    progress: Progress = silent,
+) -> Choice:
+    """Return what each stage keeps.
+
+    Args:
+        select: None for the locator's own selectors, a selector for its last stage, or `Auto`.
+        model: The model, unedited; only `Auto` runs it.
+        locator: Where the scores come from.
+        pairs: The pairs behind the scores.
+        scores: What `locator.score` gave on them.
+        captions: The model's captions of the originals, if they are known already.
+        words: What the data can name, for wrong words.
+        progress: Shows the batches go by.
+    """
+    if select is None:
+        return Choice(locator.select_each(scores))
+    check_choice(select, locator)
+    if isinstance(select, Auto):
+        found = select.locate(model, locator, pairs, captions=captions, words=words, scores=scores, progress=progress)
+        return Choice(found.stages, found)
+    *earlier, (name, last) = locator.stages.items()
+    chosen = replace(locator, stages=dict(earlier) | {name: Stage(last.scorer, select)})
+    return Choice(chosen.select_each(scores))
