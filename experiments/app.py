@@ -234,9 +234,17 @@ def bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
 
 
 def use_threads(count: int | None) -> None:
-    """Let PyTorch use `count` CPU threads; None leaves the choice to it."""
+    """Let PyTorch use `count` CPU threads; None leaves the choice to it, or shares them out among jobs at once."""
     import torch
 
+    from experiments.launching import threads_for, workers_of
+
+    if count is None and _sweep_folder() is not None:
+        from hydra.core.hydra_config import HydraConfig
+
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = workers_of(plain(HydraConfig.get()), cpus)
+        count = threads_for(workers, cpus, None) if workers > 1 else None
     if count is not None:
         torch.set_num_threads(count)
 

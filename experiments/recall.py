@@ -20,20 +20,10 @@ from kedit.samples import Counterfactual
 from kedit.store import Store, digest
 
 MODEL = (
-    "models",
-    "hooks",
-    "sites",
-    "structure",
-    "stacks",
-    "experts",
-    "weights",
-    "positions",
-    "prompts",
-    "neurons",
-    "rows",
-    *("models", "hooks", "sites", "structure", "stacks", "experts", "weights", "positions", "prompts", "neurons"),
-    "exact",
+    *("models", "hooks", "rows", "positions", "sites", "structure", "stacks", "experts", "weights"),
+    *("neurons", "prompts", "exact"),
 )
+"""The parts of kedit that run a model."""
 ROOMS = {
     "generations": (*MODEL, "samples", "edit"),
     "scores": (*MODEL, "samples", "locate", "unembedding"),

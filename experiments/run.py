@@ -6,7 +6,7 @@ kedit run concept=star locate=two_stage edit=zero
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from omegaconf import DictConfig
@@ -43,69 +43,107 @@ def run(cfg: DictConfig) -> tuple[float, float]:
     return tuple(math.nan if value is None else value for value in values)  # type: ignore[return-value]
 
 
+class Chosen(NamedTuple):
+    """What the configuration chose, and the pictures and questions that it asks for."""
+
+    locator: Any
+    select: Any
+    plan: Any
+    encoder: Any
+    scores: Any
+    asked: Any
+
+
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> dict[str, Any]:
     """Locate, edit, measure and report; return the report."""
     from experiments import show
-    from experiments.interviews import interview, measured
-    from experiments.pairs import inpainter
+    from experiments.interviews import interview
     from experiments.recall import Recall
-    from experiments.steps import locate, neuron_part, questioned, without_seconds
-    from kedit.edit.plan import check_plan
-    from kedit.evaluation.metrics import Similarity
-    from kedit.models.encoder import OwnLayers
+    from experiments.steps import leave, locate
     from kedit.models.sequences import refuse_two_sequences
-    from kedit.neurons import save_scores
 
     began = time.perf_counter()
     use_threads(cfg.threads)
     # Whatever can be wrong is found before the model is loaded, which is slow.
-    locator, plan = build(cfg.locate), build(cfg.edit)
-    encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
-    scope = getattr(locator, "scope", "language")
-    with misuse():
-        check_plan(plan, locator.site, scope)
-        asked = {key: value for key, value in plain(cfg).items() if key in ASKED}
-        exam, pairs, skipped = shared(
-            "questions", asked, lambda: questioned(build(cfg.data), inpainter(cfg), cfg.concept, cfg.evaluate, cfg.seed)
-        )
+    chosen = _chosen(cfg)
+    exam, pairs, skipped = chosen.asked
     with unchanged(cfg.model) as found:
         model, recall = found.model, Recall.at(cfg.store, found.identity)
         with misuse():
             model.require("image")
             refuse_two_sequences(model.module, model.name)
-            site = model.site(locator.site, scope)
-
-        located = locate(model, locator, pairs, bar, recall)
-        located_after = time.perf_counter() - began
-        kept.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
-        kept.save_json("neurons.json", located.neurons.to_json())
-
-        operator = plan.operator_for(model, located.pairs, progress=bar)
+            site = model.site(chosen.locator.site, getattr(chosen.locator, "scope", "language"))
+        located = locate(model, chosen.locator, pairs, bar, recall, chosen.select, exam.vocabulary, chosen.scores)
+        seconds = {"locate_seconds": time.perf_counter() - began}
+        leave(located, kept)
+        operator = chosen.plan.operator_for(model, located.pairs, progress=bar)
         controls = [located.neurons.layer_matched(site.widths, cfg.seed + n) for n in range(cfg.evaluate.controls)]
-        told = interview(model, exam, plan, operator, located.neurons, controls, bar, recall)
-        similarity = Similarity(encoder or OwnLayers(model))
-        report = {
-            "kedit": __version__,
-            "concept": exam.concept.name,
-            "model": model.name,
-            "locator": locator_name,
-            "operator": repr(operator),
-            "positions": plan.positions,
-            "neurons": neuron_part(located.neurons, site.n_neurons),
-            **measured(exam, told, similarity, len(located.neurons), cfg.seed, recall),
-            "samples": {
-                **located.sample_counts,
-                "skipped": located.skipped | skipped,
-                "target": len(exam.target),
-                "retention": len(exam.retention),
-            },
-            "cost": located.cost,
-            "heat_maps": show.heat_maps(model, site, located, kept, figures=cfg.figures, recall=recall),
-        }
+        told = interview(model, exam, chosen.plan, operator, located.neurons, controls, bar, recall)
+        about = {"locator": locator_name, "operator": repr(operator), "positions": chosen.plan.positions}
+        report = _report(cfg, chosen, model, site, located, told, about, skipped, recall)
+        report["heat_maps"] = show.heat_maps(model, site, located, kept, figures=cfg.figures, recall=recall)
     show.everything(report, located, exam, told, site, kept, tracker, figures=cfg.figures)
-    seconds = {"seconds": time.perf_counter() - began, "locate_seconds": located_after}
+    seconds["seconds"] = time.perf_counter() - began
     kept.save_json("timing.json", {name: round(value, 3) for name, value in seconds.items()})
     return report
+
+
+def _chosen(cfg: DictConfig) -> Chosen:
+    from experiments.pairs import inpainter
+    from experiments.steps import questioned
+    from kedit.edit.plan import check_plan
+    from kedit.locate.choosing import check_choice
+    from kedit.neurons import load_scores
+
+    locator, plan = build(cfg.locate), build(cfg.edit)
+    select = build(cfg.select) if cfg.select is not None else None
+    encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
+    with misuse():
+        scores = load_scores(cfg.scores) if cfg.scores is not None else None
+        check_choice(select, locator)
+        check_plan(plan, locator.site, getattr(locator, "scope", "language"))
+        settings = {key: value for key, value in plain(cfg).items() if key in ASKED}
+        asked = shared(
+            "questions",
+            settings,
+            lambda: questioned(build(cfg.data), inpainter(cfg), cfg.concept, cfg.evaluate, cfg.seed),
+        )
+    return Chosen(locator, select, plan, encoder, scores, asked)
+
+
+def _report(
+    cfg: DictConfig,
+    chosen: Chosen,
+    model: Any,
+    site: Any,
+    located: Any,
+    told: Any,
+    about: dict[str, Any],
+    skipped: dict[str, int],
+    recall: Any,
+) -> dict[str, Any]:
+    from experiments.interviews import measured
+    from experiments.steps import neuron_part
+    from kedit.evaluation.metrics import Similarity
+    from kedit.models.encoder import OwnLayers
+
+    exam = chosen.asked.exam
+    similarity = Similarity(chosen.encoder or OwnLayers(model))
+    return {
+        "kedit": __version__,
+        "concept": exam.concept.name,
+        "model": model.name,
+        **about,
+        "neurons": neuron_part(located.neurons, site.n_neurons),
+        **measured(exam, told, similarity, len(located.neurons), cfg.seed, recall),
+        "samples": {
+            **located.sample_counts,
+            "skipped": located.skipped | skipped,
+            "target": len(exam.target),
+            "retention": len(exam.retention),
+        },
+        "cost": located.cost,
+    }
 
 
 def main() -> int:

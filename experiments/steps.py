@@ -11,11 +11,16 @@ from experiments.recall import FORGETFUL, Recall, of_pairs
 from experiments.transcripts import captions_of, rows
 from kedit.data.inpaint import Inpainter
 from kedit.evaluation.exam import Exam
+from kedit.locate.auto import Auto
+from kedit.locate.choosing import chosen_by
 from kedit.locate.locator import Locator
+from kedit.locate.selection import Selector
+from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Counterfactual, Data, Progress, find_concept
+from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.runs import Run
+from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -52,6 +57,8 @@ class Located:
     pairs: list[Counterfactual]
     captions: list[Generated]
     skipped: dict[str, int]
+    significant: Significant | None = None
+    """What the tests found, where tests chose the neurons."""
 
     @property
     def neurons(self) -> NeuronSet:
@@ -65,8 +72,11 @@ class Located:
 
     @property
     def cost(self) -> dict[str, int]:
-        """The passes that scoring takes, as report.json has them."""
-        return cost_part(self.scores)
+        """The passes that scoring and testing take, as report.json has them."""
+        taken = cost_part(self.scores)
+        if (tests := self.significant) is None:
+            return taken
+        return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
 def questioned(data: Data, inpaint: Inpainter, name: str, counts: DictConfig, seed: int) -> Asked:
@@ -104,8 +114,25 @@ def locate(
     pairs: Sequence[Counterfactual],
     progress: Progress,
     recall: Recall = FORGETFUL,
+    select: Selector | Auto | None = None,
+    words: Sequence[Concept] = (),
+    given: Mapping[str, NeuronScores] | None = None,
 ) -> Located:
-    """Locate with the pairs whose original names the concept and whose counterfactual does not."""
+    """Locate with the pairs whose original names the concept and whose counterfactual does not.
+
+    Args:
+        model: The model, unedited.
+        locator: Scores, and selects unless `select` does.
+        pairs: Pictures with and without the concept.
+        progress: Shows the batches go by.
+        recall: What is known from before.
+        select: Chooses in place of the locator's own selectors; see `kedit.locate.choosing`.
+        words: What the data can name, for tests against wrong words.
+        given: Scores of the same pairs that somebody else took, such as `kedit locate`.
+
+    Raises:
+        ValueError: No pair is usable, or `given` are scores of something else.
+    """
     found = usable(model, pairs, progress, recall)
 
     def score() -> Mapping[str, NeuronScores]:
@@ -113,10 +140,43 @@ def locate(
         announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
         return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 
-    scores = recall.scores(locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score)
+    if given is not None:
+        check_given(given, model, locator, found)
+    scores = given or recall.scores(
+        locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score
+    )
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
-    return Located(scores, locator.select_each(scores), found.pairs, found.captions, skipped)
+    choice = chosen_by(
+        select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
+    )
+    return Located(scores, choice.stages, found.pairs, found.captions, skipped, choice.significant)
+
+
+def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
+    """Raise a ValueError unless `given` are the scores that `locator` would give the pairs."""
+    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
+    if {name: one.method for name, one in given.items()} != wanted:
+        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
+        raise ValueError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+    about = next(iter(given.values()))
+    pairs = zip(found.pairs, found.captions, strict=True)
+    named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
+    asked = {"model": model.name, "concept": found.pairs[0].concept.name, "samples": named}
+    asked |= {"target": repr(locator.target), "site": locator.site, "scope": locator.scope}
+    for key, wants in asked.items():
+        has = about.provenance.get(key, getattr(about, key, None))
+        if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
+            raise ValueError(f"the scores are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+
+
+def leave(located: Located, run: Run) -> None:
+    """Leave the scores and the neurons in the folder of a run, and what tests found."""
+    run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
+    run.save_json("neurons.json", located.neurons.to_json())
+    if located.significant is not None:
+        run.save_json("significance.json", located.significant.to_json())
+        run.save_file("pvalues.safetensors", lambda path: save_scores(located.significant.pvalues, path))
 
 
 def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, int]:

@@ -43,7 +43,8 @@ LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "eval
 FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "kedit.log", "STATUS", "scores.safetensors",
     "neurons.json", "captions.jsonl", "report.json", "report.md", "timing.json",
-    "figures/layers.png", "figures/scores.png", "figures/heatmaps.png", "figures/before_after.png", "figures/effects.png",
+    "figures/layers.png", "figures/scores.png", "figures/heatmaps.png",
+    "figures/before_after.png", "figures/effects.png",
 }  # fmt: skip
 NO_SHARE = ("logprob_drop", "logodds_drop", "difference")
 """Measured values that are not shares: two in nats, one a difference."""
