@@ -97,10 +97,8 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
-            codes = _exit_codes.get()
-            if codes is None and sweep is None:
             codes = _waiting()
-            if codes is None:
+            if codes is None and sweep is None:
                 raise
             code = _said(_code(error), _job_label() + explained(error) + _where_to_look(error))
             if codes is not None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported, use_threads
 from kedit.paths import conf_dir
 
-PARTS = ("edits", "locating", "sets")
+PARTS = ("edits", "locating", "sets", "sweep")
 """What can be measured; see `conf/bench.yaml`."""
 
 
@@ -35,6 +35,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     from experiments.benchmarks import tables
     from experiments.benchmarks.rows import Clock, locating
     from experiments.benchmarks.sets import captioning
+    from experiments.benchmarks.sweeping import sweeping
 
     use_threads(cfg.threads)
     check(cfg)
@@ -48,6 +49,8 @@ def job(cfg: DictConfig, kept: Any) -> None:
         rows += locating(model, work, clock)
     if "sets" in cfg.parts:
         rows += captioning(model, work, exam, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
+    if "sweep" in cfg.parts:
+        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, bar)
 
     about = tables.surroundings(model, clock)
     kept.save_json("bench.json", tables.plain(rows, about))
@@ -85,7 +88,7 @@ def check(cfg: DictConfig) -> None:
         raise ConfigurationError(f"`parts` names some of {', '.join(PARTS)}, got {parts or 'none'}")
     if cfg.clock not in CLOCKS:
         raise ConfigurationError(f"`clock` is one of {', '.join(CLOCKS)}, got `{cfg.clock}`")
-    least_of = {"repeats": 1, "warmup": 0, "tokens": 1, "sets": 2, "set_pictures": 4, "set_repeats": 1}
+    least_of = {"repeats": 1, "warmup": 0, "tokens": 1, "sets": 2, "set_pictures": 4, "set_repeats": 1, "singles": 1}
     for name, least in least_of.items():
         if cfg[name] < least:
             raise ConfigurationError(f"`{name}` is at least {least}, got {cfg[name]}")
