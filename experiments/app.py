@@ -103,7 +103,7 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             code = _said(_code(error), _job_label() + explained(error) + _where_to_look(error))
             if codes is not None:
                 codes.append(code)
-            if sweep is not None and settings.get("on_error") == "stop":
+            if sweep is not None and settings.on_error == "stop":
                 write_atomic(sweep / STOPPED, f"{_job_label()}{explained(error)}\n")
             return None
 
@@ -201,7 +201,7 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
     with Run(folder) as kept:
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
         whole_numbers(settings, least, optional=["threads"])
-        if settings.get("on_error", "continue") not in ("continue", "stop"):
+        if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
         sweep = _sweep_folder()
         tracker = build(settings.tracker)

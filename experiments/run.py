@@ -9,7 +9,7 @@ import time
 from typing import Any, NamedTuple
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.app import bar, build, guarded, misuse, plain, reported, run_folder, use_threads
 from experiments.sharing import shared, unchanged
@@ -96,7 +96,7 @@ def _chosen(cfg: DictConfig) -> Chosen:
     from kedit.neurons import load_scores
 
     locator, plan = build(cfg.locate), build(cfg.edit)
-    select = build(cfg.select) if cfg.select is not None else None
+    select = None if (node := OmegaConf.select(cfg, "select")) is None else build(node)
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
         scores = load_scores(cfg.scores) if cfg.scores is not None else None
