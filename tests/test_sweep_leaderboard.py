@@ -134,6 +134,8 @@ def test_maps_hold_what_each_job_found_where_it_belongs(sweep: Path) -> None:
     np.testing.assert_equal(maps.maps["neurons"], [[np.nan, 51, 2], [102, 10, 0], [np.nan] * 3])
     assert maps.undone.tolist() == [[True, False, False], [False] * 3, [True] * 3]
     assert best_cell(maps) == "1.00, at difference.q=0.5 gradcam.q=0.998"
+    maps.maps["selectivity"][1, 1] = maps.maps["selectivity"][0, 2]
+    assert best_cell(maps) == "1.00, at difference.q=0.5 gradcam.q=0.998 and 1 more"
 
 
 def test_seeds_are_no_axis_and_are_averaged_over(tmp_path: Path) -> None:

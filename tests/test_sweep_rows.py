@@ -67,9 +67,10 @@ def test_a_multirun_without_a_plan_is_read_from_its_numbered_folders(sweep: Path
     planned = read(sweep)
     (sweep / "sweep.json").unlink()
     (sweep / "figures").mkdir()
+    (sweep / "7" / ".hydra" / "overrides.yaml").write_text("- a: [")  # damaged
     found = read(sweep)
     assert [row.number for row in found.rows] == list(range(8))  # of job 8 there is no trace
-    assert [row.overrides for row in found.rows] == [row.overrides for row in planned.rows[:8]]
+    assert [row.overrides for row in found.rows] == [*(row.overrides for row in planned.rows[:7]), ()]
     assert [row.status for row in found.rows] == [row.status for row in planned.rows[:8]]
     assert found.keys == planned.keys
 
@@ -78,8 +79,13 @@ def test_a_multirun_without_a_plan_is_read_from_its_numbered_folders(sweep: Path
     ("path", "value", "told"),
     [
         (("suppression",), {}, "`suppression.mention_drop` is a measured value with `value`, `low`, `high` and `n`"),
-        (("retention", "overall", "value"), "much", "`retention.overall` has the value 'much', which is no number"),
-        (("selectivity", "value"), float("nan"), "`selectivity`: a figure must be finite"),
+        (
+            ("retention", "overall", "value"),
+            "much",
+            "`retention.overall` has the value 'much', which is no finite number",
+        ),
+        (("selectivity", "value"), float("nan"), "`selectivity` has the value nan, which is no finite number"),
+        (("selectivity", "value"), 10**400, "which is no finite number"),
         (("neurons", "count"), 1.5, "`neurons.count` is a whole number, got 1.5"),
         (("concept",), None, "`concept` is a word, got None"),
     ],

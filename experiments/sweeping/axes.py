@@ -51,13 +51,14 @@ def grid(sweep: Sweep, names: tuple[str, str]) -> tuple[Grid, int]:
 
 
 def best_cell(found: Grid) -> str | None:
-    """Return the highest selectivity of a grid and the first place that has it, in words."""
+    """Return the highest selectivity of a grid and where it is, in words; None where it was not measured."""
     selectivity = found.maps["selectivity"]
     if not np.isfinite(selectivity).any():
         return None
     row, column = np.unravel_index(int(np.nanargmax(selectivity)), selectivity.shape)
     where = f"{found.names[0]}={found.rows[row]} {found.names[1]}={found.columns[column]}"
-    return f"{selectivity[row, column]:.2f}, at {where}"
+    others = int((selectivity == selectivity[row, column]).sum()) - 1
+    return f"{selectivity[row, column]:.2f}, at {where}" + (f" and {others} more" if others else "")
 
 
 def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[dict[str, Any]]], int]:

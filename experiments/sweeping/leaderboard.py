@@ -142,7 +142,8 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     asked = f" ({shown(row.swept)})" if row.swept else ""
     if result.figures["selectivity"].value is not None:
         yield f"**Highest selectivity**: job {row.number}{asked}, {result.figures['selectivity']}, {result.told}."
-    within = " within each concept" * (len(_values(sweep, "concept")) > 1)
+    several = [name for name in ("model", "concept") if len(_values(sweep, name)) > 1]
+    within = f" within each {' and '.join(several)}" if several else ""
     left = [(front.unmeasured, "could not be measured"), (front.broken, "did not pass the fluency guard")]
     out = ", ".join(f"{count} {why}" for count, why in left if count)
     yield f"**Pareto set** of mention_drop and retention{within}: {numbered(front.jobs)}." + (

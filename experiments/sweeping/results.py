@@ -1,6 +1,7 @@
 """What a table of runs reads from a report.json."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,12 @@ def _optional(report: Any, path: tuple[str, ...]) -> str | None:
 
 
 def _number(found: Any) -> float | None:
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        return None
+    try:
+        return float(found) if math.isfinite(found) else None
+    except OverflowError:
+        return None
 
 
 def _figure(report: Any, name: str) -> Measured:
@@ -130,9 +136,6 @@ def _figure(report: Any, name: str) -> Measured:
     value, low, high, n = (_number(found.get(key)) for key in ("value", "low", "high", "n"))
     if value is None:
         if found["value"] is not None:
-            raise ValueError(f"`{place}` has the value {found['value']!r:.40}, which is no number")
+            raise ValueError(f"`{place}` has the value {found['value']!r:.40}, which is no finite number")
         return Measured.missing(str(found.get("why") or "no reason given"))
-    try:
-        return Measured(value, low, high, int(n or 0))
-    except ValueError as error:
-        raise ValueError(f"`{place}`: {error}") from error
+    return Measured(value, low, high, int(n or 0))

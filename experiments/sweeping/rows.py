@@ -62,7 +62,8 @@ def read(folder: str | Path) -> Sweep:
     """
     folder = Path(folder)
     jobs = _jobs(folder)
-    keys = short_keys(swept_keys(list(jobs.values())))
+    # A job that left no overrides does not differ in all of them: they are not known.
+    keys = short_keys(swept_keys([overrides for overrides in jobs.values() if overrides]))
     rows = tuple(_row(folder, number, overrides, keys) for number, overrides in jobs.items())
     return Sweep(folder, rows, keys)
 
@@ -94,11 +95,10 @@ def _planned(plan: Path) -> list[tuple[str, ...]]:
 def _composed(folder: Path) -> tuple[str, ...]:
     """Return the overrides that Hydra noted for a job; none where it did not come so far."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    except (OSError, ValueError, YAMLError):
+    except Exception:  # without the file, or with a damaged one, the job is still told by its STATUS
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()
 

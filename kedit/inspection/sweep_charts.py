@@ -28,7 +28,7 @@ def draw_pareto(trials: Sequence[Trial], path: Path, *, title: str, marked: str 
     """Draw suppression against retention, a panel for each concept, as a PNG at `path`.
 
     Crosses are 95 % intervals, the line is the Pareto front, gray dots are random controls. A single panel names
-    the front's distinct points by their job, and lists them below.
+    the front's distinct points by their job, and lists them below; of many panels the first `MOST_PANELS` are drawn.
 
     Raises:
         ValueError: No trial has a value for both.
@@ -43,7 +43,8 @@ def draw_pareto(trials: Sequence[Trial], path: Path, *, title: str, marked: str 
     if len(panels) == 1:
         _draw_one_panel(next(iter(panels.values())), looks, path, title)
     else:
-        _draw_panels(dict(list(panels.items())[:MOST_PANELS]), looks, path, title)
+        left_out = f" ({MOST_PANELS} of {len(panels)} are shown)" if len(panels) > MOST_PANELS else ""
+        _draw_panels(dict(list(panels.items())[:MOST_PANELS]), looks, path, title + left_out)
 
 
 def _draw_one_panel(trials: Sequence[Trial], looks: Mapping[str, Look], path: Path, title: str) -> None:

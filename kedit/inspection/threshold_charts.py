@@ -234,6 +234,7 @@ def _count_axis(axes: "Axes", counts: Sequence[int]) -> None:
     else:
         axes.set_xscale("log")
     decades = [10**power for power in range(8) if least <= 10**power <= most]
-    axes.set_xticks([0] * (0 in counts) + decades, ["0"] * (0 in counts) + [f"{tick:,}" for tick in decades])
+    ticks = [0] * (0 in counts) + (decades if len(decades) > 1 else sorted({least, *decades, most}))
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(-0.3 * least if 0 in counts else 0.8 * least, 1.3 * most)
