@@ -136,12 +136,9 @@ def swept(folder: Path, launcher: str | None) -> Swept:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(folder / "home")}
     where = folder / str(launcher)
-    words = [
-        *([f"launch={launcher}"] if launcher else []),
-        "concept=star,house,strr",
-        f"hydra.sweep.dir={where}",
-        *LEAST,
-    ]
+    words = ["concept=star,house,strr", f"hydra.sweep.dir={where}", *LEAST]
+    if launcher is not None:
+        words.append(f"launch={launcher}")
     command = [sys.executable, "-m", "kedit", "run", "-m", *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return Swept(where, done.returncode, done.stderr)
