@@ -21,22 +21,22 @@ def sbatch(words: list[str]) -> None:
     """Say that the job array in the script is taken, and go on to run it."""
     # Whoever submits waits for the end of this process, not for that of the tasks.
     subprocess.Popen(
-        [sys.executable, __file__, "tasks", words[-1]],
+        [sys.executable, __file__, "tasks", Path(words[-1]).read_text()],
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     sys.stdout.write(f"Submitted batch job {ARRAY}\n")
 
 
 def tasks(words: list[str]) -> None:
-    """Run the tasks of a job array, one after the other."""
+    """Run the tasks of the job array in a script, one after the other."""
     (script,) = words
-    array = re.search(r"--array=(\d+)-(\d+)%\d+", Path(script).read_text())
+    array = re.search(r"--array=(\d+)-(\d+)%\d+", script)
     assert array is not None
     for task in range(int(array[1]), int(array[2]) + 1):
         given = {"JOB_ID": ARRAY + task, "ARRAY_JOB_ID": ARRAY, "ARRAY_TASK_ID": task, "NTASKS": 1, "JOB_NUM_NODES": 1}
         given |= {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
         environment = os.environ | {f"SLURM_{name}": str(value) for name, value in given.items()}
-        subprocess.run(["bash", script], env=environment, check=False)
+        subprocess.run(["bash", "-c", script], env=environment, check=False)
 
 
 def srun(words: list[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -110,28 +111,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sweep(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run `kedit run -m` in `folder`, where there is a Slurm, and nothing is written to the user's home."""
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(folder / "home")}
-    command = [sys.executable, "-m", "kedit", "run", "-m", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep over three concepts left, the last of which there is not."""
+
+    folder: Path
+    code: int
+    err: str
+
+    def status(self, job: int) -> str:
+        return (self.folder / str(job) / "STATUS").read_text()
+
+    def results(self, job: int) -> dict[str, Any]:
+        """Return what a job left, without the seconds it took."""
+        report = json.loads((self.folder / str(job) / "report.json").read_text())
+        report["cost"] = {key: value for key, value in report["cost"].items() if not key.endswith("seconds")}
+        files = {name: (self.folder / str(job) / name).read_bytes() for name in ("neurons.json", "captions.jsonl")}
+        return {"report.json": report, **files}
 
 
 @cache
-def results(folder: Path, launcher: str | None) -> dict[str, Any]:
-    """Run two small jobs and return what each left: its report without the seconds, and its other results."""
-    words = [f"launch={launcher}"] if launcher else []
+def swept(folder: Path, launcher: str | None) -> Swept:
+    """Run a sweep in `folder`, where there is a Slurm, and nothing is written to the user's home."""
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(folder / "home")}
     where = folder / str(launcher)
-    done = sweep(folder, *words, "concept=star,house", f"hydra.sweep.dir={where}", *LEAST)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = {}
-    for job in sorted(path.parent for path in where.glob("*/STATUS")):
-        report = json.loads((job / "report.json").read_text())
-        report["cost"].pop("seconds", None)
-        found[job.name] = {"STATUS": (job / "STATUS").read_text(), "report.json": report}
-        found[job.name] |= {name: (job / name).read_bytes() for name in ("neurons.json", "scores.safetensors")}
-    return found
+    words = ["concept=star,house,strr", f"hydra.sweep.dir={where}", *LEAST]
+    if launcher is not None:
+        words.append(f"launch={launcher}")
+    command = [sys.executable, "-m", "kedit", "run", "-m", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return Swept(where, done.returncode, done.stderr)
 
 
 @needs_model
@@ -139,22 +149,21 @@ def results(folder: Path, launcher: str | None) -> dict[str, Any]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_leaves_the_results_of_hydras_own(folder: Path, launcher: str) -> None:
-    expected = results(folder, None)
-    assert [(number, job["STATUS"]) for number, job in expected.items()] == [("0", "done\n"), ("1", "done\n")]
-    assert results(folder, launcher) == expected
-    # submitit names its folder `%j` where it is told to put a job's number into it.
+    expected, found = swept(folder, None), swept(folder, launcher)
+    for job in (0, 1):
+        assert (expected.status(job), found.status(job)) == ("done\n", "done\n"), found.err
+        assert found.results(job) == expected.results(job)
+    # submitit makes a folder `%j` where it is told to put a job's number into its folder's name.
     assert not list(folder.rglob("*%j*"))
 
 
 @needs_model
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_job_that_fails_in_a_worker_does_not_end_the_other_and_fails_the_command(folder: Path, launcher: str) -> None:
-    where = folder / f"failing_{launcher}"
-    done = sweep(folder, f"launch={launcher}", "concept=strr,star", f"hydra.sweep.dir={where}", *LEAST)
-    assert done.returncode in (1, 2), done.stdout + done.stderr
-    assert "no concept `strr` in the data; nearest: star, tree" in done.stderr
-    assert (where / "0" / "STATUS").read_text().startswith("failed: ConfigurationError: no concept `strr`")
-    assert (where / "1" / "STATUS").read_text() == "done\n"
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("launcher", [None, *LAUNCHERS])
+def test_a_job_that_fails_in_a_worker_is_told_and_fails_the_command(folder: Path, launcher: str | None) -> None:
+    found = swept(folder, launcher)
+    assert found.code in (1, 2)
+    assert "no concept `strr` in the data; nearest: star, tree" in found.err
+    assert found.status(2).startswith("failed: ConfigurationError: no concept `strr`")
+    assert "Traceback" not in found.err
