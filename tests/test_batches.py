@@ -27,7 +27,7 @@ from kedit.prompts import Prompt
 from kedit.samples import Counterfactual, find_concept
 
 SIZES = (1, 2, 8, 32)
-N_SAMPLES = 12
+N_SAMPLES = 8
 
 
 class Scene(NamedTuple):

@@ -41,7 +41,7 @@ def kedit_locate(
 ) -> Command:
     """Run `kedit locate WORDS` in this process, with few samples, in the folder of the test."""
 
-    def call(*words: str, samples: int = 5) -> Finished:
+    def call(*words: str, samples: int = 3) -> Finished:
         monkeypatch.setattr(sys, "argv", ["kedit locate", *words, f"samples={samples}"])
         capsys.readouterr()
         with chdir(tmp_path):
@@ -69,31 +69,31 @@ def test_one_job_leaves_what_it_found_and_says_it(kedit_locate: Command, tmp_pat
     done, out = kedit_locate("concept=star", "hydra.run.dir=out"), tmp_path / "out"
     assert (done.code, done.err) == (0, "")
     report = json.loads((out / "locate.json").read_text())
-    samples = Scenes().split(find_concept(Scenes().concepts, "star"), locate=5, target=1, retention=0, seed=0).locate
-    neurons = NeuronSet.from_json(json.loads((out / "neurons.json").read_text()))
+    samples = Scenes().split(find_concept(Scenes().concepts, "star"), locate=3, target=1, retention=0, seed=0).locate
+    neurons = NeuronSet.load(out / "neurons.json")
     assert report["samples"]["ids"] == [one.id for one in samples]
     assert report["neurons"]["count"] == len(neurons) == report["stages"]["gradcam"]["count"] > 0
     assert report["stages"]["gradcam"]["select"] == "Quantile(q=0.9, of_max=0.2, at_most=None)"
-    assert report["cost"] == {"forwards": 10, "backwards": 5}
+    assert report["cost"] == {"forwards": 6, "backwards": 3}
     scores = load_scores(out / "scores.safetensors")
     assert scores["difference"].values.max().item() == report["stages"]["difference"]["highest"]
     assert set(json.loads((out / "timing.json").read_text())) == {"locate_seconds", "seconds"}
     assert (out / "figures" / "layers.png").is_file()
     assert not (out / "part.safetensors").exists()
     assert (out / "STATUS").read_text() == "done\n"
-    assert "`star` in scenes by two_stage: 5 samples" in done.out
+    assert "`star` in scenes by two_stage: 3 samples" in done.out
     assert f"neurons: {len(neurons)} (" in done.out
 
 
 def test_shards_of_a_sweep_merge_into_what_one_job_leaves(kedit_locate: Command, tmp_path: Path) -> None:
     assert kedit_locate("concept=star", "hydra.run.dir=one").code == 0
-    done = kedit_locate("-m", "concept=star", "shard.count=7", "shard.index=range(0,7)", "hydra.sweep.dir=sweep")
+    done = kedit_locate("-m", "concept=star", "shard.count=4", "shard.index=range(0,4)", "hydra.sweep.dir=sweep")
     assert (done.code, done.err) == (0, "")
     sweep = tmp_path / "sweep"
     assert_same(sweep / "merged", tmp_path / "one")
     assert (sweep / "merged" / "figures" / "layers.png").is_file()
-    assert len(list(sweep.glob("*/part.safetensors"))) == 7
-    assert "shard 6 of 7: 0 samples of `star` scored" in done.out
+    assert len(list(sweep.glob("*/part.safetensors"))) == 4
+    assert "shard 3 of 4: 0 samples of `star` scored" in done.out
 
 
 def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_locate: Command, tmp_path: Path) -> None:
@@ -110,9 +110,8 @@ def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_loca
 
 
 def test_a_sweep_over_concepts_in_shards_is_merged_for_each(kedit_locate: Command, tmp_path: Path) -> None:
-    done = kedit_locate(
-        "-m", "concept=star,house", "shard.count=2", "shard.index=0,1", "hydra.sweep.dir=sweep", samples=4
-    )
+    words = ("concept=star,house", "shard.count=2", "shard.index=0,1")
+    done = kedit_locate("-m", *words, "hydra.sweep.dir=sweep", samples=2)
     assert (done.code, done.err) == (0, "")
     for concept in ("star", "house"):
         (found,) = (tmp_path / "sweep" / "merged").glob(f"*concept={concept}*")

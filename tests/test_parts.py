@@ -14,7 +14,6 @@ from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.joining import joined
-from kedit.locate.knowledge_neurons import KnowledgeNeurons
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.miner import Miner
 from kedit.locate.nam import NAM
@@ -32,7 +31,6 @@ LOCATOR = Locator(
     {
         "difference": Stage(ActivationDifference(over_samples="max"), TopK(8)),
         "gradcam": Stage(GradCAM(over_samples=Vote(0.9)), TopK(4)),
-        "knowledge": Stage(KnowledgeNeurons(steps=2), TopK(2)),
     }
 )
 SMALL = Locator({"gradcam": Stage(GradCAM(), TopK(4))})
@@ -79,6 +77,7 @@ def test_parts_from_files_in_any_order_give_the_scores_of_one_job(locator: Any, 
 
 def test_a_loaded_part_is_the_one_that_was_saved(tmp_path: Path) -> None:
     made = replace(part(1, 2, LOCATOR), left_out={"unreadable": 2}, unnamed="a house")
+    made.stages["gradcam"].note({"error": 0.5})
     made.save(tmp_path / "part.safetensors")
     found = Part.load(tmp_path / "part.safetensors")
     assert {**vars(found), "stages": None} == {**vars(made), "stages": None}
@@ -140,9 +139,7 @@ def test_parts_that_do_not_belong_together_are_refused_with_what_differs() -> No
 def test_parts_of_another_locator_are_refused() -> None:
     parts = [part(index, 2) for index in range(2)]
     for other in (LOCATOR, replace(SMALL, target=Target("prob"))):
-        with pytest.raises(
-            PartError, match=r"the parts are of another locator: `(scorers|target)` is .*GradCAM|Target"
-        ):
+        with pytest.raises(PartError, match=r"the parts are of another locator: `(scorers|target)` is "):
             other.merged(parts)
     with pytest.raises(PartError, match="the parts are of another locator"):
         Miner().merged(parts)
