@@ -11,9 +11,10 @@ PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_
 """What `generate` hands on from call to call, a number for each token, and makes longer as it goes."""
 CUTTABLE = ("DynamicLayer", "DynamicSlidingWindowLayer")
 """The layers of a cache whose last columns can be cut off; a sliding one only before it begins to slide."""
-TIE = 8.0
-"""Two tokens are as likely if their logits differ by at most so many units of rounding of the largest: a column may
-round differently alone and among others."""
+TIE = (64 * torch.finfo(torch.float32).eps, 4.0)
+"""Two tokens are as likely if their logits differ by at most so much of the largest, or by so many units of rounding of
+16-bit weights: a column rounds differently alone and among others (on the shipped model by 6 units of 32 bits at most,
+and by 1.5 of 16 bits)."""
 
 
 class DraftError(Exception):
@@ -152,5 +153,5 @@ def _named(logits: Tensor, n_last: int) -> tuple[Tensor, Tensor]:
     """
     last = logits[:, -n_last:]
     best = last.topk(2, dim=-1).values.float()
-    rounding = torch.finfo(logits.dtype).eps * last.abs().amax(-1).float()
-    return last.argmax(-1), best[..., 0] - best[..., 1] > TIE * rounding
+    share = max(TIE[0], TIE[1] * torch.finfo(logits.dtype).eps)
+    return last.argmax(-1), best[..., 0] - best[..., 1] > share * last.abs().amax(-1).float()
