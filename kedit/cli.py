@@ -22,6 +22,7 @@ COMMANDS = {
     "run": Command("experiments.run", "locate a concept's neurons, edit them, measure what changed"),
     "task": Command("experiments.task", "edit a modality's neurons, measure how many questions go wrong"),
     "compare": Command("experiments.compare", "put locating methods side by side, with equal budgets"),
+    "calibrate": Command("experiments.calibrate", "check the thresholds that `select` chooses"),
     "operators": Command("experiments.operators", "compare what the operators do to a concept that fades in"),
     "inspect": Command("experiments.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "locate": Command("experiments.locate", "locate alone, also in shards that are merged"),

@@ -77,6 +77,8 @@ class Auto:
     ) -> Significant:
         """Score all neurons, test them, and return which pass; see `measure` for what it costs and refuses.
 
+        A stage that keeps nothing is a warning, not an error.
+
         Args:
             model: The model, unedited.
             locator: One or several stages; their own selectors are not asked.
@@ -91,9 +93,17 @@ class Auto:
             captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
         if scores is None:
             scores = locator.score(model, pairs, captions=captions, progress=progress)
-        return self.choose(
-            self.measure(model, locator, pairs, captions=captions, words=words, progress=progress), scores
-        )
+        nulls = self.measure(model, locator, pairs, captions=captions, words=words, progress=progress)
+        found = self.choose(nulls, scores)
+        for name, test in found.tests.items():
+            if not test.kept and test.tested:
+                pvalues = found.pvalues[name].values
+                lowest = float(pvalues[~pvalues.isnan()].min())
+                logger.warning(
+                    "stage `%s` keeps no neuron at q=%g; the lowest of %d p-values is %.3g",
+                    name, self.q, test.tested, lowest,
+                )  # fmt: skip
+        return found
 
     def measure(
         self,
@@ -134,7 +144,7 @@ class Auto:
         return Nulls(found, forwards, backwards, time.perf_counter() - began)
 
     def choose(self, nulls: Nulls, scores: Mapping[str, NeuronScores]) -> Significant:
-        """Return which neurons pass; instant and pure. An empty stage is a warning, not an error."""
+        """Return which neurons pass; instant and pure, so that rates can be swept."""
         candidates: NeuronSet | None = None
         pvalues: dict[str, NeuronScores] = {}
         tests: dict[str, Tested] = {}
@@ -182,11 +192,6 @@ class Auto:
         passed = benjamini_hochberg(values, self.q).nonzero().tolist()
         kept = scores.chosen(NeuronId(*place) for place in passed)
         known = values[~values.isnan()]
-        if not kept and len(known):
-            logger.warning(
-                "stage `%s` keeps no neuron at q=%g; the lowest of %d p-values is %.3g",
-                name, self.q, len(known), float(known.min()),
-            )  # fmt: skip
         lowest = {
             layer: float(scores.of(NeuronId(layer, one) for one in some).min())
             for layer, some in kept.by_layer().items()

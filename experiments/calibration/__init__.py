@@ -1,0 +1,1 @@
+"""How well thresholds are chosen: false discoveries counted on planted models, effects beside a grid's."""
