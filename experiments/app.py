@@ -1,4 +1,4 @@
-"""What recipes do with a configuration: build what it names, refuse foreign targets and wrong numbers, share threads."""
+"""What recipes do with a configuration: build what it names, refuse what is wrong, share threads, show progress."""
 
 import logging
 import os
