@@ -100,7 +100,7 @@ def reported(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
-            codes = _exit_codes.get()
+            codes = _waiting()
             if codes is None:
                 raise
             codes.append(_said(_code(error), _job_label() + explained(error) + _where_to_look(error)))
@@ -185,6 +185,11 @@ def plain(node: Any) -> dict[str, Any]:
     data = OmegaConf.to_container(node, resolve=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
+
+
+def _waiting() -> list[int] | None:
+    # A launcher pickles `attempt` with what it names, and a ContextVar cannot be pickled.
+    return _exit_codes.get()
 
 
 def _targets(node: Any) -> Iterator[str]:
