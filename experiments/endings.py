@@ -1,5 +1,7 @@
 """How a sweep begins and ends: who waits for it is told, and its results are put together, also after failures."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +25,29 @@ class Sweeping(Callback):
 
 def ended(settings: DictConfig, folder: Path) -> None:
     """Put together what the jobs of `kedit run` or `kedit locate` left in `folder`; of other recipes, nothing."""
-    if settings.hydra.job.config_name == "locate" and folder.is_dir():
-        shards_ended(settings, folder)
-    if settings.hydra.job.config_name != "run" or not folder.is_dir():
+    recipe = settings.hydra.job.config_name
+    if recipe not in ("run", "locate") or not folder.is_dir():
         return
+    from experiments.merging import groups_of, merge
+    from experiments.sweeping.summary import terminal, written
+
+    if recipe == "run":
+        with summing_up(settings, folder) as tracker:
+            terminal(written(folder, tracker))
+    elif any(groups_of(folder)):
+        with summing_up(settings, folder) as tracker:
+            merge(folder, tracker)
+
+
+@contextmanager
+def summing_up(settings: DictConfig, folder: Path) -> Iterator[Any]:
+    """Yield a tracker for what the jobs in `folder` come to together: one run more in their group."""
     from experiments.app import build
     from experiments.commands import mirrored
-    from experiments.sweeping.summary import terminal, written
 
     common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
     tracker = build(settings.tracker)
     if hasattr(tracker, "group"):
         tracker = replace(tracker, group=tracker.group or folder.name, job_type="summary")
     with mirrored(tracker, common, folder):
-        terminal(written(folder, tracker))
-
-
-def shards_ended(settings: DictConfig, folder: Path) -> None:
-    """Merge the parts in `folder`, if its jobs were shards."""
-    from experiments.app import build
-    from experiments.merging import groups_of, merge
-
-    if any(groups_of(folder)):
-        merge(folder, build(settings.tracker))
+        yield tracker

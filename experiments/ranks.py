@@ -89,11 +89,16 @@ class Rank:
         return int(worst)
 
     def _merged(self, folder: Path) -> int:
+        from omegaconf import DictConfig, OmegaConf
+
+        from experiments.endings import summing_up
         from experiments.merging import merge
-        from kedit.tracking import NoTracker
 
         try:
-            merge(folder, NoTracker())
+            settings = OmegaConf.load(folder / "0" / ".hydra" / "config.yaml")
+            assert isinstance(settings, DictConfig)
+            with summing_up(settings, folder) as tracker:
+                merge(folder, tracker)
         except Exception as error:
             return self._said(_code(error), explained(error))
         return 0
