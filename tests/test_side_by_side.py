@@ -20,6 +20,7 @@ from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Prompt
 from kedit.rows import called, calling
 from kedit.sites import SiteError
+from tests.tiny_minigpt4 import tiny_minigpt4
 
 TEXTS = ("The picture of a dog?", "A", "Describe this image. It is a cat")
 QUICK = ("llava", "gpt2", "mixtral", "blip2", "qwen2_vl")
@@ -163,7 +164,7 @@ def test_an_edit_around_them_acts_on_all_rows() -> None:
 
 def test_there_may_be_more_edits_than_rows_in_a_batch() -> None:
     model, prompts = tiny("gpt2", batch_size=2), prompts_of("gpt2")
-    edits = several(model, image=False)
+    edits = several(model, image=False)[:3]
     assert asked_under(model, edits, prompts) == one_by_one(model, edits, prompts)
     assert asked_under(model, [], prompts) == []
     assert asked_under(model, edits, []) == [[] for _ in edits]
@@ -173,6 +174,16 @@ def test_an_edit_outside_the_language_model_is_refused() -> None:
     edit = Edit(NeuronSet((NeuronId(0, 0),), scope="vision"), Zero(), name="eyes")
     with pytest.raises(ValueError, match="edit `eyes` is of scope `vision`, where the rows"):
         SideBySide([edit])
+
+
+def test_an_edit_outside_the_language_model_is_asked_under_by_itself() -> None:
+    model, prompts = tiny("llava"), prompts_of("llava")
+    width = model.site("mid", "vision").widths[0]
+    eyes = Edit(NeuronSet(tuple(NeuronId(0, index) for index in range(width)), scope="vision"), Scale(-3.0))
+    edits = [eyes, None, Edit(drawn(model, 0.2, 0), Zero())]
+    alone = one_by_one(model, edits, prompts)
+    assert alone[0] != alone[1]
+    assert asked_under(model, edits, prompts, drafts=alone[1]) == alone
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
@@ -231,3 +242,17 @@ def test_who_calls_the_model_is_known_inside_only() -> None:
             assert called() == (1,)
         assert called() == (2, 0)
     assert called() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavor", ["vicuna", "llama2"])
+def test_a_model_with_stop_words_of_its_own_is_written_in_the_ordinary_way(
+    flavor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_minigpt4(flavor)
+    edits = [Edit(drawn(model, 0.2, seed), Zero()) for seed in range(3)]
+    prompts = [Prompt("What?", noise(1)), Prompt("What is in the image?", noise(2))]
+    alone = one_by_one(model, edits, prompts)
+    with caplog.at_level("DEBUG", logger="kedit.models.writing"):
+        assert asked_under(model, edits, prompts, drafts=alone[0]) == alone
+    assert "the drafts are no help" in caplog.text

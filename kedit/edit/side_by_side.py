@@ -4,7 +4,7 @@ An edit acts on each row by itself, so that the rows of one generation can be ed
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -161,32 +161,43 @@ def asked_under(
 ) -> list[list[Generated]]:
     """Return what the model says to each prompt under each edit, by edit, and then by prompt.
 
-    The same as asking under one edit after the other, in fewer calls of the model: at most `batch_size` rows at a time.
+    The same as asking under one edit after the other, which is what happens if one is outside the language model; else
+    in fewer calls of the model, of at most `batch_size` rows.
 
     Args:
         model: The model.
-        edits: Of scope `language`; None for the model as it is.
+        edits: What to ask under; None for the model as it is.
         prompts: What is asked under each of them.
         drafts: What the answer to each prompt may be, such as the one without an edit; see `HuggingFaceMLLM.ask`.
         progress: Shows the batches.
         what: What they are called.
     """
-    at_once = max(1, model.batch_size // max(1, len(edits)))
-    order = [
-        (number, place)
-        for start in range(0, len(prompts), at_once)
-        for number in range(len(edits))
-        for place in range(start, min(start + at_once, len(prompts)))
-    ]
-    told = model.ask(
+    if any(edit is not None and edit.neurons.scope != "language" for edit in edits):
+        told = []
+        for edit in edits:
+            with nullcontext() if edit is None else edit.applied(model):
+                told.append(model.ask(prompts, progress=progress, what=what, drafts=drafts))
+        return told
+    order = _in_groups(len(edits), len(prompts), max(1, model.batch_size // max(1, len(edits))))
+    said = model.ask(
         [prompts[place] for _, place in order],
         progress=progress,
         what=what,
         drafts=None if drafts is None else [drafts[place] for _, place in order],
         within=lambda rows: SideBySide([edits[order[row][0]] for row in rows]).applied(model),
     )
-    by_pair = dict(zip(order, told, strict=True))
+    by_pair = dict(zip(order, said, strict=True))
     return [[by_pair[number, place] for place in range(len(prompts))] for number in range(len(edits))]
+
+
+def _in_groups(n_edits: int, n_prompts: int, at_once: int) -> list[tuple[int, int]]:
+    """Return each edit with each prompt: of so many prompts at once under all edits, so that they share a batch."""
+    return [
+        (number, place)
+        for start in range(0, n_prompts, at_once)
+        for number in range(n_edits)
+        for place in range(start, min(start + at_once, n_prompts))
+    ]
 
 
 def captions_under(
