@@ -1,4 +1,4 @@
-"""What kedit costs: edits beside raw hooks, nnsight and pyvene; locating beside its bare passes.
+"""What kedit costs: edits beside raw hooks, nnsight and pyvene; locating beside its bare passes; many sets at once.
 
 kedit bench repeats=20
 """
@@ -13,6 +13,9 @@ from omegaconf import DictConfig
 
 from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported, use_threads
 from kedit.paths import conf_dir
+
+PARTS = ("edits", "locating", "sets", "sweep")
+"""What can be measured; see `conf/bench.yaml`."""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="bench")
@@ -30,30 +33,46 @@ def bench(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any) -> None:
     """Time, compare and report."""
     from experiments.benchmarks import tables
-    from experiments.benchmarks.rows import Clock, edit_everywhere, edit_one_layer, locating
-    from experiments.benchmarks.ways import Task
-    from experiments.benchmarks.workload import Workload, drawn
+    from experiments.benchmarks.rows import Clock, locating
+    from experiments.benchmarks.sets import captioning
+    from experiments.benchmarks.sweeping import sweeping
 
     use_threads(cfg.threads)
     check(cfg)
     model = build(cfg.model)
-    site = model.site("mid")
-    work, images = located(cfg, model)
-    with misuse():
-        load = Workload.of(model, images, cfg.tokens)
-        spread_out = drawn(site, cfg.share, cfg.seed)
-        middle = sorted(site.widths)[len(site.widths) // 2]
-        in_one = drawn(site, cfg.share, cfg.seed, layer=middle)
+    work, images, exam = located(cfg, model)
     clock = Clock(cfg.repeats, cfg.warmup, cfg.clock, cfg.seed, bar)
-    rows = edit_everywhere(Task(model.module, site, spread_out, load), clock)
-    rows += edit_one_layer(Task(model.module, site, in_one, load), list(cfg.rivals), clock)
-    rows += locating(model, work, clock)
+    rows = []
+    if "edits" in cfg.parts:
+        rows += edited(cfg, model, images, clock)
+    if "locating" in cfg.parts:
+        rows += locating(model, work, clock)
+    if "sets" in cfg.parts:
+        rows += captioning(model, work, exam, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
+    if "sweep" in cfg.parts:
+        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, bar)
 
     about = tables.surroundings(model, clock)
     kept.save_json("bench.json", tables.plain(rows, about))
     where = kept.save_text("bench.md", tables.markdown(rows, about))
     tables.show(rows, about)
     sys.stdout.write(f"{where}\n")
+
+
+def edited(cfg: DictConfig, model: Any, images: list[Any], clock: Any) -> list[Any]:
+    """Return the rows of edits in every layer, and of those in one."""
+    from experiments.benchmarks.rows import edit_everywhere, edit_one_layer
+    from experiments.benchmarks.ways import Task
+    from experiments.benchmarks.workload import Workload, drawn
+
+    site = model.site("mid")
+    with misuse():
+        load = Workload.of(model, images, cfg.tokens)
+        spread_out = drawn(site, cfg.share, cfg.seed)
+        middle = sorted(site.widths)[len(site.widths) // 2]
+        in_one = drawn(site, cfg.share, cfg.seed, layer=middle)
+    rows = edit_everywhere(Task(model.module, site, spread_out, load), clock)
+    return rows + edit_one_layer(Task(model.module, site, in_one, load), list(cfg.rivals), clock)
 
 
 def check(cfg: DictConfig) -> None:
@@ -64,15 +83,21 @@ def check(cfg: DictConfig) -> None:
     unknown = [name for name in cfg.rivals if name not in RIVALS]
     if unknown:
         raise ConfigurationError(f"`rivals` may name {', '.join(RIVALS)}, got `{unknown[0]}`")
+    parts = [name for name in cfg.parts if name not in PARTS]
+    if parts or not cfg.parts:
+        raise ConfigurationError(f"`parts` names some of {', '.join(PARTS)}, got {parts or 'none'}")
     if cfg.clock not in CLOCKS:
         raise ConfigurationError(f"`clock` is one of {', '.join(CLOCKS)}, got `{cfg.clock}`")
-    for name, least in (("repeats", 1), ("warmup", 0), ("tokens", 1)):
+    least_of = {"repeats": 1, "warmup": 0, "tokens": 1, "sets": 2, "set_pictures": 4, "set_repeats": 1, "singles": 1}
+    for name, least in least_of.items():
         if cfg[name] < least:
             raise ConfigurationError(f"`{name}` is at least {least}, got {cfg[name]}")
 
 
-def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any]]:
-    """Return what to locate in, and pictures to generate from.
+def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any], list[Any]]:
+    """Return what to locate in, pictures to generate from, and those to caption under many sets.
+
+    Of the last, half show the concept and half do not.
 
     A caption that does not name the concept is scored anyway: what is measured here is the cost.
     """
@@ -83,11 +108,14 @@ def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any]]:
     data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     with misuse():
         concept = find_concept(data.concepts, cfg.concept)
-        split = data.split(concept, locate=cfg.pairs, target=cfg.pictures, retention=0, seed=cfg.seed)
+        half = cfg.set_pictures // 2 if "sets" in cfg.parts else 0
+        counts = {"target": max(cfg.pictures, half), "retention": half // 2}
+        split = data.split(concept, locate=cfg.pairs, seed=cfg.seed, **counts)
         pairs = paired(inpaint, split.locate, concept).made
     captions = model.caption([pair.sample.image for pair in pairs], progress=bar)
     forcing = replace(locator, target=replace(locator.target, on_missing="force"))
-    return Locating(forcing, pairs, captions), [sample.image for sample in split.target]
+    exam = [sample.image for sample in (*split.target[:half], *split.near, *split.far)]
+    return Locating(forcing, pairs, captions), [sample.image for sample in split.target[: cfg.pictures]], exam
 
 
 def main() -> int:

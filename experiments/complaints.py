@@ -4,6 +4,15 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+PLUGINS = {
+    "hydra/launcher/joblib": "sweep",
+    "hydra/launcher/submitit_local": "sweep",
+    "hydra/launcher/submitit_slurm": "sweep",
+    "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "optuna",
+}
+"""What Hydra can be extended by, and kedit's extra that brings it."""
+
 
 class ConfigurationError(Exception):
     """The command or the configuration is wrong; the message says what would fix it."""
@@ -56,6 +65,8 @@ def one_line(text: str) -> str:
 def _no_option(error: Any) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = ", ".join(error.options or ()) or "none"
+    if extra := PLUGINS.get(str(error.missing_cfg_file)):
+        return f"`{group}={option}` is a plugin of Hydra's that is not installed; `pip install 'kedit[{extra}]'`"
     return f"no `{group}={option}`; options of `{group}`: {options}" if group else one_line(str(error))
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, guarded, loaded, misuse, reported, run_folder, use_threads
+from experiments.app import bar, guarded, misuse, reported, run_folder, use_threads
 from experiments.complaints import NegativeResult
+from experiments.sharing import loaded
 from kedit import __version__
 from kedit.paths import conf_dir
 

@@ -19,10 +19,10 @@ def inpainter(cfg: DictConfig) -> Inpainter:
     return inpaint if segment is None else FoundRegions(inpaint, build(segment))
 
 
-def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept) -> Pairs:
+def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
     """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
     with _quiet() if isinstance(inpaint, Heavy) else nullcontext():
-        return counterfactuals(inpaint, samples, concept, progress=bar)
+        return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
 
 
 def _quiet() -> AbstractContextManager[None]:

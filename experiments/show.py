@@ -1,12 +1,15 @@
 """What a run shows: report, figures, tracker and one table in the terminal."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.steps import Located, Told
+from experiments.interviews import Told
+from experiments.recall import FORGETFUL, Recall, of_pairs
+from experiments.steps import Located
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.statistics import Measured, bootstrap_mean, two_places
 from kedit.inspection import (
@@ -30,6 +33,7 @@ from kedit.sites import Site
 from kedit.tracking import Tracker
 
 N_SHOWN = 4
+N_EXAMPLES = 3
 EFFECTS = {
     "suppression": ("mention_drop", "substitutions"),
     "retention": ("objects", "others", "text", "bleu", "rougeL", "bertscore"),
@@ -41,22 +45,27 @@ def everything(
     located: Located,
     exam: Exam,
     told: Told,
-    model: MLLM,
     site: Site,
     run: Run,
     tracker: Tracker,
+    *,
+    figures: bool,
 ) -> None:
-    """Write the report, the captions and the figures, tell the tracker, and print the table."""
+    """Write the report, the captions and the figures, and tell the tracker."""
     rows = caption_rows(exam, told)
     run.save_jsonl("captions.jsonl", rows)
-    report["heat_maps"] = heat_maps(model, site, located, run)
     run.save_json("report.json", report)
-    draw(report, located, exam, told, site, run)
-    examples = [row for row in rows if row["group"] == "target" and row["before"] != row["after"]] or rows
-    page = report | {"examples": examples[:3], "figures": run.figures}
+    if figures:
+        draw(report, located, exam, told, site, run)
+    page = report | {"examples": examples(rows), "figures": run.figures}
     run.save_text("report.md", report_markdown(page))
     tell(tracker, report, rows, located.neurons, run)
-    terminal(report, examples[:3], run)
+
+
+def examples(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return a few rows that show what the edit does."""
+    changed = [row for row in rows if row["group"] == "target" and row["before"] != row["after"]]
+    return (changed or rows)[:N_EXAMPLES]
 
 
 def caption_rows(exam: Exam, told: Told) -> list[dict[str, Any]]:
@@ -70,18 +79,39 @@ def caption_rows(exam: Exam, told: Told) -> list[dict[str, Any]]:
     return rows
 
 
-def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, Any]:
-    """Draw where the located neurons fire and return how well that points at the concept."""
+def heat_maps(
+    model: MLLM, site: Site, located: Located, run: Run, *, figures: bool, recall: Recall = FORGETFUL
+) -> dict[str, Any]:
+    """Return how well the places where the located neurons fire point at the concept, and draw them."""
     if not located.neurons:
         return {"why": "no neuron was located"}
     if site.scope != "language":
         return {"why": f"the neurons are of scope `{site.scope}`, and heat maps are of the language model's positions"}
+    rows: list[HeatRow] = []
+
+    def look() -> dict[str, Any]:
+        try:
+            judged, rows[:] = _looked(model, site, located)
+        except NoGridError as error:
+            return {"why": str(error)}
+        return judged
+
+    def about() -> dict[str, Any]:
+        return {"pairs": of_pairs(located.pairs), "neurons": located.neurons.to_json()}
+
+    judged: dict[str, Any] = recall.json("report", "heat maps", about, look)
+    if figures and "why" not in judged:
+        if not rows:
+            look()
+        run.save_figure("heatmaps.png", partial(draw_heatmaps, rows[:N_SHOWN]))
+    return judged
+
+
+def _looked(model: MLLM, site: Site, located: Located) -> tuple[dict[str, Any], list[HeatRow]]:
+    """Return the shares of hits and the AUC, and a row of pictures for each pair."""
     pairs = located.pairs
     images = [pair.sample.image for pair in pairs]
-    try:
-        grids = picture_grids(model, images)
-    except NoGridError as error:
-        return {"why": str(error)}
+    grids = picture_grids(model, images)
     shown, hits, aucs = [], [], []
     seen = at_image(model, site, [located.neurons], images)
     for pair, one, grid, caption in zip(pairs, seen, grids, located.captions, strict=True):
@@ -94,12 +124,11 @@ def heat_maps(model: MLLM, site: Site, located: Located, run: Run) -> dict[str, 
         region = pair.sample.region(pair.concept)
         shown.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, cell))
     shown.sort(key=lambda row: row.others is None)
-    run.save_figure("heatmaps.png", partial(draw_heatmaps, shown[:N_SHOWN]))
     missing = Measured.missing("no picture shows another object")
     return {
         "pointing": bootstrap_mean(hits).to_json(),
         "auc_against_other_objects": (bootstrap_mean(aucs) if aucs else missing).to_json(),
-    }
+    }, shown
 
 
 def draw(
@@ -163,16 +192,18 @@ def layers_told(neurons: Mapping[str, Any]) -> str:
     return ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
 
 
-def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], run: Run) -> None:
+def terminal(report: Mapping[str, Any], run: Run) -> None:
     """Print what a person reads in ten seconds."""
     from rich.console import Console
+
+    rows = [json.loads(line) for line in (run.folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
 
     console = Console()
     neurons = report["neurons"]
     console.print(effects_table(report))
     console.print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers_told(neurons)}", highlight=False)
     console.print(report["verdict"], highlight=False, markup=False)
-    for row in examples:
+    for row in examples(rows):
         console.print(f"  before: {row['before']}\n  after:  {row['after']}", highlight=False, markup=False)
     console.print(f"files: {run.folder}", highlight=False, markup=False, soft_wrap=True)
 

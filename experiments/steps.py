@@ -1,34 +1,26 @@
 """The steps of the main job that join the rooms of the library."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig
 
 from experiments.pairs import paired
+from experiments.recall import FORGETFUL, Recall, of_pairs
+from experiments.transcripts import captions_of, rows
 from kedit.data.inpaint import Inpainter
-from kedit.edit.operators import Operator
-from kedit.edit.plan import EditPlan
-from kedit.evaluation.exam import Exam, Transcript
-from kedit.evaluation.metrics import TextEncoder, corpus_scores
+from kedit.evaluation.exam import Exam
+from kedit.locate.auto import Auto
+from kedit.locate.choosing import chosen_by
 from kedit.locate.locator import Locator
+from kedit.locate.selection import Selector
+from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Data, Progress, Sample, find_concept
-
-
-class Parts(NamedTuple):
-    """What the configuration chose, before a model is there."""
-
-    data: Data
-    inpaint: Inpainter
-    locator: Locator
-    plan: EditPlan
+from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.runs import Run
+from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -56,14 +48,6 @@ class Usable(NamedTuple):
     """How many pairs were left out, since the caption of the counterfactual names the concept."""
 
 
-class Told(NamedTuple):
-    """What the model said unedited, edited, and with each random set edited instead."""
-
-    before: Transcript
-    after: Transcript
-    controls: list[Transcript]
-
-
 @dataclass(frozen=True, eq=False)
 class Located:
     """The scores, the neurons that each stage left, and the pairs they come from."""
@@ -73,6 +57,8 @@ class Located:
     pairs: list[Counterfactual]
     captions: list[Generated]
     skipped: dict[str, int]
+    significant: Significant | None = None
+    """What the tests found, where tests chose the neurons."""
 
     @property
     def neurons(self) -> NeuronSet:
@@ -85,25 +71,33 @@ class Located:
         return {"located": len(self.pairs) - self.skipped["caption_does_not_name_it"], "skipped": self.skipped}
 
     @property
-    def cost(self) -> dict[str, float]:
-        """What scoring took, as report.json has it."""
-        return cost_part(self.scores)
+    def cost(self) -> dict[str, int]:
+        """The passes that scoring and testing take, as report.json has them."""
+        taken = cost_part(self.scores)
+        if (tests := self.significant) is None:
+            return taken
+        return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
-def questioned(parts: Parts, name: str, counts: DictConfig, seed: int) -> Asked:
+def questioned(data: Data, inpaint: Inpainter, name: str, counts: DictConfig, seed: int) -> Asked:
     """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
-    data = parts.data
     concept = find_concept(data.concepts, str(name))
     split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-    pairs = paired(parts.inpaint, split.locate, concept)
+    pairs = paired(inpaint, split.locate, concept)
     return Asked(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 
-def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> Usable:
+def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, recall: Recall = FORGETFUL) -> Usable:
     """Return the pairs whose counterfactual the model's caption no longer names the concept in."""
-    captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
-    painted = model.caption([pair.image for pair in pairs], progress=progress)
+
+    def ask() -> dict[str, Any]:
+        captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+        painted = model.caption([pair.image for pair in pairs], progress=progress)
+        return {"captions": rows(captions), "painted": rows(painted)}
+
+    told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
+    captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
     kept = [number for number, names in enumerate(still) if not names]
     if not kept:
@@ -114,99 +108,90 @@ def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress) -> 
     return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))
 
 
-def locate(model: MLLM, locator: Locator, pairs: Sequence[Counterfactual], progress: Progress) -> Located:
-    """Locate with the pairs whose original names the concept and whose counterfactual does not."""
-    found = usable(model, pairs, progress)
-    some = found.pairs[: model.batch_size]
-    announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
-    scores = locator.score(model, found.pairs, captions=found.captions, progress=progress)
+def locate(
+    model: MLLM,
+    locator: Locator,
+    pairs: Sequence[Counterfactual],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+    select: Selector | Auto | None = None,
+    words: Sequence[Concept] = (),
+    given: Mapping[str, NeuronScores] | None = None,
+) -> Located:
+    """Locate with the pairs whose original names the concept and whose counterfactual does not.
+
+    Args:
+        model: The model, unedited.
+        locator: Scores, and selects unless `select` does.
+        pairs: Pictures with and without the concept.
+        progress: Shows the batches go by.
+        recall: What is known from before.
+        select: Chooses in place of the locator's own selectors; see `kedit.locate.choosing`.
+        words: What the data can name, for tests against wrong words.
+        given: Scores of the same pairs that somebody else took, such as `kedit locate`.
+
+    Raises:
+        ValueError: No pair is usable, or `given` are scores of something else.
+    """
+    found = usable(model, pairs, progress, recall)
+
+    def score() -> Mapping[str, NeuronScores]:
+        some = found.pairs[: model.batch_size]
+        announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
+        return locator.score(model, found.pairs, captions=found.captions, progress=progress)
+
+    if given is not None:
+        check_given(given, model, locator, found)
+    scores = given or recall.scores(
+        locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score
+    )
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
-    return Located(scores, locator.select_each(scores), found.pairs, found.captions, skipped)
+    choice = chosen_by(
+        select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
+    )
+    return Located(scores, choice.stages, found.pairs, found.captions, skipped, choice.significant)
 
 
-def interview(
-    model: MLLM,
-    exam: Exam,
-    plan: EditPlan,
-    operator: Operator,
-    neurons: NeuronSet,
-    controls: Sequence[NeuronSet],
-    progress: Progress,
-) -> Told:
-    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
-    named = model.caption([sample.image for sample in exam.target], progress=progress)
-    before = transcript(model, exam, named, progress, target=named)
-    edited = []
-    for number, chosen in enumerate((neurons, *controls)):
-        name = f"control {number}" if number else exam.concept.name
-        with plan.edit(chosen, operator, name).applied(model):
-            edited.append(transcript(model, exam, named, progress))
-    return Told(before, edited[0], edited[1:])
+def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
+    """Raise a ValueError unless `given` are the scores that `locator` would give the pairs."""
+    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
+    if {name: one.method for name, one in given.items()} != wanted:
+        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
+        raise ValueError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+    about = next(iter(given.values()))
+    pairs = zip(found.pairs, found.captions, strict=True)
+    named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
+    asked = {"model": model.name, "concept": found.pairs[0].concept.name, "samples": named}
+    asked |= {"target": repr(locator.target), "site": locator.site, "scope": locator.scope}
+    for key, wants in asked.items():
+        has = about.provenance.get(key, getattr(about, key, None))
+        if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
+            raise ValueError(f"the scores are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
 
 
-def transcript(
-    model: MLLM,
-    exam: Exam,
-    named: Sequence[Generated],
-    progress: Progress,
-    *,
-    target: Sequence[Generated] | None = None,
-) -> Transcript:
-    """Return what the model says now; `target` are its captions of the target samples, if they are known already.
-
-    `named` are the unedited captions of the target samples, after whose words log-probabilities are taken.
-    """
-    told = [target] if target is not None else []
-    for part in (exam.target, exam.near, exam.far)[len(told) :]:
-        told.append(model.caption([sample.image for sample in part], progress=progress))
-    captions = [tuple(one.text for one in part) for part in told]
-    answers = tuple(model.answer(exam.questions, progress=progress))
-    return Transcript(*captions, answers, logprobs(model, exam.concept, exam.target, named))
+def leave(located: Located, run: Run) -> None:
+    """Leave the scores and the neurons in the folder of a run, and what tests found."""
+    run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
+    run.save_json("neurons.json", located.neurons.to_json())
+    if located.significant is not None:
+        run.save_json("significance.json", located.significant.to_json())
+        run.save_file("pvalues.safetensors", lambda path: save_scores(located.significant.pvalues, path))
 
 
-@torch.no_grad()
-def logprobs(
-    model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
-) -> tuple[float, ...]:
-    """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named."""
-    found = torch.full((len(samples),), torch.nan, dtype=torch.float64)
-    named = [
-        (number, mention)
-        for number, caption in enumerate(captions)
-        if (mention := model.mention(caption, concept)) is not None
-    ]
-    for start in range(0, len(named), model.batch_size):
-        chunk = named[start : start + model.batch_size]
-        batch = model.forced([samples[number].image for number, _ in chunk], [mention.prefix for _, mention in chunk])
-        spread = model.logits(batch)[:, -1].double().log_softmax(-1)
-        for row, (number, mention) in zip(spread, chunk, strict=True):
-            found[number] = row[mention.word[0]].item()
-    return tuple(found.tolist())
-
-
-def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
-    """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
-
-    Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
-    """
-    groups = {
-        "target": (told.after.target, told.before.target),
-        "retention": (told.after.retention, told.before.retention),
-    }
-    with TemporaryDirectory() as scratch:
-        return {
-            name: corpus_scores(after, before, cache_dir=Path(scratch), encoder=encoder)
-            for name, (after, before) in groups.items()
-            if after
-        }
-
-
-def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, float]:
-    """Return what scoring took, as the "cost" part of report.json has it."""
+def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, int]:
+    """Return the passes that scoring takes, as the "cost" part of report.json has them."""
     about = next(iter(scores.values())).provenance
-    passes = {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
-    return passes | {"locate_seconds": float(about["seconds"])}
+    return {"forwards": int(about["forwards"]), "backwards": int(about["backwards"])}
+
+
+def without_seconds(scores: Mapping[str, NeuronScores]) -> dict[str, NeuronScores]:
+    """Return the scores without the time that they took: equal runs leave equal files."""
+    return {name: replace(one, provenance=_timeless(one.provenance)) for name, one in scores.items()}
+
+
+def _timeless(provenance: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in provenance.items() if key != "seconds"}
 
 
 def neuron_part(neurons: NeuronSet, n_neurons: int) -> dict[str, Any]:

@@ -207,7 +207,17 @@ class NeuronScores:
 
 def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
     """Write the scores of all stages into one safetensors file."""
-    from safetensors.torch import save_file
+    Path(path).write_bytes(scores_to(stages))
+
+
+def load_scores(path: str | Path) -> dict[str, NeuronScores]:
+    """Read what `save_scores` wrote, in the same order of stages; a ValueError says what is wrong with another file."""
+    return scores_from(Path(path).read_bytes(), str(path))
+
+
+def scores_to(stages: Mapping[str, NeuronScores]) -> bytes:
+    """Return the scores of all stages as the content of a safetensors file."""
+    from safetensors.torch import save
 
     described = {
         name: {"method": one.method, "site": one.site, "scope": one.scope, "provenance": dict(one.provenance)}
@@ -217,26 +227,27 @@ def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
     tensors |= {name + TIES: one.ties for name, one in stages.items() if one.ties is not None}
     # Copies, since safetensors refuses two tensors that share memory.
     copies = {name: one.clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
-    save_file(copies, Path(path), metadata={"kedit.scores": json.dumps(described)})
+    return save(copies, metadata={"kedit.scores": json.dumps(described)})
 
 
-def load_scores(path: str | Path) -> dict[str, NeuronScores]:
-    """Read what `save_scores` wrote, in the same order of stages; a ValueError says what is wrong with another file."""
-    from safetensors import SafetensorError, safe_open
+def scores_from(content: bytes, source: str = "the content") -> dict[str, NeuronScores]:
+    """Return the scores that `scores_to` wrote; a ValueError says what is wrong with `source` otherwise."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(Path(path), framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            if "kedit.scores" not in metadata:
-                raise ValueError(f"`{path}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
-            described = json.loads(metadata["kedit.scores"])
-            tied = {name: stored.get_tensor(name + TIES) for name in described if name + TIES in stored.keys()}  # noqa: SIM118 - no mapping
-            return {
-                name: NeuronScores(stored.get_tensor(name), **about, ties=tied.get(name))
-                for name, about in described.items()
-            }
+        tensors = load(content)
     except SafetensorError as error:
-        raise ValueError(f"`{path}` is not a file of neuron scores: {error}") from error
+        raise ValueError(f"`{source}` is not a file of neuron scores: {error}") from error
+    # A file begins with the length of its header, which is JSON; the library returns the tensors alone.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = header.get("__metadata__", {})
+    if "kedit.scores" not in metadata:
+        raise ValueError(f"`{source}` holds no neuron scores: its metadata has {sorted(metadata) or 'nothing'}")
+    described = json.loads(metadata["kedit.scores"])
+    return {
+        name: NeuronScores(tensors[name], **about, ties=tensors.get(name + TIES)) for name, about in described.items()
+    }
 
 
 def _whole(number: object) -> int:

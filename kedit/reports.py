@@ -1,6 +1,8 @@
-"""`report.json` as a page for people, and as flat numbers for a tracker."""
+"""`report.json` as a page for people and as flat numbers for a tracker; tables as text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,14 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines.insert(1, ["---"] * len(lines[0]))
     cells = (" | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) for line in lines)
     return "\n".join(f"| {line} |" for line in cells)
+
+
+def csv_text(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
+    """Return a table as CSV; what is missing is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *cells])
+    return text.getvalue()
 
 
 def _list_line(name: str, values: Any) -> str:

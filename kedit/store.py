@@ -7,20 +7,25 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from kedit.entries import Entry, content_of, end_of, ending, entry_at, is_of_another_edition, is_whole
 
 logger = logging.getLogger(__name__)
 
 KEY = re.compile(r"[0-9a-f]{64}")
-MARK = b"kedit-1\n"
-"""What an entry's file ends with, behind its checksum."""
-TAIL = hashlib.sha256().digest_size + len(MARK)
 DRAFT = ".draft-"
 ABANDONED = 3600.0
 """Seconds after which a draft belongs to no process that is still writing it."""
+
+
+def default_folder() -> Path:
+    """Return where the store is unless the user says otherwise: `$KEDIT_STORE`, or `~/.cache/kedit`."""
+    return Path(os.environ.get("KEDIT_STORE") or "~/.cache/kedit").expanduser()
 
 
 def digest(about: object, *contents: bytes) -> str:
@@ -43,9 +48,9 @@ def digest(about: object, *contents: bytes) -> str:
 class Store:
     """Bytes under keys that `digest` makes, one file each.
 
-    A file is the content, SHA-256 of key and content, and a mark; programs that stop at the end of what they know,
-    such as viewers of PNG, open it as it is. A file appears in one step, so that several processes may share the
-    folder and one that is killed leaves no half entry.
+    A file is the content, what it is (JSON), how long that is, SHA-256 of the key and all of these, and a mark;
+    programs that stop at the end of what they know, such as viewers of PNG, open it as it is. A file appears in one
+    step, so that several processes may share the folder and one that is killed leaves no half entry.
     """
 
     folder: Path
@@ -56,30 +61,47 @@ class Store:
 
         A file that is not what was put there is named in the log and removed.
         """
+        path = self.path(key)
         try:
-            held = self.path(key).read_bytes()
+            held = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("cannot read `%s` (%s): going on without it", self.path(key), error.strerror or error)
+            logger.warning("cannot read `%s` (%s): going on without it", path, error.strerror or error)
             return None
-        content = _content(key, held)
-        if content is None:
-            logger.warning("`%s` is not what was put there (damaged): it is removed", self.path(key))
-            with suppress(OSError):
-                self.path(key).unlink()
+        if is_of_another_edition(held):
+            return None
+        content = content_of(key, held)
+        with suppress(OSError):  # as in a folder that may only be read
+            if content is not None:
+                os.utime(path)  # `Entry.used`; few disks keep the time of a mere read
+            else:
+                logger.warning("`%s` is not what was put there (damaged): it is removed", path)
+                path.unlink()
         return content
 
-    def put(self, key: str, content: bytes) -> None:
-        """Put `content` under `key`, in one step; an OSError if the folder or the file cannot be written."""
+    def put(self, key: str, content: bytes, about: Mapping[str, Any] | None = None) -> None:
+        """Put `content` under `key`, in one step.
+
+        Args:
+            key: What `digest` returned.
+            content: Any bytes.
+            about: Says what it is, in JSON's terms; `kind` is the one name it must have, and is `other` by default.
+
+        Raises:
+            OSError: If the folder or the file cannot be written.
+            ValueError: If `about` has no `kind`, or JSON cannot say it.
+        """
+        end = end_of(key, content, about)
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent)
+        for draft in _abandoned(path.parent):
+            _remove(draft)
         draft = path.parent / f"{DRAFT}{secrets.token_hex(8)}"
         try:
             with draft.open("xb") as file:
                 file.write(content)
-                file.write(_checksum(key, content) + MARK)
+                file.write(end)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
@@ -87,7 +109,7 @@ class Store:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
 
-    def remembered(self, key: str, make: Callable[[], bytes]) -> bytes:
+    def remembered(self, key: str, make: Callable[[], bytes], about: Mapping[str, Any] | None = None) -> bytes:
         """Return the content under `key`; where there is none, what `make` returns, which is kept.
 
         What cannot be kept, as on a full disk, is a warning, once for each reason.
@@ -96,18 +118,23 @@ class Store:
         if content is not None:
             return content
         content = make()
+        self.keep(key, content, about)
+        return content
+
+    def keep(self, key: str, content: bytes, about: Mapping[str, Any] | None = None) -> None:
+        """Put `content` under `key`; what cannot be kept, as on a full disk, is a warning, once for each reason."""
         try:
-            self.put(key, content)
+            self.put(key, content, about)
         except OSError as error:
             reason = str(error.strerror or error)
             if reason not in self._told:
                 logger.warning("cannot keep results in `%s` (%s): going on without", self.folder, reason)
             self._told.add(reason)
-        return content
 
-    def ls(self) -> list[str]:
-        """Return the keys of all entries, sorted."""
-        return sorted(path.name for path in self._files())
+    def ls(self) -> list[Entry]:
+        """Return all entries, sorted by key, reading no more than the end of each file."""
+        found = (entry_at(path) for path in sorted(self._files(), key=lambda path: path.name))
+        return [one for one in found if one is not None]
 
     def rm(self, key: str) -> bool:
         """Remove the entry of `key` and return whether there was one."""
@@ -119,7 +146,12 @@ class Store:
 
     def verify(self) -> list[str]:
         """Return the keys of the entries that are damaged, sorted; reads every file and removes none."""
-        return [key for key in self.ls() if _content(key, self.path(key).read_bytes()) is None]
+        return sorted(path.name for path in self._files() if not is_whole(path))
+
+    def leftovers(self) -> list[Path]:
+        """Return the files that are no entries: of other editions of the store, and of processes that were killed."""
+        old = (path for path in self._files() if is_of_another_edition(ending(path)))
+        return sorted([*old, *(draft for folder in self.folder.glob("??") for draft in _abandoned(folder))])
 
     def path(self, key: str) -> Path:
         """Return the file of `key`; a ValueError if it is no key."""
@@ -131,20 +163,14 @@ class Store:
         return (path for path in self.folder.glob("??/*") if KEY.fullmatch(path.name))
 
 
-def _checksum(key: str, content: bytes) -> bytes:
-    # With the key, a file that was moved to another name is damaged as well.
-    return hashlib.sha256(key.encode() + content).digest()
-
-
-def _content(key: str, held: bytes) -> bytes | None:
-    """Return the content of a file, or None if it is damaged."""
-    content, tail = held[:-TAIL], held[-TAIL:]
-    return content if tail == _checksum(key, content) + MARK else None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the drafts that processes left when they were killed."""
+def _abandoned(folder: Path) -> Iterator[Path]:
+    """Yield the drafts that processes left when they were killed."""
     for draft in folder.glob(f"{DRAFT}*"):
         with suppress(OSError):
             if time.time() - draft.stat().st_mtime > ABANDONED:
-                draft.unlink()
+                yield draft
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

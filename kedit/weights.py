@@ -1,6 +1,11 @@
 """The weight of a module as numbers, wherever they are kept."""
 
+import hashlib
+
 from torch import Tensor, nn
+
+LEADING = 64
+"""How many numbers of each weight `signature` reads."""
 
 
 class WeightError(LookupError):
@@ -32,3 +37,16 @@ def weight_of(module: nn.Module, path: str = "") -> Tensor:
             "accelerate does not keep them elsewhere; load the model without offloading it"
         )
     return read.detach()
+
+
+def signature(module: nn.Module) -> str:
+    """Return a digest of every weight's name, shape, type and first numbers, in hexadecimal.
+
+    Cheap for models of any size. A weight that accelerate keeps elsewhere counts without its numbers.
+    """
+    whole = hashlib.sha256()
+    for name, weight in module.named_parameters():
+        whole.update(f"{name} {tuple(weight.shape)} {weight.dtype};".encode())
+        if not weight.is_meta:
+            whole.update(repr(weight.detach().flatten()[:LEADING].float().tolist()).encode())
+    return whole.hexdigest()

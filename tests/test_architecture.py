@@ -11,9 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
+    frozenset({"kedit.entries"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.rows", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
-    frozenset({"kedit.structure", "kedit.experts"}),
+    frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),
@@ -21,6 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.models", "kedit.data"}),
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
     frozenset({"kedit.doctor"}),
+    frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
@@ -36,7 +39,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("kedit.models", "experiments"),
     "tokenizers": ("kedit.models", "experiments"),
     "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
-    "wandb": ("kedit.tracking",),
+    "wandb": ("kedit.tracking", "kedit.uploading"),
     "evaluate": ("kedit.evaluation",),
     "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),

@@ -26,6 +26,18 @@ from experiments.benchmarks.rows import (
     edit_one_layer,
     locating,
 )
+from experiments.benchmarks.sets import (
+    ALL,
+    ALONE,
+    DRAFTS,
+    SETS_TARGET,
+    SHARED,
+    captioning,
+    n_apart,
+    n_different,
+    sets_in,
+)
+from experiments.benchmarks.sets import ROWS as ROWS_ALONE
 from experiments.benchmarks.ways import (
     RIVALS,
     Task,
@@ -44,6 +56,7 @@ from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
+from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, planted, without
 from kedit.neurons import NeuronId, NeuronSet
 
@@ -332,6 +345,36 @@ def test_locating_is_compared_in_time_and_in_memory(tiny: Planted, work: Locatin
     assert ours.ratio.value > 1, "scores take memory"
 
 
+# Many neuron sets
+
+
+def test_captions_under_many_sets_are_the_same_in_every_way(tiny: Planted, work: Locating) -> None:
+    images = [one.image for one in PICTURES]
+    rows = captioning(tiny.model, work, images, 4, ONCE)
+    assert [row.way for row in rows] == [ALONE, ROWS_ALONE, SHARED, DRAFTS, ALL]
+    assert "2 located sets" in rows[0].note
+    assert "2 random ones" in rows[0].note
+    assert [row.note for row in rows[1:]] == [f"0 of 12 captions differ from {ALONE}"] * 4
+    assert [row.against for row in rows] == [None, ALONE, ALONE, ALONE, ALONE]
+    assert rows[-1].target == SETS_TARGET
+
+
+def test_half_of_the_sets_are_located_and_the_others_match_them(tiny: Planted, work: Locating) -> None:
+    located, random = sets_in(tiny.model, work, 3, seed=0)
+    assert (len(located), len(random)) == (2, 1)
+    assert tiny.star.ids[0] in located[0].ids
+    assert not set(random[0].ids) & set(located[0].ids)
+    assert {layer: len(some) for layer, some in random[0].by_layer().items()} == {
+        layer: len(some) for layer, some in located[0].by_layer().items()
+    }
+
+
+def test_captions_that_differ_are_counted() -> None:
+    one, other = Generated("a", (1,)), Generated("b", (2,))
+    assert n_different([one, other, one], [one, one, one]) == 1
+    assert n_apart([[one], [other]], [[other], [one]]) == 2
+
+
 # The tables
 
 
@@ -389,6 +432,9 @@ def test_the_surroundings_name_the_model_and_the_versions(tiny: Planted) -> None
         ("rivals=[baukit]", "`rivals` may name nnsight, pyvene, got `baukit`"),
         ("clock=sun", "`clock` is one of wall, cpu, got `sun`"),
         ("repeats=0", "`repeats` is at least 1, got 0"),
+        ("parts=[edits,bats]", "`parts` names some of edits, locating, sets, got ['bats']"),
+        ("parts=[]", "`parts` names some of edits, locating, sets, got none"),
+        ("sets=1", "`sets` is at least 2, got 1"),
         ("repeat=3", "repeat"),
     ],
 )

@@ -42,7 +42,7 @@ def painted(inpaint: DiffusersFill | OpenCVFill, sample: Sample) -> NDArray[np.u
 
 def entries(inpaint: DiffusersFill | OpenCVFill) -> list[str]:
     assert inpaint.cache is not None
-    return Store(Path(inpaint.cache)).ls()
+    return [entry.key for entry in Store(Path(inpaint.cache)).ls()]
 
 
 def test_the_second_time_no_pipeline_is_loaded_and_the_picture_is_the_same(fill: DiffusersFill) -> None:
@@ -60,6 +60,15 @@ def test_an_entry_is_a_picture_that_any_program_opens(fill: DiffusersFill) -> No
     with Image.open(Store(Path(fill.cache)).path(entries(fill)[0])) as kept:
         assert kept.format == "PNG"
         assert np.array_equal(np.array(kept), first)
+
+
+def test_an_entry_says_what_it_was_made_from(fill: DiffusersFill) -> None:
+    painted(fill, noisy())
+    assert fill.cache is not None
+    (entry,) = Store(Path(fill.cache)).ls()
+    assert entry.kind == "counterfactual"
+    assert (entry.about["method"], entry.about["steps"], entry.about["noise"]) == ("diffusers", 2, [0, "s7"])
+    assert (entry.about["height"], entry.about["width"]) == (24, 56)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from PIL import Image
 from tiny import our_hooks
 from tiny_minigpt4 import CAT, DOG, FOLDERS, RESERVED, SIDE, SIZES, Golden, picture, taught, tiny_minigpt4
 
-from experiments.steps import interview, locate
+from experiments.interviews import interview
+from experiments.steps import locate
 from kedit.data.inpaint import MeanFill
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero

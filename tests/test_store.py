@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedit.store import ABANDONED, DRAFT, Store, digest
+from kedit.entries import DAMAGED, GLANCE, MARK
+from kedit.store import ABANDONED, DRAFT, Store, default_folder, digest
 
 KEY, OTHER = digest("one"), digest("other")
 
@@ -21,6 +22,10 @@ KEY, OTHER = digest("one"), digest("other")
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def keys(store: Store) -> list[str]:
+    return [entry.key for entry in store.ls()]
 
 
 # --- keys
@@ -57,11 +62,11 @@ def test_what_was_put_comes_back(tmp_path_factory: pytest.TempPathFactory, conte
     store.put(KEY, content)
     store.put(OTHER, content + b"!")
     assert store.get(KEY) == content
-    assert store.ls() == sorted([KEY, OTHER])
+    assert keys(store) == sorted([KEY, OTHER])
     assert store.verify() == []
     assert store.rm(KEY)
     assert not store.rm(KEY)
-    assert store.ls() == [OTHER]
+    assert keys(store) == [OTHER]
 
 
 def test_a_store_that_was_never_written_to_is_empty(store: Store) -> None:
@@ -76,10 +81,95 @@ def test_what_is_remembered_is_made_once(store: Store) -> None:
     assert store.remembered(OTHER, lambda: next(made)) == b"second"
 
 
+# --- what an entry says of itself
+
+
+@settings(max_examples=30)
+@given(
+    st.binary(max_size=20),
+    st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.text(max_size=3), st.none()), max_size=4),
+    st.sampled_from([0, 1, GLANCE, 3 * GLANCE]),
+)
+def test_what_an_entry_is_can_be_read_without_its_content(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, told: dict[str, object], length: int
+) -> None:
+    store = Store(tmp_path_factory.mktemp("store"))
+    about = told | {"kind": "scores", "prompt": "x" * length}
+    store.put(KEY, content, about)
+    (entry,) = store.ls()
+    assert (entry.key, entry.kind, entry.about) == (KEY, "scores", about)
+    assert entry.size == store.path(KEY).stat().st_size
+    assert store.get(KEY) == content
+
+
+def test_what_an_entry_is_has_no_say_in_its_content(store: Store) -> None:
+    store.put(KEY, b"content")
+    store.put(KEY, b"content", {"kind": "report", "of": "star"})
+    assert store.get(KEY) == b"content"
+    assert [entry.kind for entry in store.ls()] == ["report"]
+    store.put(OTHER, b"content")
+    assert {entry.kind for entry in store.ls()} == {"report", "other"}
+
+
+@pytest.mark.parametrize("about", [{}, {"kind": ""}, {"kind": 3}, {"kind": "scores", "of": {1, 2}}], ids=str)
+def test_a_description_without_a_kind_or_beyond_json_is_refused(store: Store, about: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="`about` must"):
+        store.put(KEY, b"content", about)
+    assert store.ls() == []
+
+
+def test_reading_an_entry_is_using_it(store: Store) -> None:
+    for key in (KEY, OTHER):
+        store.put(key, b"content")
+        os.utime(store.path(key), (1000.0, 1000.0))
+    assert store.get(KEY) is not None
+    store.ls()
+    store.verify()
+    used = {entry.key: entry.used for entry in store.ls()}
+    assert used[OTHER] == 1000.0
+    assert time.time() - 60 < used[KEY] < time.time() + 60
+
+
+def test_a_store_that_may_only_be_read_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(KEY, b"content")
+
+    def refused(*words: object) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refused)
+    with caplog.at_level(logging.WARNING, "kedit"):
+        assert store.get(KEY) == b"content"
+    assert not caplog.records
+
+
+def test_a_file_of_another_edition_is_not_there_and_no_damage(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.put(KEY, b"content")
+    path = store.path(KEY)
+    path.write_bytes(path.read_bytes().removesuffix(MARK) + b"kedit-1\n")
+    with caplog.at_level(logging.WARNING, "kedit"):
+        assert (store.get(KEY), store.ls(), store.verify()) == (None, [], [])
+        assert store.leftovers() == [path]
+        assert store.remembered(KEY, lambda: b"again") == b"again"
+    assert not caplog.records
+    assert store.leftovers() == []
+
+
+def test_the_users_variable_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KEDIT_STORE", raising=False)
+    assert default_folder() == tmp_path / ".cache" / "kedit"
+    monkeypatch.setenv("KEDIT_STORE", "")
+    assert default_folder() == tmp_path / ".cache" / "kedit"
+    monkeypatch.setenv("KEDIT_STORE", "~/elsewhere")
+    assert default_folder() == tmp_path / "elsewhere"
+
+
 # --- damage
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "swapped"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "swapped", "shifted", "retold"])
 def test_a_damaged_entry_is_found_named_and_made_again(
     store: Store, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -87,12 +177,16 @@ def test_a_damaged_entry_is_found_named_and_made_again(
     store.put(OTHER, b"something else")
     path = store.path(KEY)
     held = path.read_bytes()
+    length = int.from_bytes(held[-48:-40])
     path.write_bytes(
         {
             "cut": held[:-1],
             "flipped": held[:5] + bytes([held[5] ^ 1]) + held[6:],
             "emptied": b"",
             "swapped": store.path(OTHER).read_bytes(),
+            # The same bytes with another boundary between content and description.
+            "shifted": held[:-48] + (length - 1).to_bytes(8) + held[-40:],
+            "retold": held.replace(b"other", b"count"),
         }[damage]
     )
     assert store.verify() == [KEY]
@@ -101,6 +195,19 @@ def test_a_damaged_entry_is_found_named_and_made_again(
     assert f"`{path}` is not what was put there (damaged): it is removed" in caplog.text
     assert store.verify() == []
     assert store.get(KEY) == b"again"
+
+
+def test_an_entry_whose_end_is_damaged_is_listed_as_such(store: Store) -> None:
+    for number in range(4):
+        store.put(digest(number), b"content" * 10, {"kind": "scores"})
+    held = store.path(digest(0)).read_bytes()
+    store.path(digest(1)).write_bytes(b"")
+    store.path(digest(2)).write_bytes(held[:-1])
+    store.path(digest(3)).write_bytes(held[:-48] + b"\xff" * 8 + held[-40:])
+    assert {entry.key: entry.kind for entry in store.ls()} == {digest(0): "scores"} | {
+        digest(number): DAMAGED for number in (1, 2, 3)
+    }
+    assert store.verify() == sorted(digest(number) for number in (1, 2, 3))
 
 
 def test_an_entry_that_cannot_be_read_is_made_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -126,7 +233,7 @@ def test_on_a_full_disk_results_are_returned_and_the_warning_comes_once(
         assert store.remembered(KEY, lambda: b"made") == b"made"
     assert caplog.text.count("No space left on device") == 1
     assert f"cannot keep results in `{store.folder}`" in caplog.text
-    assert store.ls() == [OTHER]
+    assert keys(store) == [OTHER]
     assert not list(store.folder.rglob(f"{DRAFT}*"))
     with pytest.raises(OSError, match="No space left"):
         store.put(KEY, b"made")
@@ -151,7 +258,8 @@ for round in range(rounds):
         key = digest(number)
         if round % 2:
             store.rm(key)
-        assert store.remembered(key, lambda: bytes([number]) * size) == bytes([number]) * size
+        content = store.remembered(key, lambda: bytes([number]) * size, {"kind": "scores", "number": number})
+        assert content == bytes([number]) * size
 """
 
 
@@ -161,14 +269,24 @@ def writer(folder: Path, size: int, rounds: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_two_processes_that_write_the_same_keys_leave_every_entry_whole(store: Store) -> None:
-    running = [writer(store.folder, 20_000, 6) for _ in range(2)]
+def test_four_processes_that_write_the_same_keys_while_another_reads_leave_every_entry_whole(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = [writer(store.folder, 20_000, 6) for _ in range(4)]
+    seen = 0
+    while any(one.poll() is None for one in running):
+        for number in range(8):
+            content = store.get(digest(number))
+            assert content in (None, bytes([number]) * 20_000)
+            seen += content is not None
+        assert all(entry.about == {"kind": "scores", "number": entry.about.get("number")} for entry in store.ls())
+        assert store.verify() == []
+    assert seen > 0
+    assert not caplog.records
     for one in running:
         _, told = one.communicate(timeout=60)
-        assert one.returncode == 0, told.decode()
-        assert b"damaged" not in told
-    assert store.ls() == sorted(digest(number) for number in range(8))
-    assert store.verify() == []
+        assert (one.returncode, told) == (0, b""), told.decode()
+    assert keys(store) == sorted(digest(number) for number in range(8))
     assert all(store.get(digest(number)) == bytes([number]) * 20_000 for number in range(8))
 
 
@@ -209,4 +327,4 @@ def test_a_draft_of_a_killed_process_is_removed_when_nobody_can_be_writing_it(st
     store.put(KEY, b"content")
     assert not old.exists()
     assert new.exists()
-    assert store.ls() == [KEY]
+    assert keys(store) == [KEY]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.table import COLUMNS, main, reports, row
+from experiments.table import COLUMNS, main, results, row
 from kedit.reports import markdown_table
 
 
@@ -34,13 +34,13 @@ def write_run(folder: Path, concept: str, drop: float | None) -> None:
 def test_jobs_are_listed_by_number_and_not_by_letter(tmp_path: Path) -> None:
     for number in (10, 2, 0):
         write_run(tmp_path / str(number), f"c{number}", 1.0)
-    assert [report["concept"] for report in reports([str(tmp_path)])] == ["c0", "c2", "c10"]
+    assert [one.concept for one in results([str(tmp_path)])] == ["c0", "c2", "c10"]
 
 
 def test_a_row_shows_values_with_intervals_and_says_what_is_missing(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "star", 0.5)
-    (report,) = reports([str(tmp_path)])
-    cells = dict(zip(COLUMNS, row(report), strict=True))
+    (result,) = results([str(tmp_path)])
+    cells = dict(zip(COLUMNS, row(result), strict=True))
     assert cells["mention_drop"] == "0.50 [0.50, 0.50]"
     assert cells["control drop"] == "0.04 [0.04, 0.04]"
     assert cells["others"] == "n/a"
@@ -49,7 +49,7 @@ def test_a_row_shows_values_with_intervals_and_says_what_is_missing(tmp_path: Pa
 
 def test_the_table_has_as_many_cells_in_each_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "star", 0.5)
-    lines = markdown_table(COLUMNS, [row(report) for report in reports([str(tmp_path)])]).splitlines()
+    lines = markdown_table(COLUMNS, [row(one) for one in results([str(tmp_path)])]).splitlines()
     assert len(lines) == 3
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import experiments.task as recipe
-from experiments import app, table
+from experiments import sharing, table
 from kedit.data.folder import Folder
 from kedit.evaluation.task import ALL, judged, right
 from kedit.locate.miner import UNION, Miner
@@ -145,7 +145,7 @@ def test_a_report_claims_nothing_without_evidence() -> None:
 def kedit_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run `kedit task WORDS` in `tmp_path`, in this process; its folder is `out`."""
     monkeypatch.chdir(tmp_path)
-    app._loaded.cache_clear()
+    sharing.forget("model")
 
     def call(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["kedit task", "hydra.run.dir=out", *words])

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments import blocks, run, teach
-from experiments.steps import Parts, interview, locate, questioned
+from experiments.interviews import interview
+from experiments.steps import locate, questioned
 from experiments.teaching.blocks import COLORS, KINDS, NOTHING, write_blocks
 from experiments.teaching.lesson import Lesson, caption_loss, examined
 from kedit.data.coco import Coco
@@ -166,13 +167,13 @@ def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) 
     assert right.value is not None
     assert right.value >= 0.9
 
-    parts = Parts(data, DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero()))
+    inpaint, locator, plan = DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero())
     counts = OmegaConf.create({"locate": 12, "target": 16, "retention": 8})
-    exam, pairs, _ = questioned(parts, "dog", counts, 0)
-    located = locate(model, parts.locator, pairs, silent)
+    exam, pairs, _ = questioned(data, inpaint, "dog", counts, 0)
+    located = locate(model, locator, pairs, silent)
     assert 0 < len(located.neurons) <= 16
     controls = [located.neurons.layer_matched(model.site().widths, seed=0)]
-    told = interview(model, exam, parts.plan, Zero(), located.neurons, controls, silent)
+    told = interview(model, exam, plan, Zero(), located.neurons, controls, silent)
     report = measure(exam, *told, Similarity(None), neurons=len(located.neurons)).to_json()
     assert report["suppression"]["mention_drop"]["n"] >= 12
     assert report["retention"]["objects"]["value"] is not None

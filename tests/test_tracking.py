@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,30 @@ def test_one_tracker_serves_the_runs_of_a_sweep_each_in_its_folder(tmp_path: Pat
         tell(tracker, tmp_path / str(number), failed="boom" if number == 0 else None)
     assert [offline_run(tmp_path / str(number))["exit"] for number in range(2)] == [1, 0]
     assert set(os.environ) - set(before) <= {"WANDB_ERROR_REPORTING", "WANDB_SERVICE"}
+
+
+def test_a_summary_run_stands_beside_the_jobs_in_their_group(tmp_path: Path) -> None:
+    jobs = WandbTracker(group="thresholds")
+    summary = replace(jobs, job_type="summary")
+    jobs.start("job 0", {}, tmp_path / "job")
+    tell(summary, tmp_path / "summary")
+    jobs.log({"drop": 0.5})
+    jobs.finish("boom")
+    job, whole = (offline_run(tmp_path / name) for name in ("job", "summary"))
+    assert (job["run"].run_group, job["run"].job_type, job["exit"]) == ("thresholds", "", 1)
+    assert (whole["run"].run_group, whole["run"].job_type, whole["exit"]) == ("thresholds", "summary", 0)
+    assert job["summary"]["drop"] == 0.5
+    assert "drop" not in whole["summary"]
+
+
+def test_a_run_of_the_users_own_stays_open(tmp_path: Path) -> None:
+    import wandb
+
+    with wandb.init(project="p", mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True)) as own:
+        tell(WandbTracker(), tmp_path / "job")
+        own.log({"loss": 1.0})
+    assert offline_run(tmp_path)["summary"]["loss"] == 1.0
+    assert offline_run(tmp_path / "job")["exit"] == 0
 
 
 def test_a_run_that_nobody_finished_is_marked_failed_when_the_next_one_starts(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def edit_everywhere(task: Task, clock: Clock) -> list[Row]:
     plain, ours = unedited(task), checked(task, kedit_edit, raw)
     ways = {NONE: plain, OVER: plain, RAW: raw, KEDIT: ours}
     title = _title("generate", task)
-    seconds = _timed(title, {name: way.generate for name, way in ways.items()}, clock)
+    seconds = timed(title, {name: way.generate for name, way in ways.items()}, clock)
     over = f"left behind in {', '.join(left)}" if left else "nothing is registered"
     return [
-        _row(title, NONE, seconds, RAW),
-        _row(title, OVER, seconds, NONE, note=over),
-        _row(title, RAW, seconds, NONE),
-        _row(title, KEDIT, seconds, RAW, target=EDIT_TARGET, note="same tokens as the raw hook"),
+        row_of(title, NONE, seconds, RAW),
+        row_of(title, OVER, seconds, NONE, note=over),
+        row_of(title, RAW, seconds, NONE),
+        row_of(title, KEDIT, seconds, RAW, target=EDIT_TARGET, note="same tokens as the raw hook"),
     ]
 
 
@@ -93,10 +93,10 @@ def edit_one_layer(task: Task, rivals: Sequence[str], clock: Clock) -> list[Row]
     rows = []
     for job in ("forward", "generate"):
         title = _title(job, task)
-        seconds = _timed(title, {name: getattr(way, job) for name, way in ways.items()}, clock)
+        seconds = timed(title, {name: getattr(way, job) for name, way in ways.items()}, clock)
         targets = {KEDIT: EDIT_TARGET if job == "generate" else None}
         rows += [
-            _row(title, name, seconds, NONE if name == RAW else RAW, target=targets.get(name), note=way.note)
+            row_of(title, name, seconds, NONE if name == RAW else RAW, target=targets.get(name), note=way.note)
             for name, way in ways.items()
         ]
         rows += [Row(title, name, note=why) for name, why in absent.items()]
@@ -112,8 +112,8 @@ def locating(model: MLLM, work: Locating, clock: Clock) -> list[Row]:
         (f"locate in {size}, pictures read by the processor", model),
         (f"locate in {size}, pictures read beforehand", prepared),
     ):
-        seconds = _timed(title, {BARE: partial(work.bare, reader), KEDIT: partial(work.with_kedit, reader)}, clock)
-        rows += [_row(title, BARE, seconds), _row(title, KEDIT, seconds, BARE, target=LOCATE_TARGET)]
+        seconds = timed(title, {BARE: partial(work.bare, reader), KEDIT: partial(work.with_kedit, reader)}, clock)
+        rows += [row_of(title, BARE, seconds), row_of(title, KEDIT, seconds, BARE, target=LOCATE_TARGET)]
     return rows + _memory(f"locate in {size}, most bytes of tensors alive", work, prepared)
 
 
@@ -134,7 +134,8 @@ def _title(job: str, task: Task) -> str:
     return f"{job}, {len(task.neurons)} neurons in {where}, {task.work.shape}{length}"
 
 
-def _timed(title: str, ways: Mapping[str, Callable[[], object]], clock: Clock) -> dict[str, list[float]]:
+def timed(title: str, ways: Mapping[str, Callable[[], object]], clock: Clock) -> dict[str, list[float]]:
+    """Return the seconds of each repetition, by way."""
     return in_turns(
         ways,
         repeats=clock.repeats,
@@ -146,7 +147,7 @@ def _timed(title: str, ways: Mapping[str, Callable[[], object]], clock: Clock) -
     )
 
 
-def _row(
+def row_of(
     task: str,
     way: str,
     seconds: Mapping[str, list[float]],
@@ -155,6 +156,7 @@ def _row(
     target: float | None = None,
     note: str = "",
 ) -> Row:
+    """Return the row of one way, and its ratio to another where `against` names one."""
     own = [1000 * one for one in seconds[way]]
     compared = None if against is None else ratio(seconds[way], seconds[against])
     return Row(task, way, "ms", statistics.median(own), spread(own), compared, against, target, note)

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, loaded, misuse, plain
+from experiments.app import bar, build, misuse, plain
 from experiments.comparison.choices import Choices
 from experiments.comparison.effects import Trial
 from experiments.comparison.matrix import Gallery, Matrix
@@ -17,14 +17,18 @@ from experiments.comparison.rows import Row, budget_size, picked, rows
 from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
 from experiments.pairs import inpainter, paired
-from experiments.steps import Parts, language_only, questioned
+from experiments.sharing import loaded
+from experiments.steps import language_only, questioned
 from kedit import __version__
+from kedit.data.inpaint import Inpainter
+from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.metrics import Similarity
+from kedit.locate.locator import Locator
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.runs import Run
-from kedit.samples import Concept, Counterfactual, Sample, find_concept
+from kedit.samples import Concept, Counterfactual, Data, Sample, find_concept
 from kedit.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     parts = Parts(build(cfg.data), inpainter(cfg), choices.method(choices.reference).locators[0], build(cfg.edit))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
-        asked = [questioned(parts, name, cfg.evaluate, cfg.seed) for name in choices.concepts]
+        asked = [questioned(parts.data, parts.inpaint, name, cfg.evaluate, cfg.seed) for name in choices.concepts]
         hall = _hall(cfg, parts, choices)
         for method in choices.methods:
             language_only(method.locators[0], "compare")
@@ -66,6 +70,15 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
         if any(row.effect for row in outcome.rows):
             outcome.seconds = round(time.perf_counter() - began, 1)
             show.everything(outcome, kept, tracker)
+
+
+class Parts(NamedTuple):
+    """What the configuration chose, before a model is there."""
+
+    data: Data
+    inpaint: Inpainter
+    locator: Locator
+    plan: EditPlan
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from experiments.comparison.shelf import Shelf
-from experiments.steps import transcript
+from experiments.interviews import edited, unedited
+from experiments.transcripts import Said
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
@@ -15,7 +16,7 @@ from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured
-from kedit.models.mllm import MLLM, Generated
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.samples import Counterfactual, Progress, mentioned
 
@@ -67,31 +68,20 @@ class Trial:
             return self.before
 
         def ask() -> dict[str, Any]:
-            # Before the edit: both come from the unedited model.
-            named, operator = self._named, self._operator
-            with self.plan.edit(neurons, operator, self.exam.concept.name).applied(self.model):
-                return _plain(transcript(self.model, self.exam, named, self.progress))
+            edit = self.plan.edit(neurons, self._operator, self.exam.concept.name)
+            (said,) = edited(self.model, self.exam, [edit], self._unedited, self.progress)
+            return said.to_json()
 
-        return _transcript(self.shelf.made("edited", ask, neurons=neurons.to_json()))
+        return Said.of(self.shelf.made("edited", ask, neurons=neurons.to_json())).transcript(self.exam)
 
     @cached_property
     def before(self) -> Transcript:
         """What the unedited model says."""
-        return _transcript(self._unedited["transcript"])
+        return self._unedited.transcript(self.exam)
 
     @cached_property
-    def _named(self) -> list[Generated]:
-        return [Generated(text, tuple(tokens)) for text, tokens in self._unedited["named"]]
-
-    @cached_property
-    def _unedited(self) -> dict[str, Any]:
-        def ask() -> dict[str, Any]:
-            named = self.model.caption([sample.image for sample in self.exam.target], progress=self.progress)
-            told = transcript(self.model, self.exam, named, self.progress, target=named)
-            return {"named": [[one.text, list(one.tokens)] for one in named], "transcript": _plain(told)}
-
-        found: dict[str, Any] = self.shelf.made("unedited", ask)
-        return found
+    def _unedited(self) -> Said:
+        return Said.of(self.shelf.made("unedited", lambda: unedited(self.model, self.exam, self.progress).to_json()))
 
     @cached_property
     def _operator(self) -> Operator:
@@ -144,17 +134,3 @@ def objects_kept(exam: Exam, before: Transcript, told: Sequence[Transcript]) -> 
 
 def _broken(fluency: Fluency) -> bool:
     return not fluency.passed
-
-
-def _plain(told: Transcript) -> dict[str, Any]:
-    """Return a transcript as JSON, where a log-probability that was not taken is null."""
-    logprobs = [None if one != one else one for one in told.logprobs or ()]
-    texts = {name: list(getattr(told, name)) for name in ("target", "near", "far", "answers")}
-    return {**texts, "logprobs": logprobs if told.logprobs is not None else None}
-
-
-def _transcript(plain: Mapping[str, Any]) -> Transcript:
-    logprobs = plain["logprobs"]
-    if logprobs is not None:
-        logprobs = tuple(float("nan") if one is None else one for one in logprobs)
-    return Transcript(**{**plain, "logprobs": logprobs})

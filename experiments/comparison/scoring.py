@@ -8,11 +8,12 @@ from typing import Any
 from experiments.comparison.choices import Method
 from experiments.comparison.shelf import Shelf
 from experiments.steps import Usable, usable
+from experiments.transcripts import captions_of, rows
 from kedit.locate.locator import Locator
 from kedit.locate.random import LayerMatched
 from kedit.locate.scorer import Scorer
 from kedit.locate.scoring import passes
-from kedit.models.mllm import MLLM, Generated
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
 from kedit.samples import Counterfactual, Progress
 
@@ -175,13 +176,11 @@ def usable_on(shelf: Shelf, model: MLLM, pairs: Sequence[Counterfactual], progre
 
     def ask() -> dict[str, Any]:
         found = usable(model, pairs, progress)
-        captions = [[one.text, list(one.tokens)] for one in found.captions]
         return {
             "pairs": [pair.sample.id for pair in found.pairs],
-            "captions": captions,
+            "captions": rows(found.captions),
             "still_named": found.still_named,
         }
 
     kept = shelf.made("usable", ask, pairs=list(by_id))
-    captions = [Generated(text, tuple(tokens)) for text, tokens in kept["captions"]]
-    return Usable([by_id[one] for one in kept["pairs"]], captions, kept["still_named"])
+    return Usable([by_id[one] for one in kept["pairs"]], captions_of(kept["captions"]), kept["still_named"])

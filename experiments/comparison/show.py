@@ -1,7 +1,5 @@
 """What a comparison leaves and says: tables in three formats, figures, the tracker, and one table in the terminal."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,7 +12,7 @@ from experiments.comparison.rows import COST, TESTED, Row
 from experiments.show import tell_figures
 from kedit.evaluation.statistics import Measured, two_places
 from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking
-from kedit.reports import markdown_table
+from kedit.reports import csv_text, markdown_table
 from kedit.runs import Run
 from kedit.tracking import Tracker
 
@@ -70,14 +68,6 @@ def _flat_row(row: Row) -> list[Any]:
         test = (row.tests or {}).get(name)
         cells += [test.difference.value, test.p, test.adjusted] if test else [None] * 3
     return [*cells, row.why, row.note]
-
-
-def csv_text(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """Return a table as CSV; what is missing is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *cells])
-    return text.getvalue()
 
 
 def page(outcome: Outcome, figures: Sequence[str]) -> str:

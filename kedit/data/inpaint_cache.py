@@ -30,9 +30,10 @@ def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], fillin
     store = _store(cache)
 
     def kept(pixels: NDArray[np.uint8], region: Mask) -> Pixels:
-        shape = {"height": region.shape[0], "width": region.shape[1]}
-        key = digest({**about(), **shape}, pixels.tobytes(), np.packbits(region).tobytes())
-        content = store.remembered(key, lambda: _png(filled(pixels, region, filling(pixels, region))))
+        told = {**about(), "height": region.shape[0], "width": region.shape[1]}
+        key = digest(told, pixels.tobytes(), np.packbits(region).tobytes())
+        made = {"kind": "counterfactual", **told}
+        content = store.remembered(key, lambda: _png(filled(pixels, region, filling(pixels, region))), made)
         return np.array(Image.open(io.BytesIO(content)).convert("RGB")).astype(np.float64)
 
     return kept

@@ -67,7 +67,7 @@ class DiffusersFill:
     """By how many pixels the region is grown first."""
     control: bool = False
     """Whether to make a control picture too; see `kedit.data.elsewhere`."""
-    cache: str | None = "~/.cache/kedit/inpaint"
+    cache: str | None = "~/.cache/kedit"
     """The folder in which results are kept; None for none."""
 
     def __post_init__(self) -> None:

@@ -29,14 +29,14 @@ class Heavy(Protocol):
 
 
 def counterfactuals(
-    inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, progress: Progress = silent
+    inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, progress: Progress = silent, needed: bool = True
 ) -> Pairs:
     """Return the pairs of the samples and their pictures without `concept`.
 
     An inpainter that holds a model lets it go afterwards.
 
     Raises:
-        ValueError: Not one could be made; the message has the first reason.
+        ValueError: Not one could be made, and one is `needed`; the message has the first reason.
     """
     made: list[Counterfactual] = []
     skipped: Counter[str] = Counter()
@@ -53,7 +53,7 @@ def counterfactuals(
             inpaint.release()
     for reason, count in skipped.most_common():
         logger.warning("skipped %d of %d samples (%s), the first %s", count, len(samples), reason, first[reason])
-    if samples and not made:
+    if needed and samples and not made:
         raise ValueError(
             f"`{shown(concept.name)}` could be painted out of none of {len(samples)} pictures: "
             + "; ".join(f"{count} {reason}, the first {first[reason]}" for reason, count in skipped.most_common())

@@ -64,18 +64,19 @@ class Edit:
         """
         module: nn.Module = model if isinstance(model, nn.Module) else model.module
         site = Site.of(module, self.neurons.site, self.neurons.scope)
-        layers = self._checked(site)
+        layers = self.indices(site)
         with ExitStack() as stack:
             columns = None
             if layers and not self.everywhere:
-                columns = stack.enter_context(following(module, _image_token(module, self.positions)))
+                columns = stack.enter_context(following(module, wanted_token(module, self.positions)))
             spans = {layer: columns.of(site.block(layer).output) for layer in layers} if columns else {}
             rewrites = {layer: Some(at, self._rewrite(layer, at, spans.get(layer))) for layer, at in layers.items()}
             hooks = stack.enter_context(intervene(module, site, rewrites, label=self))
             yield
-            _warn_if_idle(self, list(hooks.values()))
+            warn_if_idle(self, list(hooks.values()))
 
-    def _checked(self, site: Site) -> dict[int, Tensor]:
+    def indices(self, site: Site) -> dict[int, Tensor]:
+        """Return the neurons to edit, by layer; a SiteError names one that `site` does not have."""
         layers = self.neurons.by_layer()
         for layer, indices in layers.items():
             if indices[-1] >= site.block(layer).width:
@@ -119,7 +120,8 @@ def table(edits: Sequence[Edit]) -> str:
     return "\n".join(lines)
 
 
-def _image_token(module: nn.Module, positions: Positions) -> int | None:
+def wanted_token(module: nn.Module, positions: Positions) -> int | None:
+    """Return the image token, if `positions` ask for it; a LookupError says that they cannot be told."""
     if positions not in ("image", "text"):
         return None
     found = image_token(module)
@@ -137,7 +139,8 @@ def _mask(span: Span, edit: Edit, values: Tensor) -> Tensor:
     return span.where(edit.positions, edit.phase, leading.numel()).to(values.device).reshape(leading)
 
 
-def _warn_if_idle(edit: Edit, hooks: Sequence[Hook]) -> None:
+def warn_if_idle(edit: Edit, hooks: Sequence[Hook]) -> None:
+    """Warn if no hook of an edit was called."""
     if hooks and not any(hook.n_calls for hook in hooks):
         warnings.warn(
             f"edit `{edit.name}` was active, but the model never ran its {len(hooks)} edited layers in this "

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.edit.operators import Patch
+from kedit.exact import ExactSum
 from kedit.models.mllm import MLLM, Kind, of_kind
 from kedit.models.reading import prompted
 from kedit.neurons import SiteName
@@ -79,13 +80,15 @@ def mean_activations(
     if not images:
         raise ValueError("there is nothing to average: no pictures")
     place = model.site(site)
-    totals = {layer: torch.zeros(width, dtype=torch.float64) for layer, width in place.widths.items()}
+    totals = {layer: ExactSum() for layer in place.widths}
     n_positions = 0
-    for batch, activations in prompted(model, place, images, progress=progress, what="reference"):
+    for _, batch, activations in prompted(model, place, images, progress=progress, what="reference"):
         counts = of_kind(batch.kinds, positions)
         for layer, by_position in activations.items():
-            totals[layer] += by_position[counts.to(by_position.device)].double().sum(0).cpu()
+            # Over the positions of one picture, then exactly: the mean must not depend on the batches.
+            rows = zip(by_position, counts.to(by_position.device), strict=True)
+            totals[layer].add(torch.stack([row[mask].double().sum(0).cpu() for row, mask in rows]))
         n_positions += int(counts.sum())
     if n_positions == 0:
         raise ValueError(f"no `{positions}` positions in the {len(images)} pictures' prompts")
-    return {layer: (total / n_positions).float() for layer, total in totals.items()}
+    return {layer: (total.value() / n_positions).float() for layer, total in totals.items()}

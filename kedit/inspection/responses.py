@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from kedit.exact import ExactSum
 from kedit.inspection.grid import Grid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
@@ -18,15 +19,17 @@ from kedit.samples import Concept, Mask, Sample
 from kedit.sites import Site
 
 
-def read(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]) -> Iterator[tuple[Forced, Tensor]]:
-    """Yield each batch of pictures after the captioning prompt and what `neurons` do: `[batch, pos, neuron]`.
+def read(
+    model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]
+) -> Iterator[tuple[list[int], Forced, Tensor]]:
+    """Yield the places of some pictures, their batch after the captioning prompt and what `neurons` do.
 
-    The neurons come in the order of the set.
+    That is `[batch, pos, neuron]`, the neurons in the order of the set; see `prompted` for the batches.
     """
     layers = neurons.by_layer()
-    for batch, activations in prompted(model, site, images):
+    for places, batch, activations in prompted(model, site, images):
         columns = [activations[layer][..., list(indices)].float().cpu() for layer, indices in layers.items()]
-        yield batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.kinds.shape, 0)
+        yield places, batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.kinds.shape, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +51,14 @@ def at_image(model: MLLM, site: Site, sets: Sequence[NeuronSet], images: Sequenc
     """Return for each picture what the neurons of all `sets` do at its image tokens; each batch is read once."""
     every = NeuronSet(tuple(one for chosen in sets for one in chosen), site.name, site.scope)
     columns = {one: column for column, one in enumerate(every)}
-    found: list[Seen] = []
-    for batch, values in read(model, site, every, images):
+    found: dict[int, Seen] = {}
+    for places, batch, values in read(model, site, every, images):
         image = (batch.kinds == IMAGE).cpu()
         if not bool(image.any(1).all()):
             raise ValueError("the model has no image tokens, so that its neurons do nothing at them")
-        found += [Seen(row[mask].double().numpy(), columns) for row, mask in zip(values, image, strict=True)]
-    return found
+        for place, row, mask in zip(places, values, image, strict=True):
+            found[place] = Seen(row[mask].double().numpy(), columns)
+    return [found[place] for place in range(len(images))]
 
 
 def mean_activation(seen: Sequence[Seen], neurons: NeuronSet) -> Numbers:
@@ -68,14 +72,15 @@ def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Im
     Disjoint sets whose union is `neurons`; modalities that are in no prompt are left out. Firing is the absolute
     activation. (kedit's choice; MINER's own sets come from its locator.)
     """
-    sums = torch.zeros(len(MODALITIES), len(neurons), dtype=torch.float64)
+    sums = ExactSum()
     counts = torch.zeros(len(MODALITIES), 1, dtype=torch.float64)
-    for batch, values in read(model, site, neurons, images):
-        for number in range(1, len(MODALITIES)):
-            mask = (batch.modalities == number).cpu()
-            sums[number] += values[mask].abs().sum(0).double()
-            counts[number] += mask.sum()
-    means = (sums / counts.clamp(min=1)).masked_fill(counts == 0, -1)
+    for _, batch, values in read(model, site, neurons, images):
+        masks = torch.stack([(batch.modalities == number).cpu() for number in range(len(MODALITIES))], 1)
+        masks[:, 0] = False
+        counts += masks.sum((0, 2))[:, None]
+        # Picture by picture, then exactly: the means must not depend on the batches.
+        sums.add(torch.stack([_firing(row, some) for row, some in zip(values, masks, strict=True)]))
+    means = (sums.value() / counts.clamp(min=1)).masked_fill(counts == 0, -1)
     strongest = means.argmax(0).tolist()
     members = list(zip(strongest, neurons, strict=True))
     return {
@@ -83,6 +88,11 @@ def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Im
         for number, name in enumerate(MODALITIES)
         if number and counts[number] > 0
     }
+
+
+def _firing(values: Tensor, masks: Tensor) -> Tensor:
+    """Return how strongly the neurons of one picture fire in all at each modality's positions: `[modality, neuron]`."""
+    return torch.stack([values[mask].abs().sum(0) for mask in masks])
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class CausalEffect:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` is a number of neurons, 1 or more, got {value!r}")
 
+    @property
+    def needs_all(self) -> str | None:
+        """Why a part of the samples does not do, if it does not."""
+        return None if self.shortlist is None else "all of them choose its shortlist; set `shortlist` to null"
+
     def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
         """Yield the scores of one sample after the other, `[1, layer, neuron]`."""
         chosen, forwards, backwards = self._chosen(model, site, cases, target)
@@ -62,7 +67,7 @@ class CausalEffect:
             widths = enumerate(site.widths.values())
             return [NeuronId(row, index) for row, width in widths for index in range(width)], 0, 0
         made = gathered(model, site, cases, target, {"shortlist": self.shortlist})["shortlist"]
-        scores = NeuronScores(made.values(), repr(self.shortlist), site.name, ties=made.sums.ties())
+        scores = NeuronScores(made.values(self.shortlist), repr(self.shortlist), site.name, ties=made.sums.ties())
         return scores.ranking()[: self.m], *passes([self.shortlist], len(cases))
 
     @torch.no_grad()

@@ -20,24 +20,29 @@ from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
+from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Forced
 from kedit.sites import Site
 from kedit.unembedding import Unembedding
 
-SAMPLES_AT_ONCE = 4
-"""How many samples of a batch a scorer sees at once."""
+SAMPLES_AT_ONCE = 1
+"""How many samples of a batch a scorer sees at once: of several, products of matrices round by how many they are."""
 
 
 def gather(
-    model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorers: Mapping[str, Scorer]
+    model: MLLM,
+    site: Site,
+    cases: Sequence[Case],
+    target: Target,
+    scorers: Mapping[str, Scorer],
+    batches: Sequence[Sequence[int]],
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Yield for each batch what each scorer makes of each layer: `[batch, ..., neuron]` by layer.
 
     A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, one on the
-    control pictures if any needs those, and one backward if any scorer needs a gradient. Outside the language model
-    a batch is one sample: what a layer sees of several pictures, in patches or tiles, cannot be told apart again.
+    control pictures if any needs those, and one backward if any scorer needs a gradient. Which cases they hold is up
+    to `batches`, see `together`.
     """
-    at_once = model.batch_size if site.scope == "language" else 1
     needs = frozenset[Need]().union(*(scorer.needs for scorer in scorers.values()))
     readouts: dict[int, Readout] = {}
     if "unembedding" in needs:
@@ -46,9 +51,20 @@ def gather(
         spell = cache(partial(spelled, model))
         tokens = spell(tuple(named))
         readouts = {layer: Readout(model.module, site, layer, unembedding, tokens, spell) for layer in site.blocks}
-    for start in range(0, len(cases), at_once):
-        batch = _Batch(model, site, cases[start : start + at_once], target, needs, readouts)
-        yield batch.scores(scorers)
+    for places in batches:
+        yield _Batch(model, site, [cases[place] for place in places], target, needs, readouts).scores(scorers)
+
+
+def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> list[list[int]]:
+    """Return the places of the cases in batches of one length, so that no score depends on the size of the batches.
+
+    Outside the language model a batch is one sample: what a layer sees of several pictures, in patches or tiles,
+    cannot be told apart again.
+    """
+    if site.scope != "language":
+        return [[place] for place in range(len(cases))]
+    lengths = [(len(target.prefix(case.mention)), target.n_last([case.mention])) for case in cases]
+    return of_pictures(model, [case.pair.sample.image for case in cases], lengths)
 
 
 def watched(module: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[dict[int, Attention]]:
@@ -98,7 +114,7 @@ class _Batch:
         return activations
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
-        """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
+        """Yield the evidence of a layer one sample at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
         """

@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from kedit.exact import ExactSum
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.scoring import stacked_batch
@@ -127,13 +128,12 @@ def _activity(
     model: MLLM, site: Site, images: Sequence[Image], positions: Evidence, progress: Progress, name: str
 ) -> Tensor:
     """Return the share of positions at which each neuron is above zero, over all pictures: `[layer, neuron]`."""
-    total: Tensor | float = 0.0
-    for batch, activations in prompted(model, site, images, progress=progress, what=name):
+    total = ExactSum()
+    for _, batch, activations in prompted(model, site, images, progress=progress, what=name):
         active = [(activations[layer] > 0).float() for layer in site.blocks]
         shares = [over_positions(one, batch.kinds.to(one.device), positions, "mean").cpu() for one in active]
-        total = total + stacked_batch(shares).double().sum(0)
-    assert isinstance(total, Tensor)
-    return total / len(images)
+        total.add(stacked_batch(shares))
+    return total.value() / len(images)
 
 
 def check_quantile(quantile: float) -> None:

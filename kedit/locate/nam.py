@@ -52,6 +52,12 @@ class NAM:
         """What the neurons write, in words."""
         return frozenset({"unembedding"})
 
+    @property
+    def needs_all(self) -> str | None:
+        """Why a part of the samples does not do, if it does not."""
+        settled = self.vocabulary is not None or self.region is not None
+        return None if settled else "its words are those that all of them are annotated with; give `vocabulary`"
+
     def score(self, evidence: LayerEvidence) -> Tensor:
         """Return the direct contribution and the activation of one layer, `[batch, 2, neuron]`."""
         assert evidence.readout is not None

@@ -9,20 +9,21 @@ from kedit.hooks import intervene
 from kedit.locate.evidence import SAMPLES_AT_ONCE, watched
 from kedit.locate.modality_importance import Importances
 from kedit.locate.scorer import LayerEvidence
-from kedit.locate.scoring import Made, stacked_batch
+from kedit.locate.scoring import Tally, stacked_batch
 from kedit.models.attention import Attention
+from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Forced
-from kedit.prompts import Prompt, batches
+from kedit.prompts import Prompt
 from kedit.samples import Progress, silent
 from kedit.sites import Site
 
 
 def over_prompts(
     model: MLLM, site: Site, prompts: Sequence[Prompt], scorer: Importances, progress: Progress = silent
-) -> Made:
-    """Return what `scorer` makes of the prompts together; those of one medium are read in batches."""
-    made = Made(scorer)
-    chunks = batches(prompts, model.batch_size)
+) -> Tally:
+    """Return what `scorer` makes of the prompts together; those of one medium and length are read in batches."""
+    made = Tally.of(scorer)
+    chunks = of_prompts(model, prompts)
     for chunk in progress(chunks, len(chunks), "locate"):
         some = [prompts[place] for place in chunk]
         layers = _layers(model, site, model.read(some, [()] * len(some)), scorer)

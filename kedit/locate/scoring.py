@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kedit.locate.evidence import gather
+from kedit.locate.evidence import gather, together
 from kedit.locate.reduction import RunningReduction
 from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
 from kedit.locate.target import Target
@@ -16,12 +17,11 @@ from kedit.samples import Progress, silent
 from kedit.sites import Site
 
 
-@dataclass
-class Made:
-    """What one scorer or prober made of the samples."""
+@dataclass(eq=False)
+class Tally:
+    """What one scorer or prober made of some samples; tallies of different samples add up."""
 
-    scorer: Scorer | Prober
-    sums: RunningReduction = field(init=False)
+    sums: RunningReduction
     n_invalid: int = 0
     """How many of the scores of single samples are not a number."""
     forwards: int = 0
@@ -30,13 +30,27 @@ class Made:
     notes: dict[str, float] = field(default_factory=dict)
     """What a prober noted, the largest over samples."""
 
-    def __post_init__(self) -> None:
-        self.sums = RunningReduction(self.scorer.over_samples)
+    @classmethod
+    def of(cls, scorer: Scorer | Prober) -> Self:
+        """Return the tally of no sample yet."""
+        return cls(RunningReduction(scorer.over_samples))
 
-    def values(self) -> Tensor:
+    def values(self, scorer: Scorer | Prober) -> Tensor:
         """Return the scores over all samples: `[layer, neuron]`, or channels of it."""
         means = self.sums.result()
-        return self.scorer.across_samples(means) if isinstance(self.scorer, AcrossSamples) else means
+        return scorer.across_samples(means) if isinstance(scorer, AcrossSamples) else means
+
+    def note(self, notes: Mapping[str, float]) -> None:
+        """Keep of each note the larger."""
+        self.notes |= {key: max(value, self.notes.get(key, value)) for key, value in notes.items()}
+
+    def merge(self, other: "Tally") -> None:
+        """Take in what was made of other samples."""
+        self.sums.merge(other.sums)
+        self.n_invalid += other.n_invalid
+        self.forwards += other.forwards
+        self.backwards += other.backwards
+        self.note(other.notes)
 
 
 def gathered(
@@ -46,11 +60,11 @@ def gathered(
     target: Target,
     scorers: Mapping[str, Scorer],
     progress: Progress = silent,
-) -> dict[str, Made]:
+) -> dict[str, Tally]:
     """Run the passes that the scorers share, batch by batch, and return what each made of them."""
-    made = {name: Made(scorer) for name, scorer in scorers.items()}
-    n_batches = -(-len(cases) // model.batch_size)
-    for batch in progress(gather(model, site, cases, target, scorers), n_batches, "locate"):
+    made = {name: Tally.of(scorer) for name, scorer in scorers.items()}
+    batches = together(model, site, cases, target)
+    for batch in progress(gather(model, site, cases, target, scorers, batches), len(batches), "locate"):
         for name, scorer in scorers.items():
             made[name].n_invalid += sum(int(layer.isnan().sum()) for layer in batch[name])
             stacked = stacked_batch(batch[name])
@@ -60,14 +74,14 @@ def gathered(
 
 def probed(
     model: MLLM, site: Site, cases: Sequence[Case], target: Target, name: str, prober: Prober, progress: Progress
-) -> Made:
+) -> Tally:
     """Let a prober run the model, sample by sample, and return what it found; `name` is for the progress."""
-    made = Made(prober)
+    made = Tally.of(prober)
     for one in progress(prober.probe(model, site, cases, target), len(cases), name):
         made.sums.add(one.scores)
         made.forwards += one.forwards
         made.backwards += one.backwards
-        made.notes |= {key: max(value, made.notes.get(key, value)) for key, value in one.notes.items()}
+        made.note(one.notes)
     return made
 
 

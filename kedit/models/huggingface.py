@@ -13,9 +13,11 @@ from kedit.models import prompting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.media import given
 from kedit.models.mentions import first_mention
-from kedit.models.mllm import STUB, Forced, Generated, Mention
+from kedit.models.mllm import STUB, Forced, Generated, Mention, Within
+from kedit.models.once import outside
 from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
+from kedit.models.writing import written
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt, batches
@@ -61,6 +63,11 @@ class HuggingFaceMLLM:
         return architecture(self.module)
 
     @cached_property
+    def outside(self) -> tuple[str, ...]:
+        """The paths of what reads pictures and sounds for the language model."""
+        return outside(self.module)
+
+    @cached_property
     def media(self) -> frozenset[Medium]:
         """What a prompt may hold beside its text, which is what the configuration names a token for."""
         if self.processor is self.tokenizer:
@@ -87,14 +94,33 @@ class HuggingFaceMLLM:
         """Return the greedy answer to each question, with its picture, video or sound where it has one."""
         return [one.text for one in self.ask([one.prompt for one in questions], progress=progress)]
 
-    def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
-        """Return what the model says to each prompt, greedily; those of one medium are read in batches."""
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        progress: Progress = silent,
+        what: str = "answers",
+        drafts: Sequence[Generated] | None = None,
+        within: Within | None = None,
+    ) -> list[Generated]:
+        """Return what the model says to each prompt, greedily; those of one medium are read in batches.
+
+        Args:
+            prompts: What to ask.
+            progress: Shows the batches.
+            what: What they are called.
+            drafts: What each answer may be. It is checked, which is faster than writing it and changes nothing.
+            within: Called with the places of the prompts that are read together, for the context to read them in.
+        """
         self._refuse_unwritten(prompts)
+        if drafts is not None and len(drafts) != len(prompts):
+            raise ValueError(f"there is a draft for each prompt or none, got {len(drafts)} for {len(prompts)} prompts")
         told: dict[int, Generated] = {}
         chunks = batches(prompts, self.batch_size)
         for chunk in progress(chunks, len(chunks), what):
-            said = self._generate([prompts[place] for place in chunk])
-            told |= dict(zip(chunk, said, strict=True))
+            guessed = None if drafts is None else [drafts[place].tokens for place in chunk]
+            said = written(self, [prompts[place] for place in chunk], chunk, guessed, within)
+            told |= {place: Generated(self._decode(tokens), tokens) for place, tokens in zip(chunk, said, strict=True)}
         return [told[place] for place in range(len(prompts))]
 
     def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:
@@ -118,7 +144,7 @@ class HuggingFaceMLLM:
         An encoder-decoder has them in its decoder, whose positions are counted behind the encoder's; a masked
         language model in place of the first masks of the prompt, of which one has to be left.
         """
-        encoded, pad = self._encode(prompts), int(self.tokenizer.pad_token_id)
+        encoded, pad = self.encode(prompts), int(self.tokenizer.pad_token_id)
         if self.architecture == "encoder":
             inputs = filled(encoded, prefixes, mask_token(self.tokenizer, self.name))
             return self._forced(inputs, inputs["input_ids"], inputs["attention_mask"], [0] * len(prefixes))
@@ -190,25 +216,7 @@ class HuggingFaceMLLM:
         first = (ids == mask_token(self.tokenizer, self.name)).int().argmax(1).to(logits.device)
         return logits[torch.arange(len(ids), device=logits.device), first][:, None].float()
 
-    @torch.no_grad()
-    def _generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
-        inputs = self._encode(prompts)
-        with evaluating(self.module):
-            written = prompting.reader(self.module, inputs).generate(
-                **inputs,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=self.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                disable_compile=True,
-            )
-        special = set(self.tokenizer.all_special_ids)
-        n_before = 1 if self.architecture == "encoder-decoder" else inputs["input_ids"].shape[1]
-        new = written[:, n_before:].tolist()
-        kept = [tuple(token for token in row if token not in special) for row in new]
-        return [Generated(self._decode(tokens), tokens) for tokens in kept]
-
-    def _encode(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Return the inputs of a batch of prompts of one medium.
 
         Where the answer follows the prompt, padding is on the left; elsewhere on the right, where it moves nothing.

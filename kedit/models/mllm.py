@@ -1,6 +1,7 @@
 """A multimodal language model as kedit sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,6 +21,9 @@ Kind = Literal["all", "image", "text"]
 """Which positions: those that hold a token, image tokens, or the other tokens."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
+
+Within = Callable[[Sequence[int]], AbstractContextManager[object]]
+"""Makes the context in which some prompts are read together; it is given their places among all."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class MLLM(Protocol):
 
     name: str
     module: nn.Module
+    prompt: str
     batch_size: int
 
     def site(self, name: SiteName, scope: Scope = "language") -> Site:
@@ -75,8 +80,16 @@ class MLLM(Protocol):
         """Return the greedy answer to each question."""
         ...
 
-    def ask(self, prompts: Sequence[Prompt], *, progress: Progress = silent, what: str = "answers") -> list[Generated]:
-        """Return what the model says to each prompt, greedily."""
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        progress: Progress = silent,
+        what: str = "answers",
+        drafts: Sequence[Generated] | None = None,
+        within: Within | None = None,
+    ) -> list[Generated]:
+        """Return what the model says to each prompt, greedily; see `HuggingFaceMLLM.ask`."""
         ...
 
     def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:

@@ -7,6 +7,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.hooks import record
+from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Forced
 from kedit.samples import Progress, silent
 from kedit.sites import Site
@@ -14,10 +15,11 @@ from kedit.sites import Site
 
 def prompted(
     model: MLLM, site: Site, images: Sequence[Image], *, progress: Progress = silent, what: str = "pictures"
-) -> Iterator[tuple[Forced, dict[int, Tensor]]]:
-    """Yield each batch of pictures after the prompt, and the activations of each layer: `[batch, pos, neuron]`.
+) -> Iterator[tuple[list[int], Forced, dict[int, Tensor]]]:
+    """Yield the places of some pictures, their batch after the prompt, and each layer's activations.
 
-    Some models flatten batch and positions; here they are apart. No graph is kept.
+    The activations are `[batch, pos, neuron]`: some models flatten batch and positions; here they are apart. All
+    pictures of a batch are read at one length, so that no number depends on the size of the batches. No graph is kept.
 
     Raises:
         ValueError: The site is outside the language model, whose positions these are.
@@ -26,10 +28,10 @@ def prompted(
         raise ValueError(
             f"neurons of scope `{site.scope}` see no positions of the prompt: only the language model's do"
         )
-    starts = range(0, len(images), model.batch_size)
-    for start in progress(starts, len(starts), what):
-        some = images[start : start + model.batch_size]
+    chunks = of_pictures(model, images)
+    for places in progress(chunks, len(chunks), what):
+        some = [images[place] for place in places]
         batch = model.forced(some, [()] * len(some))
         with torch.no_grad(), record(model.module, site) as activations:
             model.logits(batch)
-        yield batch, {layer: values.reshape(*batch.kinds.shape, -1) for layer, values in activations.items()}
+        yield places, batch, {layer: values.reshape(*batch.kinds.shape, -1) for layer, values in activations.items()}

@@ -1,0 +1,147 @@
+"""What the model says unedited and edited, and what is measured on it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from experiments.recall import FORGETFUL, Recall, of_edit, of_encoder, of_exam
+from experiments.transcripts import Said
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
+from kedit.edit.side_by_side import asked_under
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.measure import measure
+from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
+from kedit.models.mllm import MLLM, Generated, Mention
+from kedit.neurons import NeuronSet
+from kedit.prompts import Prompt
+from kedit.samples import Concept, Progress, Sample
+
+
+class Told(NamedTuple):
+    """What the model said unedited, edited, and with each random set edited instead."""
+
+    before: Transcript
+    after: Transcript
+    controls: list[Transcript]
+
+
+def interview(
+    model: MLLM,
+    exam: Exam,
+    plan: EditPlan,
+    operator: Operator,
+    neurons: NeuronSet,
+    controls: Sequence[NeuronSet],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+) -> Told:
+    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
+    about = {"exam": of_exam(exam)} if recall.store else {}
+    said = recall.json("generations", "unedited", lambda: about, lambda: unedited(model, exam, progress).to_json())
+    before, sets = Said.of(said), (neurons, *controls)
+    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
+    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+
+    def make(places: Sequence[int]) -> list[dict[str, Any]]:
+        found = edited(model, exam, [edits[place] for place in places], before, progress)
+        return [one.to_json() for one in found]
+
+    abouts = [{**about, **of_edit(edit)} for edit in edits]
+    after = [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
+    first, *others = (one.transcript(exam) for one in after)
+    return Told(before.transcript(exam), first, others)
+
+
+def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
+    """Return what the model says now."""
+    texts = model.ask(_prompts(model, exam), progress=progress, what="captions")
+    return Said(tuple(texts), logprobs(model, exam.concept, exam.target, texts[: len(exam.target)]))
+
+
+def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
+    """Return what the model says under each edit, whose texts are compared with those `before`.
+
+    Edits of the language model share their generations; log-probabilities are taken after the words said before.
+    """
+    prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
+    if all(edit.neurons.scope == "language" for edit in edits):
+        texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
+    else:
+        texts = []
+        for edit in edits:
+            with edit.applied(model):
+                texts.append(model.ask(prompts, progress=progress, what="edited captions"))
+    said = []
+    for edit, told in zip(edits, texts, strict=True):
+        with edit.applied(model):
+            said.append(Said(tuple(told), logprobs(model, exam.concept, exam.target, named)))
+    return said
+
+
+def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
+    pictures = [Prompt(model.prompt, sample.image) for sample in (*exam.target, *exam.retention)]
+    return [*pictures, *(question.prompt for question in exam.questions)]
+
+
+def measured(
+    exam: Exam, told: Told, similarity: Similarity, neurons: int, seed: int, recall: Recall = FORGETFUL
+) -> dict[str, Any]:
+    """Return what the edit did, as the parts of report.json that are measured on what was told."""
+
+    def about() -> dict[str, Any]:
+        encoder = of_encoder(similarity.encoder) if similarity.encoder else None
+        texts = [repr(one) for one in (told.before, told.after, *told.controls)]
+        return {"exam": of_exam(exam), "told": texts, "encoder": encoder, "neurons": neurons, "seed": seed}
+
+    def make() -> dict[str, Any]:
+        result = measure(exam, *told, similarity, neurons=neurons, seed=seed)
+        corpus = corpus_part(told, similarity.encoder) if similarity.encoder else {}
+        return {**result.to_json(), "corpus": corpus}
+
+    found: dict[str, Any] = recall.json("report", "measured", about, make)
+    return found
+
+
+@torch.no_grad()
+def logprobs(
+    model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
+) -> tuple[float, ...]:
+    """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named.
+
+    Rows of one batch are of equal length: with padding, the last bits would depend on the batch.
+    """
+    found = torch.full((len(samples),), torch.nan, dtype=torch.float64)
+    by_length: dict[int, list[tuple[int, Mention]]] = {}
+    for number, caption in enumerate(captions):
+        if (mention := model.mention(caption, concept)) is not None:
+            by_length.setdefault(len(mention.prefix), []).append((number, mention))
+    for named in by_length.values():
+        for start in range(0, len(named), model.batch_size):
+            some = named[start : start + model.batch_size]
+            batch = model.forced([samples[number].image for number, _ in some], [one.prefix for _, one in some])
+            spread = model.logits(batch)[:, -1].double().log_softmax(-1)
+            for row, (number, mention) in zip(spread, some, strict=True):
+                found[number] = row[mention.word[0]].item()
+    return tuple(found.tolist())
+
+
+def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
+    """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
+
+    Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
+    """
+    groups = {
+        "target": (told.after.target, told.before.target),
+        "retention": (told.after.retention, told.before.retention),
+    }
+    with TemporaryDirectory() as scratch:
+        return {
+            name: corpus_scores(after, before, cache_dir=Path(scratch), encoder=encoder)
+            for name, (after, before) in groups.items()
+            if after
+        }

@@ -1,0 +1,61 @@
+"""Hydra's sweeper over a grid, which skips the jobs that are finished."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from experiments.sweeps import Sweep, begun
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of the values, each in the folder of its number; what is finished is not run again.
+
+    The folder of an earlier sweep of the same command, code and files is gone on in, unless another one is named by
+    `hydra.sweep.dir`.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None, resume: bool = True) -> None:
+        """See conf/hydra/sweeper/grid.yaml."""
+        super().__init__(max_batch_size, params)
+        self.resume = resume
+        self.found: Sweep | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Find out which jobs there are and where they belong, before the launcher looks at the folder."""
+        arguments = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        assert isinstance(arguments, list)
+        parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        (jobs,) = self.split_arguments(overrides, None)
+        named = any(str(one).startswith("hydra.sweep.dir=") for one in config.hydra.overrides.hydra)
+        self.found = begun(config, jobs, anywhere=not named, resume=self.resume)
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(self.found.folder)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs that are not finished."""
+        assert self.found is not None and self.config is not None and self.launcher is not None
+        pending = self.found.prepared()
+        OmegaConf.save(self.config, self.found.folder / "multirun.yaml")
+        where = f"hydra.sweep.dir={_quoted(self.found.folder)}"
+        told = [[*self.found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
+        returns: list[Sequence[Any]] = []
+        for batch in self.split_overrides_to_chunks(told, self.max_batch_size) if told else ():
+            # Finds what cannot be composed before anything runs.
+            self.validate_batch_is_legal(batch)
+            results = self.launcher.launch(batch, initial_job_idx=sum(map(len, returns)))
+            for result in results:
+                _ = result.return_value  # raises what the job raised
+            returns.append(results)
+        return returns
+
+
+def _quoted(path: Path) -> str:
+    told = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{told}'"

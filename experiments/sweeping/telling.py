@@ -1,0 +1,37 @@
+"""What a job of a sweep says when it is through: one line, with the time that the others will take."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.sweeping.overrides import swept_by_job
+from experiments.sweeping.progress import job_line, time_left
+from experiments.sweeping.results import Result
+
+durations: dict[Path, list[float]] = {}
+"""Seconds of the jobs of each sweep that ran in this process."""
+
+
+def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
+    """Print the line of a job that is done.
+
+    Args:
+        running: Hydra's part of the configuration.
+        report: The content of its report.json.
+        seconds: What it took.
+    """
+    sweep, number = Path(running.sweep.dir), int(Path(running.runtime.output_dir).name)
+    swept = _swept(sweep)
+    durations.setdefault(sweep, []).append(seconds)
+    # This job's STATUS says `running` yet.
+    finished = 1 + sum(path.read_text(encoding="utf-8") == "done\n" for path in sweep.glob("*/STATUS"))
+    left = time_left(finished, len(swept), durations[sweep], running.launcher.get("n_jobs", 1))
+    print(job_line(number + 1, len(swept), swept[number], Result.of(report).told, seconds, left), flush=True)
+
+
+@cache
+def _swept(sweep: Path) -> list[dict[str, str]]:
+    return swept_by_job(json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["jobs"])

@@ -1,0 +1,177 @@
+"""Digests: equal things have equal ones, and whatever could change a result changes them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kedit import fingerprints
+from kedit.fingerprints import of_code, of_files, of_libraries, of_pair, of_picture, of_question, of_sample
+from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
+from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import planted as planted_again
+from kedit.prompts import Sound, Video
+from kedit.samples import Counterfactual, Question, Sample
+
+
+def test_a_picture_is_its_mode_its_size_and_its_pixels() -> None:
+    one = Image.new("RGB", (4, 6), (1, 2, 3))
+    assert of_picture(one) == of_picture(one.copy())
+    others = [Image.new("RGB", (6, 4), (1, 2, 3)), Image.new("RGB", (4, 6), (1, 2, 4)), one.convert("RGBA")]
+    assert len({of_picture(other) for other in (one, *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "other"},
+        {"references": ("another caption",)},
+        {"objects": frozenset({"house"})},
+        {"image": Image.new("RGB", (16, 16))},
+        {"regions": {"star": np.ones((16, 16), bool)}},
+        {"regions": {}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_part_of_a_sample_counts(change: dict[str, object]) -> None:
+    sample = picture("one", star=(3,))
+    assert of_sample(sample) == of_sample(picture("one", star=(3,)))
+    assert of_sample(replace(sample, **change)) != of_sample(sample)  # type: ignore[arg-type]
+
+
+def test_a_pair_is_the_sample_the_concept_and_both_pictures() -> None:
+    sample = picture("one", star=(3,), house=(5,))
+    pair = without(sample, STAR_CONCEPT)
+    others = [
+        without(sample, HOUSE_CONCEPT),
+        Counterfactual(sample, replace(STAR_CONCEPT, words=("star", "sun")), pair.image),
+        Counterfactual(sample, STAR_CONCEPT, pair.image, control=sample.image),
+        without(picture("two", star=(3,), house=(5,)), STAR_CONCEPT),
+    ]
+    assert len({of_pair(one) for one in (pair, *others)}) == 5
+
+
+def test_a_question_is_its_prompt_and_its_answers() -> None:
+    wave = np.zeros(8, np.float32)
+    questions = [
+        Question("what?", "a star", "kind"),
+        Question("what?", "a house", "kind"),
+        Question("what?", "a star", "other"),
+        Question("what?", "a star", "kind", others=("star",)),
+        Question("what?", "a star", "kind", sample=picture("one")),
+        Question("what?", "a star", "kind", sound=Sound(wave, 8000)),
+        Question("what?", "a star", "kind", sound=Sound(wave, 16000)),
+        Question("what?", "a star", "kind", video=Video((Image.new("RGB", (2, 2)),) * 2, 1.0)),
+        Question("what?", "a star", "kind", video=Video((Image.new("RGB", (2, 2)),) * 2, 2.0)),
+    ]
+    assert len({of_question(one) for one in questions}) == len(questions)
+
+
+def test_code_is_the_source_of_the_rooms_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "one.py").write_text("A = 1\n")
+    (tmp_path / "alone.py").write_text("B = 1\n")
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path)
+
+    def fresh(*rooms: str) -> str:
+        of_code.cache_clear()
+        return of_code(*rooms)
+
+    before = fresh("room"), fresh("alone"), fresh("room", "alone")
+    (tmp_path / "room" / "one.py").write_text("A = 2\n")
+    after = fresh("room"), fresh("alone"), fresh("room", "alone")
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, False]
+    with pytest.raises(LookupError, match="no module `nowhere`"):
+        fresh("nowhere")
+    of_code.cache_clear()
+
+
+def test_a_library_that_is_not_installed_has_no_version() -> None:
+    found = of_libraries("torch", "no-such-library")
+    assert found["torch"]
+    assert found["no-such-library"] is None
+
+
+def test_files_that_a_configuration_names_count_by_size_and_time(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "weights"
+    weights.write_bytes(b"one")
+    named = [str(tmp_path / "model"), "star", "no/such/file", "kedit.edit.plan.Plan"]
+    before = of_files(named)
+    assert list(before) == [str(tmp_path / "model")]
+    os.utime(weights, (1, 1))
+    assert of_files(named) != before
+
+
+# --- models
+
+
+def test_two_models_of_the_same_weights_are_the_same(planted: Planted) -> None:
+    other = planted_again()
+    assert identity(other.model) == identity(planted.model)
+    assert weights_digest(other.model.module) == weights_digest(planted.model.module)
+
+
+def _weight(found: Planted) -> object:
+    next(found.model.module.parameters()).data += 1e-6
+    return found.model
+
+
+def _buffer(found: Planted) -> object:
+    found.model.module.register_buffer("extra", torch.zeros(1))
+    return found.model
+
+
+def _generation(found: Planted) -> object:
+    found.model.module.generation_config.repetition_penalty = 1.3
+    return found.model
+
+
+def _template(found: Planted) -> object:
+    found.model.processor.chat_template = "{{ messages }}"
+    return found.model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _weight,
+        _buffer,
+        _generation,
+        _template,
+        lambda found: replace(found.model, prompt="what is this :"),
+        lambda found: replace(found.model, max_new_tokens=5),
+    ],
+    ids=["a weight", "a buffer", "generation", "the template", "the prompt", "the length"],
+)
+def test_what_changes_what_a_model_says_changes_its_identity(
+    planted: Planted, change: Callable[[Planted], object]
+) -> None:
+    assert identity(change(planted_again())) != identity(planted.model)  # type: ignore[arg-type]
+
+
+def test_the_batch_size_is_no_part_of_a_models_identity(planted: Planted) -> None:
+    assert identity(replace(planted.model, batch_size=1)) == identity(planted.model)
+
+
+def test_half_precision_is_another_model() -> None:
+    one, other = planted_again(), planted_again()
+    other.model.module.half()
+    assert weights_digest(one.model.module) != weights_digest(other.model.module)
+
+
+def test_weights_that_are_not_in_memory_cannot_be_hashed() -> None:
+    module = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(UnhashableWeightsError, match="`weight` is not in memory"):
+        weights_digest(module)
+
+
+def test_a_sample_that_renders_itself_is_known_by_what_is_seen() -> None:
+    plain = picture("one", star=(3,))
+    drawn = Sample(plain.id, plain.image, plain.references, plain.objects, plain.regions, lambda name: plain.image)
+    assert of_sample(drawn) == of_sample(plain)

@@ -1,0 +1,202 @@
+"""What is remembered: found when everything that decides it is the same, made again when anything is not."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import recall as module
+from experiments.interviews import interview, measured
+from experiments.recall import Recall, of_edit
+from experiments.steps import check_given, locate, usable
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Patch, Scale, Zero
+from kedit.edit.plan import Plan
+from kedit.evaluation.exam import Exam
+from kedit.evaluation.metrics import Similarity
+from kedit.locate.difference import ActivationDifference
+from kedit.locate.gradcam import GradCAM
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import TopK
+from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.samples import silent
+from kedit.store import Store
+
+PAIRS = [without(picture(f"p{n}", star=(n,), house=(n + 4,)), STAR_CONCEPT) for n in range(3)]
+
+TWO_STAGE = Locator({"difference": Stage(ActivationDifference(), TopK(4)), "gradcam": Stage(GradCAM(), TopK(2))})
+
+
+@pytest.fixture
+def recall(tmp_path: Path) -> Recall:
+    return Recall(Store(tmp_path), "a model")
+
+
+class Made:
+    """Counts how often it is asked."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.n_times = value, 0
+
+    def __call__(self) -> Any:
+        self.n_times += 1
+        return self.value
+
+
+def test_what_was_made_once_is_found_again(recall: Recall) -> None:
+    made = Made({"a": [1.5, None], "b": "text"})
+    for _ in range(3):
+        assert recall.json("report", "it", lambda: {"x": 1}, made) == {"a": [1.5, None], "b": "text"}
+    assert made.n_times == 1
+
+
+def test_without_a_store_everything_is_made() -> None:
+    made = Made(1)
+    assert [Recall().json("report", "it", dict, made) for _ in range(2)] == [1, 1]
+    assert made.n_times == 2
+
+
+def test_whatever_decides_a_result_makes_another_entry(recall: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(1)
+    recall.json("report", "it", lambda: {"x": 1}, made)
+    for other, kind, what, about in (
+        (recall, "report", "it", {"x": 2}),
+        (recall, "report", "that", {"x": 1}),
+        (recall, "scores", "it", {"x": 1}),
+        (replace(recall, model="another model"), "report", "it", {"x": 1}),
+    ):
+        other.json(kind, what, lambda about=about: about, made)
+    assert made.n_times == 5
+    monkeypatch.setattr(module, "of_code", lambda *rooms: "changed")
+    Recall(recall.store, "a model").json("report", "it", lambda: {"x": 1}, made)
+    assert made.n_times == 6
+
+
+def test_of_many_only_those_that_are_not_there_are_made_and_equal_ones_once(recall: Recall) -> None:
+    asked: list[Sequence[int]] = []
+
+    def make(places: Sequence[int]) -> list[str]:
+        asked.append(tuple(places))
+        return [f"made {place}" for place in places]
+
+    assert recall.many("generations", "it", [{"n": n} for n in (1, 2, 1)], make) == ["made 0", "made 1", "made 0"]
+    assert recall.many("generations", "it", [{"n": n} for n in (3, 2, 1)], make) == ["made 0", "made 1", "made 0"]
+    assert recall.many("generations", "it", [{"n": n} for n in (1, 2, 3)], make) == ["made 0", "made 1", "made 0"]
+    assert asked == [(0, 1), (0,)]
+
+
+def test_a_damaged_entry_is_named_and_made_again(
+    recall: Recall, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Made(1)
+    recall.json("report", "it", dict, made)
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    path.write_bytes(path.read_bytes()[:-60] + b"x" * 60)
+    with caplog.at_level(logging.WARNING):
+        recall.json("report", "it", dict, made)
+        recall.json("report", "it", dict, made)
+    assert made.n_times <= 3
+    path.write_bytes(b"9" + path.read_bytes()[1:])
+    with caplog.at_level(logging.WARNING):
+        assert recall.json("report", "it", dict, made) == 1
+    assert str(path) in caplog.text
+
+
+# --- the steps
+
+
+@pytest.fixture
+def exam() -> Exam:
+    targets = [picture(f"t{n}", star=(n,), house=(15 - n,)) for n in range(2)]
+    return Exam(STAR_CONCEPT, (STAR_CONCEPT, HOUSE_CONCEPT), tuple(targets), far=(picture("f", house=(2,)),))
+
+
+def test_remembered_scores_and_captions_are_those_of_a_run_without_a_store(planted: Planted, recall: Recall) -> None:
+    fresh = locate(planted.model, TWO_STAGE, PAIRS, silent)
+    for _ in range(2):
+        found = locate(planted.model, TWO_STAGE, PAIRS, silent, recall)
+        assert found.captions == fresh.captions
+        for name, one in fresh.scores.items():
+            assert torch.equal(found.scores[name].values, one.values)
+            assert found.scores[name].method == one.method
+        assert found.stages == fresh.stages
+
+
+def test_another_threshold_runs_no_model(planted: Planted, recall: Recall) -> None:
+    locate(planted.model, TWO_STAGE, PAIRS, silent, recall)
+
+    def refuse(*inputs: object) -> None:
+        raise AssertionError("the model was run")
+
+    refusing = planted.model.module.register_forward_pre_hook(refuse)
+    try:
+        found = locate(planted.model, TWO_STAGE.limited(1), PAIRS, silent, recall)
+        assert len(found.neurons) == 1
+        for locator, pairs in ((replace(TWO_STAGE, site="act"), PAIRS), (TWO_STAGE, PAIRS[:2])):
+            with pytest.raises(AssertionError, match="the model was run"):
+                locate(planted.model, locator, pairs, silent, recall)
+    finally:
+        refusing.remove()
+
+
+def test_remembered_interviews_and_reports_are_those_of_a_run_without_a_store(
+    planted: Planted, recall: Recall, exam: Exam
+) -> None:
+    controls = [NeuronSet((NeuronId(0, 2),)), NeuronSet((NeuronId(0, 4),))]
+    asked = (planted.model, exam, Plan(Zero()), Zero(), planted.star, controls, silent)
+    fresh, similarity = interview(*asked), Similarity()
+    report = measured(exam, fresh, similarity, 1, 0)
+    for _ in range(2):
+        told = interview(*asked, recall)
+        assert repr(told) == repr(fresh)
+        assert measured(exam, told, similarity, 1, 0, recall) == report
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Edit(NeuronSet((NeuronId(0, 1),)), Zero()),
+        Edit(NeuronSet((NeuronId(0, 3),)), Scale(0.0)),
+        Edit(NeuronSet((NeuronId(0, 3),)), Zero(), positions="last"),
+        Edit(NeuronSet((NeuronId(0, 3),)), Zero(), phase="decode"),
+        Edit(NeuronSet((NeuronId(0, 3),), "act"), Zero()),
+        Edit(NeuronSet((NeuronId(0, 3),)), Patch({0: torch.ones(8)}, "mean")),
+        Edit(NeuronSet((NeuronId(0, 3),)), Patch({0: torch.zeros(8)}, "mean")),
+    ],
+    ids=["neurons", "operator", "positions", "phase", "site", "values", "other values"],
+)
+def test_what_changes_an_edit_changes_its_key(other: Edit) -> None:
+    one = Edit(NeuronSet((NeuronId(0, 3),)), Zero(), name="first")
+    assert of_edit(one) == of_edit(replace(one, name="second"))
+    assert of_edit(other) != of_edit(one)
+    assert of_edit(Edit(other.neurons, Patch({0: torch.full((8,), 2.0)}, "mean"))) != of_edit(other)
+
+
+# --- scores that are given
+
+
+def test_scores_that_are_given_stand_for_those_that_would_be_taken(planted: Planted) -> None:
+    scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
+    found = locate(planted.model, TWO_STAGE.limited(1), PAIRS, silent, given=scores)
+    assert found.scores is scores
+    assert len(found.neurons) == 1
+
+
+def test_scores_of_something_else_are_refused(planted: Planted) -> None:
+    scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
+    found = usable(planted.model, PAIRS, silent)
+    one_stage = Locator({"difference": Stage(ActivationDifference(), TopK(1))})
+    with pytest.raises(ValueError, match=r"the scores are of difference.*gradcam"):
+        check_given(scores, planted.model, one_stage, found)
+    fewer = usable(planted.model, PAIRS[:2], silent)
+    with pytest.raises(ValueError, match="the scores are of another samples, `p0,p1,p2`; the run asks for `p0,p1`"):
+        check_given(scores, planted.model, TWO_STAGE, fewer)
+    with pytest.raises(ValueError, match="another model, `planted`; the run asks for `other`"):
+        check_given(scores, replace(planted.model, name="other"), TWO_STAGE, found)
+    with pytest.raises(ValueError, match="another site, `mid`; the run asks for `act`"):
+        check_given(scores, planted.model, replace(TWO_STAGE, site="act"), found)

@@ -1,0 +1,235 @@
+"""Sweeps: what is finished is not run again, what fails does not end the rest, and nothing is lost to a kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import chdir, suppress
+from pathlib import Path
+
+import pytest
+
+import experiments.run as recipe
+from experiments import sharing
+from experiments.sweeps import Sweep, statuses
+from kedit.models.shipped import HERE
+from kedit.runs import write_atomic
+
+pytestmark = [
+    pytest.mark.usefixtures("as_in_a_new_process"),
+    pytest.mark.skipif(
+        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+    ),
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAST = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "figures=false")
+GRID = ("concept=star,house", "locate.stages.gradcam.select.of_max=0.05,0.5")
+BOARDS = ("leaderboard.csv", "leaderboard.json", "leaderboard.md")
+RESULTS = ("report.json", "neurons.json", "captions.jsonl", "scores.safetensors")
+
+
+@pytest.fixture
+def sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `kedit run -m WORDS` in `tmp_path`, in this process, with a store of its own; return code, out and err."""
+    monkeypatch.setenv("KEDIT_STORE", str(tmp_path / "store"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kedit run", "-m", *words, *LEAST])
+        capsys.readouterr()
+        with chdir(tmp_path):
+            code = recipe.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def board(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in BOARDS}
+
+
+def jobs_run(out: str) -> int:
+    return sum(line.startswith("[") for line in out.splitlines())
+
+
+# --- going on
+
+
+def test_the_same_command_again_runs_only_what_is_not_finished(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, out, _ = sweep(*GRID)
+    assert (code, jobs_run(out)) == (0, 4)
+    (folder,) = tmp_path.glob("multirun/*/*")
+    before = board(folder)
+
+    (folder / "1" / "STATUS").write_text("running\n")
+    (folder / "3" / "report.json").unlink()
+    (folder / "3" / "STATUS").unlink()
+    for name in BOARDS:
+        (folder / name).unlink()
+    code, out, err = sweep(*GRID)
+    assert (code, jobs_run(out)) == (0, 2)
+    assert "2 of 4 jobs are finished" in err
+    assert list(tmp_path.glob("multirun/*/*")) == [folder]
+    assert board(folder) == before
+
+
+def test_finished_jobs_are_skipped_at_once(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    found = Sweep(tmp_path, "key", tuple((f"seed={number}",) for number in range(500)))
+    for number in range(500):
+        write_atomic(tmp_path / str(number) / "STATUS", "done\n")
+        write_atomic(tmp_path / str(number) / "KEY", found.job_key(number))
+    began = time.perf_counter()
+    assert found.prepared() == []
+    assert (time.perf_counter() - began) / 500 < 0.05
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=1", "evaluate.encoder={_target_: kedit.models.encoder.FolderEncoder, path: x, layer: 0}"]
+)
+def test_another_setting_is_another_sweep(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, word: str
+) -> None:
+    sweep("concept=star,house", "hydra.sweep.dir=one")
+    before = {name: (tmp_path / "one" / name / "KEY").read_text() for name in ("0", "1")}
+    _, _, err = sweep("concept=star,house", "hydra.sweep.dir=one", word)
+    assert "are finished" not in err
+    assert all((tmp_path / "one" / name / "KEY").read_text() != before[name] for name in before)
+
+
+def test_a_sweep_may_be_started_afresh(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    sweep("concept=star,house")
+    _, out, _ = sweep("concept=star,house", "hydra.sweeper.resume=false", "hydra.sweep.dir=multirun/a/new")
+    assert jobs_run(out) == 2
+    assert len(list(tmp_path.glob("multirun/*/*/sweep.json"))) == 2
+
+
+def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(*GRID, "hydra.sweep.dir=many")
+    sharing.forget()
+    alone = ["concept=house", "locate.stages.gradcam.select.of_max=0.5", "store=null", "hydra.run.dir=alone", *LEAST]
+    monkeypatch.setattr(sys, "argv", ["kedit run", *alone])
+    with chdir(tmp_path):
+        assert recipe.main() == 0
+    for name in RESULTS:
+        assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+
+
+# --- failing jobs
+
+
+def test_a_job_that_fails_does_not_end_the_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, err = sweep("concept=star,unicorn,house", "hydra.sweep.dir=one")
+    assert code == 1
+    assert "no concept `unicorn`" in err
+    told = statuses(tmp_path / "one")
+    assert (told["0"], told["2"]) == ("done", "done")
+    assert told["1"].startswith("failed: ConfigurationError: no concept `unicorn`")
+    assert "no concept `unicorn`" in (tmp_path / "one" / "leaderboard.md").read_text()
+    assert "1 failed" in out
+    assert "Traceback" in (tmp_path / "one" / "1" / "kedit.log").read_text()
+
+
+def test_a_sweep_may_stop_at_the_first_failure(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=stop")
+    assert (code, jobs_run(out)) == (2, 0)
+    assert list(statuses(tmp_path / "one")) == ["0"]
+    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=continue")
+    assert (code, jobs_run(out)) == (1, 2)
+
+
+def test_an_unknown_way_to_take_errors_is_refused(sweep: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = sweep("concept=star,house", "on_error=ignore")
+    assert code == 2
+    assert "`on_error` is continue or stop; got ignore" in err
+
+
+# --- the weights
+
+
+def test_a_job_that_leaves_other_weights_fails_and_the_next_gets_the_model_anew(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import show
+
+    draw, spoiled = show.heat_maps, []
+
+    def spoil(model: object, *more: object, **options: object) -> object:
+        if not spoiled:
+            spoiled.append(model)
+            next(model.module.parameters()).data.add_(1.0)  # type: ignore[attr-defined]
+        return draw(model, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(show, "heat_maps", spoil)
+    sharing.forget()
+    code, _, err = sweep("concept=star,house", "hydra.sweep.dir=one")
+    told = statuses(tmp_path / "one")
+    assert code == 1
+    assert told["0"].startswith("failed: ChangedWeightsError: the weights of `scenes` are not what they were")
+    assert told["1"] == "done"
+    assert "something wrote to them" in err
+
+
+# --- kill -9
+
+
+def started(folder: Path, store: Path) -> subprocess.Popen[bytes]:
+    words = ["run", "-m", *GRID, *LEAST, "hydra.sweep.dir=swept"]
+    env = os.environ | {"KEDIT_STORE": str(store), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kedit", *words]
+    with (folder / "out").open("ab") as out:
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True)
+
+
+def killed_after(process: subprocess.Popen[bytes], begun: Callable[[], bool], seconds: float) -> bool:
+    """Kill a process `seconds` after `begun`, and return whether it was still there."""
+    while not begun() and process.poll() is None:
+        time.sleep(0.01)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    if process.poll() is not None:
+        return False
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def survives(tmp_path: Path, kills: int) -> None:
+    """Kill a sweep at `kills` random moments, let it end, and compare it with one that nobody disturbed."""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    for folder in (calm, rough):
+        folder.mkdir()
+    assert started(calm, calm / "store").wait(300) == 0
+    chance, log = random.Random(0), rough / "swept" / "sweep.json"
+    for _ in range(kills):
+        log.unlink(missing_ok=True)
+        killed_after(started(rough, rough / "store"), log.is_file, chance.uniform(0, 6))
+    assert started(rough, rough / "store").wait(300) == 0
+    assert board(rough / "swept") == board(calm / "swept")
+    for number in range(4):
+        for name in RESULTS:
+            assert (rough / "swept" / str(number) / name).read_bytes() == (
+                calm / "swept" / str(number) / name
+            ).read_bytes()
+    assert json.loads((rough / "swept" / "leaderboard.json").read_text())["counts"]["done"] == 4
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_that_is_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    survives(tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sweep_that_is_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    survives(tmp_path, 20)

@@ -1,0 +1,120 @@
+"""Verifying a run: the same numbers come out again, and a number that does not is named."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import experiments.run as recipe
+from experiments import verify
+from kedit.models.shipped import HERE
+from kedit.neurons import load_scores, save_scores
+
+pytestmark = [
+    pytest.mark.usefixtures("as_in_a_new_process"),
+    pytest.mark.skipif(
+        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+    ),
+]
+SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run, which each test leaves as it was."""
+    place = tmp_path_factory.mktemp("verified")
+    with pytest.MonkeyPatch.context() as patch, chdir(place):
+        patch.setattr(sys, "argv", ["kedit run", "concept=star", "hydra.run.dir=one", *SMALL])
+        assert recipe.main() == 0
+    return place / "one"
+
+
+@pytest.fixture
+def kedit_verify(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call `kedit verify WORDS` in this process; return code, out and err."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kedit verify", *map(str, words)])
+        capsys.readouterr()
+        code = verify.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.mark.parametrize("word", ["model.batch_size=1", "model.batch_size=8", "threads=1"])
+def test_a_run_comes_out_the_same_with_any_batch_size(
+    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]], word: str
+) -> None:
+    code, out, err = kedit_verify(folder, word)
+    assert (code, err) == (0, "")
+    assert out == f"{folder}: the same, byte by byte\n"
+
+
+def test_every_file_that_differs_is_named_with_the_place(
+    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = {name: (folder / name).read_bytes() for name in verify.FILES}
+    try:
+        report = json.loads(before["report.json"])
+        report["neurons"]["count"] += 1
+        (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        scores = load_scores(folder / "scores.safetensors")
+        scores["gradcam"].values[0, 0] += 0.5
+        save_scores(scores, folder / "scores.safetensors")
+        code, out, _ = kedit_verify(folder)
+    finally:
+        for name, content in before.items():
+            (folder / name).write_bytes(content)
+    assert code == 1
+    assert "scores.safetensors (gradcam: 1 of 2048 scores, by at most 0.5)" in out
+    assert 'report.json (line 9: "count": ' in out
+    assert "neurons.json" not in out
+
+
+def test_other_settings_differ(folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = kedit_verify(folder, "seed=1")
+    assert code == 1
+    assert "scores.safetensors" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere"], "`nowhere` is no run of `kedit run`"),
+        (["{folder}", "modle.batch_size=1"], "no key `modle.batch_size` in the run's configuration"),
+        (["{folder}", "concept=unicorn"], "no concept `unicorn`"),
+        ([], "usage: kedit verify RUN"),
+        (["--help"], "usage: kedit verify RUN"),
+    ],
+)
+def test_what_cannot_be_verified_is_one_line(
+    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]], words: list[str], told: str
+) -> None:
+    code, out, err = kedit_verify(*(word.format(folder=folder) for word in words))
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_that_is_not_finished_is_refused(folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]) -> None:
+    (folder / "STATUS").write_text("running\n")
+    try:
+        code, _, err = kedit_verify(folder)
+    finally:
+        (folder / "STATUS").write_text("done\n")
+    assert code == 2
+    assert "is not finished, its STATUS is `running`" in err
+
+
+def test_the_scores_of_a_run_say_nothing_of_time(folder: Path) -> None:
+    assert all("seconds" not in one.provenance for one in load_scores(folder / "scores.safetensors").values())
+    assert all(value.dtype == torch.float32 for value in load_file(folder / "scores.safetensors").values())
