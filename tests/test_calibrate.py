@@ -97,7 +97,7 @@ def test_the_halves_of_an_exam_share_no_sample() -> None:
 def test_the_promise_is_kept_on_a_few_planted_models(
     tmp_path: Path, as_in_a_new_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["planted.models=3", "planted.pictures=32", "planted.rates=[0.05,0.2]"]
+    asked = ["planted.models=2", "planted.pictures=24", "planted.rates=[0.05,0.2]"]
     assert main(["calibrate", *asked, f"hydra.run.dir={tmp_path}"]) == 0
     assert "No stage makes more false discoveries" in capsys.readouterr().out
     rates = json.loads((tmp_path / "calibration.json").read_text())["rates"]

@@ -17,7 +17,7 @@ from experiments.pairs import inpainter
 from experiments.steps import Parts, questioned, usable
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.report import EditReport
-from kedit.locate.choosing import check_choice, chosen_by
+from kedit.locate.choosing import check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
@@ -63,6 +63,8 @@ def grid(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     with misuse():
         check_choice(select, parts.locator)
         asked = {name: questioned(parts, name, cfg.evaluate, cfg.seed) for name in cfg.grid.concepts}
+        for one in asked.values():
+            check_pairs(select, parts.locator, one.pairs)
     model, by = loaded(cfg.model), chosen_name()
     rows: list[Row] = []
     for one in asked.values():
