@@ -11,7 +11,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported, use_threads
+from experiments.app import bar, build, misuse, use_threads
+from experiments.commands import guarded, reported
+from experiments.complaints import ConfigurationError
 from kedit.paths import conf_dir
 
 PARTS = ("edits", "locating", "sets", "sweep")

@@ -9,7 +9,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, guarded, reported, whole_numbers
+from experiments.app import whole_numbers
+from experiments.commands import guarded, reported
+from experiments.complaints import ConfigurationError
 from kedit.paths import conf_dir
 
 

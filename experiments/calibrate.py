@@ -8,7 +8,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, guarded, reported, run_folder, use_threads
+from experiments.app import use_threads
+from experiments.commands import guarded, reported, run_folder
+from experiments.complaints import ConfigurationError
 from kedit.paths import conf_dir
 
 LEAST = {"seed": 0, "threads": 1, "planted.models": 2, "planted.pictures": 10, "evaluate.locate": 1,

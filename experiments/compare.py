@@ -8,8 +8,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, guarded, reported, run_folder, use_threads
+from experiments.app import use_threads
+from experiments.commands import guarded, reported, run_folder
 from experiments.comparison.choices import understood
+from experiments.complaints import ConfigurationError
 from kedit.paths import conf_dir
 
 LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "evaluate.target": 1,

@@ -12,19 +12,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import (
-    ConfigurationError,
-    bar,
-    build,
-    guarded,
-    loaded,
-    misuse,
-    plain,
-    reported,
-    run_folder,
-    use_threads,
-)
+from experiments.app import bar, build, loaded, misuse, plain, use_threads
+from experiments.commands import guarded, reported, run_folder
 from experiments.comparison.shelf import Shelf
+from experiments.complaints import ConfigurationError
 from experiments.sources.painting import AGAIN
 from kedit import __version__
 from kedit.paths import conf_dir

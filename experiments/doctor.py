@@ -10,7 +10,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, guarded, misuse, reported, run_folder, use_threads
+from experiments.app import bar, misuse, use_threads
+from experiments.commands import guarded, reported, run_folder
 from experiments.complaints import NegativeResult
 from experiments.sharing import loaded
 from kedit import __version__

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import sweeping
+from experiments.commands import sweeping
 
 
 class Sweeping(Callback):
@@ -27,7 +27,8 @@ def ended(settings: DictConfig, folder: Path) -> None:
         shards_ended(settings, folder)
     if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
-    from experiments.app import build, mirrored
+    from experiments.app import build
+    from experiments.commands import mirrored
     from experiments.sweeping.summary import terminal, written
 
     common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])

@@ -13,7 +13,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import build, guarded, misuse, reported, run_folder, use_threads
+from experiments.app import build, misuse, use_threads
+from experiments.commands import guarded, reported, run_folder
 from kedit import __version__
 from kedit.paths import conf_dir
 

@@ -12,7 +12,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, guarded, misuse, reported, run_folder, use_threads
+from experiments.app import bar, build, misuse, use_threads
+from experiments.commands import guarded, reported, run_folder
 from experiments.sharing import loaded
 from kedit import __version__
 from kedit.paths import conf_dir

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.app import MISUSED, guarded
+from experiments.commands import MISUSED, guarded
 from experiments.complaints import explained, misused
 
 LONGEST = 4096

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import bar, build, guarded, misuse, plain, reported, run_folder, use_threads
+from experiments.app import bar, build, misuse, plain, use_threads
+from experiments.commands import guarded, reported, run_folder
 from experiments.sharing import shared, unchanged
 from kedit import __version__
 from kedit.paths import conf_dir

@@ -12,7 +12,9 @@ import hydra
 from omegaconf import DictConfig
 
 import kedit
-from experiments.app import ConfigurationError, bar, build, guarded, misuse, reported, use_threads, whole_numbers
+from experiments.app import bar, build, misuse, use_threads, whole_numbers
+from experiments.commands import guarded, reported
+from experiments.complaints import ConfigurationError
 from kedit.paths import conf_dir
 from kedit.samples import Sample
 

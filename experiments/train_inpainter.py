@@ -11,7 +11,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import guarded, reported, use_threads
+from experiments.app import use_threads
+from experiments.commands import guarded, reported
 from kedit.data.scenes import FIRST_TRAINING_SEED
 from kedit.paths import conf_dir
 

@@ -11,7 +11,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import ConfigurationError, guarded, reported, use_threads
+from experiments.app import use_threads
+from experiments.commands import guarded, reported
+from experiments.complaints import ConfigurationError
 from kedit.data.scenes import FIRST_TRAINING_SEED
 from kedit.paths import conf_dir
 

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import experiments.compare as recipe
-from experiments.app import ConfigurationError
 from experiments.comparison import show
 from experiments.comparison.choices import Choices, Method, several, understood
 from experiments.comparison.effects import FIGURES, Effect, objects_kept
@@ -24,6 +23,7 @@ from experiments.comparison.outcome import Outcome, Table, overlap
 from experiments.comparison.rows import Row, mean_row, ranked, with_tests
 from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
+from experiments.complaints import ConfigurationError
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.statistics import Measured, holm
 from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking

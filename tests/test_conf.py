@@ -16,7 +16,8 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import ConfigurationError, build, plain
+from experiments.app import build, plain
+from experiments.complaints import ConfigurationError
 from kedit.data.scenes import Scenes
 from kedit.models.shipped import HERE, SHIPPED
 from kedit.paths import conf_dir

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import experiments.run as recipe
-from experiments import app, sharing
+from experiments import commands, sharing
 from kedit import __version__, cli
 from kedit.models import loading
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -503,7 +503,7 @@ def test_in_a_worker_process_a_failure_is_raised_for_the_launcher_to_carry_over(
         raise ValueError(f"no {settings.what}")
 
     with pytest.raises(ValueError, match="no luck"):
-        app.reported(job)(DictConfig({"what": "luck"}))
+        commands.reported(job)(DictConfig({"what": "luck"}))
 
 
 # The command

@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, build, loaded, misuse
+from experiments.app import bar, build, loaded, misuse
 from experiments.calibration.judging import Judge
+from experiments.complaints import ConfigurationError
 from experiments.pairs import inpainter
 from experiments.steps import Parts, questioned, usable
 from kedit.evaluation.exam import Exam

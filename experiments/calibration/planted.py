@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, build
+from experiments.app import bar, build
 from experiments.calibration.rates import Rate, plain, rate_of, rows, told
+from experiments.complaints import ConfigurationError
 from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator

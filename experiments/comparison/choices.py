@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from experiments.app import ConfigurationError, build
+from experiments.app import build
+from experiments.complaints import ConfigurationError
 from kedit.locate.reduction import Evidence
 from kedit.neurons import SiteName
 from kedit.paths import conf_dir

@@ -12,12 +12,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError, bar, use_threads, whole_numbers
+from experiments.app import bar, use_threads, whole_numbers
 from experiments.comparison import planted_tables as tables
 from experiments.comparison.choices import Choices, Method
 from experiments.comparison.planted_costs import Cost, cost_of, plain_forward
 from experiments.comparison.planted_tables import RANDOM, Verdict
 from experiments.comparison.scoring import Bench, Failed
+from experiments.complaints import ConfigurationError
 from experiments.steps import Usable
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.locate.locator import Locator
