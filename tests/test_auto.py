@@ -9,7 +9,7 @@ import torch
 
 from kedit.locate.activation import Activation
 from kedit.locate.auto import Auto, Nulls
-from kedit.locate.choosing import check_choice, chosen_by
+from kedit.locate.choosing import check_choice, check_pairs, chosen_by
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.gradient import Gradient
@@ -195,6 +195,11 @@ def test_a_choice_is_the_locators_own_its_last_selectors_or_the_tests(
 
 def test_a_choice_that_a_locator_cannot_take_is_refused_before_any_model_is_there() -> None:
     check_choice(None, object())
+    check_pairs(Auto(), BOTH, PAIRS[:10])
+    for few in (PAIRS[:8], [replace(pair, control=None) for pair in PAIRS]):
+        check_pairs(Knee(), BOTH, few)
+        with pytest.raises(ValueError, match=r"on 4 pairs with a control picture|needs `inpaint.control=true`"):
+            check_pairs(Auto(), BOTH, few)
     check_choice(Knee(), BOTH)
     with pytest.raises(ValueError, match="`locate` is object, which selects by itself"):
         check_choice(Knee(), object())

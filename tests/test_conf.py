@@ -38,7 +38,7 @@ TUNED = {
     ("inpaint/scenes_diffusion.yaml", "guidance"): (1.0,),
 }
 """Options that a file sets, in some of its parts, to something better for its purpose than Python's default."""
-PLUGINS = {"launch/ray.yaml": "hydra-ray-launcher"}
+PLUGINS = {"launch/ray.yaml": "hydra-ray-launcher", "experiment/pareto.yaml": "hydra-optuna-sweeper"}
 """Files that need a package which not every developer has."""
 
 

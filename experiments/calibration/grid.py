@@ -11,14 +11,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, loaded, misuse
-from experiments.calibration.judging import Judge
+from experiments.app import bar, build, misuse
+from experiments.calibration.judging import Judge, value
 from experiments.complaints import ConfigurationError
 from experiments.pairs import inpainter
-from experiments.steps import Parts, questioned, usable
+from experiments.sharing import loaded
+from experiments.steps import locate, questioned
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.report import EditReport
-from kedit.locate.choosing import check_choice, chosen_by
+from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
@@ -59,25 +60,22 @@ class Row:
 
 def grid(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Choose thresholds in every way for every concept, and report what editing the neurons does."""
-    parts = Parts(build(cfg.data), inpainter(cfg), build(cfg.locate), build(cfg.edit))
-    select, points = build(cfg.select), locators(parts.locator, cfg)
+    data, locator, plan = build(cfg.data), build(cfg.locate), build(cfg.edit)
+    inpaint, select, points = inpainter(cfg), build(cfg.select), locators(locator, cfg)
     with misuse():
-        check_choice(select, parts.locator)
-        asked = {name: questioned(parts, name, cfg.evaluate, cfg.seed) for name in cfg.grid.concepts}
+        check_choice(select, locator)
+        asked = [questioned(data, inpaint, name, cfg.evaluate, cfg.seed) for name in cfg.grid.concepts]
+        for one in asked:
+            check_pairs(select, locator, one.pairs)
     model, by = loaded(cfg.model), chosen_name()
     rows: list[Row] = []
-    for one in asked.values():
-        found = usable(model, one.pairs, bar)
-        scores = parts.locator.score(model, found.pairs, captions=found.captions, progress=bar)
-        words = parts.data.concepts
+    for one in asked:
         with misuse():
-            choice = chosen_by(
-                select, model, parts.locator, found.pairs, scores, captions=found.captions, words=words, progress=bar
-            )
-        sets = {by: choice.neurons, OWN: parts.locator.select(scores)}
-        on_grid = [point.select(scores) for point in points]
-        operator = parts.plan.operator_for(model, found.pairs, progress=bar)
-        halves = [Judge.of(model, half, parts.plan, operator, cfg) for half in split(one.exam)]
+            located = locate(model, locator, one.pairs, bar, select=select, words=data.concepts)
+        sets = {by: located.neurons, OWN: locator.select(located.scores)}
+        on_grid = [point.select(located.scores) for point in points]
+        operator = plan.operator_for(model, located.pairs, progress=bar)
+        halves = [Judge.of(model, half, plan, operator, cfg) for half in split(one.exam)]
         rows += judged(one.exam.concept.name, sets, on_grid, *halves)
     report(rows, cfg, kept, tracker)
 
@@ -113,14 +111,13 @@ def judged(
     concept: str, sets: dict[str, NeuronSet], on_grid: Sequence[NeuronSet], chooses: Judge, judges: Judge
 ) -> Iterator[Row]:
     """Yield a row for each of the `sets` and for the best of the grid."""
-    # Equal sets are judged once.
-    unique = list(dict.fromkeys(on_grid))
-    values = {one: chooses.value(one) for one in bar(unique, len(unique), f"grid of {concept}")}
-    best = max(unique, key=lambda one: (values[one], -len(one)))
-    for by, neurons in (sets | {BEST: best}).items():
-        own = chooses.value(neurons)
-        beaten = sum(values[one] < own for one in on_grid) / len(on_grid)
-        yield Row(concept, by, len(neurons), judges.report(neurons), beaten)
+    first = {neurons: value(one) for neurons, one in chooses.reports([*on_grid, *sets.values()]).items()}
+    best = max(on_grid, key=lambda neurons: (first[neurons], -len(neurons)))
+    named = sets | {BEST: best}
+    second = judges.reports(list(named.values()))
+    for by, neurons in named.items():
+        beaten = sum(first[point] < first[neurons] for point in on_grid) / len(on_grid)
+        yield Row(concept, by, len(neurons), second[neurons], beaten)
 
 
 def chosen_name() -> str:

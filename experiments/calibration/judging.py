@@ -1,4 +1,4 @@
-"""What editing a set of neurons does, on samples whose unedited captions are known."""
+"""What editing sets of neurons does, on samples whose unedited captions are known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.app import build
-from experiments.steps import transcript
+from experiments.app import bar, build
+from experiments.interviews import edited, unedited
+from experiments.transcripts import Said
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.exam import Exam
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
 from kedit.models.encoder import OwnLayers
-from kedit.models.mllm import MLLM, Generated
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
-from kedit.samples import silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,26 +28,29 @@ class Judge:
     exam: Exam
     plan: EditPlan
     operator: Operator
-    named: Sequence[Generated]
-    before: Transcript
+    before: Said
     similarity: Similarity
     seed: int
 
     @classmethod
     def of(cls, model: MLLM, exam: Exam, plan: EditPlan, operator: Operator, cfg: DictConfig) -> "Judge":
-        """Caption the samples unedited."""
+        """Ask the unedited model."""
         encoder: Any = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else OwnLayers(model)
-        named = model.caption([sample.image for sample in exam.target])
-        before = transcript(model, exam, named, silent, target=named)
-        return cls(model, exam, plan, operator, named, before, Similarity(encoder), cfg.seed)
+        return cls(model, exam, plan, operator, unedited(model, exam, bar), Similarity(encoder), cfg.seed)
 
-    def report(self, neurons: NeuronSet) -> EditReport:
-        """Return what the edit does, without a random control."""
-        with self.plan.edit(neurons, self.operator, self.exam.concept.name).applied(self.model):
-            after = transcript(self.model, self.exam, self.named, silent)
-        return measure(self.exam, self.before, after, [], self.similarity, neurons=len(neurons), seed=self.seed)
+    def reports(self, sets: Sequence[NeuronSet]) -> dict[NeuronSet, EditReport]:
+        """Return what each edit does, without a random control; equal sets are judged once."""
+        unique = list(dict.fromkeys(sets))
+        edits = [self.plan.edit(one, self.operator, self.exam.concept.name) for one in unique]
+        before = self.before.transcript(self.exam)
+        texts = [one.transcript(self.exam) for one in edited(self.model, self.exam, edits, self.before, bar)]
+        return {
+            one: measure(self.exam, before, after, [], self.similarity, neurons=len(one), seed=self.seed)
+            for one, after in bar(zip(unique, texts, strict=True), len(unique), "measured")
+        }
 
-    def value(self, neurons: NeuronSet) -> float:
-        """Return the selectivity; below all others where the edited model is not fluent."""
-        found = self.report(neurons).selectivity.value
-        return -1.0 if found is None else found
+
+def value(report: EditReport) -> float:
+    """Return the selectivity; below all others where the edited model is not fluent."""
+    found = report.selectivity.value
+    return -1.0 if found is None else found

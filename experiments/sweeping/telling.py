@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.sweeping.overrides import swept_by_job
+from experiments.sweeping.overrides import settings, short_keys, swept_by_job
 from experiments.sweeping.progress import job_line, time_left
 from experiments.sweeping.results import Result
 
@@ -24,12 +24,23 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
         seconds: What it took.
     """
     sweep, number = Path(running.sweep.dir), int(Path(running.runtime.output_dir).name)
-    swept = _swept(sweep)
+    total, swept = _asked(running, sweep, number)
     durations.setdefault(sweep, []).append(seconds)
     # This job's STATUS says `running` yet.
     finished = 1 + sum(path.read_text(encoding="utf-8") == "done\n" for path in sweep.glob("*/STATUS"))
-    left = time_left(finished, len(swept), durations[sweep], running.launcher.get("n_jobs", 1))
-    print(job_line(number + 1, len(swept), swept[number], Result.of(report).told, seconds, left), flush=True)
+    left = time_left(finished, total, durations[sweep], running.launcher.get("n_jobs", 1))
+    print(job_line(number + 1, total, swept, Result.of(report).told, seconds, left), flush=True)
+
+
+def _asked(running: DictConfig, sweep: Path, number: int) -> tuple[int, dict[str, str]]:
+    """Return how many jobs there will be, and what this one was asked for."""
+    if (sweep / "sweep.json").is_file():
+        jobs = _swept(sweep)
+        return len(jobs), jobs[number]
+    # Another sweeper, such as optuna's, decides on its jobs as it goes and leaves no list of them.
+    asked, names = settings(running.overrides.task), short_keys(list(running.sweeper.get("params") or {}))
+    total = running.sweeper.get("n_trials") or number + 1
+    return total, {name: asked[key] for key, name in names.items() if key in asked}
 
 
 @cache

@@ -64,6 +64,13 @@ class Auto:
         for name, stage in locator.stages.items():
             check_testable(name, stage.scorer)
 
+    def check_pairs(self, locator: Locator, pairs: Sequence[Counterfactual]) -> None:
+        """Raise a ValueError if a stage needs control pictures and the pairs have too few."""
+        n_stages, n_controls = len(locator.stages), sum(map(has_control, pairs))
+        for name, stage in locator.stages.items():
+            if _is_difference(stage.scorer):
+                self._check_enough(name, min(n_controls, -(-len(pairs) // n_stages)))
+
     def locate(
         self,
         model: MLLM,
@@ -131,7 +138,7 @@ class Auto:
             scorer = locator.stages[name].scorer
             assert isinstance(scorer, Scorer)
             if isinstance(scorer, ActivationDifference):
-                self._check_enough(name, cases)
+                self._check_enough(name, len(cases))
                 found[name] = against_controls(model, site, cases, target, scorer, progress)
                 forwards += 3 * len(cases)
             else:
@@ -175,15 +182,15 @@ class Auto:
             left = [case for case in left if id(case) not in taken]
         return parts
 
-    def _check_enough(self, name: str, cases: Sequence[Case]) -> None:
-        if not cases:
+    def _check_enough(self, name: str, n_pairs: int) -> None:
+        if not n_pairs:
             raise ValueError(
                 f"stage `{name}` is tested against control pictures, and no pair has one in which anything "
                 "is painted out; `select=auto` needs `inpaint.control=true`"
             )
-        if (smallest := 2.0 ** -len(cases)) > self.q:
+        if (smallest := 2.0**-n_pairs) > self.q:
             raise ValueError(
-                f"stage `{name}` is tested on {len(cases)} pairs with a control picture, whose smallest p-value is "
+                f"stage `{name}` is tested on {n_pairs} pairs with a control picture, whose smallest p-value is "
                 f"{smallest:.3g}, above q={self.q:g}: no neuron could pass; locate with more pictures"
             )
 

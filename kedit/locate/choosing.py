@@ -38,6 +38,15 @@ def check_choice(select: Selector | Auto | None, locator: object) -> None:
         select.check(locator)
 
 
+def check_pairs(select: Selector | Auto | None, locator: object, pairs: Sequence[Counterfactual]) -> None:
+    """Raise a ValueError if `select` cannot choose by these pairs, which needs no model to tell.
+
+    Which captions name the concept is not known yet: fewer pairs may be left than there are here.
+    """
+    if isinstance(select, Auto) and isinstance(locator, Locator):
+        select.check_pairs(locator, pairs)
+
+
 def chosen_by(
     select: Selector | Auto | None,
     model: MLLM,
