@@ -17,7 +17,7 @@ from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
-from kedit.store import Store, digest
+from kedit.store import Store, default_folder, digest
 
 MODEL = (
     *("models", "hooks", "rows", "positions", "sites", "structure", "stacks", "experts", "weights"),
@@ -48,10 +48,13 @@ class Recall:
 
     @classmethod
     def at(cls, folder: str | None, identity: str | None) -> "Recall":
-        """Return the results under `folder`, or of no store if there is no folder or nothing that tells the model."""
+        """Return the results under `folder`, or of no store if there is no folder or nothing that tells the model.
+
+        An empty text, such as that of an empty variable, is the usual folder.
+        """
         if folder is None or identity is None:
             return cls()
-        return cls(Store(Path(folder).expanduser()), identity)
+        return cls(Store(Path(folder).expanduser() if folder else default_folder()), identity)
 
     def json(self, kind: str, what: str, about: Callable[[], Mapping[str, Any]], make: Callable[[], Any]) -> Any:
         """Return plain data, found or made.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Sweep:
         self._write()
         for number in pending:
             (self.folder / str(number) / "STATUS").unlink(missing_ok=True)
+            # What a job that was killed told W&B would be uploaded as a run of its own.
+            shutil.rmtree(self.folder / str(number) / "wandb", ignore_errors=True)
             write_atomic(self.folder / str(number) / KEY, self.job_key(number))
         return pending
 
