@@ -21,10 +21,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import experiments.run as recipe
-from experiments import commands, sharing
+from experiments import commands, interviews, sharing
 from kedit import __version__, cli
 from kedit.models import loading
-from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
 from tests.wandb_reader import offline_run
@@ -404,8 +403,8 @@ def test_interrupting_ends_with_130_and_a_status(
     def interrupted(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(HuggingFaceMLLM, "answer", interrupted)
-    fails(kedit_run(*TINY), 130, "interrupted")
+    monkeypatch.setattr(interviews, "asked_under", interrupted)
+    fails(kedit_run(*TINY, "store=null"), 130, "interrupted")
     assert status(tmp_path / "out") == "failed: interrupted\n"
     assert {"scores.safetensors", "neurons.json"} <= files_in(tmp_path / "out")
     assert "report.json" not in files_in(tmp_path / "out")
