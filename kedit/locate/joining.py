@@ -1,4 +1,11 @@
-"""The parts of all shards as one: what is refused, and what is added up."""
+"""The parts of all shards as one: what is refused, and what is added up.
+
+Merged scores are those of one job bit by bit, for every scorer and prober: sums over samples are exact, and all that
+follows is a function of them. What may differ is the score of a single sample, where the hardware gives a row other
+bits in another batch: on a CPU this was seen only where a layer's width is no multiple of 16 (within 1e-5 of the
+largest score); on a GPU it depends on how it multiplies matrices. What has to see all samples before it can score one
+is refused: `CausalEffect` with a shortlist, `NAM` without a vocabulary.
+"""
 
 from collections.abc import Mapping, Sequence
 
