@@ -96,7 +96,7 @@ def captioning(model: MLLM, work: Locating, images: Sequence[Image], count: int,
     n_all = count * len(images)
     notes = {name: f"{n_apart(one, told[ALONE])} of {n_all} captions differ from {ALONE}" for name, one in told.items()}
     notes[ALONE] = _mix(located, random, told[ALONE], sweep.unedited)
-    title = f"captions of {len(images)} pictures under {count} neuron sets"
+    title = f"captions of {len(images)} pictures under {count} neuron sets, {clock.repeats} repetitions"
     seconds = timed(title, ways, clock)
     rows = [row_of(title, ALONE, seconds, note=notes[ALONE])]
     for name in (ROWS, SHARED, DRAFTS, ALL):
