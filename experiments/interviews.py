@@ -69,13 +69,7 @@ def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progres
     Edits of the language model share their generations; log-probabilities are taken after the words said before.
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
-    if all(edit.neurons.scope == "language" for edit in edits):
-        texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
-    else:
-        texts = []
-        for edit in edits:
-            with edit.applied(model):
-                texts.append(model.ask(prompts, progress=progress, what="edited captions"))
+    texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
     said = []
     for edit, told in zip(edits, texts, strict=True):
         with edit.applied(model):
