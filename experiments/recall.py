@@ -7,7 +7,7 @@ and the digests of the pictures. What could change a result changes the key, so 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,7 @@ class Recall:
         return [json.loads(found[key] or b"null") for key in keys]
 
     def _key(self, kind: str, what: str, about: Mapping[str, Any]) -> str:
-        return digest({"kind": kind, "what": what, "model": self.model, "code": self._code[kind], **about})
-
-    @cached_property
-    def _code(self) -> dict[str, list[Any]]:
-        own = digest("experiments", *(path.read_bytes() for path in _recipes()))
-        return {kind: [of_code(*rooms), own, of_libraries(*LIBRARIES[kind])] for kind, rooms in ROOMS.items()}
+        return digest({"kind": kind, "what": what, "model": self.model, "code": _code(kind), **about})
 
 
 FORGETFUL = Recall()
@@ -165,7 +160,13 @@ def of_encoder(encoder: Any) -> Any:
     return [repr(encoder) if path else type(encoder).__name__, encoder.name, of_files([str(path)] if path else [])]
 
 
-def _recipes() -> list[Path]:
-    """Return the recipes' modules that decide what is asked and how it is measured."""
+@cache
+def _code(kind: str) -> list[Any]:
+    """Return what tells the code that makes an entry of a kind.
+
+    Taken once for a process: whoever edits a file meanwhile does not change the code that is running.
+    """
     here = Path(__file__).resolve().parent
-    return [here / f"{name}.py" for name in ("interviews", "recall", "steps", "transcripts")]
+    recipes = [here / f"{name}.py" for name in ("interviews", "recall", "steps", "transcripts")]
+    own = digest("experiments", *(path.read_bytes() for path in recipes))
+    return [of_code(*ROOMS[kind]), own, of_libraries(*LIBRARIES[kind])]

@@ -93,7 +93,7 @@ def _chosen(cfg: DictConfig) -> Chosen:
     from experiments.pairs import inpainter
     from experiments.steps import questioned
     from kedit.edit.plan import check_plan
-    from kedit.locate.choosing import check_choice
+    from kedit.locate.choosing import check_choice, check_pairs
     from kedit.neurons import load_scores
 
     locator, plan = build(cfg.locate), build(cfg.edit)
@@ -109,6 +109,7 @@ def _chosen(cfg: DictConfig) -> Chosen:
             settings,
             lambda: questioned(build(cfg.data), inpainter(cfg), cfg.concept, cfg.evaluate, cfg.seed),
         )
+        check_pairs(select, locator, asked.pairs)
     return Chosen(locator, select, plan, encoder, scores, asked)
 
 

@@ -73,8 +73,10 @@ def test_whatever_decides_a_result_makes_another_entry(recall: Recall, monkeypat
         other.json(kind, what, lambda about=about: about, made)
     assert made.n_times == 5
     monkeypatch.setattr(module, "of_code", lambda *rooms: "changed")
+    module._code.cache_clear()
     Recall(recall.store, "a model").json("report", "it", lambda: {"x": 1}, made)
     assert made.n_times == 6
+    module._code.cache_clear()
 
 
 def test_of_many_only_those_that_are_not_there_are_made_and_equal_ones_once(recall: Recall) -> None:
