@@ -1,6 +1,7 @@
 """What the model says unedited and edited, and what is measured on it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from kedit.edit.side_by_side import asked_under
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
-from kedit.models.mllm import MLLM, Generated, Mention
+from kedit.models.lengths import of_pictures
+from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronSet
 from kedit.prompts import Prompt
 from kedit.samples import Concept, Progress, Sample
@@ -60,7 +62,8 @@ def interview(
 def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
     """Return what the model says now."""
     texts = model.ask(_prompts(model, exam), progress=progress, what="captions")
-    return Said(tuple(texts), logprobs(model, exam.concept, exam.target, texts[: len(exam.target)]))
+    (spoken,) = logprobs(model, exam.concept, exam.target, texts[: len(exam.target)], [None])
+    return Said(tuple(texts), spoken)
 
 
 def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
@@ -70,11 +73,8 @@ def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progres
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
     texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
-    said = []
-    for edit, told in zip(edits, texts, strict=True):
-        with edit.applied(model):
-            said.append(Said(tuple(told), logprobs(model, exam.concept, exam.target, named)))
-    return said
+    spoken = logprobs(model, exam.concept, exam.target, named, edits)
+    return [Said(tuple(told), one) for told, one in zip(texts, spoken, strict=True)]
 
 
 def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
@@ -103,25 +103,30 @@ def measured(
 
 @torch.no_grad()
 def logprobs(
-    model: MLLM, concept: Concept, samples: Sequence[Sample], captions: Sequence[Generated]
-) -> tuple[float, ...]:
-    """Return the log-probability (nats) of the concept's word after the caption's own words; NaN where not named.
+    model: MLLM,
+    concept: Concept,
+    samples: Sequence[Sample],
+    captions: Sequence[Generated],
+    edits: Sequence[Edit | None],
+) -> list[tuple[float, ...]]:
+    """Return, under each edit, the log-probabilities (nats) of the concept's word after each caption's own words.
 
-    Rows of one batch are of equal length: with padding, the last bits would depend on the batch.
+    NaN where a caption does not name it; None is the model as it is. The rows of a batch are of equal length: with
+    padding, the last bits would depend on the batch.
     """
-    found = torch.full((len(samples),), torch.nan, dtype=torch.float64)
-    by_length: dict[int, list[tuple[int, Mention]]] = {}
-    for number, caption in enumerate(captions):
-        if (mention := model.mention(caption, concept)) is not None:
-            by_length.setdefault(len(mention.prefix), []).append((number, mention))
-    for named in by_length.values():
-        for start in range(0, len(named), model.batch_size):
-            some = named[start : start + model.batch_size]
-            batch = model.forced([samples[number].image for number, _ in some], [one.prefix for _, one in some])
-            spread = model.logits(batch)[:, -1].double().log_softmax(-1)
-            for row, (number, mention) in zip(spread, some, strict=True):
-                found[number] = row[mention.word[0]].item()
-    return tuple(found.tolist())
+    found = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
+    mentions = {place: model.mention(caption, concept) for place, caption in enumerate(captions)}
+    named = {place: mention for place, mention in mentions.items() if mention is not None}
+    order, images = list(named), [samples[place].image for place in named]
+    for some in of_pictures(model, images, [len(one.prefix) for one in named.values()]):
+        places = [order[one] for one in some]
+        batch = model.forced([images[one] for one in some], [named[place].prefix for place in places])
+        words = torch.tensor([named[place].word[0] for place in places])
+        for number, edit in enumerate(edits):
+            with edit.applied(model) if edit is not None else nullcontext():
+                spread = model.logits(batch)[:, -1].double().log_softmax(-1).cpu()
+            found[number, places] = spread.gather(1, words[:, None]).squeeze(1)
+    return [tuple(row) for row in found.tolist()]
 
 
 def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:

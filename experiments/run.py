@@ -81,7 +81,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> dict[
         controls = [located.neurons.layer_matched(site.widths, cfg.seed + n) for n in range(cfg.evaluate.controls)]
         told = interview(model, exam, chosen.plan, operator, located.neurons, controls, bar, recall)
         about = {"locator": locator_name, "operator": repr(operator), "positions": chosen.plan.positions}
-        report = _report(cfg, chosen, model, site, located, told, about, skipped, recall)
+        report = _report(cfg, chosen, found, site, located, told, about, skipped, recall)
         report["heat_maps"] = show.heat_maps(model, site, located, kept, figures=cfg.figures, recall=recall)
     show.everything(report, located, exam, told, site, kept, tracker, figures=cfg.figures)
     seconds["seconds"] = time.perf_counter() - began
@@ -116,7 +116,7 @@ def _chosen(cfg: DictConfig) -> Chosen:
 def _report(
     cfg: DictConfig,
     chosen: Chosen,
-    model: Any,
+    found: Any,
     site: Any,
     located: Any,
     told: Any,
@@ -127,14 +127,13 @@ def _report(
     from experiments.interviews import measured
     from experiments.steps import neuron_part
     from kedit.evaluation.metrics import Similarity
-    from kedit.models.encoder import OwnLayers
 
     exam = chosen.asked.exam
-    similarity = Similarity(chosen.encoder or OwnLayers(model))
+    similarity = Similarity(chosen.encoder or found.encoder)
     return {
         "kedit": __version__,
         "concept": exam.concept.name,
-        "model": model.name,
+        "model": found.model.name,
         **about,
         "neurons": neuron_part(located.neurons, site.n_neurons),
         **measured(exam, told, similarity, len(located.neurons), cfg.seed, recall),

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
@@ -60,6 +61,13 @@ class Loaded:
     """The digest of its weights; None if they cannot be read."""
     identity: str | None
     """The digest of all that decides what it says."""
+
+    @cached_property
+    def encoder(self) -> Any:
+        """Its own layers as a text encoder, which remembers the texts of earlier jobs."""
+        from kedit.models.encoder import OwnLayers
+
+        return OwnLayers(self.model)
 
 
 def loaded(node: DictConfig) -> Any:

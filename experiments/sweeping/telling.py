@@ -1,7 +1,6 @@
 """What a job of a sweep says when it is through: one line, with the time that the others will take."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
         report: The content of its report.json.
         seconds: What it took.
     """
-    sweep, number = Path(running.sweep.dir), int(Path(running.runtime.output_dir).name)
+    sweep, number = Path(running.sweep.dir).absolute(), int(Path(running.runtime.output_dir).name)
     total, swept = _asked(running, sweep, number)
     durations.setdefault(sweep, []).append(seconds)
     # This job's STATUS says `running` yet.
@@ -35,14 +34,9 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
 def _asked(running: DictConfig, sweep: Path, number: int) -> tuple[int, dict[str, str]]:
     """Return how many jobs there will be, and what this one was asked for."""
     if (sweep / "sweep.json").is_file():
-        jobs = _swept(sweep)
+        jobs = swept_by_job(json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["jobs"])
         return len(jobs), jobs[number]
     # Another sweeper, such as optuna's, decides on its jobs as it goes and leaves no list of them.
     asked, names = settings(running.overrides.task), short_keys(list(running.sweeper.get("params") or {}))
     total = running.sweeper.get("n_trials") or number + 1
     return total, {name: asked[key] for key, name in names.items() if key in asked}
-
-
-@cache
-def _swept(sweep: Path) -> list[dict[str, str]]:
-    return swept_by_job(json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))["jobs"])

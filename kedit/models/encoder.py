@@ -1,7 +1,7 @@
 """Contextual embeddings of texts, for BERTScore."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.passes import evaluating, input_device
 from kedit.models.prompting import reader
 
+KNOWN_BYTES = 1 << 28
+"""How much of what it has encoded an encoder keeps for the next time that it is asked."""
+
 
 @dataclass(frozen=True, eq=False)
 class OwnLayers:
@@ -21,6 +24,7 @@ class OwnLayers:
     model: HuggingFaceMLLM
     layer: int = -1
     """Which hidden state; -1 is the last one."""
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -34,8 +38,14 @@ class OwnLayers:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Return one `[token, width]` for each text, special tokens included."""
-        return _encode(self.model.module, self.model.tokenizer, texts, self.layer)
+        """Return one `[token, width]` for each text, special tokens included; one that was encoded before is free."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        found = _encode(self.model.module, self.model.tokenizer, new, self.layer)
+        known = self._known | dict(zip(new, found, strict=True))
+        size = sum(one.nbytes for one in known.values())
+        self._known.clear()
+        self._known.update(known if size <= KNOWN_BYTES else {})
+        return [known[text] for text in texts]
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,28 @@ class GridSweeper(BasicSweeper):
         returns: list[Sequence[Any]] = []
         for batch in self.split_overrides_to_chunks(told, self.max_batch_size) if told else ():
             # Finds what cannot be composed before anything runs.
-            self.validate_batch_is_legal(batch)
+            self.validate_batch_is_legal(self._telling(batch))
             results = self.launcher.launch(batch, initial_job_idx=sum(map(len, returns)))
             for result in results:
                 _ = result.return_value  # raises what the job raised
             returns.append(results)
         return returns
+
+    def _telling(self, batch: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+        """Return the jobs that tell whether all can be composed, which takes a sixth of a second each.
+
+        Values cannot be in each other's way, so that it is enough to see each of them once; choices of a group can.
+        """
+        assert self.hydra_context is not None
+        options = self.hydra_context.config_loader.get_group_options
+        if any(options(key) for key in {word.partition("=")[0].lstrip("+~") for job in batch for word in job}):
+            return batch
+        seen, telling = set[str](), []
+        for job in batch:
+            if not seen.issuperset(job[:-1]):  # the last word is the job's folder
+                seen.update(job)
+                telling.append(job)
+        return telling
 
 
 def _quoted(path: Path) -> str:
