@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kedit.neurons import NeuronSet
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.
