@@ -12,10 +12,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, loaded, misuse, plain, use_threads
+from experiments.app import bar, build, misuse, plain, use_threads
 from experiments.commands import guarded, reported, run_folder
 from experiments.comparison.shelf import Shelf
 from experiments.complaints import ConfigurationError
+from experiments.sharing import loaded
 from experiments.sources.painting import AGAIN
 from kedit import __version__
 from kedit.paths import conf_dir
