@@ -19,8 +19,9 @@ class Sweeping(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
-        """Remember the sweep's settings; its folder may still be another one in the end."""
-        sweeping(config)
+        """Remember the sweep's settings, unless its sweeper does so itself when the jobs are known."""
+        if not str(config.hydra.sweeper._target_).startswith("hydra_plugins.kedit_"):
+            sweeping(config)
 
 
 def ended(settings: DictConfig, folder: Path) -> None:

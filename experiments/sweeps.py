@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.complaints import ConfigurationError
 from kedit.fingerprints import PACKAGE, of_files, of_libraries
 from kedit.paths import home
 from kedit.runs import write_atomic, write_json
@@ -58,6 +60,26 @@ class Sweep:
         except OSError:
             return False
         return status == "done\n" and key == self.job_key(number)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from working on the same folder; a process that is killed does not.
+
+        Raises:
+            ConfigurationError: Another process is at it.
+        """
+        import fcntl
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigurationError(
+                    f"another process is working on this sweep in `{self.folder}`; wait for it, or name another "
+                    "folder with `hydra.sweep.dir`"
+                ) from error
+            yield
 
     def job_key(self, number: int) -> str:
         """Return the digest of all that decides a job."""
@@ -109,8 +131,14 @@ def common_key(settings: DictConfig) -> str:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """Return the STATUS of each job that was begun, by the name of its folder."""
-    return {path.parent.name: path.read_text(encoding="utf-8").strip() for path in folder.glob("*/STATUS")}
+    """Return the STATUS of each job of the sweep that was begun, by the name of its folder."""
+    found = {path.parent.name: path.read_text(encoding="utf-8").strip() for path in folder.glob("*/STATUS")}
+    try:
+        jobs = range(len(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["jobs"]))
+    except FileNotFoundError:
+        return found
+    # A larger sweep may have been here before.
+    return {name: told for name, told in found.items() if name.isdigit() and int(name) in jobs}
 
 
 def _is_of(path: Path, identity: str) -> bool:

@@ -17,6 +17,8 @@ from experiments.complaints import ConfigurationError, explained, misused
 
 FILES = ("scores.safetensors", "neurons.json", "captions.jsonl", "report.json")
 """What is compared: all that a run finds out. The other files are made from these, or say how long it took."""
+TESTED = ("significance.json", "pvalues.safetensors")
+"""What is compared as well where `select=auto` left it."""
 USAGE = "usage: kedit verify RUN [RUN ...] [KEY=VALUE ...]\n"
 
 
@@ -43,7 +45,8 @@ def verified(run: Path, overrides: Sequence[str] = ()) -> Verdict:
         again = Path(scratch)
         with Run(again) as kept:
             recipe.job(settings, kept, NoTracker(), locator_name=locator_name)
-        return Verdict(run, tuple(filter(None, (_difference(run, again, name) for name in FILES))))
+        names = (*FILES, *(name for name in TESTED if (run / name).is_file()))
+        return Verdict(run, tuple(filter(None, (_difference(run, again, name) for name in names))))
 
 
 def _settings(run: Path, overrides: Sequence[str]) -> tuple[DictConfig, str]:

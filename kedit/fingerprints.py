@@ -85,7 +85,7 @@ def of_files(texts: Iterable[str]) -> dict[str, Any]:
     """
     named = sorted({text for text in texts if text and len(text) < 4096 and "\n" not in text and "\0" not in text})
     found = {text: Path(text).expanduser() for text in named}
-    return {text: _stamps(path) for text, path in found.items() if path.is_absolute() or "/" in text if path.exists()}
+    return {text: _stamps(path) for text, path in found.items() if path.exists()}
 
 
 def _of_prompt(prompt: Prompt) -> str:

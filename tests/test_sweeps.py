@@ -125,6 +125,23 @@ def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
         assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
+def test_two_processes_cannot_work_on_one_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    with Sweep(tmp_path / "one", "key", ()).alone():
+        code, out, err = sweep("concept=star,house", "hydra.sweep.dir=one")
+    assert (code, out) == (2, "")
+    assert "another process is working on this sweep in `one`" in err
+    assert not list(tmp_path.glob("one/*/STATUS"))
+
+
+def test_jobs_of_a_larger_sweep_that_was_here_before_do_not_count(tmp_path: Path) -> None:
+    Sweep(tmp_path, "key", (("seed=0",), ("seed=1",))).prepared()
+    for number, told in enumerate(("done", "failed: why")):
+        write_atomic(tmp_path / str(number) / "STATUS", f"{told}\n")
+    assert statuses(tmp_path) == {"0": "done", "1": "failed: why"}
+    Sweep(tmp_path, "key", (("seed=0",),)).prepared()
+    assert statuses(tmp_path) == {"0": "done"}
+
+
 # --- failing jobs
 
 

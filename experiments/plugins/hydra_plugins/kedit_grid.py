@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from experiments.commands import sweeping
 from experiments.sweeps import Sweep, begun
 
 
@@ -40,11 +41,17 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that are not finished."""
-        assert self.found is not None and self.config is not None and self.launcher is not None
-        pending = self.found.prepared()
-        OmegaConf.save(self.config, self.found.folder / "multirun.yaml")
-        where = f"hydra.sweep.dir={_quoted(self.found.folder)}"
-        told = [[*self.found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
+        assert self.found is not None
+        with self.found.alone():
+            return self._launched(self.found)
+
+    def _launched(self, found: Sweep) -> list[Sequence[Any]]:
+        assert self.config is not None and self.launcher is not None
+        pending = found.prepared()
+        sweeping(self.config)
+        OmegaConf.save(self.config, found.folder / "multirun.yaml")
+        where = f"hydra.sweep.dir={_quoted(found.folder)}"
+        told = [[*found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
         returns: list[Sequence[Any]] = []
         for batch in self.split_overrides_to_chunks(told, self.max_batch_size) if told else ():
             # Finds what cannot be composed before anything runs.
