@@ -48,14 +48,14 @@ class GridSweeper(BasicSweeper):
     def _launched(self, found: Sweep) -> list[Sequence[Any]]:
         assert self.config is not None and self.launcher is not None
         pending = found.prepared()
-        sweeping(self.config)
         OmegaConf.save(self.config, found.folder / "multirun.yaml")
         where = f"hydra.sweep.dir={_quoted(found.folder)}"
         told = [[*found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
         returns: list[Sequence[Any]] = []
+        # Finds what cannot be composed before anything runs.
+        self.validate_batch_is_legal(self._telling(told))
+        sweeping(self.config)
         for batch in self.split_overrides_to_chunks(told, self.max_batch_size) if told else ():
-            # Finds what cannot be composed before anything runs.
-            self.validate_batch_is_legal(self._telling(batch))
             results = self.launcher.launch(batch, initial_job_idx=sum(map(len, returns)))
             for result in results:
                 _ = result.return_value  # raises what the job raised
