@@ -112,7 +112,7 @@ def test_an_edited_caption_is_what_reading_it_word_for_word_predicts(family: str
 
 @pytest.mark.parametrize("family", EVERY)
 def test_an_edit_at_the_picture_writes_the_same_with_a_cache_and_without(family: str) -> None:
-    model, inputs = built(family), built(family)._encode(PROMPTS)
+    model, inputs = built(family), built(family).encode(PROMPTS)
     said = {}
     for name, edits in {"edited": [Edit(EVEN, Zero(), span(family))], "plain": []}.items():
         for use_cache in (True, False):

@@ -117,6 +117,14 @@ def test_two_models_of_the_same_weights_are_the_same(planted: Planted) -> None:
     assert weights_digest(other.model.module) == weights_digest(planted.model.module)
 
 
+def test_a_model_stays_the_same_when_it_is_used(planted: Planted) -> None:
+    fresh = planted_again().model
+    before = identity(fresh)
+    fresh.caption([picture("one", star=(3,)).image, picture("two").image])
+    fresh.tokenizer("a text", truncation=True, max_length=4)
+    assert identity(fresh) == before
+
+
 def _weight(found: Planted) -> object:
     next(found.model.module.parameters()).data += 1e-6
     return found.model

@@ -93,7 +93,9 @@ def _of_processor(processor: Any) -> Any:
     tokenizer = getattr(processor, "tokenizer", processor)
     about: dict[str, Any] = {"template": getattr(processor, "chat_template", None)}
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        about["tokenizer"] = digest(fast.to_str())
+        # Its latest call decided on padding and truncation, which is no part of what it is.
+        told = json.loads(fast.to_str())
+        about["tokenizer"] = digest({key: value for key, value in told.items() if key not in ("padding", "truncation")})
     elif hasattr(tokenizer, "get_vocab"):
         about["tokenizer"] = digest(sorted(tokenizer.get_vocab().items()))
     about["special"] = repr(getattr(tokenizer, "special_tokens_map", None))
