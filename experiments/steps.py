@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
+from experiments.complaints import ConfigurationError
 from experiments.pairs import paired
 from experiments.recall import FORGETFUL, Recall, of_pairs
 from experiments.transcripts import captions_of, rows
@@ -131,7 +132,8 @@ def locate(
         given: Scores of the same pairs that somebody else took, such as `kedit locate`.
 
     Raises:
-        ValueError: No pair is usable, or `given` are scores of something else.
+        ValueError: No pair is usable.
+        ConfigurationError: `given` are scores of something else.
     """
     found = usable(model, pairs, progress, recall)
 
@@ -154,11 +156,11 @@ def locate(
 
 
 def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
-    """Raise a ValueError unless `given` are the scores that `locator` would give the pairs."""
+    """Raise a ConfigurationError unless `given` are the scores that `locator` would give the pairs."""
     wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
     if {name: one.method for name, one in given.items()} != wanted:
         told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
-        raise ValueError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+        raise ConfigurationError(f"`scores` are of {told}; `locate` asks for {wanted or type(locator).__name__}")
     about = next(iter(given.values()))
     pairs = zip(found.pairs, found.captions, strict=True)
     named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
@@ -167,7 +169,7 @@ def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator
     for key, wants in asked.items():
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
-            raise ValueError(f"the scores are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+            raise ConfigurationError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
 
 
 def leave(located: Located, run: Run) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments import recall as module
+from experiments.complaints import ConfigurationError
 from experiments.interviews import interview, measured
 from experiments.recall import Recall, of_edit
 from experiments.steps import check_given, locate, usable
@@ -193,12 +194,14 @@ def test_scores_of_something_else_are_refused(planted: Planted) -> None:
     scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
     found = usable(planted.model, PAIRS, silent)
     one_stage = Locator({"difference": Stage(ActivationDifference(), TopK(1))})
-    with pytest.raises(ValueError, match=r"the scores are of difference.*gradcam"):
+    with pytest.raises(ConfigurationError, match=r"`scores` are of difference.*gradcam"):
         check_given(scores, planted.model, one_stage, found)
     fewer = usable(planted.model, PAIRS[:2], silent)
-    with pytest.raises(ValueError, match="the scores are of another samples, `p0,p1,p2`; the run asks for `p0,p1`"):
+    with pytest.raises(
+        ConfigurationError, match="`scores` are of another samples, `p0,p1,p2`; the run asks for `p0,p1`"
+    ):
         check_given(scores, planted.model, TWO_STAGE, fewer)
-    with pytest.raises(ValueError, match="another model, `planted`; the run asks for `other`"):
+    with pytest.raises(ConfigurationError, match="another model, `planted`; the run asks for `other`"):
         check_given(scores, replace(planted.model, name="other"), TWO_STAGE, found)
-    with pytest.raises(ValueError, match="another site, `mid`; the run asks for `act`"):
+    with pytest.raises(ConfigurationError, match="another site, `mid`; the run asks for `act`"):
         check_given(scores, planted.model, replace(TWO_STAGE, site="act"), found)
