@@ -197,9 +197,7 @@ def test_scores_of_something_else_are_refused(planted: Planted) -> None:
     with pytest.raises(ConfigurationError, match=r"`scores` are of difference.*gradcam"):
         check_given(scores, planted.model, one_stage, found)
     fewer = usable(planted.model, PAIRS[:2], silent)
-    with pytest.raises(
-        ConfigurationError, match="`scores` are of another samples, `p0,p1,p2`; the run asks for `p0,p1`"
-    ):
+    with pytest.raises(ConfigurationError, match="another samples, `p0,p1,p2`; the run asks for `p0,p1`"):
         check_given(scores, planted.model, TWO_STAGE, fewer)
     with pytest.raises(ConfigurationError, match="another model, `planted`; the run asks for `other`"):
         check_given(scores, replace(planted.model, name="other"), TWO_STAGE, found)
