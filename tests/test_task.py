@@ -248,7 +248,7 @@ def test_the_shipped_model_knows_its_facts_and_colors_before_and_not_after(
     by_name = [NeuronSet.load(tmp_path / "out" / f"neurons_{name}.json") for name in report["modalities"]]
     assert set(neurons) == {one for some in by_name for one in some}
     with pytest.raises(FileNotFoundError, match="it holds no report"):
-        list(table.reports([str(tmp_path / "out")]))
+        list(table.results([str(tmp_path / "out")]))
 
 
 @pytest.mark.parametrize(
