@@ -1,15 +1,18 @@
 """Hydra's sweeper over a grid, which skips the jobs that are finished."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from experiments.commands import sweeping
+from experiments.composing import Composer
 from experiments.sweeps import Sweep, begun
 
 
@@ -52,8 +55,7 @@ class GridSweeper(BasicSweeper):
         where = f"hydra.sweep.dir={_quoted(found.folder)}"
         told = [[*found.jobs[number], where, f"hydra.sweep.subdir={number}"] for number in pending]
         returns: list[Sequence[Any]] = []
-        # Finds what cannot be composed before anything runs.
-        self.validate_batch_is_legal(self._telling(told))
+        self._check(told)
         sweeping(self.config)
         for batch in self.split_overrides_to_chunks(told, self.max_batch_size) if told else ():
             results = self.launcher.launch(batch, initial_job_idx=sum(map(len, returns)))
@@ -61,6 +63,17 @@ class GridSweeper(BasicSweeper):
                 _ = result.return_value  # raises what the job raised
             returns.append(results)
         return returns
+
+    def _check(self, jobs: Sequence[Sequence[str]]) -> None:
+        """Find what cannot be composed before anything runs, and whether composing can be made short.
+
+        A launcher that has processes of its own composes there, in Hydra's way.
+        """
+        assert self.config is not None and self.hydra_context is not None
+        composer, config = Composer(self.hydra_context.config_loader), self.config
+        agrees = [composer.agrees(config, job) for job in self._telling(jobs)]
+        if all(agrees) and isinstance(self.launcher, BasicLauncher):
+            self.launcher.hydra_context = replace(self.hydra_context, config_loader=composer)
 
     def _telling(self, batch: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
         """Return the jobs that tell whether all can be composed, which takes a sixth of a second each.
