@@ -24,6 +24,7 @@ class Composer:
         """Stand before `loader`."""
         self._loader = loader
         self._earlier: dict[tuple[str, ...], tuple[list[str], DictConfig]] = {}
+        self._groups: dict[str, bool] = {}
 
     def __getattr__(self, name: str) -> Any:
         """Return what the loader has."""
@@ -49,7 +50,9 @@ class Composer:
     def _is_choice(self, word: str) -> bool:
         """Return whether an override decides more than one value."""
         key = word.partition("=")[0]
-        return key[:1] in "+~" or "@" in key or bool(self._loader.get_group_options(key))
+        if key not in self._groups:
+            self._groups[key] = bool(self._loader.get_group_options(key))
+        return key[:1] in "+~" or "@" in key or self._groups[key]
 
     def _changed(self, told: list[str], earlier: DictConfig, wanted: list[str]) -> DictConfig | None:
         """Return `earlier` with the values of `wanted` in place of those `told`; None where one is no plain value."""

@@ -82,7 +82,9 @@ class GridSweeper(BasicSweeper):
         """
         assert self.hydra_context is not None
         options = self.hydra_context.config_loader.get_group_options
-        if any(options(key) for key in {word.partition("=")[0].lstrip("+~") for job in batch for word in job}):
+        common = set[str]().union(*batch).intersection(*batch)
+        differ = {word.partition("=")[0].lstrip("+~") for word in set[str]().union(*batch) - common}
+        if any(map(options, differ)):
             return batch
         seen, telling = set[str](), []
         for job in batch:
