@@ -54,13 +54,27 @@ def forget(*names: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model and what it was when it was loaded."""
+    """A model and, for those who ask, what it was when they first did."""
 
     model: Any
-    weights: str | None
-    """The digest of its weights; None if they cannot be read."""
-    identity: str | None
-    """The digest of all that decides what it says."""
+
+    @cached_property
+    def weights(self) -> str | None:
+        """The digest of its weights; None if they cannot be read."""
+        from kedit.models.identity import UnhashableWeightsError, weights_digest
+
+        try:
+            return weights_digest(self.model.module)
+        except UnhashableWeightsError as error:
+            logger.warning("%s: nothing is kept for other jobs, and nothing proves that the weights stay", error)
+            return None
+
+    @cached_property
+    def identity(self) -> str | None:
+        """The digest of all that decides what it says; None if its weights cannot be read."""
+        from kedit.models.identity import identity
+
+        return None if self.weights is None else identity(self.model, self.weights)
 
     @cached_property
     def encoder(self) -> Any:
@@ -69,6 +83,12 @@ class Loaded:
 
         return OwnLayers(self.model)
 
+    def is_unchanged(self) -> bool:
+        """Return whether its weights are what they were; yes where nothing can tell."""
+        from kedit.models.identity import weights_digest
+
+        return self.weights is None or weights_digest(self.model.module) == self.weights
+
 
 def loaded(node: DictConfig) -> Any:
     """Build a model, once for all jobs of a sweep that share it."""
@@ -76,32 +96,27 @@ def loaded(node: DictConfig) -> Any:
 
 
 def _loaded(node: DictConfig) -> Loaded:
-    return shared("model", plain(node), lambda: _identified(build(node)))
-
-
-def _identified(model: Any) -> Loaded:
-    from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
-
-    try:
-        weights = weights_digest(model.module)
-        return Loaded(model, weights, identity(model, weights))
-    except UnhashableWeightsError as error:
-        logger.warning("%s: nothing is kept for other jobs, and nothing proves that the weights stay", error)
-        return Loaded(model, None, None)
+    return shared("model", plain(node), lambda: Loaded(build(node)))
 
 
 @contextmanager
 def unchanged(node: DictConfig) -> Iterator[Loaded]:
-    """Yield the model of `node`, and make sure that its weights are afterwards what they were when it was loaded.
+    """Yield the model of `node`, and make sure that its weights are afterwards what they were at the first job.
+
+    A model whose weights are not is let go, also after a job that failed, so that no other job gets it.
 
     Raises:
-        ChangedWeightsError: They are not; the model is let go, so that no other job gets it.
+        ChangedWeightsError: They are not.
     """
-    from kedit.models.identity import weights_digest
-
     found = _loaded(node)
-    yield found
-    if found.weights is not None and weights_digest(found.model.module) != found.weights:
+    _ = found.weights  # taken before the job
+    try:
+        yield found
+    except BaseException:
+        if not found.is_unchanged():
+            forget("model")
+        raise
+    if not found.is_unchanged():
         forget("model")
         raise ChangedWeightsError(
             f"the weights of `{found.model.name}` are not what they were before the job: something wrote to them, "

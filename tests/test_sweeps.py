@@ -192,6 +192,28 @@ def test_a_job_that_leaves_other_weights_fails_and_the_next_gets_the_model_anew(
     assert "something wrote to them" in err
 
 
+def test_a_job_that_fails_with_other_weights_hands_them_to_no_other(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import show
+
+    draw, spoiled = show.heat_maps, []
+
+    def spoil(model: object, *more: object, **options: object) -> object:
+        if not spoiled:
+            spoiled.append(model)
+            next(model.module.parameters()).data.add_(1.0)  # type: ignore[attr-defined]
+            raise RuntimeError("out of memory")
+        assert model is not spoiled[0]
+        return draw(model, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(show, "heat_maps", spoil)
+    sharing.forget()
+    code, _, _ = sweep("concept=star,house", "hydra.sweep.dir=one")
+    assert code == 1
+    assert statuses(tmp_path / "one") == {"0": "failed: RuntimeError: out of memory", "1": "done"}
+
+
 # --- kill -9
 
 
@@ -223,9 +245,11 @@ def survives(tmp_path: Path, kills: int) -> None:
         folder.mkdir()
     assert started(calm, calm / "store").wait(300) == 0
     chance, log = random.Random(0), rough / "swept" / "sweep.json"
+    hits = 0
     for _ in range(kills):
         log.unlink(missing_ok=True)
-        killed_after(started(rough, rough / "store"), log.is_file, chance.uniform(0, 6))
+        hits += killed_after(started(rough, rough / "store"), log.is_file, chance.uniform(0, 6))
+    assert hits > 0, "every sweep ended before it was killed"
     assert started(rough, rough / "store").wait(300) == 0
     assert board(rough / "swept") == board(calm / "swept")
     for number in range(4):
