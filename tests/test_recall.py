@@ -103,10 +103,11 @@ def test_a_damaged_entry_is_named_and_made_again(
     with caplog.at_level(logging.WARNING):
         recall.json("report", "it", dict, made)
         recall.json("report", "it", dict, made)
-    assert made.n_times <= 3
+    assert made.n_times == 2
     path.write_bytes(b"9" + path.read_bytes()[1:])
     with caplog.at_level(logging.WARNING):
         assert recall.json("report", "it", dict, made) == 1
+    assert made.n_times == 3
     assert str(path) in caplog.text
 
 
