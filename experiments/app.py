@@ -1,7 +1,6 @@
 """What recipes do with a configuration: build what it names, refuse what is wrong, share threads, show progress."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,14 +73,13 @@ def use_threads(count: int | None) -> None:
     """Let PyTorch use `count` CPU threads; None leaves the choice to it, or shares them out among jobs at once."""
     import torch
 
-    from experiments.launching import threads_for, workers_of
+    from experiments.launching import cpus_here, threads_for, workers_of
 
     if count is None and sweep_folder() is not None:
         from hydra.core.hydra_config import HydraConfig
 
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = workers_of(plain(HydraConfig.get()), cpus)
-        count = threads_for(workers, cpus, None) if workers > 1 else None
+        workers = workers_of(plain(HydraConfig.get()), cpus_here())
+        count = threads_for(workers, cpus_here(), None) if workers > 1 else None
     if count is not None:
         torch.set_num_threads(count)
 

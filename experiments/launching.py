@@ -1,5 +1,6 @@
 """How many jobs a launcher runs beside each other on a machine, and the threads that leaves for each."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def workers_of(hydra: Mapping[str, Any], cpus: int) -> int:
         return hydra["sweeper"].get("max_batch_size") or cpus
     # Hydra's own launcher runs one job after the other, and Slurm gives each job CPUs of its own.
     return 1
+
+
+def cpus_here() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(workers: int, cpus: int, wanted: int | None) -> int:

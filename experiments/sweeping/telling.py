@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from experiments.app import plain
+from experiments.launching import cpus_here, workers_of
 from experiments.sweeping.overrides import settings, short_keys, swept_by_job
 from experiments.sweeping.progress import job_line, time_left
 from experiments.sweeping.results import Result
@@ -27,7 +29,7 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
     durations.setdefault(sweep, []).append(seconds)
     # This job's STATUS says `running` yet.
     finished = 1 + sum(path.read_text(encoding="utf-8") == "done\n" for path in sweep.glob("*/STATUS"))
-    left = time_left(finished, total, durations[sweep], running.launcher.get("n_jobs", 1))
+    left = time_left(finished, total, durations[sweep], workers_of(plain(running), cpus_here()))
     print(job_line(number + 1, total, swept, Result.of(report).told, seconds, left), flush=True)
 
 
