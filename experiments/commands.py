@@ -49,7 +49,7 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             codes = _waiting()
             if codes is None and sweep is None:
                 raise
-            code = _said(_code(error), _job_label() + explained(error) + _where_to_look(error))
+            code = said(code_of(error), _job_label() + explained(error) + _where_to_look(error))
             if codes is not None:
                 codes.append(code)
             if sweep is not None and settings.on_error == "stop":
@@ -70,9 +70,9 @@ def guarded(main: Callable[[], Any]) -> int:
     try:
         main()
     except KeyboardInterrupt:
-        codes.append(_said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
     except Exception as error:
-        codes.append(_said(_code(error), explained(error) + _other_folder(error)))
+        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
     finally:
         begun = (_sweep.get() or [])[:]
         _exit_codes.reset(token)
@@ -116,7 +116,7 @@ def _ended(settings: DictConfig, failed: bool) -> list[int]:
         ended(settings, folder)
     except Exception as error:
         logger.info("the sweep could not be summed up", exc_info=True)
-        return [_said(_code(error), f"no summary of {folder}: {explained(error)}")]
+        return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
     told = statuses(folder).values()
     # Where some jobs are done, the command as such was right.
     return [FAILED] if (failed and "done" in told) or (not failed and set(told) - {"done"}) else []
@@ -168,19 +168,19 @@ def _waiting() -> list[int] | None:
     return _exit_codes.get()
 
 
-def _code(error: Exception) -> int:
+def code_of(error: Exception) -> int:
+    """Return the exit code of an error: whether the command was wrong, or a job failed."""
     return MISUSED if misused(error) else FAILED
 
 
 def _job_label() -> str:
-    """Return which job of a sweep this is."""
+    """Return which job of a sweep this is: the name of its folder, and what it was asked for."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    running = HydraConfig.get()
-    if running.mode != RunMode.MULTIRUN:
+    if sweep_folder() is None:
         return ""
-    return f"job {running.job.num} ({', '.join(running.overrides.task)}): "
+    running = HydraConfig.get()
+    return f"job {Path(running.runtime.output_dir).name} ({', '.join(running.overrides.task)}): "
 
 
 def _where_to_look(error: Exception) -> str:
@@ -188,7 +188,7 @@ def _where_to_look(error: Exception) -> str:
     from hydra.core.hydra_config import HydraConfig
 
     log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
-    worth_it = _code(error) == FAILED and not isinstance(error, NegativeResult)
+    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
     return f"; the traceback is in {log}" if worth_it and log.is_file() else ""
 
 
@@ -198,6 +198,7 @@ def _other_folder(error: Exception) -> str:
     return "; choose another run folder with `hydra.run.dir`" if unwritable else ""
 
 
-def _said(code: int, text: str) -> int:
+def said(code: int, text: str) -> int:
+    """Say in one line on standard error what went wrong, and return `code`."""
     sys.stderr.write(f"kedit: {text}\n")
     return code

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from experiments.commands import MISUSED, guarded
-from experiments.complaints import explained, misused
+from experiments.commands import MISUSED, code_of, guarded, said
+from experiments.complaints import explained
 
 LONGEST = 4096
 """Bytes of a path."""
@@ -37,13 +37,13 @@ class Rank:
         import torch.distributed as dist
 
         if told := self._refusal(sys.argv[1:]):
-            return self._said(MISUSED, told)
+            return said(MISUSED, told)
         dist.init_process_group("gloo")
         try:
             try:
                 folder = self._common(sys.argv[1:])
             except Exception as error:
-                return self._said(_code(error), explained(error))
+                return said(code_of(error), explained(error))
             own = f"hydra.run.dir='{folder / str(self.index)}'"
             sys.argv += [own, f"shard.count={self.count}", f"shard.index={self.index}"]
             worst = self._worst(guarded(recipe))
@@ -83,7 +83,7 @@ class Rank:
         import torch.distributed as dist
 
         if code:
-            self._said(code, f"rank {self.index} of {self.count} failed; the others' parts are not merged")
+            said(code, f"rank {self.index} of {self.count} failed; the others' parts are not merged")
         worst = torch.tensor([code])
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         return int(worst)
@@ -100,13 +100,8 @@ class Rank:
             with summing_up(settings, folder) as tracker:
                 merge(folder, tracker)
         except Exception as error:
-            return self._said(_code(error), explained(error))
+            return said(code_of(error), explained(error))
         return 0
-
-    @staticmethod
-    def _said(code: int, text: str) -> int:
-        sys.stderr.write(f"kedit: {text}\n")
-        return code
 
 
 def _run_dir(words: list[str]) -> Path:
@@ -117,7 +112,3 @@ def _run_dir(words: list[str]) -> Path:
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return Path(compose("locate", words, return_hydra_config=True).hydra.run.dir).absolute()
-
-
-def _code(error: Exception) -> int:
-    return MISUSED if misused(error) else 1

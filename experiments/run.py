@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import bar, build, misuse, plain, use_threads
+from experiments.app import bar, build, misuse, plain, sweep_folder, use_threads
 from experiments.commands import guarded, reported, run_folder
 from experiments.sharing import shared, unchanged
 from kedit import __version__
@@ -28,7 +28,6 @@ LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "e
 def run(cfg: DictConfig) -> tuple[float, float]:
     """Run one job in its Hydra folder and return suppression and retention, which a sweeper may maximize."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     from experiments import show
     from experiments.sweeping import telling
@@ -36,7 +35,7 @@ def run(cfg: DictConfig) -> tuple[float, float]:
     began, running = time.perf_counter(), HydraConfig.get()
     with run_folder(cfg, LEAST) as (kept, tracker):
         report = job(cfg, kept, tracker, locator_name=running.runtime.choices["locate"])
-        if running.mode == RunMode.MULTIRUN:
+        if sweep_folder() is not None:
             telling.tell(running, report, time.perf_counter() - began)
         else:
             show.terminal(report, kept)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.app import misuse
-from experiments.complaints import ConfigurationError, explained, misused
+from experiments.commands import code_of, said
+from experiments.complaints import ConfigurationError, explained
 
 FILES = ("scores.safetensors", "neurons.json", "captions.jsonl", "report.json")
 """What is compared: all that a run finds out. The other files are made from these, or say how long it took."""
@@ -133,8 +134,7 @@ def main() -> int:
             print(f"{run}: {told}", flush=True)
             code = max(code, int(bool(verdict.differ)))
     except Exception as error:
-        sys.stderr.write(f"kedit: {explained(error)}\n")
-        return 2 if misused(error) else 1
+        return said(code_of(error), explained(error))
     return code
 
 
