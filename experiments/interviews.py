@@ -13,7 +13,6 @@ from experiments.transcripts import Said
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
-from kedit.edit.side_by_side import asked_under
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
@@ -69,12 +68,16 @@ def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
 def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
-    Edits of the language model share their generations; log-probabilities are taken after the words said before.
+    Log-probabilities are taken after the words said before.
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
-    texts = asked_under(model, edits, prompts, drafts=before.texts, progress=progress, what="edited captions")
+    texts = []
+    for edit in edits:
+        drafts = before.texts if edit.teacher_forceable else None
+        with edit.applied(model):
+            texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="edited captions"))
     spoken = logprobs(model, exam.concept, exam.target, named, edits)
-    return [Said(tuple(told), one) for told, one in zip(texts, spoken, strict=True)]
+    return [Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True)]
 
 
 def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:

@@ -20,7 +20,7 @@ from kedit.samples import Counterfactual
 from kedit.store import Store, default_folder, digest
 
 MODEL = (
-    *("models", "hooks", "rows", "positions", "sites", "structure", "stacks", "experts", "weights"),
+    *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
     *("neurons", "prompts", "exact"),
 )
 """The parts of kedit that run a model."""

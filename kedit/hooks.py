@@ -145,17 +145,6 @@ def after(module: nn.Module, path: str, see: Callable[[Any], None]) -> Iterator[
         yield hook
 
 
-@contextmanager
-def exchanging(
-    module: nn.Module, path: str, change: Callable[[Any, Any], tuple[Any, Any] | None], back: Callable[[Any], Any]
-) -> Iterator[None]:
-    """Call the submodule at `path` as `replacing` does, and return what `back(output)` makes of its output."""
-    with replacing(module, path, change):
-        hook = Hook(lambda inputs, output: back(output))
-        with _removing(module.get_submodule(path).register_forward_hook(hook)):
-            yield
-
-
 def labels(module: nn.Module) -> list[object]:
     """Return who intervenes in `module` right now, in the order in which they act."""
     found: dict[int, object] = {}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from kedit.hooks import before
-from kedit.rows import called
 from kedit.sites import embedding_path, language_paths
 
 Positions = Literal["all", "image", "text", "last"]
@@ -148,8 +147,7 @@ class Sequence:
             self._prompt, self._last = tokens, _last_valid(self._mask)
             self._parted = False
         elif self._start and (tokens.shape[1] > 1 or self._start < self._end):
-            # Whoever checks guesses reads the whole prompt first.
-            self._parted = called() is None
+            self._parted = True
         self._end = end
 
     def _continues(self, tokens: Tensor) -> bool:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.rows", "kedit.store", "kedit.weights"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),
@@ -58,7 +58,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 HEAVY = frozenset(OWNERS) - {"hydra", "omegaconf"} | {"accelerate", "pandas", "scipy", "skimage", "pycocotools", "cv2"}
 """Packages that are imported inside the functions that need them."""
 
-SET_APART = frozenset({"kedit.evaluation.hf_metrics", "kedit.models.minigpt4_model"})
+SET_APART = frozenset({"kedit.evaluation.hf_metrics", "kedit.models.greedy", "kedit.models.minigpt4_model"})
 """Modules that subclass a heavy package's classes: as heavy, and imported inside functions like it."""
 
 LIGHT = frozenset({"kedit", "kedit.cli", "kedit.__main__", "kedit.paths"})

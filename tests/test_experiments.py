@@ -403,7 +403,7 @@ def test_interrupting_ends_with_130_and_a_status(
     def interrupted(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interviews, "asked_under", interrupted)
+    monkeypatch.setattr(interviews, "edited", interrupted)
     fails(kedit_run(*TINY, "store=null"), 130, "interrupted")
     assert status(tmp_path / "out") == "failed: interrupted\n"
     assert {"scores.safetensors", "neurons.json"} <= files_in(tmp_path / "out")

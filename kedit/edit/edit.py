@@ -52,6 +52,14 @@ class Edit:
         """Whether the edit acts at every position, so that positions need not be told apart."""
         return self.positions == "all" and self.phase == "both"
 
+    @property
+    def teacher_forceable(self) -> bool:
+        """Whether an answer that is read behind its prompt is edited as it is while it is written.
+
+        It is not where the edit acts from the prompt's end on or in one phase: read in one pass, the answer is prompt.
+        """
+        return self.positions != "last" and self.phase == "both"
+
     @contextmanager
     def applied(self, model: Any) -> Iterator[None]:
         """Edit `model` until the end of the `with` block, in this thread.

@@ -152,12 +152,14 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **options: Any,
     ) -> Any:
-        """Return the language model's output on token ids and pictures, or on embeddings of one's own."""
+        """Return the language model's output on token ids and pictures, or on embeddings of one's own.
+
+        The cache is among the `options`, by whatever name the version of transformers hands it on.
+        """
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("MiniGPT-4 needs `input_ids` or `inputs_embeds`, got neither")
@@ -166,7 +168,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
             **options,
         )
