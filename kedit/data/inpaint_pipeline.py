@@ -98,12 +98,12 @@ def pipeline_class(folder: Path, name: str | None) -> type[Any]:
 
 def _inpainting_kin(name: str) -> type[Any]:
     """Return the inpainting class of diffusers for the parts of another one."""
-    from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, _get_task_class
+    from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, SUPPORTED_TASKS_MAPPINGS
 
-    try:
-        found = _get_task_class(AUTO_INPAINT_PIPELINES_MAPPING, name)
-    except ValueError as error:
-        raise ValueError(f"AutoPipelineForInpainting knows no way to inpaint with a `{name}`; {NAME_ONE}") from error
+    families = [family for known in SUPPORTED_TASKS_MAPPINGS for family, one in known.items() if one.__name__ == name]
+    found = next(filter(None, map(AUTO_INPAINT_PIPELINES_MAPPING.get, families)), None)
+    if found is None:
+        raise ValueError(f"AutoPipelineForInpainting knows no way to inpaint with a `{name}`; {NAME_ONE}")
     if not _inpaints(found):
         raise ValueError(f"`{found.__name__}` does not inpaint a picture by a mask and a text alone; {NAME_ONE}")
     kind: type[Any] = found
