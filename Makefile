@@ -16,6 +16,8 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
 # $(call install,WHAT): uv where it works, for speed; else pip.
 install = $(BIN)/uv pip install -q --python $(BIN)/python $(1) || $(BIN)/python -m pip install -q $(1)
+# $(call note,BIN): write down the releases there as those that the tests pass with; tests/test_tested.py compares.
+note = $(1)/python -m pip freeze | $(1)/python tests/note_tested.py
 
 .PHONY: help setup lock run test test-newest test-lowest lint format bench train clean
 .DEFAULT_GOAL := help
@@ -47,6 +49,8 @@ lock: $(VENV)/.torch  ## write requirements.lock anew: the newest versions that 
 	| $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --fork-strategy fewest \
 	  --excludes $(VENV)/torch.txt --no-annotate --custom-compile-command 'make lock' \
 	  --extra dev pyproject.toml - -o $(LOCK)
+	$(MAKE) setup
+	$(call note,$(BIN))
 
 run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=patch ...')
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
@@ -59,6 +63,7 @@ test-newest:  ## run the tests with the newest libraries that pyproject.toml adm
 	$(NEWEST)/bin/python -m pip install -q uv '$(NEWEST_TORCH)'
 	$(NEWEST)/bin/uv pip install -q --python $(NEWEST)/bin/python -e '.[dev]'
 	$(OFFLINE) $(NEWEST)/bin/python -m pytest $(ARGS)
+	$(call note,$(NEWEST)/bin)
 
 test-lowest:  ## run the tests with the oldest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(LOWEST)
