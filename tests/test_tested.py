@@ -3,11 +3,14 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
+import experiments.run as recipe
 from kedit import tested
 from kedit.models.planted import Planted
 from tests.note_tested import raised
@@ -39,6 +42,19 @@ def test_a_newer_library_is_told_once_with_what_to_do(
     assert re.search(r"torch 2\.\S+ \(tested up to 2\.0\.1\)", line)
     assert "`kedit doctor`" in line
     assert "transformers" not in line and "no-such-package" not in line
+
+
+@pytest.mark.usefixtures("as_in_a_new_process")
+def test_a_command_tells_it_before_it_begins(
+    afresh: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    afresh({"torch": "2.0.1"})
+    monkeypatch.setattr(sys, "argv", ["kedit run", "hydra.run.dir=out", "threads=0"])
+    with chdir(tmp_path):
+        assert recipe.main() == 2
+    told, complaint = capsys.readouterr().err.splitlines()
+    assert "`kedit doctor`" in told and "`threads`" in complaint
+    assert "`kedit doctor`" in (tmp_path / "out" / "kedit.log").read_text()
 
 
 def test_nothing_is_told_of_libraries_that_the_tests_know(

@@ -100,7 +100,8 @@ def _inpainting_kin(name: str) -> type[Any]:
     """Return the inpainting class of diffusers for the parts of another one."""
     from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, SUPPORTED_TASKS_MAPPINGS
 
-    families = [family for known in SUPPORTED_TASKS_MAPPINGS for family, one in known.items() if one.__name__ == name]
+    mappings: Any = SUPPORTED_TASKS_MAPPINGS
+    families = [family for known in mappings for family, one in known.items() if one.__name__ == name]
     found = next(filter(None, map(AUTO_INPAINT_PIPELINES_MAPPING.get, families)), None)
     if found is None:
         raise ValueError(f"AutoPipelineForInpainting knows no way to inpaint with a `{name}`; {NAME_ONE}")
@@ -215,7 +216,8 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            # The pipeline of RePaint calls its own deprecated method.
+            warnings.filterwarnings("ignore", "The preprocess method is deprecated", FutureWarning)
             yield
     finally:
         logging.set_verbosity(level)
