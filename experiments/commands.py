@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from experiments.app import build, plain, sweep_folder, whole_numbers
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
 from experiments.sweeps import STOPPED, statuses
+from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
@@ -42,7 +43,9 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
         if sweep is not None and (sweep / STOPPED).exists():
             return None
         try:
-            return job(settings)
+            # A launcher's worker process has not come through the command line.
+            with deprecations_logged():
+                return job(settings)
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
@@ -134,11 +137,13 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
 
     from kedit import __version__
     from kedit.runs import Run
+    from kedit.tested import tell_untested
 
     running = HydraConfig.get()
     folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        tell_untested()
         whole_numbers(settings, least, optional=["threads"])
         if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")

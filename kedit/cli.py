@@ -94,10 +94,13 @@ def _unknown(name: str) -> str:
 
 def _call(name: str, rest: Sequence[str]) -> int:
     """Import the recipe of `name` and call it as if it had been started as a script."""
+    from kedit.deprecations import deprecations_logged
+
     folder = str(home())
     sys.path.insert(0, folder)
     # A launcher's worker processes unpickle the recipe by name and have to find it as well.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
     sys.argv = [f"kedit {name}", *rest]
-    code: int | None = import_module(COMMANDS[name].module).main()
+    with deprecations_logged():
+        code: int | None = import_module(COMMANDS[name].module).main()
     return code or 0

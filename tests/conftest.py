@@ -15,6 +15,7 @@ from hypothesis import settings
 from torch.utils.hooks import RemovableHandle
 
 from kedit.models.planted import Planted
+from kedit.tested import tell_untested
 
 # A busy second core makes torch's default threads wait for each other: a tiny forward takes 120 ms instead of 2.
 torch.set_num_threads(1)
@@ -43,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(scratch.name, name.lower())
         folder.mkdir()
         os.environ[name] = str(folder)
+    tell_untested()  # once a process, so that no test's captured output has it
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:

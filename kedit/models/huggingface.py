@@ -22,6 +22,7 @@ from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt, batches
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
+from kedit.tested import tell_untested
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class HuggingFaceMLLM:
     max_new_tokens: int = 40
 
     def __post_init__(self) -> None:
+        tell_untested()
         if self.tokenizer.pad_token_id is None:
             where = "tokenizer" if self.tokenizer is self.processor else "processor.tokenizer"
             raise ValueError(

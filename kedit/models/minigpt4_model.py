@@ -79,9 +79,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
     config_class = MiniGPT4Config
     base_model_prefix = ""
     input_modalities = Blip2ForConditionalGeneration.input_modalities  # type: ignore[assignment]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _keep_in_fp32_modules = Blip2ForConditionalGeneration._keep_in_fp32_modules
 
     def __init__(self, described: Any) -> None:
         super().__init__(described)
@@ -158,7 +155,7 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Return the language model's output on token ids and pictures, or on embeddings of one's own.
 
-        The cache is among the `options`, by whatever name the version of transformers hands it on.
+        The cache is among `options`, under the name that this release of transformers has for it.
         """
         if inputs_embeds is None:
             if input_ids is None:
