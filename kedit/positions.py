@@ -112,18 +112,18 @@ class Sequence:
             call = self._calls.setdefault(threading.get_ident(), _Call())
             call.tokens, call.settled = tokens, False
 
-    def saw_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def saw_call(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Take note of the arguments of a decoder call."""
         call = self._calls.setdefault(threading.get_ident(), _Call())
         if call.settled:
             # Tokens that an earlier call has used up say nothing of a call with embeddings of its own.
             call.tokens = None
-        if isinstance(tokens := kwargs.get("input_ids"), Tensor):
+        if isinstance(tokens := named.get("input_ids"), Tensor):
             # Encoders and decoders may have an embedding of their own beside the one that the model names.
             self.saw_tokens(tokens)
-        call.cached = _cached_columns([*args, *kwargs.values()])
-        call.mask = _if_matrix(kwargs.get("attention_mask"))
-        call.numbers = kwargs.get("position_ids")
+        call.cached = _cached_columns([*given, *named.values()])
+        call.mask = _if_matrix(named.get("attention_mask"))
+        call.numbers = named.get("position_ids")
         if call.replayed:
             call.pending = call.moved_on = call.replayed = False
         call.moved_on = call.moved_on or call.pending

@@ -153,19 +153,9 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         "test_experts::test_an_implementation_that_hides_the_neurons_is_refused_with_what_helps",
     ),
     (
-        *("kedit.hooks", f"_apply_gate {HOOKS} _forward_pre_hooks_with_kwargs"),
+        *("kedit.hooks", f"{HOOKS} _forward_pre_hooks_with_kwargs"),
         "torch lists the hooks of a module nowhere else, nor removes one without its handle",
         "test_hooks::test_a_deep_copy_made_meanwhile_is_not_affected_and_forgets_the_hooks",
-    ),
-    (
-        *("kedit.models.once", "torch.utils._pytree.tree_leaves torch.utils._pytree.tree_map"),
-        "the tensors in what a module returns",
-        "test_drafts::test_the_same_prompt_is_encoded_and_looked_at_once",
-    ),
-    (
-        *("kedit.models.drafts", "_eos_token_tensor _pad_token_tensor _is_stateful"),
-        "what a custom way to generate gets told",
-        "test_drafts::test_an_answer_ends_where_the_model_ends_it",
     ),
 )
 """Private names of other packages: the module, the names, why nothing public will do, the test that sees a change."""
@@ -175,7 +165,7 @@ PUBLIC = frozenset({"_target_", "_convert_", "_class_name"})
 PIECES = frozenset({"_shipped", "_token", "_token_id", "_bias", "_col_", "_low", "_high", "_n"})
 """Strings that are no names but parts of some, and a folder of ours."""
 
-MAX_FILE = 300
+MAX_FILE = 500
 MAX_FUNCTION = 60
 
 
