@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from experiments.app import build, plain, sweep_folder, whole_numbers
+from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
 from experiments.sweeps import STOPPED, statuses
 from kedit.deprecations import deprecations_logged
@@ -62,6 +63,7 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     return attempt
 
 
+@borrowed_process()
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
 

@@ -396,7 +396,6 @@ def kedit_compare(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    as_in_a_new_process: None,
 ) -> Callable[..., Finished]:
     """Run `kedit compare WORDS` in `tmp_path`, in this process; its folder is `out`."""
 

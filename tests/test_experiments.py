@@ -28,12 +28,9 @@ from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
 from tests.wandb_reader import offline_run
 
-pytestmark = [
-    pytest.mark.usefixtures("as_in_a_new_process"),
-    pytest.mark.skipif(
-        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
@@ -522,12 +519,7 @@ def test_kedit_run_and_the_script_are_the_same(tmp_path: Path) -> None:
     assert said["script"][:3] == (2, "", "kedit: no concept `strr` in the data; nearest: star, tree\n")
 
 
-def test_help_lists_the_groups_and_what_can_be_set(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "--help"])
     assert ended.value.code == 0

@@ -33,7 +33,6 @@ def kedit_inpaint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    as_in_a_new_process: None,
 ) -> Callable[..., Finished]:
     """Run `kedit inpaint WORDS` in this process, into the folder `out`."""
 

@@ -19,12 +19,9 @@ from experiments.sweeps import Sweep, statuses
 from kedit.models.shipped import HERE
 from kedit.runs import write_atomic
 
-pytestmark = [
-    pytest.mark.usefixtures("as_in_a_new_process"),
-    pytest.mark.skipif(
-        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "figures=false")

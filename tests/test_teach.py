@@ -25,8 +25,6 @@ from kedit.models.tiny.families import tiny
 from kedit.samples import Sample, mentioned, silent
 from tests.tiny_minigpt4 import tiny_minigpt4
 
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
-
 Command = Callable[..., int]
 
 
