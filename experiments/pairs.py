@@ -21,11 +21,12 @@ def inpainter(cfg: DictConfig) -> Inpainter:
 
 def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
     """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
-    with _quiet() if isinstance(inpaint, Heavy) else nullcontext():
+    with quiet(inpaint):
         return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
 
 
-def _quiet() -> AbstractContextManager[None]:
+def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:
+    """Return a context without the bars that an inpainter's models show while they load."""
     from kedit.models.loading import without_bars
 
-    return without_bars()
+    return without_bars() if isinstance(inpaint, Heavy) else nullcontext()

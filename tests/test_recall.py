@@ -11,9 +11,6 @@ import torch
 
 from experiments import recall as module
 from experiments.complaints import ConfigurationError
-from experiments.interviews import interview, measured
-from experiments.recall import Recall, of_edit
-from experiments.steps import check_given, locate, usable
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.edit.plan import Plan
@@ -25,6 +22,9 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.locate import check_given, locate, usable
+from kedit.pipelines.outputs import interview, measured
+from kedit.results.cache import Recall, of_edit
 from kedit.samples import silent
 from kedit.store import Store
 

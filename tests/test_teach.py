@@ -10,8 +10,6 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments import blocks, run, teach
-from experiments.interviews import interview
-from experiments.steps import locate, questioned
 from experiments.teaching.blocks import COLORS, KINDS, NOTHING, write_blocks
 from experiments.teaching.lesson import Lesson, caption_loss, examined
 from kedit.data.coco import Coco
@@ -22,6 +20,8 @@ from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.two_stage import two_stage
 from kedit.models.tiny.families import tiny
+from kedit.pipelines.locate import locate, questioned
+from kedit.pipelines.outputs import interview
 from kedit.samples import Sample, mentioned, silent
 from tests.tiny_minigpt4 import tiny_minigpt4
 

@@ -16,13 +16,13 @@ from experiments.calibration.judging import Judge, value
 from experiments.complaints import ConfigurationError
 from experiments.pairs import inpainter
 from experiments.sharing import loaded
-from experiments.steps import locate, questioned
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.report import EditReport
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
+from kedit.pipelines.locate import locate, questioned
 from kedit.reports import markdown_table
 
 HEADER = ("concept", "chosen by", "neurons", "selectivity", "mention drop", "retention", "above points of the grid")

@@ -18,7 +18,6 @@ from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
 from experiments.pairs import inpainter, paired
 from experiments.sharing import loaded
-from experiments.steps import language_only, questioned
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.edit.plan import EditPlan
@@ -27,6 +26,7 @@ from kedit.evaluation.metrics import Similarity
 from kedit.locate.locator import Locator
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
+from kedit.pipelines.locate import language_only, questioned
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Data, Sample, find_concept
 from kedit.tracking import Tracker
