@@ -27,7 +27,9 @@ def misused(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException)
+    from kedit.pipelines.locate import ScoresError
+
+    return isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException | ScoresError)
 
 
 def explained(error: BaseException) -> str:

@@ -46,8 +46,8 @@ def leave(
         tracker: Who mirrors it.
         seconds: How long all of it took, if that is known.
     """
-    from experiments.steps import without_seconds
     from kedit.inspection import draw_layers
+    from kedit.pipelines.locate import without_seconds
 
     scores, ids, whole = found(locator, parts)
     stages = locator.select_each(scores)
@@ -77,7 +77,7 @@ def described(
     stages: Mapping[str, NeuronSet],
 ) -> dict[str, Any]:
     """Return what locate.json holds: the same however many parts there were."""
-    from experiments.steps import cost_part, neuron_part
+    from kedit.pipelines.locate import cost_part, neuron_part
 
     selectors = {stage: repr(one.select) for stage, one in getattr(locator, "stages", {}).items()}
     return {

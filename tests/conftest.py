@@ -20,8 +20,8 @@ from kedit.tested import tell_untested
 
 # A busy second core makes torch's default threads wait for each other: a tiny forward takes 120 ms instead of 2.
 torch.set_num_threads(1)
-OF_LIBRARIES = {"PYTEST_CURRENT_TEST", "WANDB_SERVICE", "LD_LIBRARY_PATH"}
-"""Variables that pytest, W&B and OpenCV set on their own, for as long as the process lasts."""
+OF_LIBRARIES = {"PYTEST_CURRENT_TEST", "WANDB_SERVICE", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"}
+"""Variables that pytest, W&B, OpenCV and torch set on their own, for as long as the process lasts."""
 settings.register_profile("kedit", deadline=None, derandomize=True)
 settings.load_profile("kedit")
 

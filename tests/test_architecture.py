@@ -26,6 +26,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.doctor"}),
     frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
+    frozenset({"kedit.results"}),
+    frozenset({"kedit.pipelines"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
     frozenset({"kedit.__main__"}),

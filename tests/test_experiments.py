@@ -21,11 +21,12 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import experiments.run as recipe
-from experiments import commands, interviews, sharing
+from experiments import commands, sharing
 from kedit import __version__, cli
 from kedit.models import loading
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
+from kedit.pipelines import outputs
 from tests.wandb_reader import offline_run
 
 pytestmark = pytest.mark.skipif(
@@ -390,7 +391,7 @@ def test_a_concept_that_no_caption_names_fails_with_the_way_out(
     assert status(tmp_path / "out").startswith("failed: ValueError: none of the model's 2 captions names `star`")
     log = (tmp_path / "out" / "kedit.log").read_text()
     assert "Traceback (most recent call last)" in log
-    assert "experiments/steps.py" in log
+    assert "pipelines/locate.py" in log
     assert done.line.endswith(f"; the traceback is in {tmp_path / 'out' / 'kedit.log'}")
 
 
@@ -400,7 +401,7 @@ def test_interrupting_ends_with_130_and_a_status(
     def interrupted(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interviews, "edited", interrupted)
+    monkeypatch.setattr(outputs, "edited", interrupted)
     fails(kedit_run(*TINY, "store=null"), 130, "interrupted")
     assert status(tmp_path / "out") == "failed: interrupted\n"
     assert {"scores.safetensors", "neurons.json"} <= files_in(tmp_path / "out")

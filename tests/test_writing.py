@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.interviews import edited, unedited
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Patch, Scale, Zero
 from kedit.evaluation.exam import Exam
@@ -26,6 +25,7 @@ from kedit.models.planted import STAR_CONCEPT, Planted, picture
 from kedit.models.tiny.families import FAMILIES, LANGUAGE, fill, mute, tiny
 from kedit.models.tiny.tokens import byte_tokenizer
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.outputs import edited, unedited
 from kedit.positions import Phase, Positions
 from kedit.prompts import Prompt
 from kedit.samples import silent

@@ -19,11 +19,11 @@ from experiments.comparison.planted_costs import Cost, cost_of, plain_forward
 from experiments.comparison.planted_tables import RANDOM, Verdict
 from experiments.comparison.scoring import Bench, Failed
 from experiments.complaints import ConfigurationError
-from experiments.steps import Usable
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.locate.locator import Locator
 from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
 from kedit.neurons import NeuronId, NeuronScores
+from kedit.pipelines.locate import Usable
 from kedit.reports import markdown_table
 
 logger = logging.getLogger(__name__)

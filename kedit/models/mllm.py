@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.neurons import Scope, SiteName
-from kedit.prompts import Prompt
+from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
 
@@ -66,6 +66,10 @@ class MLLM(Protocol):
 
     def site(self, name: SiteName, scope: Scope = "language") -> Site:
         """Return where the neurons of a part of the model live."""
+        ...
+
+    def require(self, medium: Medium) -> None:
+        """Raise a ValueError unless a prompt may hold `medium`."""
         ...
 
     def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:

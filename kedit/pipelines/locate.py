@@ -1,16 +1,11 @@
-"""The steps of the main job that join the rooms of the library."""
+"""Locating: the pictures and questions of a concept, the usable pairs, the scores and what is chosen by them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
-
-from experiments.complaints import ConfigurationError
-from experiments.pairs import paired
-from experiments.recall import FORGETFUL, Recall, of_pairs
-from experiments.transcripts import captions_of, rows
-from kedit.data.inpaint import Inpainter
+from kedit.data.inpaint import Exact, Inpainter, MeanFill
+from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import chosen_by
@@ -20,8 +15,10 @@ from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.pipelines.transcripts import captions_of, rows
+from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.runs import Run
-from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept
+from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept, silent
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -31,7 +28,30 @@ def language_only(locator: Any, command: str) -> None:
         raise ValueError(f"`kedit {command}` shows the language model's neurons, and `locate.scope` is `{scope}`")
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures a job takes, and how many random controls."""
+
+    locate: int = 24
+    """Pictures of the concept to locate with."""
+    target: int = 60
+    """Held-out pictures of it, on which suppression is measured."""
+    retention: int = 60
+    """Pictures without it: so many with a thing of its kind, and as many without."""
+    controls: int = 5
+    """Layer-matched random sets beside the located one."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
+
+
+class ScoresError(ValueError):
+    """Scores that were given are of something else than what is asked for."""
+
+
+class Prepared(NamedTuple):
     """What an edit is judged on, what it is located with, and what the data set passed over."""
 
     exam: Exam
@@ -80,13 +100,30 @@ class Located:
         return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
-def questioned(data: Data, inpaint: Inpainter, name: str, counts: DictConfig, seed: int) -> Asked:
-    """Return what the edit of the concept called `name` is judged on, and the pairs to locate it with."""
-    concept = find_concept(data.concepts, str(name))
-    split = data.split(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
-    exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-    pairs = paired(inpaint, split.locate, concept)
-    return Asked(exam, pairs.made, {**split.skipped, **pairs.skipped})
+def prepare(
+    data: Data,
+    concept: str,
+    inpaint: Inpainter | None,
+    counts: Counts,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Prepared:
+    """Return what an edit of the concept called `concept` is judged on, and the pairs to locate it with.
+
+    Without an inpainter, the data set draws each picture anew where it can, and else the region is filled with the
+    mean colour around it.
+
+    Raises:
+        LookupError: The data has no such concept.
+        ValueError: It has too few pictures, or none can be painted.
+    """
+    found = find_concept(data.concepts, concept)
+    split = data.split(found, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
+    exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
+    drawn = all(sample.render_without is not None for sample in split.locate)
+    pairs = counterfactuals(inpaint or (Exact() if drawn else MeanFill()), split.locate, found, progress=progress)
+    return Prepared(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 
 def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, recall: Recall = FORGETFUL) -> Usable:
@@ -133,7 +170,7 @@ def locate(
 
     Raises:
         ValueError: No pair is usable.
-        ConfigurationError: `given` are scores of something else.
+        ScoresError: `given` are scores of something else.
     """
     found = usable(model, pairs, progress, recall)
 
@@ -144,9 +181,8 @@ def locate(
 
     if given is not None:
         check_given(given, model, locator, found)
-    scores = given or recall.scores(
-        locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score
-    )
+    about = {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)} if recall.store else {}
+    scores = dict(given or recall.scores(locator, lambda: about, score))
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
     choice = chosen_by(
@@ -156,11 +192,11 @@ def locate(
 
 
 def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
-    """Raise a ConfigurationError unless `given` are the scores that `locator` would give the pairs."""
+    """Raise a ScoresError unless `given` are the scores that `locator` would give the pairs."""
     wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
     if {name: one.method for name, one in given.items()} != wanted:
         told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
-        raise ConfigurationError(f"`scores` are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+        raise ScoresError(f"`scores` are of {told}; `locate` asks for {wanted or type(locator).__name__}")
     about = next(iter(given.values()))
     pairs = zip(found.pairs, found.captions, strict=True)
     named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
@@ -169,16 +205,16 @@ def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator
     for key, wants in asked.items():
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
-            raise ConfigurationError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+            raise ScoresError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
 
 
 def leave(located: Located, run: Run) -> None:
     """Leave the scores and the neurons in the folder of a run, and what tests found."""
     run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
     run.save_json("neurons.json", located.neurons.to_json())
-    if located.significant is not None:
-        run.save_json("significance.json", located.significant.to_json())
-        run.save_file("pvalues.safetensors", lambda path: save_scores(located.significant.pvalues, path))
+    if (tests := located.significant) is not None:
+        run.save_json("significance.json", tests.to_json())
+        run.save_file("pvalues.safetensors", lambda path: save_scores(tests.pvalues, path))
 
 
 def cost_part(scores: Mapping[str, NeuronScores]) -> dict[str, int]:

@@ -5,6 +5,7 @@ and the digests of the pictures. What could change a result changes the key, so 
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -15,9 +16,12 @@ from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch
 from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
+from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
 from kedit.store import Store, default_folder, digest
+
+logger = logging.getLogger(__name__)
 
 MODEL = (
     *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
@@ -25,9 +29,9 @@ MODEL = (
 )
 """The parts of kedit that run a model."""
 ROOMS = {
-    "generations": (*MODEL, "samples", "edit"),
-    "scores": (*MODEL, "samples", "locate", "unembedding"),
-    "report": (*MODEL, "samples", "evaluation", "inspection"),
+    "generations": (*MODEL, "samples", "edit", "pipelines"),
+    "scores": (*MODEL, "samples", "locate", "unembedding", "pipelines"),
+    "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
 }
 """The parts of kedit whose code makes an entry of a kind."""
 LIBRARIES = {
@@ -55,6 +59,19 @@ class Recall:
         if folder is None or identity is None:
             return cls()
         return cls(Store(Path(folder).expanduser() if folder else default_folder()), identity)
+
+    @classmethod
+    def of_model(cls, folder: str | Path | None, model: MLLM) -> "Recall":
+        """Return the results of `model` under `folder`; of no store if there is no folder or its weights are hidden."""
+        from kedit.models.identity import UnhashableWeightsError, identity
+
+        if folder is None:
+            return cls()
+        try:
+            return cls.at(str(folder), identity(model))
+        except UnhashableWeightsError as error:
+            logger.warning("%s: nothing is kept for other jobs", error)
+            return cls()
 
     def json(self, kind: str, what: str, about: Callable[[], Mapping[str, Any]], make: Callable[[], Any]) -> Any:
         """Return plain data, found or made.
@@ -166,7 +183,4 @@ def _code(kind: str) -> list[Any]:
 
     Taken once for a process: whoever edits a file meanwhile does not change the code that is running.
     """
-    here = Path(__file__).resolve().parent
-    recipes = [here / f"{name}.py" for name in ("interviews", "recall", "steps", "transcripts")]
-    own = digest("experiments", *(path.read_bytes() for path in recipes))
-    return [of_code(*ROOMS[kind]), own, of_libraries(*LIBRARIES[kind])]
+    return [of_code(*ROOMS[kind]), of_libraries(*LIBRARIES[kind])]

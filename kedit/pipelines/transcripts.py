@@ -20,8 +20,9 @@ class Said:
     def transcript(self, exam: Exam) -> Transcript:
         """Return it as `measure` takes it."""
         texts = iter(one.text for one in self.texts)
-        parts = [tuple(next(texts) for _ in part) for part in (exam.target, exam.near, exam.far, exam.questions)]
-        return Transcript(*parts, self.logprobs)
+        asked = (exam.target, exam.near, exam.far, exam.questions)
+        target, near, far, answers = (tuple(next(texts) for _ in part) for part in asked)
+        return Transcript(target, near, far, answers, self.logprobs)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, where a log-probability that was not taken is null."""

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.recall import FORGETFUL, Recall, of_edit, of_encoder, of_exam
-from experiments.transcripts import Said
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
+from kedit.evaluation.report import EditReport
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronSet
+from kedit.pipelines.transcripts import Said
 from kedit.prompts import Prompt
+from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
 from kedit.samples import Concept, Progress, Sample
 
 
@@ -87,8 +88,8 @@ def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
 
 def measured(
     exam: Exam, told: Told, similarity: Similarity, neurons: int, seed: int, recall: Recall = FORGETFUL
-) -> dict[str, Any]:
-    """Return what the edit did, as the parts of report.json that are measured on what was told."""
+) -> tuple[EditReport, dict[str, dict[str, float]]]:
+    """Return what the edit did, and how alike the captions are as whole corpora."""
 
     def about() -> dict[str, Any]:
         encoder = of_encoder(similarity.encoder) if similarity.encoder else None
@@ -100,8 +101,8 @@ def measured(
         corpus = corpus_part(told, similarity.encoder) if similarity.encoder else {}
         return {**result.to_json(), "corpus": corpus}
 
-    found: dict[str, Any] = recall.json("report", "measured", about, make)
-    return found
+    found = recall.json("report", "measured", about, make)
+    return EditReport.from_json(found, exam.concept.name, neurons), found["corpus"]
 
 
 @torch.no_grad()
