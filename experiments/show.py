@@ -2,31 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from experiments.interviews import Told
 from experiments.recall import FORGETFUL, Recall, of_pairs
 from experiments.steps import Located
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.statistics import Measured, bootstrap_mean, two_places
-from kedit.inspection import (
-    CaptionRow,
-    HeatRow,
-    draw_before_after,
-    draw_effects,
-    draw_heatmaps,
-    draw_layers,
-    draw_scores,
-    heat_map,
-    other_regions,
-)
+from kedit.inspection import heat_map, other_regions
 from kedit.inspection.grid import NoGridError, picture_grids
 from kedit.inspection.responses import at_image, half_a_cell, pointing
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.plots import CaptionRow, HeatRow, draw_before_after, draw_effects, draw_heatmaps, draw_layers, draw_scores
 from kedit.reports import report_markdown, report_metrics
 from kedit.runs import Run
 from kedit.sites import Site
@@ -103,7 +91,7 @@ def heat_maps(
     if figures and "why" not in judged:
         if not rows:
             look()
-        run.save_figure("heatmaps.png", partial(draw_heatmaps, rows[:N_SHOWN]))
+        run.save_figure("heatmaps.png", draw_heatmaps(rows[:N_SHOWN], concept=located.pairs[0].concept.name).save)
     return judged
 
 
@@ -143,31 +131,28 @@ def draw(
     stages = list(located.stages.values())
     counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages]
     candidates = counts[0] if len(counts) > 1 else None
-    layers = partial(draw_layers, counts[-1], len(site.blocks), max(site.widths.values()), candidates=candidates)
-    run.save_figure("layers.png", layers)
+    run.save_figure("layers.png", draw_layers({"": counts[-1]}, site.widths, candidates=candidates).save)
     if len(stages) > 1:
-        first, *_, last = located.scores
-        values = {name: located.scores[name].values.numpy() for name in (first, last)}
-        chosen = np.zeros(values[first].shape, bool)
-        for layer, index in located.neurons:
-            chosen[layer, index] = True
-        scores = partial(draw_scores, values[first], values[last], chosen, stages=(first, last))
-        run.save_figure("scores.png", scores)
+        run.save_figure("scores.png", draw_scores(located.scores, located.stages).save)
     before, after = told.before, told.after
     changed = sorted(zip(exam.target, before.target, after.target, strict=True), key=lambda row: row[1] == row[2])
     words = (exam.concept.name, *exam.concept.words)
     rows = [CaptionRow(sample.image, old, new, words) for sample, old, new in changed[:N_SHOWN]]
     kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
     rows += [CaptionRow(sample.image, old, new, words) for sample, old, new in kept]
-    run.save_figure("before_after.png", partial(draw_before_after, rows))
-    effects = {
-        f"{part}.{name}": (report[part][name], report["control"][part][name])
+    verdict = str(report["verdict"]).partition(": ")[0]
+    no_evidence = verdict if verdict.startswith("No evidence") else None
+    run.save_figure("before_after.png", draw_before_after(rows, title=no_evidence).save)
+    suppression, retention = (
+        {
+            name: (Measured(**report[part][name]), Measured(**report["control"][part][name]))
+            for name in names
+            if name in report["control"][part]
+        }
         for part, names in EFFECTS.items()
-        for name in names
-        if name in report["control"][part]
-    }
-    if effects:
-        run.save_figure("effects.png", partial(draw_effects, effects, concept=exam.concept.name))
+    )
+    if suppression or retention:
+        run.save_figure("effects.png", draw_effects(suppression, retention, title=verdict).save)
 
 
 def tell(

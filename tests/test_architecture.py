@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.doctor"}),
     frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
+    frozenset({"kedit.plots"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
     frozenset({"kedit.__main__"}),
@@ -45,7 +46,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "sacrebleu": ("kedit.evaluation",),
     "rouge_score": ("kedit.evaluation",),
     "cv2": ("kedit.data.inpaint_opencv",),
-    "matplotlib": ("kedit.inspection", "experiments"),
+    "matplotlib": ("kedit.plots",),
     "hydra": ("experiments",),
     "omegaconf": ("experiments",),
     "nnsight": ("experiments",),
