@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "WANDB_ERROR_REPORTING": "false",
         }
     )
-    for name in ("HF_HOME", "KEDIT_STORE", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    for name in ("HF_HOME", "KEDIT_STORE", "MPLCONFIGDIR", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         folder = Path(scratch.name, name.lower())
         folder.mkdir()
         os.environ[name] = str(folder)

@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit.results"}),
+    frozenset({"kedit.plots"}),
     frozenset({"kedit.pipelines"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
@@ -48,7 +49,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "sacrebleu": ("kedit.evaluation",),
     "rouge_score": ("kedit.evaluation",),
     "cv2": ("kedit.data.inpaint_opencv",),
-    "matplotlib": ("kedit.inspection", "experiments"),
+    "matplotlib": ("kedit.plots",),
     "hydra": ("experiments",),
     "omegaconf": ("experiments",),
     "nnsight": ("experiments",),

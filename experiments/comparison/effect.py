@@ -55,7 +55,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     groups = ("model", "data", "inpaint", *(["segment"] if cfg.get("segment") is not None else []))
     about = {key: plain(cfg[key]) for key in groups} | {"seed": cfg.seed}
     job = _Job(cfg, choices, parts, model, Shelf(kept, about), Similarity(encoder or OwnLayers(model)))
-    outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, len(model.site("mid").blocks))
+    outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, model.site("mid").widths)
     try:
         for exam, pairs, _ in asked:
             job.add_rows(outcome, exam, pairs)

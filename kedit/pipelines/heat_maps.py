@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any
 
 from kedit.evaluation.statistics import Measured, bootstrap_mean
-from kedit.inspection import HeatRow, heat_map, other_regions
+from kedit.inspection import heat_map, other_regions
 from kedit.inspection.grid import NoGridError, picture_grids
 from kedit.inspection.responses import at_image, half_a_cell, pointing
 from kedit.models.mllm import MLLM
 from kedit.pipelines.locate import Located
+from kedit.plots import HeatRow
 from kedit.results.cache import Recall, of_pairs
 from kedit.sites import Site
 

@@ -3,12 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
@@ -17,7 +14,7 @@ from kedit.edit.plan import EditPlan, Plan, check_plan
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.metrics import Similarity, TextEncoder
 from kedit.evaluation.report import EditReport
-from kedit.inspection import CaptionRow, draw_before_after, draw_effects, draw_heatmaps, draw_layers, draw_scores
+from kedit.evaluation.statistics import Measured
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator
@@ -30,6 +27,7 @@ from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate, neuron_part, prepare
 from kedit.pipelines.outputs import Told, interview, measured
+from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, draw_layers, draw_scores
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
@@ -110,22 +108,23 @@ class RunResult:
         return (changed or self.captions)[:N_EXAMPLES]
 
     @property
-    def figures(self) -> dict[str, Callable[[Path], object]]:
-        """The figures by name, each a function that draws it as the PNG at a path."""
+    def figures(self) -> dict[str, Drawing]:
+        """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         stages = list(self.located.stages.values())
         counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages]
         before_last = counts[0] if len(counts) > 1 else None
-        n_layers, widest = len(self.site.blocks), max(self.site.widths.values())
-        found: dict[str, Callable[[Path], object]] = {
-            "layers": partial(draw_layers, counts[-1], n_layers, widest, candidates=before_last),
-            "before_after": partial(draw_before_after, self._caption_rows()),
+        verdict, no_evidence = self._titles()
+        found = {
+            "layers": draw_layers({"": counts[-1]}, self.site.widths, candidates=before_last),
+            "before_after": draw_before_after(self._caption_rows(), title=no_evidence),
         }
         if len(self.located.scores) > 1:
-            found["scores"] = self._draw_scores
-        if effects := self._effects():
-            found["effects"] = partial(draw_effects, effects, concept=self.concept)
+            found["scores"] = draw_scores(self.located.scores, self.located.stages)
+        suppression, retention = (self._effects(part) for part in EFFECTS)
+        if suppression or retention:
+            found["effects"] = draw_effects(suppression, retention, title=verdict)
         if "why" not in self.heat_maps.measures:
-            found["heatmaps"] = lambda path: draw_heatmaps(self.heat_maps.rows[:N_SHOWN], path)
+            found["heatmaps"] = draw_heatmaps(self.heat_maps.rows[:N_SHOWN], concept=self.concept)
         return found
 
     def table(self) -> Table:
@@ -175,8 +174,8 @@ class RunResult:
         leave(self.located, run)
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
-        for name, draw in self.figures.items() if figures else ():
-            run.save_figure(f"{name}.png", draw)
+        for name, drawing in self.figures.items() if figures else ():
+            run.save_figure(f"{name}.png", drawing.save)
         examples = [row._asdict() for row in self.examples]
         run.save_text("report.md", report_markdown(self.to_json() | {"examples": examples, "figures": run.figures}))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})
@@ -194,15 +193,15 @@ class RunResult:
         share = len(self.neurons) / self.site.n_neurons
         return f"neurons: {len(self.neurons)} ({share:.2%}), {layers or 'in no layer'}"
 
-    def _effects(self) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        """Return each effect of the edit beside the control's, as figures take them."""
-        edited, control = self.report, self.report.control
-        return {
-            f"{part}.{name}": (getattr(edited, part)[name].to_json(), getattr(control, part)[name].to_json())
-            for part, names in EFFECTS.items()
-            for name in names
-            if name in getattr(control, part)
-        }
+    def _titles(self) -> tuple[str, str | None]:
+        """Return the verdict as a title, and the same where it says that there is no evidence."""
+        verdict = self.report.verdict.partition(": ")[0]
+        return verdict, verdict if verdict.startswith("No evidence") else None
+
+    def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
+        """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
+        edited, control = getattr(self.report, part), getattr(self.report.control, part)
+        return {name: (edited[name], control[name]) for name in EFFECTS[part] if name in control}
 
     def _caption_rows(self) -> list[CaptionRow]:
         exam, before, after = self.exam, self.outputs.before, self.outputs.after
@@ -211,14 +210,6 @@ class RunResult:
         changed = sorted(told, key=lambda row: row[1] == row[2])[:N_SHOWN]
         kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
         return [CaptionRow(sample.image, old, new, words) for sample, old, new in (*changed, *kept)]
-
-    def _draw_scores(self, path: Path) -> None:
-        first, *_, last = self.located.scores
-        values = {name: self.located.scores[name].values.numpy() for name in (first, last)}
-        chosen = np.zeros(values[first].shape, bool)
-        for layer, index in self.neurons:
-            chosen[layer, index] = True
-        draw_scores(values[first], values[last], chosen, path, stages=(first, last))
 
 
 def run(
