@@ -43,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
             "WANDB_ERROR_REPORTING": "false",
         }
     )
-    for name in ("HF_HOME", "KEDIT_STORE", "MPLCONFIGDIR", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    of_wandb = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    for name in ("HF_HOME", "KEDIT_STORE", "MPLCONFIGDIR", *of_wandb):
         folder = Path(scratch.name, name.lower())
         folder.mkdir()
         os.environ[name] = str(folder)
