@@ -163,8 +163,8 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
 )
 """Private names of other packages: the module, the names, why nothing public will do, the test that sees a change."""
 
-PUBLIC = frozenset({"_target_", "_convert_", "_class_name"})
-"""Keys that Hydra and diffusers document."""
+PUBLIC = frozenset({"_target_", "_convert_", "_class_name", "_asdict", "_fields", "_replace"})
+"""Keys that Hydra and diffusers document, and the documented methods of a named tuple."""
 PIECES = frozenset({"_shipped", "_token", "_token_id", "_bias", "_col_", "_low", "_high", "_n"})
 """Strings that are no names but parts of some, and a folder of ours."""
 

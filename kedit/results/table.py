@@ -75,10 +75,8 @@ class Table:
         """The table as a terminal shows it, no wider than 80 columns where its texts allow."""
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=80)
-        console.print(self.__rich__())
-        written = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in written.splitlines())
+        lines = Console(width=80).render_lines(self.__rich__(), pad=False)
+        return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
 
     def __rich__(self) -> Any:
         """Return what a rich console prints."""
