@@ -51,7 +51,7 @@ class Drawing:
     _placed: list[tuple["Axes", tuple[float, float, float, float]]] = field(default_factory=list)
 
     def save(self, path: Path, style: Style | None = None) -> None:
-        """Write the figure as PNG, PDF or SVG, which the suffix of `path` says; see `Style`."""
+        """Write the figure as PNG, or as PDF or SVG, in which text stays text: the suffix of `path` says which."""
         self._write(path, path.suffix.removeprefix("."), style or Style())
 
     def _repr_png_(self) -> bytes:

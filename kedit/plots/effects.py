@@ -40,23 +40,19 @@ def draw_intervals(
     Raises:
         ValueError: No figure has a value.
     """
-    known = {heading: [one for row in rows.values() for one, _ in row] for heading, rows in panels.items()}
-    if all(one.value is None for several in known.values() for one in several):
+    every = [one for rows in panels.values() for row in rows.values() for one, _ in row]
+    if all(one.value is None for one in every):
         raise ValueError("no figure has a value, so there is nothing to draw; pass at least one")
     tallest = [max(map(len, rows.values())) for rows in panels.values()]
     heights = [len(rows) * (0.2 + 0.1 * most) + 0.15 for rows, most in zip(panels.values(), tallest, strict=True)]
     heights = heights[::columns]
     with sheet(sum(heights) + (0.5 if zoom else 0.32) * len(heights) + 0.25, title, notes) as drawing:
         beside = columns > 1
-        every = drawing.panels(len(panels), columns, sharex=not zoom, sharey=beside, height_ratios=heights)
-        for axes, (heading, rows) in zip(every, panels.items(), strict=True):
-            intervals(
-                axes,
-                list(rows.values()),
-                [wrap(name(row), 26) if beside else _label(row, own) for row, own in rows.items()],
-                numbers=numbers,
-            )
-            share_axis(axes, "x", known[heading], zoom=zoom)
+        places = drawing.panels(len(panels), columns, sharex=not zoom, sharey=beside, height_ratios=heights)
+        for axes, (heading, rows) in zip(places, panels.items(), strict=True):
+            labels = [wrap(name(row), 26) if beside else _label(row, own) for row, own in rows.items()]
+            intervals(axes, list(rows.values()), labels, numbers=numbers)
+            share_axis(axes, "x", [one for own in rows.values() for one, _ in own] if zoom else every, zoom=zoom)
             drawing.head(axes, heading)
         drawing.looks = looks if len(looks) > 1 else {}
     return drawing
@@ -84,11 +80,7 @@ def draw_effects(suppression: Pairs, retention: Pairs, *, title: str) -> Drawing
     """
     shares = {key: pair for key, pair in retention.items() if key not in SIMILARITIES}
     likeness = {key: pair for key, pair in retention.items() if key in SIMILARITIES}
-    panels = {
-        "suppressed: share": suppression,
-        "kept: share": shares,
-        "similarity to before": likeness,
-    }
+    panels = {"suppressed: share": suppression, "kept: share": shares, "similarity to before": likeness}
     drawn = {heading: _paired(pairs) for heading, pairs in panels.items() if pairs}
     return draw_intervals(drawn, CONTROLLED, title=title, zoom=True, numbers=True)
 

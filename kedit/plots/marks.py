@@ -41,14 +41,14 @@ def intervals(
 ) -> None:
     """Draw rows of figures as points with their 95 % intervals, the first row at the top.
 
-    What was not measured says so. With `numbers`, the figures stand beside the row as text too.
+    What was not measured says so. With `numbers`, the others stand beside the row as text too.
     """
     for row, several in enumerate(rows):
         apart = min(0.28, 0.8 / len(several))
         for number, (one, look) in enumerate(several):
             y = row + apart * (number - (len(several) - 1) / 2)
             _interval(axes, y, one, look)
-            if numbers:
+            if numbers and one.value is not None:
                 color = look.color if look.color == EDITED else GRAY
                 axes.annotate(
                     str(one), (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", size=7.5, color=color
@@ -69,8 +69,7 @@ def _interval(axes: "Axes", y: float, one: Measured, look: Look) -> None:
         return
     if one.low is not None and one.high is not None:
         axes.plot([one.low, one.high], [y, y], color=look.color, lw=2, solid_capstyle="butt", clip_on=False)
-    edge = look.color if look.mark in "+x" else "white"
-    axes.plot(one.value, y, look.mark, color=look.color, ms=5.5, mec=edge, mew=0.7, clip_on=False, zorder=3)
+    axes.plot(one.value, y, **look.line2d() | {"ls": "", "ms": 5.5}, clip_on=False, zorder=3)
 
 
 def matrix(
@@ -109,16 +108,7 @@ def lines(
     """Draw figures over `x` as a line with a band of their 95 % intervals, or with a bar for each."""
     known = [(at, one) for at, one in zip(x, values, strict=True) if one.value is not None]
     middle = np.array([one.value for _, one in known], dtype=np.float64)
-    edge: dict[str, Any] = {} if look.mark in "+x" else {"mec": "white", "mew": 0.5}
-    line: dict[str, Any] = {
-        "color": look.color,
-        "marker": look.mark,
-        "ls": look.line,
-        "lw": 1.5,
-        "ms": size,
-        "zorder": 3,
-    }
-    axes.plot([at for at, _ in known], middle, **line, **edge)
+    axes.plot([at for at, _ in known], middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3)
     spread = [(at, one.low, one.high) for at, one in known if one.low is not None and one.high is not None]
     across, low, high = ([one[which] for one in spread] for which in range(3))
     if bars:
@@ -127,9 +117,9 @@ def lines(
         axes.fill_between(across, low, high, color=look.color, alpha=0.13, lw=0)
 
 
-def points(axes: "Axes", x: Numbers, y: Numbers, look: Look, *, size: float = 6, alpha: float = 1.0) -> None:
+def points(axes: "Axes", x: Numbers, y: Numbers, color: str, size: float) -> None:
     """Draw many points, which may lie on each other."""
-    axes.scatter(x, y, size, color=look.color, marker=look.mark, alpha=alpha, lw=0.5, edgecolors="white", zorder=2)
+    axes.scatter(x, y, size, color=color, lw=0.5, edgecolors="white", zorder=2)
 
 
 def strips(axes: "Axes", groups: Mapping[str, Numbers], colors: Sequence[str]) -> None:

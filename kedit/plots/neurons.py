@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import points, strips, tag
-from kedit.plots.style import BASELINE, CONCEPT, CONTROL, EARLIER, EDITED, INK, KEPT, Look, name
+from kedit.plots.style import BASELINE, CONCEPT, CONTROL, EARLIER, EDITED, INK, KEPT, name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,24 +43,24 @@ def draw_scores(
     drawn = np.isfinite(first) & np.isfinite(second)
     passed, chosen = (drawn & _mask(neurons, first.shape) for neurons in (earlier, located))
     groups = {
-        f"located ({chosen.sum():,})": (chosen, Look(EDITED), 40),
-        f"passed {name(one)} ({passed.sum():,})": (passed & ~chosen, Look(EARLIER), 24),
-        f"all others ({(drawn & ~passed & ~chosen).sum():,})": (drawn & ~passed & ~chosen, Look(CONTROL), 10),
+        f"located ({chosen.sum():,})": (chosen, EDITED, 40),
+        f"passed {name(one)} ({passed.sum():,})": (passed & ~chosen, EARLIER, 24),
+        f"all others ({(drawn & ~passed & ~chosen).sum():,})": (drawn & ~passed & ~chosen, CONTROL, 10),
     }
     title = title or f"{chosen.sum():,} of {drawn.sum():,} neurons pass both `{one}` and `{other}`"
     best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
     labels = {(float(first[at]), float(second[at])): f"{at.layer}.{at.index}" for at in best}
     with sheet(4.3, title, ["labels: layer.neuron of the best"] if best else ()) as drawing:
         (axes,) = drawing.panels(1)
-        for mask, look, size in reversed(groups.values()):
-            points(axes, first[mask], second[mask], look, size=size)
+        for mask, color, size in reversed(groups.values()):
+            points(axes, first[mask], second[mask], color, size)
         for mask, draw, values in ((passed, axes.axvline, first), (chosen, axes.axhline, second)):
             if mask.any():
                 draw(float(values[mask].min()), color=INK, lw=0.8, ls="--", zorder=1)
         _log_axis(axes, "x", first[drawn])
         _log_axis(axes, "y", second[drawn])
         drawing.across, drawing.up = f"score of {name(one)}", f"score of {name(other)}"
-        looks = {label: {"color": look.color, "marker": "o", "ls": ""} for label, (_, look, _) in groups.items()}
+        looks = {label: {"color": color, "marker": "o", "ls": ""} for label, (_, color, _) in groups.items()}
         drawing.looks = looks | {"threshold of a stage": {"color": INK, "lw": 0.8, "ls": "--"}}
         drawing.late.append(lambda: tag(drawing.figure, axes, labels))
     return drawing

@@ -63,10 +63,8 @@ def looks_of(names: list[str], marked: str) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Style:
-    """What a reader may choose of a figure."""
+    """What a reader may choose of a figure, beside its format, which is the suffix of its file."""
 
-    format: Literal["png", "pdf", "svg"] = "png"
-    """The suffix of its file; text stays text in the last two."""
     titles: bool = True
     """A paper says the finding in the caption."""
     width: Literal["single", "double"] = "double"
