@@ -44,7 +44,6 @@ def test_a_newer_library_is_told_once_with_what_to_do(
     assert "transformers" not in line and "no-such-package" not in line
 
 
-@pytest.mark.usefixtures("as_in_a_new_process")
 def test_a_command_tells_it_before_it_begins(
     afresh: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
