@@ -25,19 +25,13 @@ class Sweeping(Callback):
 
 
 def ended(settings: DictConfig, folder: Path) -> None:
-    """Put together what the jobs of `kedit run` or `kedit locate` left in `folder`; of other recipes, nothing."""
-    recipe = settings.hydra.job.config_name
-    if recipe not in ("run", "locate") or not folder.is_dir():
+    """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
+    if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
-    from experiments.merging import groups_of, merge
     from experiments.sweeping.summary import terminal, written
 
-    if recipe == "run":
-        with summing_up(settings, folder) as tracker:
-            terminal(written(folder, tracker))
-    elif any(groups_of(folder)):
-        with summing_up(settings, folder) as tracker:
-            merge(folder, tracker)
+    with summing_up(settings, folder) as tracker:
+        terminal(written(folder, tracker))
 
 
 @contextmanager

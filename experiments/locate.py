@@ -1,26 +1,25 @@
-"""Locating alone: score the neurons of a concept, of all samples or of a shard of them, and keep the best.
+"""Locating alone: score the neurons of a concept, of all samples or of a share of them, and keep the best.
 
 kedit locate concept=star
 """
 
+import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from experiments.app import bar, build, misuse, use_threads
 from experiments.commands import guarded, reported, run_folder
-from experiments.complaints import ConfigurationError
 from experiments.sharing import loaded
 from kedit.paths import conf_dir
 
 LEAST = {"seed": 0, "threads": 1, "samples": 1, "shard.index": 0, "shard.count": 1}
-PART = "part.safetensors"
+SCORES, SHARD = "scores.safetensors", "shard.json"
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="locate")
@@ -29,97 +28,104 @@ def locate(cfg: DictConfig) -> None:
     """Locate in one Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from experiments.merging import merge
-
     with run_folder(cfg, LEAST) as (kept, tracker):
-        if cfg.merge is None:
-            job(cfg, kept, tracker, locator_name=HydraConfig.get().runtime.choices["locate"])
-        elif not Path(cfg.merge).is_dir():
-            raise ConfigurationError(f"`merge` is the folder of a sweep whose parts are merged; got `{cfg.merge}`")
+        began, name = time.perf_counter(), HydraConfig.get().runtime.choices["locate"]
+        locator = build(cfg.locate)
+        scores, about = scored(cfg, locator) if cfg.merge is None else merged(cfg.merge, locator)
+        if cfg.merge is None and cfg.shard.count > 1:
+            from experiments.steps import without_seconds
+            from kedit.neurons import save_scores
+
+            kept.save_file(SCORES, lambda path: save_scores(without_seconds(scores), path))
+            kept.save_json(SHARD, about)
+            print(f"shard {about['index']} of {about['count']}: {about['samples']['located']} samples scored")
         else:
-            with misuse():
-                merge(Path(cfg.merge), tracker)
+            from experiments.located import leave
+
+            leave(locator, name, scores, about, kept, tracker, began)
 
 
-def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
-    """Score the samples of the shard; leave the part or, if it is the only one, what it finds."""
-    from experiments.located import leave
-    from experiments.pairs import inpainter
-    from kedit.locate.joining import refuse_sharing
-    from kedit.locate.parts import Shard
+def scored(cfg: DictConfig, locator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores of the samples of the shard, and what else is known of them.
 
-    began = time.perf_counter()
+    Its samples are chosen before anything is painted or captioned; of several shards, one may have no usable sample,
+    and so no scores.
+    """
+    import torch
+
+    from experiments.pairs import inpainter, paired
+    from experiments.steps import usable
+    from kedit.locate.shards import check_shareable, share
+    from kedit.samples import find_concept
+    from kedit.weights import signature
+
     use_threads(cfg.threads)
-    locator, data, inpaint = build(cfg.locate), build(cfg.data), inpainter(cfg)
+    data, inpaint, shard = build(cfg.data), inpainter(cfg), cfg.shard
+    alone = shard.count == 1
     with misuse():
-        shard = Shard(cfg.shard.index, cfg.shard.count)
-        stages = getattr(getattr(locator, "locator", locator), "stages", {})
-        refuse_sharing({name: one.scorer for name, one in stages.items()}, shard)
-        drawn = draw(data, inpaint, str(cfg.concept), cfg.samples, cfg.seed, shard)
+        if not alone:
+            check_shareable(locator)
+        concept = find_concept(data.concepts, str(cfg.concept))
+        split = data.split(concept, locate=cfg.samples, target=1, retention=0, seed=cfg.seed)
+        pairs = paired(inpaint, share(split.locate, shard.index, shard.count), concept, needed=alone)
     model = loaded(cfg.model)
     with misuse():
         model.require("image")
-    part = scored(model, locator, drawn, shard)
-    if shard.count == 1:
-        leave(locator, locator_name, [part], kept, tracker, time.perf_counter() - began)
-        return
-    kept.save_file(PART, part.save)
-    print(f"shard {shard}: {len(part.samples)} samples of `{drawn.concept.name}` scored; {kept.folder / PART}")
-
-
-class Drawn(NamedTuple):
-    """The pairs of a shard and where each stands among the samples of all."""
-
-    concept: Any
-    pairs: list[Any]
-    places: list[int]
-    skipped: dict[str, int]
-    """How many pictures cannot be used or not be painted, by the reason."""
-
-
-def draw(data: Any, inpaint: Any, name: str, count: int, seed: int, shard: Any) -> Drawn:
-    """Return the pairs of the shard; its samples are chosen before anything is painted or captioned."""
-    from experiments.pairs import paired
-    from kedit.samples import find_concept
-
-    concept = find_concept(data.concepts, name)
-    split = data.split(concept, locate=count, target=1, retention=0, seed=seed)
-    samples = shard.of(split.locate)
-    pairs = paired(inpaint, samples, concept, needed=shard.count == 1)
-    place = {id(sample): shard.place(number) for number, sample in enumerate(samples)}
+    used = usable(model, pairs.made, bar, needed=alone)
+    inner = getattr(locator, "locator", locator)
+    if alone:
+        scores = locator.score(model, used.pairs, captions=used.captions, progress=bar)
+    elif any(inner.mentions(model, used.pairs, used.captions)):
+        scores = inner.score(model, used.pairs, captions=used.captions, progress=bar, dtype=torch.float64)
+    else:
+        scores = {}
+    ids = next(iter(scores.values())).provenance["samples"].split(",") if scores else []
     # What the data set passed over, it passed over for all shards.
     skipped = {**(split.skipped if shard.index == 0 else {}), **pairs.skipped}
-    return Drawn(concept, pairs.made, [place[id(pair.sample)] for pair in pairs.made], skipped)
+    skipped |= {"counterfactual_names_it": used.still_named, "caption_does_not_name_it": len(used.pairs) - len(ids)}
+    return scores, {
+        "index": shard.index,
+        "count": shard.count,
+        "weights": signature(model.module),
+        "neurons": model.site(locator.site, getattr(locator, "scope", "language")).n_neurons,
+        "samples": {"located": len(ids), "skipped": skipped, "ids": ids},
+    }
 
 
-def scored(model: Any, locator: Any, drawn: Drawn, shard: Any) -> Any:
-    """Return the part of the pairs whose counterfactual the model's caption no longer names the concept in."""
-    told = captions(model, [pair.sample.image for pair in drawn.pairs])
-    painted = captions(model, [pair.image for pair in drawn.pairs])
-    named = [drawn.concept.mentioned_in(one.text) for one in painted]
-    kept = [number for number, still in enumerate(named) if not still]
-    part = locator.part(
-        model,
-        [drawn.pairs[number] for number in kept],
-        captions=[told[number] for number in kept],
-        progress=bar,
-        shard=shard,
-        places=[drawn.places[number] for number in kept],
-    )
-    return replace(part, left_out={**drawn.skipped, "counterfactual_names_it": sum(named)}, concept=drawn.concept.name)
+def merged(folders: Any, locator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what one job would have found, from the folders of all shards or from the one folder that they are in."""
+    from experiments.steps import check_scorers
+    from kedit.locate.shards import merge
+    from kedit.neurons import load_scores
 
-
-def captions(model: Any, images: Sequence[Any]) -> list[Any]:
-    """Return the captions of the pictures, of which there may be none."""
-    return model.caption(images, progress=bar) if images else []
+    within = [one.parent for one in Path(folders).glob(f"*/{SHARD}")] if isinstance(folders, str) else folders
+    with misuse():
+        about = {place: json.loads((Path(place) / SHARD).read_text(encoding="utf-8")) for place in within}
+        order = sorted(about, key=lambda place: about[place]["index"])
+        told = [about[place] for place in order]
+        if not told or [one["index"] for one in told] != list(range(told[0]["count"])):
+            there = ", ".join(f"{one['index']} of {one['count']}" for one in told) or "none"
+            raise ValueError(f"each shard is needed once to merge `{folders}`; there is {there}")
+        if len({one["weights"] for one in told}) > 1:
+            raise ValueError(f"the shards in `{folders}` are of models with other weights")
+        scores = merge([load_scores(Path(place) / SCORES) for place in order])
+    check_scorers(scores, getattr(locator, "locator", locator))
+    each = [one["samples"] for one in told]
+    reasons = dict.fromkeys(reason for one in each for reason in one["skipped"])
+    samples = {
+        "located": sum(one["located"] for one in each),
+        "skipped": {reason: sum(one["skipped"].get(reason, 0) for one in each) for reason in reasons},
+        "ids": [name for one in each for name in one["ids"]],
+    }
+    # A shard that no caption of which names the concept has no scores to say so.
+    unnamed = {"skipped": str(samples["skipped"]["caption_does_not_name_it"])}
+    scores = {name: replace(one, provenance={**one.provenance, **unnamed}) for name, one in scores.items()}
+    return scores, told[0] | {"samples": samples}
 
 
 def main() -> int:
-    """Run the command line, or this process's share of it under torchrun."""
-    from experiments.ranks import Rank
-
-    rank = Rank.here()
-    return guarded(locate) if rank is None else rank.run(locate)
+    """Run the command line."""
+    return guarded(locate)
 
 
 if __name__ == "__main__":

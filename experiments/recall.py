@@ -21,7 +21,7 @@ from kedit.store import Store, default_folder, digest
 
 MODEL = (
     *("models", "hooks", "rows", "positions", "sites", "structure", "stacks", "experts", "weights"),
-    *("neurons", "prompts", "exact"),
+    *("neurons", "prompts"),
 )
 """The parts of kedit that run a model."""
 ROOMS = {

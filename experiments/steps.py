@@ -89,8 +89,19 @@ def questioned(data: Data, inpaint: Inpainter, name: str, counts: DictConfig, se
     return Asked(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 
-def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, recall: Recall = FORGETFUL) -> Usable:
-    """Return the pairs whose counterfactual the model's caption no longer names the concept in."""
+def usable(
+    model: MLLM,
+    pairs: Sequence[Counterfactual],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+    *,
+    needed: bool = True,
+) -> Usable:
+    """Return the pairs whose counterfactual the model's caption no longer names the concept in.
+
+    Raises:
+        ValueError: There is none, and one is `needed`.
+    """
 
     def ask() -> dict[str, Any]:
         captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
@@ -101,7 +112,7 @@ def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, rec
     captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
     kept = [number for number, names in enumerate(still) if not names]
-    if not kept:
+    if needed and not kept:
         raise ValueError(
             f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
             "does not remove it"
@@ -157,10 +168,7 @@ def locate(
 
 def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
     """Raise a ConfigurationError unless `given` are the scores that `locator` would give the pairs."""
-    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
-    if {name: one.method for name, one in given.items()} != wanted:
-        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
-        raise ConfigurationError(f"`scores` are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+    check_scorers(given, locator)
     about = next(iter(given.values()))
     pairs = zip(found.pairs, found.captions, strict=True)
     named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
@@ -170,6 +178,14 @@ def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
             raise ConfigurationError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+
+
+def check_scorers(given: Mapping[str, NeuronScores], locator: Any) -> None:
+    """Raise a ConfigurationError unless the scorers of `locator` made the scores `given`."""
+    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
+    if {name: one.method for name, one in given.items()} != wanted:
+        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
+        raise ConfigurationError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
 
 
 def leave(located: Located, run: Run) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.rows", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
