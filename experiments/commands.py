@@ -14,13 +14,17 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from experiments.app import build, plain, sweep_folder, whole_numbers
+from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
+from experiments.logs import logged
 from experiments.sweeps import STOPPED, statuses
+from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
@@ -42,10 +46,10 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
         if sweep is not None and (sweep / STOPPED).exists():
             return None
         try:
-            return job(settings)
+            # A launcher's worker process has not come through the command line.
+            with logged(_log()), deprecations_logged():
+                return _told_to_log(job, settings)
         except Exception as error:
-            with suppress(OSError):
-                logger.info("the job failed", exc_info=True)
             codes = _waiting()
             if codes is None and sweep is None:
                 raise
@@ -59,6 +63,16 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     return attempt
 
 
+def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
+    try:
+        return job(settings)
+    except Exception:
+        with suppress(OSError):
+            logger.info("the job failed", exc_info=True)
+        raise
+
+
+@borrowed_process()
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
 
@@ -113,9 +127,11 @@ def _ended(settings: DictConfig, failed: bool) -> list[int]:
 
     folder = Path(settings.hydra.sweep.dir)
     try:
-        ended(settings, folder)
+        with logged(None):
+            ended(settings, folder)
     except Exception as error:
-        logger.info("the sweep could not be summed up", exc_info=True)
+        with suppress(OSError), logged(folder / LOG):
+            logger.info("the sweep could not be summed up", exc_info=True)
         return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
     told = statuses(folder).values()
     # Where some jobs are done, the command as such was right.
@@ -134,11 +150,13 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
 
     from kedit import __version__
     from kedit.runs import Run
+    from kedit.tested import tell_untested
 
     running = HydraConfig.get()
     folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        tell_untested()
         whole_numbers(settings, least, optional=["threads"])
         if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
@@ -185,11 +203,17 @@ def _job_label() -> str:
 
 def _where_to_look(error: Exception) -> str:
     """Return where the traceback is, for an error that is not the user's."""
+    log = _log()
+    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
+    return f"; the traceback is in {log}" if worth_it and log is not None and log.is_file() else ""
+
+
+def _log() -> Path | None:
+    """Return the log of the job that runs; None for a command that has no run folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
-    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
-    return f"; the traceback is in {log}" if worth_it and log.is_file() else ""
+    running = HydraConfig.get()
+    return None if running.output_subdir is None else Path(running.runtime.output_dir) / LOG
 
 
 def _other_folder(error: Exception) -> str:

@@ -33,8 +33,8 @@ def locate(cfg: DictConfig) -> None:
         locator = build(cfg.locate)
         scores, about = scored(cfg, locator) if cfg.merge is None else merged(cfg.merge, locator)
         if cfg.merge is None and cfg.shard.count > 1:
-            from experiments.steps import without_seconds
             from kedit.neurons import save_scores
+            from kedit.pipelines.locate import without_seconds
 
             kept.save_file(SCORES, lambda path: save_scores(without_seconds(scores), path))
             kept.save_json(SHARD, about)
@@ -54,8 +54,8 @@ def scored(cfg: DictConfig, locator: Any) -> tuple[dict[str, Any], dict[str, Any
     import torch
 
     from experiments.pairs import inpainter, paired
-    from experiments.steps import usable
     from kedit.locate.shards import check_shareable, share
+    from kedit.pipelines.locate import usable
     from kedit.samples import find_concept
     from kedit.weights import signature
 
@@ -87,16 +87,16 @@ def scored(cfg: DictConfig, locator: Any) -> tuple[dict[str, Any], dict[str, Any
         "index": shard.index,
         "count": shard.count,
         "weights": signature(model.module),
-        "neurons": model.site(locator.site, getattr(locator, "scope", "language")).n_neurons,
+        "widths": dict(model.site(locator.site, getattr(locator, "scope", "language")).widths),
         "samples": {"located": len(ids), "skipped": skipped, "ids": ids},
     }
 
 
 def merged(folders: Any, locator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what one job would have found, from the folders of all shards or from the one folder that they are in."""
-    from experiments.steps import check_scorers
     from kedit.locate.shards import merge
     from kedit.neurons import load_scores
+    from kedit.pipelines.locate import check_scorers
 
     within = [one.parent for one in Path(folders).glob(f"*/{SHARD}")] if isinstance(folders, str) else folders
     with misuse():

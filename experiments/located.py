@@ -2,13 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from experiments.show import layers_told
-from experiments.steps import cost_part, neuron_part, without_seconds
 from kedit import __version__
-from kedit.inspection import draw_layers
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.runs import Run
 from kedit.tracking import Tracker
@@ -24,6 +21,9 @@ def leave(
     began: float,
 ) -> None:
     """Select, and leave scores, neurons, a figure and how it was done in the folder of `run`."""
+    from kedit.pipelines.locate import without_seconds
+    from kedit.plots import draw_layers
+
     stages = locator.select_each(scores)
     neurons = list(stages.values())[-1]
     report = described(locator, name, scores, stages, about)
@@ -36,8 +36,9 @@ def leave(
         timing = {"locate_seconds": float(first.provenance["seconds"])} | timing
     run.save_json("timing.json", {key: round(value, 3) for key, value in timing.items()})
     counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages.values()]
+    widths = {int(layer): width for layer, width in about["widths"].items()}
     candidates = counts[0] if len(counts) > 1 else None
-    figure = run.save_figure("layers.png", partial(draw_layers, counts[-1], *first.values.shape, candidates=candidates))
+    figure = run.save_figure("layers.png", draw_layers({"": counts[-1]}, widths, candidates=candidates).save)
     tracker.log({"neurons": len(neurons), "samples": about["samples"]["located"]})
     tracker.table("neurons", ("layer", "index"), [list(one) for one in neurons])
     tracker.figure("layers", figure)
@@ -52,6 +53,8 @@ def described(
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what locate.json holds: the same however many shards there were."""
+    from kedit.pipelines.locate import cost_part, neuron_part
+
     provenance = next(iter(scores.values())).provenance
     selectors = {stage: repr(one.select) for stage, one in getattr(locator, "stages", {}).items()}
     return {
@@ -69,7 +72,7 @@ def described(
             }
             for stage, kept in stages.items()
         },
-        "neurons": neuron_part(list(stages.values())[-1], about["neurons"]),
+        "neurons": neuron_part(list(stages.values())[-1], sum(about["widths"].values())),
         "samples": about["samples"],
         "cost": cost_part(scores),
     }

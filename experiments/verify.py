@@ -11,7 +11,14 @@ from experiments import run as recipe
 from experiments.commands import code_of, said
 from experiments.complaints import ConfigurationError, explained
 
-FILES = ("scores.safetensors", "neurons.json", "captions.jsonl", "report.json")
+FILES = (
+    "scores.safetensors",
+    "neurons.json",
+    "captions.jsonl",
+    "report.json",
+    "significance.json",
+    "pvalues.safetensors",
+)
 """All that a run finds out; the other files are made from these, or say how long it took."""
 UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.tracking.NoTracker"}}
 
@@ -19,15 +26,17 @@ UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.tracki
 def differing(run: Path) -> list[str]:
     """Return the files of `run` that come out differently."""
     from kedit.runs import Run
-    from kedit.tracking import NoTracker
 
     if not (run / "report.json").is_file() or Run(run).status != "done":
         raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
     chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
     settings = OmegaConf.merge(OmegaConf.load(run / ".hydra" / "config.yaml"), UNKEPT)
-    with TemporaryDirectory(prefix="kedit-verify-") as again, Run(Path(again)) as kept:
-        recipe.job(settings, kept, NoTracker(), locator_name=chosen.locate)
-        _, differ, missing = cmpfiles(run, again, FILES, shallow=False)
+    with TemporaryDirectory(prefix="kedit-verify-") as scratch:
+        again = Path(scratch)
+        with Run(again) as kept:
+            recipe.job(settings, chosen.locate, kept).save_in(kept, figures=False)
+        there = [name for name in FILES if (run / name).is_file() or (again / name).is_file()]
+        _, differ, missing = cmpfiles(run, again, there, shallow=False)
     return differ + missing
 
 

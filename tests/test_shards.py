@@ -80,7 +80,7 @@ def about(n: int) -> dict[str, str]:
 
 
 def test_shards_keep_64_bits_in_a_file(tmp_path: Any) -> None:
-    made = scored(0, 2)
+    made = scored(0, 1)
     assert made["gradcam"].values.dtype == torch.float64
     assert not torch.equal(made["gradcam"].values.float().double(), made["gradcam"].values)
     save_scores(made, tmp_path / "scores.safetensors")
