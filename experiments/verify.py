@@ -8,16 +8,13 @@ from tempfile import TemporaryDirectory
 from omegaconf import OmegaConf
 
 from experiments import run as recipe
+from experiments.app import misuse
 from experiments.commands import code_of, said
 from experiments.complaints import ConfigurationError, explained
 
 FILES = (
-    "scores.safetensors",
-    "neurons.json",
-    "captions.jsonl",
-    "report.json",
-    "significance.json",
-    "pvalues.safetensors",
+    *("scores.safetensors", "neurons.json", "captions.jsonl", "report.json"),
+    *("significance.json", "pvalues.safetensors"),
 )
 """All that a run finds out; the other files are made from these, or say how long it took."""
 UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.tracking.NoTracker"}}
@@ -27,10 +24,11 @@ def differing(run: Path) -> list[str]:
     """Return the files of `run` that come out differently."""
     from kedit.runs import Run
 
-    if not (run / "report.json").is_file() or Run(run).status != "done":
-        raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
-    chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    settings = OmegaConf.merge(OmegaConf.load(run / ".hydra" / "config.yaml"), UNKEPT)
+    with misuse():
+        if not (run / "report.json").is_file() or Run(run).status != "done":
+            raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
+        chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        settings = OmegaConf.merge(OmegaConf.load(run / ".hydra" / "config.yaml"), UNKEPT)
     with TemporaryDirectory(prefix="kedit-verify-") as scratch:
         again = Path(scratch)
         with Run(again) as kept:

@@ -94,8 +94,8 @@ def test_what_a_shard_without_a_named_sample_skipped_counts(kedit_locate: Comman
     kedit_locate("-m", "concept=star", "shard.count=4", "shard.index=range(0,4)", "hydra.sweep.dir=sweep")
     path = tmp_path / "sweep" / "0" / "shard.json"
     about = json.loads(path.read_text())
-    assert (about["samples"]["located"], load_scores(path.parent / "scores.safetensors")) == (0, {})
-    about["samples"]["skipped"] |= {"caption_does_not_name_it": 2, "too_small": 1}
+    assert load_scores(path.parent / "scores.safetensors") == {}
+    about["skipped"] |= {"caption_does_not_name_it": 2, "too_small": 1}
     path.write_text(json.dumps(about))
     assert kedit_locate("merge=sweep", "hydra.run.dir=merged").code == 0
     skipped = json.loads((tmp_path / "merged" / "locate.json").read_text())["samples"]["skipped"]
@@ -137,7 +137,8 @@ def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_loca
         (("shard.index=2", "shard.count=2"), 2, "got 2 of 2"),
         (("shard.count=0",), 2, "`shard.count` is a whole number, 1 or more; got 0"),
         (("merge=nowhere",), 2, "each shard is needed once to merge `nowhere`; there is none"),
-        (("merge=[nowhere]",), 2, "No such file or directory: `nowhere/shard.json`"),
+        (("merge=[here,there]",), 2, "each shard is needed once to merge `here, there`; there is none"),
+        (("locate=miner", "shard.count=2"), 2, "Miner has to see all samples at once"),
         (("locate=nam", "shard.count=2"), 2, "stage `nam` has to see all samples at once"),
     ],
 )

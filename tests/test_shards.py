@@ -19,7 +19,7 @@ from kedit.locate.nam import NAM
 from kedit.locate.random import LayerMatched
 from kedit.locate.reduction import Vote
 from kedit.locate.selection import TopK
-from kedit.locate.shards import check_shareable, merge, share
+from kedit.locate.shards import Shard, check_shareable, merge
 from kedit.locate.target import Target
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
@@ -39,19 +39,19 @@ def told() -> list[Generated]:
 def scored(
     index: int, count: int, locator: Locator = SMALL, captions: Sequence[Generated] | None = None, **changed: Any
 ) -> dict[str, NeuronScores]:
-    pairs, some = (share(all_, index, count) for all_ in (PAIRS, captions or told()))
+    pairs, some = (Shard(index, count).of(all_) for all_ in (PAIRS, captions or told()))
     return locator.score(replace(planted().model, **changed), pairs, captions=some, dtype=torch.float64)
 
 
 def test_the_shards_in_order_are_all_items() -> None:
     items = list("abcdefgh")
     for count in (1, 2, 3, 8, 11):
-        shares = [share(items, index, count) for index in range(count)]
+        shares = [Shard(index, count).of(items) for index in range(count)]
         assert [one for some in shares for one in some] == items
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for index, count in ((2, 2), (-1, 3), (0, 0)):
         with pytest.raises(ValueError, match=rf"got {index} of {count}"):
-            share(items, index, count)
+            Shard(index, count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -80,11 +80,10 @@ def about(n: int) -> dict[str, str]:
 
 
 def test_shards_keep_64_bits_in_a_file(tmp_path: Any) -> None:
-    made = scored(0, 1)
-    assert made["gradcam"].values.dtype == torch.float64
-    assert not torch.equal(made["gradcam"].values.float().double(), made["gradcam"].values)
-    save_scores(made, tmp_path / "scores.safetensors")
-    assert torch.equal(load_scores(tmp_path / "scores.safetensors")["gradcam"].values, made["gradcam"].values)
+    third = torch.tensor([[1 / 3]], dtype=torch.float64)
+    save_scores({"a": NeuronScores(third, "m", "mid", about(1))}, tmp_path / "scores.safetensors")
+    assert torch.equal(load_scores(tmp_path / "scores.safetensors")["a"].values, third)
+    assert scored(0, 2)["gradcam"].values.dtype == torch.float64
 
 
 def test_a_shard_without_a_usable_sample_is_left_out_unless_all_are() -> None:

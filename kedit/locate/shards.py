@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,16 +17,37 @@ COUNTS = ("n_samples", "skipped", "forwards", "backwards", "invalid")
 """What adds up in a provenance."""
 
 
-def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
-    """Return the items of shard `index` of `count`, of which there may be none; the shards in order are all items."""
-    if not 0 <= index < count:
-        raise ValueError(f"`shard.index` is a number from 0 to `shard.count` - 1; got {index} of {count}")
-    return items[len(items) * index // count : len(items) * (index + 1) // count]
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of the samples; the parts in order are all samples."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"`shard.index` is a number from 0 to `shard.count` - 1; got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the items of this part, of which there may be none."""
+        return items[len(items) * self.index // self.count : len(items) * (self.index + 1) // self.count]
+
+
+ALL = Shard()
+"""All samples in one part."""
+
+
+def who_scores(locator: Any) -> Any:
+    """Return the locator that scores: the one inside another that only chooses otherwise, or `locator` itself."""
+    return getattr(locator, "locator", locator)
 
 
 def check_shareable(locator: object) -> None:
     """Raise a ValueError unless what each stage of `locator` makes of all samples is a mean over them."""
-    stages: Mapping[str, Stage] = getattr(getattr(locator, "locator", locator), "stages", {})
+    stages: Mapping[str, Stage] = getattr(who_scores(locator), "stages", {})
     if not stages:
         raise ValueError(f"{type(locator).__name__} has to see all samples at once: leave `shard.count` at 1")
     for name, stage in stages.items():
