@@ -9,7 +9,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.commands import sweeping
+from experiments.app import build, mirrored
+from experiments.sweeps import sweeping
 
 
 class Sweeping(Callback):
@@ -37,9 +38,6 @@ def ended(settings: DictConfig, folder: Path) -> None:
 @contextmanager
 def summing_up(settings: DictConfig, folder: Path) -> Iterator[Any]:
     """Yield a tracker for what the jobs in `folder` come to together: one run more in their group."""
-    from experiments.app import build
-    from experiments.commands import mirrored
-
     common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
     tracker = build(settings.tracker)
     if hasattr(tracker, "group"):

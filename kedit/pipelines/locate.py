@@ -402,16 +402,9 @@ def locate(
         ScoresError: `given` are scores of something else.
     """
     found = usable(model, pairs, progress, recall)
-
-    def score() -> Mapping[str, NeuronScores]:
-        some = found.pairs[: model.batch_size]
-        announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
-        return locator.score(model, found.pairs, captions=found.captions, progress=progress)
-
     if given is not None:
         check_given(given, model, locator, found)
-    about = {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)} if recall.store else {}
-    scores = dict(given or recall.scores(locator, lambda: about, score))
+    scores = dict(given or _scores(model, locator, found, progress, recall))
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
     choice = chosen_by(
@@ -419,6 +412,19 @@ def locate(
     )
     widths = model.site(locator.site, getattr(locator, "scope", "language")).widths
     return Located(scores, choice.stages, widths, skipped, found.pairs, found.captions, choice.significant)
+
+
+def _scores(
+    model: MLLM, locator: Locator, found: Usable, progress: Progress, recall: Recall
+) -> Mapping[str, NeuronScores]:
+    """Return the scores of the usable pairs, found in the store or taken."""
+
+    def score() -> Mapping[str, NeuronScores]:
+        some = found.pairs[: model.batch_size]
+        announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
+        return locator.score(model, found.pairs, captions=found.captions, progress=progress)
+
+    return recall.scores(locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score)
 
 
 def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
