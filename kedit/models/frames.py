@@ -54,15 +54,13 @@ class Frames:
             video_metadata: What is known of each: its `fps`.
             said: What the processor passes along; a TypeError names what is not supported.
         """
-        from transformers.video_utils import make_batched_metadata
-
         if unknown := sorted(key for key, value in said.items() if key not in KNOWN and value is not None):
             raise TypeError(f"videos without torchvision take no `{unknown[0]}`; install torchvision to set it")
         made = [self._patches(frames) for frames in videos]
         return {
             "pixel_values_videos": torch.cat([patches for patches, _ in made]),
             "video_grid_thw": torch.tensor([grid for _, grid in made]),
-            "video_metadata": make_batched_metadata(videos, video_metadata),
+            "video_metadata": _described(videos, video_metadata),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -241,3 +239,13 @@ PARTS = {"image_processor", "tokenizer", "video_processor"}
 BOUNDS = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 """What older files call the two bounds of `size`."""
 QWEN3 = Frames(128 * 32 * 32, 768 * 32 * 32, True, 16, 2, 2, (0.5,) * 3, (0.5,) * 3)
+
+
+def _described(videos: Sequence[Any], said: Sequence[Any] | None) -> list[Any]:
+    from transformers.video_utils import VideoMetadata
+
+    rates = [None] * len(videos) if said is None else [one["fps"] for one in said]
+    return [
+        VideoMetadata(total_num_frames=len(frames), fps=rate, frames_indices=list(range(len(frames))))
+        for frames, rate in zip(videos, rates, strict=True)
+    ]

@@ -29,7 +29,7 @@ def estimate(model: MLLM, site: Site, batch: Forced) -> int:
     """
     rows, columns = batch.kinds.shape
     embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
-    width, itemsize = int(embedding.embedding_dim), embedding.weight.dtype.itemsize
+    width, itemsize = int(embedding.embedding_dim), int(embedding.weight.dtype.itemsize)
     kept = sum(OF_NEURONS * n_neurons + OF_STREAM * width for n_neurons in site.widths.values())
     # The logits themselves, as 32-bit, and what a softmax and its gradient make of them.
     logits = int(embedding.num_embeddings) * (itemsize + 3 * 4)
