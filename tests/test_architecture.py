@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),
@@ -103,11 +103,6 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         *("kedit.models.attention", "_attn_implementation"),
         "nothing public tells which attention function a configuration names, or sets it for one configuration alone",
         "test_attention::test_the_logits_are_the_same_to_the_bit_and_the_implementation_is_restored",
-    ),
-    (
-        *("kedit.models.memory", "_attn_implementation"),
-        "nothing public tells whether a model keeps its attention weights",
-        "test_memory::test_attention_that_is_kept_counts",
     ),
     (
         *("kedit.doctor.state", f"{HOOKS} _backward_hooks _backward_pre_hooks"),

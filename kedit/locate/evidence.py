@@ -26,8 +26,8 @@ from kedit.models.mllm import MLLM, Forced
 from kedit.sites import Site
 from kedit.unembedding import Unembedding
 
-SAMPLES_AT_ONCE = 1
-"""How many samples of a batch a scorer sees at once: of several, products of matrices round by how many they are."""
+SAMPLES_AT_ONCE = 4
+"""How many samples of a batch a scorer sees at once, so that its own tensors stay small."""
 
 
 def gather(
@@ -57,7 +57,7 @@ def gather(
 
 
 def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> list[list[int]]:
-    """Return the places of the cases in batches of one length, so that no score depends on the size of the batches.
+    """Return the places of the cases in batches, those with as many words before the concept's together.
 
     Outside the language model a batch is one sample: what a layer sees of several pictures, in patches or tiles,
     cannot be told apart again.
@@ -115,7 +115,7 @@ class _Batch:
         return activations
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
-        """Yield the evidence of a layer one sample at a time, so that a scorer's own tensors stay small.
+        """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
         """
