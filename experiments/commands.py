@@ -2,9 +2,10 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import wraps
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 
 from experiments.app import build, plain, sweep_folder, whole_numbers
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
-from experiments.sweeps import STOPPED, statuses
+from experiments.sweeps import KEY, STOPPED, once, statuses
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
@@ -25,24 +26,23 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
-_sweep: ContextVar[list[DictConfig] | None] = ContextVar("sweep", default=None)
-"""The settings of the sweep that has begun; None where no `guarded` waits for it."""
+_sweep: ContextVar[list[tuple[DictConfig, ExitStack]] | None] = ContextVar("sweep", default=None)
+"""The settings of the sweep that has begun, and what it holds; None where no `guarded` waits for it."""
 
 
 def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
     """Let a job that fails say so in one line and leave its traceback in kedit.log.
 
-    The other jobs of a sweep still run, unless `on_error=stop`. Hydra would announce a raised error in a second line,
-    so the failure is handed to `guarded` instead; from a launcher's worker process, where none waits, STATUS tells it.
+    The other jobs of a sweep still run, unless `on_error=stop`; what is finished does not run again. Hydra would
+    announce a raised error in a second line, so the failure is handed to `guarded` instead; from a launcher's worker
+    process, where none waits, STATUS tells it.
     """
 
     @wraps(job)
     def attempt(settings: DictConfig) -> T | None:
         sweep = sweep_folder()
-        if sweep is not None and (sweep / STOPPED).exists():
-            return None
         try:
-            return job(settings)
+            return job(settings) if sweep is None else once(job, settings)
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
@@ -64,8 +64,12 @@ def guarded(main: Callable[[], Any]) -> int:
 
     A sweep ends with what `ended` makes of it, also after failures and when it is interrupted.
     """
-    _prepare_hydra()
+    # Hydra then raises instead of printing half a page and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
+    logging.raiseExceptions = False
     codes: list[int] = []
+    composed = True
     token, sweep = _exit_codes.set(codes), _sweep.set([])
     try:
         main()
@@ -73,12 +77,14 @@ def guarded(main: Callable[[], Any]) -> int:
         codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
     except Exception as error:
         codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        composed = not misused(error)
     finally:
         begun = (_sweep.get() or [])[:]
         _exit_codes.reset(token)
         _sweep.reset(sweep)
-    for settings in begun:
-        codes += _ended(settings, bool(codes))
+    for settings, held in begun:
+        with held:
+            codes += _ended(settings, bool(codes)) if composed else []
     if not codes:
         return DONE
     if INTERRUPTED in codes:
@@ -86,25 +92,10 @@ def guarded(main: Callable[[], Any]) -> int:
     return MISUSED if set(codes) == {MISUSED} else FAILED
 
 
-def sweeping(settings: DictConfig) -> None:
-    """Tell the `guarded` that waits that a sweep has begun."""
+def sweeping(settings: DictConfig, held: ExitStack) -> None:
+    """Tell the `guarded` that waits that a sweep has begun, and what to let go of when it has ended."""
     if (begun := _sweep.get()) is not None:
-        begun.append(settings)
-
-
-def _prepare_hydra() -> None:
-    # Hydra then raises instead of printing half a page and exiting with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
-    logging.raiseExceptions = False
-    # Hydra takes plugins from the namespace package `hydra_plugins` alone.
-    plugins = str(Path(__file__).resolve().parent / "plugins")
-    if plugins not in sys.path:
-        sys.path.append(plugins)
-    from hydra.core.plugins import Plugins
-    from hydra_plugins.kedit_grid import GridSweeper
-
-    Plugins.instance().register(GridSweeper)
+        begun.append((settings, held))
 
 
 def _ended(settings: DictConfig, failed: bool) -> list[int]:
@@ -114,6 +105,7 @@ def _ended(settings: DictConfig, failed: bool) -> list[int]:
     folder = Path(settings.hydra.sweep.dir)
     try:
         ended(settings, folder)
+        tell_offline(folder)
     except Exception as error:
         logger.info("the sweep could not be summed up", exc_info=True)
         return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
@@ -138,6 +130,7 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
     running = HydraConfig.get()
     folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
+        (folder / KEY).unlink(missing_ok=True)
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
         whole_numbers(settings, least, optional=["threads"])
         if settings.on_error not in ("continue", "stop"):
@@ -146,8 +139,12 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
         tracker = build(settings.tracker)
         if sweep is not None and getattr(tracker, "group", "") is None:
             tracker = replace(tracker, group=sweep.name)
-        with mirrored(tracker, settings, folder):
-            yield kept, tracker
+        try:
+            with mirrored(tracker, settings, folder):
+                yield kept, tracker
+        finally:
+            if sweep is None:
+                tell_offline(folder)
         logger.info("done")
 
 
@@ -161,6 +158,16 @@ def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]
         tracker.finish(failed=one_line(f"{type(error).__name__}: {error}"))
         raise
     tracker.finish()
+
+
+def tell_offline(folder: Path) -> None:
+    """Say in one line where W&B has kept a run or a sweep offline, and how to upload it."""
+    place = shlex.quote(str(folder))
+    runs = [f"{place}/{one.relative_to(folder)}" for one in sorted(folder.glob("wandb/offline-run-*"))[-1:]]
+    if any(folder.glob("*/wandb/offline-run-*")):
+        runs.append(f"{place}/*/wandb/offline-run-*")
+    if runs:
+        sys.stdout.write(f"W&B: kept offline; to upload it: wandb sync {' '.join(runs)}\n")
 
 
 def _waiting() -> list[int] | None:

@@ -1,7 +1,7 @@
 """How a sweep begins and ends: who waits for it is told, and its results are put together, also after failures."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,28 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.commands import sweeping
+from experiments.commands import code_of, said, sweeping
+from experiments.complaints import explained
+from experiments.sweeps import alone, begin
 
 
 class Sweeping(Callback):
-    """Tells the command that a sweep has begun, so that it can put the results together however the sweep ends.
+    """Notes which jobs a sweep has, and tells the command, which puts the results together however the sweep ends.
 
     Hydra itself calls nothing after a sweep in which a job failed.
     """
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
-        """Remember the sweep's settings, unless its sweeper does so itself when the jobs are known."""
-        if not str(config.hydra.sweeper._target_).startswith("hydra_plugins.kedit_"):
-            sweeping(config)
+        """Begin in the sweep's folder, in which no other process may be."""
+        held = ExitStack()
+        try:
+            held.enter_context(alone(Path(config.hydra.sweep.dir)))
+            begin(config)
+        except Exception as error:
+            held.close()
+            # Hydra would make a warning of anything else and go on.
+            raise SystemExit(said(code_of(error), explained(error))) from error
+        sweeping(config, held)
 
 
 def ended(settings: DictConfig, folder: Path) -> None:

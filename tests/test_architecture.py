@@ -23,7 +23,6 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.models", "kedit.data"}),
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
     frozenset({"kedit.doctor"}),
-    frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
@@ -39,7 +38,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("kedit.models", "experiments"),
     "tokenizers": ("kedit.models", "experiments"),
     "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
-    "wandb": ("kedit.tracking", "kedit.uploading"),
+    "wandb": ("kedit.tracking",),
     "evaluate": ("kedit.evaluation",),
     "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),

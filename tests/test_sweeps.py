@@ -15,9 +15,8 @@ import pytest
 
 import experiments.run as recipe
 from experiments import sharing
-from experiments.sweeps import Sweep, statuses
+from experiments.sweeps import alone, statuses
 from kedit.models.shipped import HERE
-from kedit.runs import write_atomic
 
 pytestmark = [
     pytest.mark.usefixtures("as_in_a_new_process"),
@@ -56,18 +55,22 @@ def board(folder: Path) -> dict[str, bytes]:
 
 
 def jobs_run(out: str) -> int:
-    return sum(line.startswith("[") for line in out.splitlines())
+    return sum(line.startswith("[") for line in out.splitlines()) - jobs_skipped(out)
+
+
+def jobs_skipped(out: str) -> int:
+    return sum(line.startswith("[") and line.endswith("   finished before") for line in out.splitlines())
 
 
 # --- going on
 
 
-def test_the_same_command_again_runs_only_what_is_not_finished(
+def test_a_sweep_in_the_folder_of_an_old_one_runs_only_what_is_not_finished(
     sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    code, out, _ = sweep(*GRID)
-    assert (code, jobs_run(out)) == (0, 4)
-    (folder,) = tmp_path.glob("multirun/*/*")
+    code, out, _ = sweep(*GRID, "hydra.sweep.dir=one")
+    assert (code, jobs_run(out), jobs_skipped(out)) == (0, 4, 0)
+    folder = tmp_path / "one"
     before = board(folder)
 
     (folder / "1" / "STATUS").write_text("running\n")
@@ -75,36 +78,19 @@ def test_the_same_command_again_runs_only_what_is_not_finished(
     (folder / "3" / "STATUS").unlink()
     for name in BOARDS:
         (folder / name).unlink()
-    code, out, err = sweep(*GRID)
-    assert (code, jobs_run(out)) == (0, 2)
-    assert "2 of 4 jobs are finished" in err
-    assert list(tmp_path.glob("multirun/*/*")) == [folder]
+    code, out, err = sweep(*GRID, "hydra.sweep.dir=one")
+    assert (code, err) == (0, "")
+    assert (jobs_run(out), jobs_skipped(out)) == (2, 2)
+    assert "[1/4] concept=star gradcam.of_max=0.05   finished before" in out
     assert board(folder) == before
 
 
-def test_finished_jobs_are_skipped_at_once(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    found = Sweep(tmp_path, "key", tuple((f"seed={number}",) for number in range(500)))
-    for number in range(500):
-        write_atomic(tmp_path / str(number) / "STATUS", "done\n")
-        write_atomic(tmp_path / str(number) / "KEY", found.job_key(number))
-    began = time.perf_counter()
-    assert found.prepared() == []
-    assert (time.perf_counter() - began) / 500 < 0.05
-
-
-def test_another_setting_is_another_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_larger_grid_in_the_same_folder_keeps_the_jobs_that_are_equal(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     sweep("concept=star,house", "hydra.sweep.dir=one")
-    before = {name: (tmp_path / "one" / name / "KEY").read_text() for name in ("0", "1")}
-    _, _, err = sweep("concept=star,house", "hydra.sweep.dir=one", "seed=1")
-    assert "are finished" not in err
-    assert all((tmp_path / "one" / name / "KEY").read_text() != before[name] for name in before)
-
-
-def test_a_sweep_may_be_started_afresh(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    sweep("concept=star,house")
-    _, out, _ = sweep("concept=star,house", "hydra.sweeper.resume=false", "hydra.sweep.dir=multirun/a/new")
-    assert jobs_run(out) == 2
-    assert len(list(tmp_path.glob("multirun/*/*/sweep.json"))) == 2
+    code, out, _ = sweep("concept=star,house,tree", "hydra.sweep.dir=one")
+    assert (code, jobs_run(out), jobs_skipped(out)) == (0, 1, 2)
 
 
 def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
@@ -120,21 +106,25 @@ def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
         assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
-def test_two_processes_cannot_work_on_one_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    with Sweep(tmp_path / "one", "key", ()).alone():
-        code, out, err = sweep("concept=star,house", "hydra.sweep.dir=one")
-    assert (code, out) == (2, "")
-    assert "another process is working on this sweep in `one`" in err
+def test_two_processes_cannot_work_on_one_sweep(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(tmp_path / "one"), pytest.raises(SystemExit) as ended:
+        sweep("concept=star,house", "hydra.sweep.dir=one")
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert "another process is working on this sweep in `one`" in said.err
     assert not list(tmp_path.glob("one/*/STATUS"))
 
 
-def test_jobs_of_a_larger_sweep_that_was_here_before_do_not_count(tmp_path: Path) -> None:
-    Sweep(tmp_path, "key", (("seed=0",), ("seed=1",))).prepared()
-    for number, told in enumerate(("done", "failed: why")):
-        write_atomic(tmp_path / str(number) / "STATUS", f"{told}\n")
-    assert statuses(tmp_path) == {"0": "done", "1": "failed: why"}
-    Sweep(tmp_path, "key", (("seed=0",),)).prepared()
-    assert statuses(tmp_path) == {"0": "done"}
+def test_a_folder_that_cannot_be_made_is_named(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(SystemExit) as ended:
+        sweep("concept=star,house", "hydra.sweep.dir=taken/one")
+    assert ended.value.code == 1
+    assert "Not a directory: `taken/one`" in capsys.readouterr().err
 
 
 # --- failing jobs
@@ -158,6 +148,16 @@ def test_a_sweep_may_stop_at_the_first_failure(sweep: Callable[..., tuple[int, s
     assert list(statuses(tmp_path / "one")) == ["0"]
     code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=continue")
     assert (code, jobs_run(out)) == (1, 2)
+    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=stop")
+    assert (code, jobs_run(out), jobs_skipped(out)) == (1, 0, 2)
+
+
+def test_a_value_that_cannot_be_composed_is_one_line_and_no_leaderboard(
+    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, out, err = sweep("concept=star,house", "edit=zero,nothing", "hydra.sweep.dir=one")
+    assert (code, out, err) == (2, "", "kedit: no `edit=nothing`; options of `edit`: amplify, patch, scale, zero\n")
+    assert not list((tmp_path / "one").glob("leaderboard*"))
 
 
 def test_an_unknown_way_to_take_errors_is_refused(sweep: Callable[..., tuple[int, str, str]]) -> None:
@@ -244,7 +244,7 @@ def survives(tmp_path: Path, kills: int) -> None:
     for folder in (calm, rough):
         folder.mkdir()
     assert started(calm, calm / "store").wait(300) == 0
-    chance, log = random.Random(0), rough / "swept" / "sweep.json"
+    chance, log = random.Random(0), rough / "swept" / "multirun.yaml"
     hits = 0
     for _ in range(kills):
         log.unlink(missing_ok=True)
