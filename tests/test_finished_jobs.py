@@ -25,6 +25,7 @@ CONF = {
 defaults:
   - _self_
   - edit: zero
+  - experiment: null
 seed: 0
 match: contains
 on_error: continue
@@ -32,12 +33,16 @@ data: {folder: data}
 model: {path: model}
 tracker: {_target_: kedit.tracking.NoTracker}
 hydra:
+  hydra_logging: {root: {level: WARNING}}
   sweep: {dir: swept, subdir: "${hydra.job.num}"}
   callbacks: {sweep: {_target_: experiments.endings.Sweeping}}
 """,
     "edit/zero.yaml": "factor: 0",
     "edit/scale.yaml": "factor: 0.5",
     "edit/amplify.yaml": "factor: 2",
+    "experiment/grid.yaml": """# @package _global_
+hydra: {sweeper: {params: {match: "'a b',c", seed: "7,8"}}}
+""",
 }
 INPUTS = (
     *("data/pictures.jsonl", "data/pictures/1.png", "data/masks/deep/1.png", "data/questions.jsonl"),
@@ -103,12 +108,12 @@ def test_a_finished_job_is_left_alone_and_told_and_returns_what_it_returned(
 ) -> None:
     assert (kedit(), recipe.seeds) == (0, [1, 2])
     capsys.readouterr()
-    log = (tmp_path / "swept" / "1" / "kedit.log").read_bytes()
+    status = (tmp_path / "swept" / "1" / "STATUS").stat()
     found, once = [], sweeps.once
     monkeypatch.setattr("experiments.commands.once", lambda *words: found.append(once(*words)))
     assert (kedit(), recipe.seeds) == (0, [])
     assert capsys.readouterr().out == "[1/2] seed=1   finished before\n[2/2] seed=2   finished before\n"
-    assert (tmp_path / "swept" / "1" / "kedit.log").read_bytes() == log
+    assert (tmp_path / "swept" / "1" / "STATUS").stat().st_ino == status.st_ino
     assert [drop for drop, _ in found] == [0.5, 1.0]
     assert all(math.isnan(retention) for _, retention in found)
 
@@ -267,8 +272,8 @@ def test_sources_and_libraries_are_part_of_the_key(tmp_path: Path, monkeypatch: 
 
 
 def test_the_jobs_that_are_listed_beforehand_are_those_that_run(kedit: Command, recipe: Recipe, tmp_path: Path) -> None:
-    params = "hydra.sweeper.params={match: \"'a b',c\", seed: '7,8'}"
-    assert kedit("seed=range(1,3)", "edit=glob(*l*)", "++edit.factor=1,null", "+words='x,y'", params) == 0
+    words = ["seed=range(1,3)", "edit=glob(*l*)", "++edit.factor=1,null", "+words='x,y'", "experiment=grid"]
+    assert kedit(*words) == 0
     plan = json.loads((tmp_path / "swept" / "sweep.json").read_text())["jobs"]
     folders = sorted((tmp_path / "swept").glob("*/.hydra/overrides.yaml"), key=lambda path: int(path.parts[-3]))
     assert [list(OmegaConf.load(one)) for one in folders] == plan
