@@ -2,40 +2,76 @@
 
 PY ?= python3
 VENV ?= .venv
-# pip chooses the build of torch (CPU or CUDA); what is installed after it keeps that build.
+NEWEST ?= .venv-newest
+LOWEST ?= .venv-lowest
+# pip chooses the build of torch (CPU or CUDA), which no lock file can name; what is installed after it keeps that build.
 TORCH ?= torch==2.13.0
+NEWEST_TORCH ?= torch
 CONCEPT ?= star
 ARGS ?=
+# Processes that share the tests; each takes a core and about a gigabyte. 0 runs them in one.
+WORKERS ?= 2
 BIN := $(VENV)/bin
+LOCK := requirements.lock
 # Nothing here needs the hub, and a look for it without a network takes 23 seconds.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-# $(call install,EXTRA): uv where it works, for speed; else pip.
-install = $(BIN)/uv pip install -q --python $(BIN)/python -e '.[$(1)]' || $(BIN)/pip install -q -e '.[$(1)]'
+# $(call install,WHAT): uv where it works, for speed; else pip.
+install = $(BIN)/uv pip install -q --python $(BIN)/python $(1) || $(BIN)/python -m pip install -q $(1)
+# $(call note,BIN): write down the releases there as those that the tests pass with; tests/test_tested.py compares.
+note = $(1)/python -m pip freeze | $(1)/python tests/note_tested.py
 
-.PHONY: help setup run test lint format bench train clean
+.PHONY: help setup lock run test test-newest test-lowest lint format bench train clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
-$(VENV)/.dev: pyproject.toml
+$(VENV)/.torch:
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
-	$(BIN)/python -m pip install -q uv '$(TORCH)'
-	$(call install,dev)
+	$(BIN)/python -m pip install -q '$(TORCH)'
+	$(BIN)/python -m pip install -q uv || true
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(LOCK) pyproject.toml
+	$(call install,--no-deps -r $(LOCK))
+	$(call install,--no-deps --no-build-isolation -e .)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(call install,bench)
+	$(call install,-c $(LOCK) -e '.[bench]')
 	@touch $@
 
-setup: $(VENV)/.dev  ## make .venv and install kedit into it
+setup: $(VENV)/.dev  ## make .venv with what requirements.lock names, and kedit
+
+# torch itself stays outside: the index has only its CUDA build, which brings gigabytes. What its CPU build needs is in.
+lock: $(VENV)/.torch  ## write requirements.lock anew: the newest versions that pyproject.toml admits
+	echo torch > $(VENV)/torch.txt
+	$(BIN)/python -c 'from importlib.metadata import requires; print(*requires("torch"), sep="\n")' \
+	| $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	  --excludes $(VENV)/torch.txt --no-annotate --custom-compile-command 'make lock' \
+	  --extra dev pyproject.toml - -o $(LOCK)
+	$(MAKE) setup
+	$(call note,$(BIN))
 
 run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=patch ...')
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m slow' for the long ones)
-	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-newest:  ## run the tests with the newest libraries that pyproject.toml admits
+	$(PY) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q uv '$(NEWEST_TORCH)'
+	$(NEWEST)/bin/uv pip install -q --python $(NEWEST)/bin/python -e '.[dev]'
+	$(OFFLINE) $(NEWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(call note,$(NEWEST)/bin)
+
+test-lowest:  ## run the tests with the oldest libraries that pyproject.toml admits
+	$(PY) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q uv
+	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(OFFLINE) $(LOWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What kedit costs: edits beside raw hooks, nnsight and pyvene; locating beside its bare passes; many sets at once.
+"""What kedit costs: edits beside raw hooks, nnsight and pyvene; locating beside bare passes; captions under many sets.
 
 kedit bench repeats=20
 """

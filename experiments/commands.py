@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from experiments.app import build, plain, sweep_folder, whole_numbers
+from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
 from experiments.sweeps import KEY, STOPPED, once, statuses
+from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
@@ -42,7 +44,9 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     def attempt(settings: DictConfig) -> T | None:
         sweep = sweep_folder()
         try:
-            return job(settings) if sweep is None else once(job, settings)
+            # A launcher's worker process has not come through the command line.
+            with deprecations_logged():
+                return job(settings) if sweep is None else once(job, settings)
         except Exception as error:
             with suppress(OSError):
                 logger.info("the job failed", exc_info=True)
@@ -59,6 +63,7 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     return attempt
 
 
+@borrowed_process()
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
 
@@ -126,12 +131,14 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
 
     from kedit import __version__
     from kedit.runs import Run
+    from kedit.tested import tell_untested
 
     running = HydraConfig.get()
     folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
         (folder / KEY).unlink(missing_ok=True)
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        tell_untested()
         whole_numbers(settings, least, optional=["threads"])
         if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")

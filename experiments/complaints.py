@@ -27,7 +27,9 @@ def misused(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException)
+    from kedit.pipelines.locate import ScoresError
+
+    return isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException | ScoresError)
 
 
 def explained(error: BaseException) -> str:
@@ -80,7 +82,7 @@ def _no_key(key: str, cause: Any) -> str:
     beside = getattr(cause, "parent_node", None)
     if beside is None or not hasattr(beside, "keys"):
         return one_line(f"cannot set `{key}`: {cause}")
-    path = str(beside._get_full_key(""))
+    path = str(cause.full_key).rpartition(".")[0]
     last = key.removeprefix(path).lstrip(".").partition(".")[0]
     there = [str(name) for name in beside if name not in ("_target_", "hydra")]
     near = get_close_matches(last, there)

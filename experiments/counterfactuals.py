@@ -6,7 +6,6 @@ kedit counterfactuals
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import hydra
@@ -112,16 +111,16 @@ def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, see
 
 def strips(painted: Any, found: Any, n_shown: int) -> dict[str, list[Any]]:
     """Return for each model the first picture of each of `n_shown` concepts, as every source paints it."""
-    from experiments.sources.figures import Strip
+    from kedit.plots import PictureRow
 
     made: dict[str, list[Any]] = {model: [] for model in found}
     for concept, several in list(painted.items())[:n_shown]:
         same = [one for one in several if not one.source.endswith(AGAIN)]
         sample = same[0].pairs[0].sample
-        pictures = {one.source: one.pairs[0].image for one in same}
+        pictures = {"original": sample.image} | {one.source: one.pairs[0].image for one in same}
         for model, concepts in found.items():
-            named = frozenset(one for one in pictures if sample.id in concepts[concept.name][one].left)
-            made[model].append(Strip(concept.name, sample.image, pictures, named))
+            named = frozenset(one.source for one in same if sample.id in concepts[concept.name][one.source].left)
+            made[model].append(PictureRow(concept.name, pictures, framed=named))
     return made
 
 
@@ -129,11 +128,17 @@ def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any) 
     """Write report and figures, tell the tracker, and print the tables."""
     from experiments.show import tell_figures
     from experiments.sources import tables
-    from experiments.sources.figures import draw_pictures, draw_rows
+    from experiments.sources.figures import draw_rows
+    from kedit.plots import draw_pictures
 
     for model, several in drawn.items():
-        kept.save_figure(f"pictures_{model}.png", partial(draw_pictures, several, model))
-    kept.save_figure("sources.png", partial(draw_rows, rows, tables.titles(about["top"])))
+        failed, total = (
+            sum(map(len, part)) for part in zip(*((row.framed, row.pictures) for row in several), strict=True)
+        )
+        still = f"{model} still names it in {failed} of {total - len(several)} pictures (framed)"
+        title = f"What each source paints over the object; {still}"
+        kept.save_figure(f"pictures_{model}.png", draw_pictures(several, title=title).save)
+    kept.save_figure("sources.png", draw_rows(rows, tables.titles(about["top"])).save)
     kept.save_json("report.json", about | {"rows": [one.to_json() for one in rows]})
     page = tables.page(rows, about, kept.figures)
     kept.save_text("report.md", page)

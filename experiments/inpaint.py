@@ -34,7 +34,7 @@ def inpaint(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     """Paint, save every picture, and draw some of them."""
     from experiments.pairs import inpainter, paired
-    from kedit.inspection.counterfactuals import draw_painted
+    from kedit.plots import draw_pictures
     from kedit.samples import find_concept
 
     began = time.perf_counter()
@@ -48,7 +48,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     rows = [row(pair, cfg.inpaint.get("dilation", 0)) for pair in pairs.made]
     changed = sum(one["changed"] for one in folder) / len(folder)
     title = f"`{concept.name}` painted out by `{method}`: {changed:.0%} of the pixels change"
-    figure = kept.save_figure("counterfactuals.png", partial(draw_painted, rows[: cfg.shown], title=title))
+    figure = kept.save_figure("counterfactuals.png", draw_pictures(rows[: cfg.shown], title=title).save)
     report = {
         "kedit": __version__,
         "concept": concept.name,
@@ -84,10 +84,13 @@ def saved(pairs: Sequence[Any], kept: Any) -> list[dict[str, Any]]:
 def row(pair: Any, dilation: int) -> Any:
     """Return a row of the figure; the outline is of the region as grown by `dilation`."""
     from kedit.data.inpaint import region_of
-    from kedit.inspection.counterfactuals import PaintedRow
+    from kedit.plots import PictureRow
 
     region = region_of(pair.sample, pair.concept, dilation)
-    return PaintedRow(str(pair.sample.id), pair.sample.image, region, pair.image, pair.control)
+    original, over = pair.sample.image, "what is painted over"
+    pictures = {"picture": original, over: original, "counterfactual": pair.image}
+    pictures |= {} if pair.control is None else {"control": pair.control}
+    return PictureRow(str(pair.sample.id), pictures, {over: region})
 
 
 def main() -> int:

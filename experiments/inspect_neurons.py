@@ -39,8 +39,8 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     from experiments.inspecting import depths, page, places, stability, words
     from experiments.inspecting.rows import Subject, attempted
     from experiments.pairs import inpainter, paired
-    from experiments.steps import language_only, locate, neuron_part
     from kedit.neurons import save_scores
+    from kedit.pipelines.locate import language_only, locate, neuron_part
     from kedit.samples import find_concept
 
     began = time.perf_counter()

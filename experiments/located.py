@@ -1,7 +1,6 @@
 """What `kedit locate` leaves and says: scores, neurons, a figure and how it was done."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from kedit import __version__
@@ -46,8 +45,8 @@ def leave(
         tracker: Who mirrors it.
         seconds: How long all of it took, if that is known.
     """
-    from experiments.steps import without_seconds
-    from kedit.inspection import draw_layers
+    from kedit.pipelines.locate import without_seconds
+    from kedit.plots import draw_layers
 
     scores, ids, whole = found(locator, parts)
     stages = locator.select_each(scores)
@@ -60,8 +59,7 @@ def leave(
     run.save_json("timing.json", {key: round(value, 3) for key, value in timing.items()})
     counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages.values()]
     widths, candidates = whole.maker.widths, counts[0] if len(counts) > 1 else None
-    drawn = partial(draw_layers, counts[-1], len(widths), max(widths.values()), candidates=candidates)
-    figure = run.save_figure("layers.png", drawn)
+    figure = run.save_figure("layers.png", draw_layers({"": counts[-1]}, widths, candidates=candidates).save)
     tracker.log({"neurons": len(neurons), "samples": len(ids)})
     tracker.table("neurons", ("layer", "index"), [list(one) for one in neurons])
     tracker.figure("layers", figure)
@@ -77,7 +75,7 @@ def described(
     stages: Mapping[str, NeuronSet],
 ) -> dict[str, Any]:
     """Return what locate.json holds: the same however many parts there were."""
-    from experiments.steps import cost_part, neuron_part
+    from kedit.pipelines.locate import cost_part, neuron_part
 
     selectors = {stage: repr(one.select) for stage, one in getattr(locator, "stages", {}).items()}
     return {

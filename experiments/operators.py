@@ -5,7 +5,6 @@ kedit operators concept=star
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def operators(cfg: DictConfig) -> None:
         table = markdown_table(["concept drawn", *chosen], cells)
         kept.save_text("operators.md", table + "\n")
         kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
-        kept.save_figure("operators.png", partial(draw, rows, concept.name, len(neurons)))
+        kept.save_figure("operators.png", draw(rows, concept.name, len(neurons)).save)
         print(f"share of captions that name `{concept.name}`, {len(neurons)} neurons edited, n = {len(faded)}\n{table}")
         print(f"files: {kept.folder}")
 
@@ -74,27 +73,23 @@ def share(model: Any, faded: Sequence[Any], strength: float, neurons: Any, opera
     return bootstrap_mean([float(one) for one in named])
 
 
-def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int, path: Path) -> None:
-    """Draw the share of captions that name the concept by how much of it is drawn."""
-    from matplotlib.figure import Figure
+def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) -> Any:
+    """Return the share of captions that name the concept by how much of it is drawn."""
+    from kedit.plots import Curve, Look, draw_lines
+    from kedit.plots.style import BASELINE, SERIES
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for number, name in enumerate(next(iter(rows.values()))):
-        cells = [row[name] for row in rows.values()]
-        spread = [[max(c.value - c.low, 0) for c in cells], [max(c.high - c.value, 0) for c in cells]]
+    looks = (Look(BASELINE), *SERIES[1:])
+    operators = {"unedited" if name == "none" else name: name for name in next(iter(rows.values()))}
+    curves = {
         # Side by side: two operators that both silence the concept would hide each other.
-        beside = [strength + 0.006 * (number - 2) for strength in rows]
-        axes.errorbar(beside, [c.value for c in cells], yerr=spread, label=name, capsize=3, marker="o", markersize=4)
-    axes.set(
-        xlabel=f"how much of the {concept} is drawn",
-        ylabel=f'share of captions that say "{concept}"',
-        ylim=(-0.03, 1.05),
-    )
-    axes.set_title(f"Five operators on the {n_neurons} neurons of `{concept}`", loc="left", fontweight="bold")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        label: Curve([strength + 0.012 * (number - 2) for strength in rows], [row[name] for row in rows.values()], look)
+        for number, ((label, name), look) in enumerate(zip(operators.items(), looks, strict=False))
+    }
+    title = f"What {len(curves) - 1} operators do to the {n_neurons} neurons of `{concept}`"
+    up = f"captions that say \u201c{concept}\u201d, with 95 % interval"
+    across, ticks = f"how much of the {concept} is drawn", [f"{strength:.0%}" for strength in rows]
+    axis = {"prepare": lambda axes: (axes.set_xticks(list(rows), ticks), axes.set_ylim(-0.03, 1.03)), "bars": True}
+    return draw_lines({"": curves}, title=title, across=across, up=up, **axis)
 
 
 def main() -> int:

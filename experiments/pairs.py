@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,7 +10,8 @@ from experiments.app import bar, build
 from kedit.data.found import FoundRegions
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, Pairs, counterfactuals
-from kedit.samples import Concept, Sample
+from kedit.pipelines.locate import Counts, Prepared, prepare
+from kedit.samples import Concept, Data, Sample
 
 
 def inpainter(cfg: DictConfig) -> Inpainter:
@@ -21,11 +23,20 @@ def inpainter(cfg: DictConfig) -> Inpainter:
 
 def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
     """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
-    with _quiet() if isinstance(inpaint, Heavy) else nullcontext():
+    with quiet(inpaint):
         return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
 
 
-def _quiet() -> AbstractContextManager[None]:
+def prepared(data: Data, concept: str, inpaint: Inpainter, counts: DictConfig, seed: int) -> Prepared:
+    """Return the pictures and questions of a concept, as many as the configuration says."""
+    names = [field.name for field in fields(Counts)]
+    wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
+    with quiet(inpaint):
+        return prepare(data, str(concept), inpaint, wanted, seed=seed, progress=bar)
+
+
+def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:
+    """Return a context without the bars that an inpainter's models show while they load."""
     from kedit.models.loading import without_bars
 
-    return without_bars()
+    return without_bars() if isinstance(inpaint, Heavy) else nullcontext()

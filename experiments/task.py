@@ -37,9 +37,9 @@ def task(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
     """Locate, edit, judge and report."""
     from experiments import task_show
-    from experiments.steps import cost_part, neuron_part
     from kedit.evaluation.task import judged
     from kedit.neurons import save_scores
+    from kedit.pipelines.locate import cost_part, neuron_part
 
     began = time.perf_counter()
     use_threads(cfg.threads)

@@ -1,12 +1,12 @@
 """What a task shows: report, figures, tracker and one table in the terminal."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.show import layers_told, shown, tell_figures
-from kedit.inspection import draw_layers
+from kedit.evaluation.statistics import Measured
+from kedit.plots import draw_answers, draw_layers
 from kedit.reports import markdown_table, report_metrics
 from kedit.runs import Run
 from kedit.samples import Question
@@ -14,7 +14,6 @@ from kedit.sites import Site
 from kedit.tracking import Tracker
 
 N_EXAMPLES = 3
-CONDITIONS = ("before", "after", "random")
 
 
 def answer_rows(questions: Sequence[Question], before: Sequence[str], after: Sequence[str]) -> list[dict[str, str]]:
@@ -32,8 +31,10 @@ def everything(
     run.save_jsonl("answers.jsonl", rows)
     run.save_json("report.json", report)
     counts = {int(layer): count for layer, count in report["neurons"]["by_layer"].items()}
-    run.save_figure("layers.png", partial(draw_layers, counts, len(site.blocks), max(site.widths.values())))
-    run.save_figure("score.png", partial(draw_score, report))
+    run.save_figure("layers.png", draw_layers({"": counts}, site.widths).save)
+    conditions = (report["score"]["before"], *_others(report))
+    right = {kind: [Measured(**one[kind]) for one in conditions] for kind in report["score"]["before"]}
+    run.save_figure("score.png", draw_answers(right, title=str(report["verdict"]).partition(": ")[0]).save)
     examples = [row for row in rows if row["before"] != row["after"]][:N_EXAMPLES]
     run.save_text("report.md", markdown(report, examples, run.figures))
     tracker.log(report_metrics(report))
@@ -107,28 +108,6 @@ def terminal(report: Mapping[str, Any], examples: Sequence[Mapping[str, str]], r
             markup=False,
         )
     console.print(f"files: {run.folder}", highlight=False, markup=False, soft_wrap=True)
-
-
-def draw_score(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the share of right answers by kind: unedited, edited, and with random neurons edited."""
-    from matplotlib.figure import Figure
-
-    before, after, control = report["score"]["before"], *_others(report)
-    figure = Figure(figsize=(1.6 + 1.3 * len(before), 3.6), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, figures) in enumerate(zip(CONDITIONS, (before, after, control), strict=True)):
-        places = [
-            place + 0.27 * (number - 1) for place, kind in enumerate(before) if figures[kind]["value"] is not None
-        ]
-        known = [one for one in figures.values() if one["value"] is not None]
-        ends = [[one["value"] - one["low"] if one["low"] is not None else 0 for one in known],
-                [one["high"] - one["value"] if one["high"] is not None else 0 for one in known]]  # fmt: skip
-        axes.bar(places, [one["value"] for one in known], 0.25, yerr=ends, capsize=2, label=name)
-    axes.set_xticks(range(len(before)), list(before))
-    axes.set(ylabel="share answered right", ylim=(0, 1.05))
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
 
 
 def _others(report: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

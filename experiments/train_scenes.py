@@ -67,7 +67,7 @@ def train_scenes(cfg: DictConfig) -> None:
         (out / "banks.json").write_text(json.dumps(export.banks(order)) + "\n")
     curve = [json.loads(line) for line in (folder / f"{cfg.variant}.jsonl").read_text().splitlines()]
     (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
-    export.draw_curve(curve, out / "curve.png")
+    export.draw_curve(curve).save(out / "curve.png")
 
     shipped = load(out, name=cfg.variant, prompt=CAPTION_PROMPT, batch_size=64, max_new_tokens=28)
     seeds = range(FIRST_EXAM_SEED, FIRST_EXAM_SEED + cfg.exam.scenes)

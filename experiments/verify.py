@@ -39,13 +39,12 @@ def verified(run: Path, overrides: Sequence[str] = ()) -> Verdict:
     """
     from experiments import run as recipe
     from kedit.runs import Run
-    from kedit.tracking import NoTracker
 
     settings, locator_name = _settings(run, overrides)
     with TemporaryDirectory(prefix="kedit-verify-") as scratch:
         again = Path(scratch)
         with Run(again) as kept:
-            recipe.job(settings, kept, NoTracker(), locator_name=locator_name)
+            recipe.job(settings, locator_name, kept).save_in(kept, figures=False)
         names = (*FILES, *(name for name in TESTED if (run / name).is_file()))
         return Verdict(run, tuple(filter(None, (_difference(run, again, name) for name in names))))
 

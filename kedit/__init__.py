@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
+    from kedit.pipelines.locate import Counts
+    from kedit.pipelines.run import RunResult, run
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.
@@ -45,6 +47,7 @@ _HOMES = {
     "Concept": "kedit.samples",
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
+    "Counts": "kedit.pipelines.locate",
     "DomainEntropy": "kedit.locate.mmneuron",
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",
@@ -63,6 +66,7 @@ _HOMES = {
     "Quantile": "kedit.locate.selection",
     "Question": "kedit.samples",
     "RatioOfMax": "kedit.locate.selection",
+    "RunResult": "kedit.pipelines.run",
     "Sample": "kedit.samples",
     "Scale": "kedit.edit.operators",
     "Scenes": "kedit.data.scenes",
@@ -76,12 +80,14 @@ _HOMES = {
     "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
     "measure": "kedit.evaluation.measure",
+    "run": "kedit.pipelines.run",
     "two_stage": "kedit.locate.two_stage",
     "wrap": "kedit.models.loading",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
+    "load", "wrap", "run", "Counts", "RunResult",
+    "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
@@ -93,10 +94,26 @@ def _unknown(name: str) -> str:
 
 def _call(name: str, rest: Sequence[str]) -> int:
     """Import the recipe of `name` and call it as if it had been started as a script."""
+    from kedit.deprecations import deprecations_logged
+
+    with _as_a_script([f"kedit {name}", *rest]), deprecations_logged():
+        code: int | None = import_module(COMMANDS[name].module).main()
+    return code or 0
+
+
+@contextmanager
+def _as_a_script(words: list[str]) -> Iterator[None]:
+    """Give this process the words, and the path to the recipes, of one that was started as a script."""
     folder = str(home())
+    before, path, told = sys.argv, sys.path[:], os.environ.get("PYTHONPATH")
+    sys.argv = words
     sys.path.insert(0, folder)
     # A launcher's worker processes unpickle the recipe by name and have to find it as well.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
-    sys.argv = [f"kedit {name}", *rest]
-    code: int | None = import_module(COMMANDS[name].module).main()
-    return code or 0
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, told)))
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before, path
+        os.environ.pop("PYTHONPATH", None)
+        if told is not None:
+            os.environ["PYTHONPATH"] = told

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MARK = b"kedit-2\n"
 """What an entry's file ends with."""
@@ -81,12 +81,17 @@ def is_whole(path: Path) -> bool:
 
 
 def entry_at(path: Path) -> Entry | None:
-    """Return what a file says at its end; None if it is gone, or of another edition."""
+    """Return what a file says at its end; None if it is gone, or of another edition.
+
+    Another process may remove or replace the file meanwhile: what is returned is all of one file.
+    """
     try:
-        status = path.stat()
-    except OSError:
+        with path.open("rb") as file:
+            status, end = os.fstat(file.fileno()), _end(file)
+    except FileNotFoundError:
         return None
-    end = ending(path)
+    except OSError:
+        return _unreadable(path)
     if is_of_another_edition(end):
         return None
     about = _about(end)
@@ -97,15 +102,27 @@ def ending(path: Path) -> bytes:
     """Return the end of a file, so much that the description is in it; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - GLANCE))
-            end = file.read()
-            if len(end) < (needed := TAIL + _length(end)) <= size:
-                file.seek(size - needed)
-                end = file.read()
-            return end
+            return _end(file)
     except OSError:
         return b""
+
+
+def _unreadable(path: Path) -> Entry | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Entry(path.name, DAMAGED, {}, status.st_size, status.st_mtime)
+
+
+def _end(file: BinaryIO) -> bytes:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - GLANCE))
+    end = file.read()
+    if len(end) < (needed := TAIL + _length(end)) <= size:
+        file.seek(size - needed)
+        end = file.read()
+    return end
 
 
 def _about(end: bytes) -> dict[str, Any]:

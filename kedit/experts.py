@@ -4,8 +4,10 @@ transformers computes the experts of a layer as one matrix product of [row, neur
 expert that it is routed to. Here the rows are laid out as `[token, neuron]`, the neurons of all experts side by side.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MethodType
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from kedit.stacks import SiteError
 
+_GATES = Lock()
+"""Held while a gate is put in place or taken away: threads that edit one model share its gates."""
 ORDERED = ("grouped_mm", "batched_mm")
 """The implementations of transformers in which the order of the rows is known."""
 
@@ -71,13 +75,14 @@ class Routing:
 class Gate(nn.Module):
     """Stands in for the method `_apply_gate` of experts while they are hooked: its output are the neurons, by row.
 
-    A deep copy of the experts gets its method back.
+    A deep copy of the experts made meanwhile has a gate of its own, without hooks, that does what the method does.
     """
 
     def __init__(self, experts: nn.Module) -> None:
         super().__init__()
         # As a tuple, so that the experts do not become a part of their own gate.
         self.of = (experts,)
+        self.n_users = 0
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """Return what the experts' own method makes of the gate and up projections: `[row, neuron]`."""
@@ -85,9 +90,30 @@ class Gate(nn.Module):
         made: Tensor = own._apply_gate(self.of[0], gate_and_up)
         return made
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MethodType:
-        copied = memo[id(self.of[0])]
-        return MethodType(type(copied)._apply_gate, copied)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Gate":
+        return Gate(memo[id(self.of[0])])
+
+
+@contextmanager
+def gated(experts: nn.Module) -> Iterator[Gate]:
+    """Yield the module whose output are the neurons of `experts`; it stands in their place while anyone uses it.
+
+    Raises:
+        RuntimeError: Something else stands there.
+    """
+    own = vars(experts)
+    with _GATES:
+        gate = own.setdefault("_apply_gate", Gate(experts))
+        if not isinstance(gate, Gate):
+            raise RuntimeError(f"something else has put a `_apply_gate` of its own on {type(experts).__name__}")
+        gate.n_users += 1
+    try:
+        yield gate
+    finally:
+        with _GATES:
+            gate.n_users -= 1
+            if not gate.n_users:
+                own.pop("_apply_gate", None)
 
 
 def gates(module: nn.Module) -> list[Gate]:

@@ -1,7 +1,8 @@
 """Record and intervene: the only hooks in kedit, alive only inside `with`.
 
-A hook belongs to the module and to the thread that attached it. A deep copy of the model made meanwhile is not
-affected, foreign hooks are never touched, and nothing is ever written in place.
+A hook belongs to the module that it was attached to, and acts in every thread that runs it, as PyTorch's own do,
+unless `this_thread_only` was asked for. A deep copy of the model made meanwhile is not affected, foreign hooks are
+never touched, and nothing is ever written in place.
 """
 
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.experts import Gate, Routing, check_order, gates
+from kedit.experts import Routing, check_order, gated, gates
 from kedit.sites import Site
 
 Rewrite = Callable[[Tensor], Tensor | None]
@@ -41,18 +42,22 @@ class Some:
 
 
 class Hook:
-    """A forward (pre-)hook that acts on one module, in one thread, until it is removed."""
+    """A forward (pre-)hook that acts on one module until it is removed."""
 
-    def __init__(self, act: Callable[..., Any], label: object = None) -> None:
+    def __init__(self, act: Callable[..., Any], label: object = None, *, this_thread_only: bool = False) -> None:
         self.act, self.label = act, label
-        self.thread = threading.get_ident()
+        self.thread = threading.get_ident() if this_thread_only else None
         self.n_calls = 0
+        self.threads: set[int] = set()
+        """The threads in which it acted; not told by compiled code."""
 
     def __call__(self, module: nn.Module, *inputs: Any) -> Any:
-        """Act, if this is the thread that attached the hook."""
-        if threading.get_ident() != self.thread:
+        """Act, unless another thread alone is meant."""
+        if self.thread is not None and threading.get_ident() != self.thread:
             return None
         self.n_calls += 1
+        if not torch.compiler.is_compiling():
+            self.threads.add(threading.get_ident())
         return self.act(*inputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Forgotten":
@@ -72,7 +77,12 @@ class Forgotten:
 
 @contextmanager
 def intervene(
-    module: nn.Module, site: Site, rewrites: Mapping[int, Rewrite], *, label: object = None
+    module: nn.Module,
+    site: Site,
+    rewrites: Mapping[int, Rewrite],
+    *,
+    label: object = None,
+    this_thread_only: bool = False,
 ) -> Iterator[Mapping[int, Hook]]:
     """Pass the activations of each layer in `rewrites` through its rewrite; yield the hooks by layer.
 
@@ -85,20 +95,22 @@ def intervene(
         site: Which tensor holds the neurons.
         rewrites: For each layer, a function of the activations `[..., neuron]`.
         label: Who intervenes, for `labels`.
+        this_thread_only: Whether calls of the model in other threads are left alone.
 
     Raises:
         SiteError: A layer does not exist. Nothing is left attached.
     """
+    how = {"label": label, "this_thread_only": this_thread_only}
     with ExitStack() as attached:
         yield {
-            layer: attached.enter_context(_attached(module, site, layer, rewrite, label))
+            layer: attached.enter_context(_attach(module, site, layer, rewrite, how))
             for layer, rewrite in rewrites.items()
         }
 
 
 @contextmanager
 def record(module: nn.Module, site: Site, *, differentiable: bool = False) -> Iterator[dict[int, Tensor]]:
-    """Yield a dict that holds each layer's activations `[..., neuron]` after a forward pass (the last one's).
+    """Yield a dict that holds each layer's activations `[..., neuron]` after this thread's last forward pass.
 
     With `differentiable`, the tensors are part of the graph even if every weight is frozen, so that
     `torch.autograd.grad(y, list(recorded.values()))` works and no weight gets a gradient.
@@ -112,7 +124,8 @@ def record(module: nn.Module, site: Site, *, differentiable: bool = False) -> It
 
         return keep
 
-    with intervene(module, site, {layer: recorder(layer) for layer in site.blocks}, label="record"):
+    recorders = {layer: recorder(layer) for layer in site.blocks}
+    with intervene(module, site, recorders, label="record", this_thread_only=True):
         yield recorded
 
 
@@ -122,9 +135,9 @@ def with_graph(activation: Tensor) -> Tensor:
 
 
 @contextmanager
-def before(module: nn.Module, path: str, see: Callable[..., None]) -> Iterator[Hook]:
+def before(module: nn.Module, path: str, see: Callable[..., None], *, this_thread_only: bool = False) -> Iterator[Hook]:
     """Call `see(args, kwargs)` before each forward of the submodule at `path`, without changing them."""
-    hook = Hook(see)
+    hook = Hook(see, this_thread_only=this_thread_only)
     with _removing(module.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)):
         yield hook
 
@@ -145,17 +158,6 @@ def after(module: nn.Module, path: str, see: Callable[[Any], None]) -> Iterator[
         yield hook
 
 
-@contextmanager
-def exchanging(
-    module: nn.Module, path: str, change: Callable[[Any, Any], tuple[Any, Any] | None], back: Callable[[Any], Any]
-) -> Iterator[None]:
-    """Call the submodule at `path` as `replacing` does, and return what `back(output)` makes of its output."""
-    with replacing(module, path, change):
-        hook = Hook(lambda inputs, output: back(output))
-        with _removing(module.get_submodule(path).register_forward_hook(hook)):
-            yield
-
-
 def labels(module: nn.Module) -> list[object]:
     """Return who intervenes in `module` right now, in the order in which they act."""
     found: dict[int, object] = {}
@@ -167,64 +169,46 @@ def labels(module: nn.Module) -> list[object]:
 
 
 @contextmanager
-def _attached(module: nn.Module, site: Site, layer: int, rewrite: Rewrite, label: object) -> Iterator[Hook]:
+def _attach(module: nn.Module, site: Site, layer: int, rewrite: Rewrite, how: dict[str, Any]) -> Iterator[Hook]:
     target = module.get_submodule(site.module_path(layer))
     if site.block(layer).experts is not None:
-        with _attached_to_experts(target, site.module_path(layer), rewrite, label) as hook:
+        with _attach_to_experts(target, site.module_path(layer), rewrite, how) as hook:
             yield hook
         return
     if site.name == "act":
-        hook = Hook(lambda inputs, output: rewrite(output), label)
+        hook = Hook(lambda inputs, output: rewrite(output), **how)
         handle = target.register_forward_hook(hook)
     else:
-        hook = Hook(lambda inputs: _replaced(inputs, rewrite), label)
+        hook = Hook(lambda inputs: _replaced(inputs, rewrite), **how)
         handle = target.register_forward_pre_hook(hook)
     with _removing(handle):
         yield hook
 
 
 @contextmanager
-def _attached_to_experts(experts: nn.Module, path: str, rewrite: Rewrite, label: object) -> Iterator[Hook]:
-    implementation, routings = check_order(experts, path), list[Routing]()
+def _attach_to_experts(experts: nn.Module, path: str, rewrite: Rewrite, how: dict[str, Any]) -> Iterator[Hook]:
+    implementation, routings = check_order(experts, path), dict[int, Routing]()
 
     def see_routing(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         chosen: Tensor = kwargs["top_k_index"] if "top_k_index" in kwargs else inputs[1]
-        routings[:] = [Routing.of(chosen, len(experts.down_proj), implementation)]  # type: ignore[arg-type]
+        routing = Routing.of(chosen, len(experts.down_proj), implementation)  # type: ignore[arg-type]
+        routings[threading.get_ident()] = routing
 
     def act(_: tuple[Any, ...], rows: Tensor) -> Tensor | None:
-        routing = routings.pop()
+        routing = routings.pop(threading.get_ident())
         if isinstance(rewrite, Some):
             at = rewrite.at.to(rows.device)
             return routing.put_back(rows, at, rewrite.rewrite(routing.some(rows, at)))
         changed = rewrite(routing.laid_out(rows))
         return None if changed is None else routing.taken_back(changed)
 
-    hook = Hook(act, label)
+    seer = Hook(see_routing, this_thread_only=how["this_thread_only"])
+    hook = Hook(act, **how)
     with ExitStack() as attached:
-        seen = experts.register_forward_pre_hook(Hook(see_routing), with_kwargs=True)
-        attached.enter_context(_removing(seen))
-        gate = attached.enter_context(_gated(experts))
-        attached.enter_context(_removing(gate.register_forward_hook(hook)))
+        attached.enter_context(_removing(experts.register_forward_pre_hook(seer, with_kwargs=True)))
+        gate = attached.enter_context(gated(experts)) if experts.has_gate else experts.act_fn
+        attached.enter_context(_removing(gate.register_forward_hook(hook)))  # type: ignore[union-attr]
         yield hook
-
-
-@contextmanager
-def _gated(experts: nn.Module) -> Iterator[nn.Module]:
-    """Yield the module whose output are the experts' neurons; it stands in their place as long as it has hooks."""
-    if not experts.has_gate:
-        yield experts.act_fn  # type: ignore[misc]
-        return
-    own = vars(experts)
-    if "_apply_gate" not in own:
-        own["_apply_gate"] = Gate(experts)
-    gate: nn.Module = own["_apply_gate"]
-    if not isinstance(gate, Gate):
-        raise RuntimeError(f"something else has put a `_apply_gate` of its own on {type(experts).__name__}")
-    try:
-        yield gate
-    finally:
-        if not gate._forward_hooks:
-            own.pop("_apply_gate", None)
 
 
 def _replaced(inputs: tuple[Any, ...], rewrite: Rewrite) -> tuple[Any, ...] | None:

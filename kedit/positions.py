@@ -1,15 +1,15 @@
 """Which positions of a sequence a forward pass computes, and what they hold."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kedit.hooks import before
-from kedit.rows import called
 from kedit.sites import embedding_path, language_paths
 
 Positions = Literal["all", "image", "text", "last"]
@@ -45,13 +45,48 @@ def check_span(positions: str, phase: str) -> None:
 class Span(Protocol):
     """The columns that the current call of a stack of blocks computes."""
 
-    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
+    def where(self, positions: Positions, phase: Phase, n_rows: int, layer: object = None) -> Tensor:
         """Return the mask of the positions to act on, `[batch, pos]`; there are `n_rows` of them in all.
+
+        Args:
+            positions: Which of them by content.
+            phase: Which of them by age.
+            n_rows: The number of positions of the whole batch in the activations at hand.
+            layer: Who asks. A layer that asks twice in one call is computed again, as gradient checkpointing does.
 
         Raises:
             ValueError: The positions of the call are unknown.
         """
         ...
+
+
+@dataclass(eq=False)
+class _Call:
+    """What the decoder calls of one thread say of where their columns stand."""
+
+    tokens: Tensor | None = None
+    """The token ids of the latest call, `[batch, pos]`."""
+    prompt: Tensor | None = None
+    """Those of the call that began the sequence; None before there was one."""
+    last: Tensor | None = None
+    """The column of each row's last prompt token, `[batch]`; None where that is the prompt's last column."""
+    mask: Tensor | None = None
+    numbers: Tensor | None = None
+    """The `position_ids` that the call was made with."""
+    cached: int | None = None
+    """The number of columns in the cache that the call was made with; None without a cache."""
+    start: int = 0
+    end: int = 0
+    settled: bool = True
+    unclear: str = ""
+    """Why nobody can tell where the prompt ends; empty where it can be told."""
+    asked: set[object] = field(default_factory=set)
+    """The layers that this call has reached."""
+    pending: bool = False
+    """Whether a backward pass may compute the layers of a call again."""
+    moved_on: bool = False
+    """Whether there was another call since then."""
+    replayed: bool = False
 
 
 class Sequence:
@@ -61,65 +96,67 @@ class Sequence:
     are columns of the padded batch: left padding shifts no column. The prompt is what the first call of a generation
     computes. A call without a cache that repeats the prompt's tokens and is one longer than the call before it
     continues that generation, unless the sequence is an encoder's, which never `grows`.
+
+    The cache is whatever argument of the call tells how many columns it holds, whatever its name. Mask and position
+    numbers are compared with that; a call on which they contradict it has no known offset. Each thread that runs the
+    model has a sequence of its own.
     """
 
     def __init__(self, image_token: int | None, *, grows: bool = True) -> None:
         self.image_token, self.grows = image_token, grows
-        self._tokens: Tensor | None = None
-        self._prompt: Tensor | None = None
-        self._last: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._start = self._end = 0
-        self._settled, self._parted = True, False
+        self._calls: dict[int, _Call] = {}
 
     def saw_tokens(self, tokens: Tensor) -> None:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
         if tokens.ndim == 2:
-            self._tokens, self._settled = tokens, False
+            call = self._calls.setdefault(threading.get_ident(), _Call())
+            call.tokens, call.settled = tokens, False
 
-    def saw_call(self, kwargs: dict[str, Any]) -> None:
-        """Take note of a decoder call: its first column is the length of the cache."""
-        if self._settled:
+    def saw_call(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """Take note of the arguments of a decoder call."""
+        call = self._calls.setdefault(threading.get_ident(), _Call())
+        if call.settled:
             # Tokens that an earlier call has used up say nothing of a call with embeddings of its own.
-            self._tokens = None
-        if isinstance(tokens := kwargs.get("input_ids"), Tensor):
+            call.tokens = None
+        if isinstance(tokens := named.get("input_ids"), Tensor):
             # Encoders and decoders may have an embedding of their own beside the one that the model names.
             self.saw_tokens(tokens)
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        self._start = int(cache.get_seq_length()) if cache is not None else 0
-        self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        call.cached = _cached_columns([*given, *named.values()])
+        call.mask = _if_matrix(named.get("attention_mask"))
+        call.numbers = named.get("position_ids")
+        if call.replayed:
+            call.pending = call.moved_on = call.replayed = False
+        call.moved_on = call.moved_on or call.pending
+        call.pending = call.pending or torch.is_grad_enabled()
+        call.asked.clear()
 
-    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
-        """Return the mask of the positions to act on: `[batch, pos]`.
-
-        Args:
-            positions: Which of them by content.
-            phase: Which of them by age.
-            n_rows: The number of positions of the whole batch in the activations at hand.
+    def where(self, positions: Positions, phase: Phase, n_rows: int, layer: object = None) -> Tensor:
+        """Return the mask of the positions to act on: `[batch, pos]`; see `Span.where`.
 
         Raises:
-            ValueError: The call was not made with token ids, or on a cache that was filled before the edit, so that its
-                positions are unknown.
+            ValueError: The call was not made with token ids, or on a cache that was filled before the edit, or nothing
+                tells where its columns stand, so that its positions are unknown.
         """
-        tokens = self._expanded(n_rows)
-        self._settle(tokens)
-        if self._prompt is None:
+        call = self._current()
+        tokens = _expand(call.tokens, n_rows)
+        self._settle(call, tokens)
+        _note(call, layer)
+        if call.prompt is None:
             raise ValueError(
-                f"the cache held {self._start} columns before the edit began: edits by position need the whole "
+                f"the cache held {call.start} columns before the edit began: edits by position need the whole "
                 "generation, from its prompt on, inside `with`"
             )
-        if self._parted and (positions == "last" or phase != "both"):
+        if call.unclear and (positions == "last" or phase != "both"):
             raise ValueError(
-                f"the model was called with {tokens.shape[1]} columns behind {self._start} cached ones: guesses "
-                "(assisted decoding, prompt lookup) or a prompt in parts, so that the prompt's end is unknown; "
-                "generate without them, or edit at `positions` all, image or text in phase both"
+                f"{call.unclear}, so that the prompt's end is unknown: generate without that, or edit at `positions` "
+                "all, image or text in phase both"
             )
-        columns = torch.arange(self._start, self._end, device=tokens.device).expand_as(tokens)
-        n_prompt = self._prompt.shape[1]
+        columns = torch.arange(call.start, call.end, device=tokens.device).expand_as(tokens)
+        n_prompt = call.prompt.shape[1]
         if positions == "all":
             mask = columns >= 0
         elif positions == "last":
-            mask = columns >= (n_prompt - 1 if self._last is None else self._last[:, None])
+            mask = columns >= (n_prompt - 1 if call.last is None else call.last[:, None])
         else:
             no_image = torch.zeros_like(tokens, dtype=torch.bool)
             images = no_image if self.image_token is None else tokens == self.image_token
@@ -128,33 +165,56 @@ class Sequence:
             return mask & (columns < n_prompt)
         return mask & (columns >= n_prompt) if phase == "decode" else mask
 
-    def _expanded(self, n_rows: int) -> Tensor:
-        """Return the tokens of the call, a row for each of its beams where the model embedded them only once."""
-        seen = self._tokens
-        if seen is not None and seen.ndim == 2 and seen.numel() and n_rows % seen.numel() == 0:
-            return seen.repeat_interleave(n_rows // seen.numel(), dim=0)
-        found = "no tokens" if seen is None else f"{seen.numel()} tokens"
-        raise ValueError(
-            f"the decoder runs on {n_rows} positions and the embedding saw {found}: edits by position need "
-            "a model that is called with token ids"
-        )
+    def _current(self) -> _Call:
+        """Return the call that this thread is in; a backward pass, in a thread of its own, repeats the only one."""
+        mine = self._calls.get(threading.get_ident())
+        if mine is not None:
+            return mine
+        if len(self._calls) > 1:
+            raise ValueError(
+                f"{len(self._calls)} threads ran the model, and another computes its layers again: whose positions "
+                "these are is unknown; edit at all positions, or use one thread"
+            )
+        return next(iter(self._calls.values()), _Call())
 
-    def _settle(self, tokens: Tensor) -> None:
+    def _settle(self, call: _Call, tokens: Tensor) -> None:
         """Decide once for each call whether it starts a new sequence."""
-        if self._settled:
+        if call.settled:
             return
-        end, self._settled = self._start + tokens.shape[1], True
-        if self._start == 0 and not self._continues(tokens):
-            self._prompt, self._last = tokens, _last_valid(self._mask)
-            self._parted = False
-        elif self._start and (tokens.shape[1] > 1 or self._start < self._end):
-            # Whoever checks guesses reads the whole prompt first.
-            self._parted = called() is None
-        self._end = end
+        call.settled, call.start = True, call.cached or 0
+        contradiction = self._contradiction(call, tokens)
+        if call.start == 0 and not contradiction and not self._continues(call, tokens):
+            call.prompt, call.last = tokens, _last_valid(call.mask)
+            call.unclear = _packed(call.numbers, call.mask)
+        elif contradiction:
+            call.unclear = contradiction
+            call.prompt = tokens if call.prompt is None and not call.start else call.prompt
+        elif call.start and (tokens.shape[1] > 1 or call.start < call.end):
+            call.unclear = (
+                f"the model was called with {tokens.shape[1]} columns behind {call.start} cached ones: guesses "
+                "(assisted decoding, prompt lookup) or a prompt in parts"
+            )
+        call.end = call.start + tokens.shape[1]
 
-    def _continues(self, tokens: Tensor) -> bool:
-        prompt = self._prompt
-        if not self.grows or prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != self._end + 1:
+    def _contradiction(self, call: _Call, tokens: Tensor) -> str:
+        """Return what speaks against the call's columns beginning at `call.start`; empty if nothing does."""
+        n, masked = tokens.shape[1], None if call.mask is None else call.mask.shape[1]
+        behind = f"behind {call.start} cached ones" if call.cached is not None else "without a cache"
+        if masked is not None and masked != call.start + n:
+            return f"the model was called with {n} columns {behind} and a mask of {masked}"
+        if call.cached is not None:
+            return ""
+        told = call.mask is not None or isinstance(call.numbers, Tensor)
+        # Some models, such as PaliGemma, count from 1.
+        if isinstance(call.numbers, Tensor) and call.numbers.numel() and (first := int(call.numbers.min())) > 1:
+            return f"the model was called with {n} columns {behind} whose positions begin at {first}"
+        if self.grows and n == 1 and call.end > 1 and not told:
+            return f"the model was called with 1 column {behind}, a mask or positions, after a call of {call.end}"
+        return ""
+
+    def _continues(self, call: _Call, tokens: Tensor) -> bool:
+        prompt = call.prompt
+        if not self.grows or prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != call.end + 1:
             return False
         return torch.equal(tokens[:, : prompt.shape[1]], prompt)
 
@@ -162,7 +222,7 @@ class Sequence:
 class Written:
     """The columns of a decoder behind its encoder: all of them are generated text."""
 
-    def where(self, positions: Positions, phase: Phase, n_rows: int) -> Tensor:
+    def where(self, positions: Positions, phase: Phase, n_rows: int, layer: object = None) -> Tensor:
         """Return the mask of the positions to act on: `[1, n_rows]`."""
         return torch.full((1, n_rows), positions != "image" and phase != "prefill")
 
@@ -181,12 +241,13 @@ class Columns:
 
 
 @contextmanager
-def following(module: nn.Module, image_token: int | None) -> Iterator[Columns]:
+def following(module: nn.Module, image_token: int | None, *, this_thread_only: bool = False) -> Iterator[Columns]:
     """Yield the columns, up to date whenever a block of the language model runs.
 
     Args:
         module: The model, called with token ids.
         image_token: The id of the image token in the input; None when there is none.
+        this_thread_only: Whether calls in other threads are left alone.
     """
     embedding = embedding_path(module)
     if embedding is None:
@@ -194,10 +255,65 @@ def following(module: nn.Module, image_token: int | None) -> Iterator[Columns]:
     *encoder, decoder = language_paths(module)
     two = bool(encoder) and "encoder" in encoder[0].split(".") and "decoder" in decoder.split(".")
     read, reader = Sequence(image_token, grows=not two), encoder[0] if two else decoder
-    with ExitStack() as attached:
-        attached.enter_context(before(module, embedding, lambda args, kwargs: read.saw_tokens(args[0])))
-        attached.enter_context(before(module, reader, lambda args, kwargs: read.saw_call(kwargs)))
+    see_tokens = before(
+        module, embedding, lambda args, kwargs: read.saw_tokens(args[0]), this_thread_only=this_thread_only
+    )
+    with see_tokens, before(module, reader, read.saw_call, this_thread_only=this_thread_only):
         yield Columns({reader: read, decoder: Written()} if two else {decoder: read})
+
+
+def _cached_columns(values: Iterable[Any]) -> int | None:
+    """Return how many columns the key-value cache among the arguments of a call holds; None where there is none.
+
+    A cache is known by what it does: it tells its length (`get_seq_length`), as every `Cache` of transformers does.
+
+    Raises:
+        ValueError: There are several, of different lengths.
+    """
+    lengths = {int(one.get_seq_length()) for one in values if callable(getattr(one, "get_seq_length", None))}
+    if len(lengths) > 1:
+        raise ValueError(f"the model was called with caches of {sorted(lengths)} columns: edit at all positions")
+    return next(iter(lengths), None)
+
+
+def _expand(seen: Tensor | None, n_rows: int) -> Tensor:
+    """Return the tokens of a call, a row for each of its beams where the model embedded them only once."""
+    if seen is not None and seen.numel() and n_rows % seen.numel() == 0:
+        return seen.repeat_interleave(n_rows // seen.numel(), dim=0)
+    found = "no tokens" if seen is None else f"{seen.numel()} tokens"
+    raise ValueError(
+        f"the decoder runs on {n_rows} positions and the embedding saw {found}: edits by position need "
+        "a model that is called with token ids"
+    )
+
+
+def _note(call: _Call, layer: object) -> None:
+    """Take note that a layer computes; one that computes again in a backward pass must belong to this very call."""
+    if layer is None:
+        return
+    if layer in call.asked:
+        call.replayed = True
+        if call.moved_on:
+            raise ValueError(
+                "a layer is computed again (gradient checkpointing) after the model was called once more, so that its "
+                "positions are unknown: call `backward` after each call, and what needs no gradient in `no_grad`"
+            )
+    call.asked.add(layer)
+
+
+def _packed(numbers: Any, mask: Tensor | None) -> str:
+    """Return why a row may hold more than one sequence, as its position numbers fall; empty where they do not."""
+    counted = _if_matrix(numbers)
+    if counted is None or counted.shape[1] < 2:
+        return ""
+    falls = counted[:, 1:] < counted[:, :-1]
+    if mask is not None:
+        falls = falls & mask[:, 1:].bool() & mask[:, :-1].bool()
+    return "the positions begin anew within a row, as where sequences are packed into one" if bool(falls.any()) else ""
+
+
+def _if_matrix(value: Any) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.ndim == 2 else None
 
 
 def _last_valid(mask: Tensor | None) -> Tensor | None:

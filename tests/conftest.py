@@ -1,8 +1,9 @@
-"""What every test gets: one thread, no network, folders of its own, and a check that no hook stays behind."""
+"""What every test gets: one thread, no network, folders of its own, and checks that it leaves nothing behind."""
 
 import functools
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,12 @@ from hypothesis import settings
 from torch.utils.hooks import RemovableHandle
 
 from kedit.models.planted import Planted
+from kedit.tested import tell_untested
 
 # A busy second core makes torch's default threads wait for each other: a tiny forward takes 120 ms instead of 2.
 torch.set_num_threads(1)
+OF_LIBRARIES = {"PYTEST_CURRENT_TEST", "WANDB_SERVICE", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"}
+"""Variables that pytest, W&B, OpenCV and torch set on their own, for as long as the process lasts."""
 settings.register_profile("kedit", deadline=None, derandomize=True)
 settings.load_profile("kedit")
 
@@ -39,10 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
             "WANDB_ERROR_REPORTING": "false",
         }
     )
-    for name in ("HF_HOME", "KEDIT_STORE", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+    of_wandb = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    for name in ("HF_HOME", "KEDIT_STORE", "MPLCONFIGDIR", *of_wandb):
         folder = Path(scratch.name, name.lower())
         folder.mkdir()
         os.environ[name] = str(folder)
+    tell_untested()  # once a process, so that no test's captured output has it
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:
@@ -117,16 +123,38 @@ def planted() -> Planted:
     return build()
 
 
-@pytest.fixture
-def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command line does to its process: loggers, environment, Hydra's state."""
+def process_state() -> dict[str, Any]:
+    """Return what the tests of one process share, by name: what one of them leaves changed, another one meets."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(logging, "raiseExceptions", True)
+    return {
+        # pytest's own handlers come and go around each phase of a test.
+        "log handlers": [one for one in root.handlers if not type(one).__module__.startswith("_pytest.")],
+        "log level": (root.level, logging.raiseExceptions),
+        "command line": (sys.argv[:], sys.path[:]),
+        "streams": (sys.__stdout__, sys.__stderr__),
+        "working folder": Path.cwd(),
+        "environment": {name: value for name, value in os.environ.items() if name not in OF_LIBRARIES},
+        "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
+        "Hydra": GlobalHydra.instance().is_initialized(),
+    }
+
+
+def unchanged() -> Iterator[None]:
+    """Fail unless the process is afterwards what it was before."""
+    before = process_state()
     yield
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
+    after = process_state()
+    changed = [f"{name}: {after[name]!r}, was {was!r}" for name, was in before.items() if after[name] != was]
+    assert not changed, f"left changed: {'; '.join(changed)}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_left_as_it_was_by_a_module() -> Iterator[None]:
+    """Fail a module whose tests or fixtures change what other modules share with them."""
+    yield from unchanged()
+
+
+@pytest.fixture(autouse=True)
+def process_left_as_it_was() -> Iterator[None]:
+    """Fail a test that changes what other tests share with it."""
+    yield from unchanged()

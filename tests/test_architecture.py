@@ -1,6 +1,7 @@
 """The floors of the house, and the habits it lives by, read from the source without importing it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.entries"}),
+    frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.rows", "kedit.store", "kedit.weights"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),
@@ -24,6 +25,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
     frozenset({"kedit.doctor"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
+    frozenset({"kedit.results"}),
+    frozenset({"kedit.plots"}),
+    frozenset({"kedit.pipelines"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),
     frozenset({"kedit.__main__"}),
@@ -44,7 +48,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "sacrebleu": ("kedit.evaluation",),
     "rouge_score": ("kedit.evaluation",),
     "cv2": ("kedit.data.inpaint_opencv",),
-    "matplotlib": ("kedit.inspection", "experiments"),
+    "matplotlib": ("kedit.plots",),
     "hydra": ("experiments",),
     "omegaconf": ("experiments",),
     "nnsight": ("experiments",),
@@ -57,7 +61,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 HEAVY = frozenset(OWNERS) - {"hydra", "omegaconf"} | {"accelerate", "pandas", "scipy", "skimage", "pycocotools", "cv2"}
 """Packages that are imported inside the functions that need them."""
 
-SET_APART = frozenset({"kedit.evaluation.hf_metrics", "kedit.models.minigpt4_model"})
+SET_APART = frozenset({"kedit.evaluation.hf_metrics", "kedit.models.greedy", "kedit.models.minigpt4_model"})
 """Modules that subclass a heavy package's classes: as heavy, and imported inside functions like it."""
 
 LIGHT = frozenset({"kedit", "kedit.cli", "kedit.__main__", "kedit.paths"})
@@ -93,7 +97,77 @@ SEEDING = frozenset({"manual_seed_all", "seed_everything", "set_seed"})
 VAGUE_NAMES = frozenset({"utils", "util", "helpers", "common", "misc", "types", "constants", "registry", "base"})
 BAGS = frozenset({"cfg", "config", "args", "hparams", "opts"})
 
-MAX_FILE = 300
+HOOKS = "_forward_pre_hooks _forward_hooks"
+PRIVATE: tuple[tuple[str, str, str, str], ...] = (
+    (
+        *("kedit.models.attention", "_attn_implementation"),
+        "nothing public tells which attention function a configuration names, or sets it for one configuration alone",
+        "test_attention::test_the_logits_are_the_same_to_the_bit_and_the_implementation_is_restored",
+    ),
+    (
+        *("kedit.models.memory", "_attn_implementation"),
+        "nothing public tells whether a model keeps its attention weights",
+        "test_memory::test_attention_that_is_kept_counts",
+    ),
+    (
+        *("kedit.doctor.state", f"{HOOKS} _backward_hooks _backward_pre_hooks"),
+        "torch lists the hooks of a module nowhere else",
+        "test_doctor::test_every_kind_of_hook_of_a_module_is_seen",
+    ),
+    (
+        *("kedit.structure", "_apply_gate"),
+        "the one place between the experts' two matrices that a hook can take",
+        "test_experts::test_experts_without_a_place_for_a_hook_are_told_of",
+    ),
+    (
+        *("experiments.benchmarks.memory", "torch.utils._python_dispatch.TorchDispatchMode"),
+        "torch's documented way to see every operator, which has no public address",
+        "test_bench::test_bytes_count_until_their_tensor_is_freed",
+    ),
+    (
+        *("experiments.benchmarks.ways", "_remove_forward_hooks"),
+        "pyvene deletes the hooks of others, and has no switch for it",
+        "test_bench::test_a_rival_gives_bit_for_bit_what_the_raw_hook_gives",
+    ),
+    (
+        *("experiments.composing", "_apply_overrides_to_config hydra._internal.config_loader_impl.ConfigLoaderImpl"),
+        "Hydra composes a job of a sweep in a sixth of a second, and has no public way to change some values only",
+        "test_composing::test_jobs_that_differ_in_values_are_equal_to_hydras_own",
+    ),
+    (
+        *("experiments.composing", "hydra._internal.config_loader_impl.get_overrides_dirname"),
+        "what Hydra calls a job's folder",
+        "test_composing::test_jobs_that_differ_in_values_are_equal_to_hydras_own",
+    ),
+    (
+        *("experiments.plugins.hydra_plugins.kedit_grid", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
+        "Hydra's own sweeper over a grid, which ours is but for what is finished",
+        "test_sweeps::test_the_same_command_again_runs_only_what_is_not_finished",
+    ),
+    (
+        *("experiments.plugins.hydra_plugins.kedit_grid", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
+        "whether jobs run in this process is told by the launcher's class alone",
+        "test_sweeps::test_the_jobs_of_a_sweep_leave_what_single_runs_leave",
+    ),
+    (
+        *("kedit.experts", "_apply_gate _experts_implementation _is_expert_parallel"),
+        "the one place between the experts' two matrices, and what says how and where they run",
+        "test_experts::test_an_implementation_that_hides_the_neurons_is_refused_with_what_helps",
+    ),
+    (
+        *("kedit.hooks", f"{HOOKS} _forward_pre_hooks_with_kwargs"),
+        "torch lists the hooks of a module nowhere else, nor removes one without its handle",
+        "test_hooks::test_a_deep_copy_made_meanwhile_is_not_affected_and_forgets_the_hooks",
+    ),
+)
+"""Private names of other packages: the module, the names, why nothing public will do, the test that sees a change."""
+
+PUBLIC = frozenset({"_target_", "_convert_", "_class_name", "_asdict", "_fields", "_replace"})
+"""Keys that Hydra and diffusers document, and the documented methods of a named tuple."""
+PIECES = frozenset({"_shipped", "_token", "_token_id", "_bias", "_col_", "_low", "_high", "_n"})
+"""Strings that are no names but parts of some, and a folder of ours."""
+
+MAX_FILE = 500
 MAX_FUNCTION = 60
 
 
@@ -197,6 +271,48 @@ def calls(module: Module, names: frozenset[str]) -> list[ast.Call]:
     return [node for node in ast.walk(module.tree) if isinstance(node, ast.Call) and called(node) in names]
 
 
+def is_private(name: str) -> bool:
+    return any(re.fullmatch(r"_[a-zA-Z]\w*", part) for part in name.split("."))
+
+
+def own_names(module: Module) -> set[str]:
+    """Return the names that a module gives to functions, classes, fields and attributes itself."""
+    names = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            names.add(node.attr)
+    return names
+
+
+def names_at(node: ast.AST) -> list[str]:
+    """Return the names of others that a node may use: imported, taken from an object, told as a string, overridden."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Attribute):
+        return [node.attr]
+    if isinstance(node, ast.keyword):
+        return [node.arg or ""]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value] if re.fullmatch(r"[\w.]+", node.value) else []
+    if isinstance(node, ast.ClassDef):
+        assigned = [one for one in node.body if isinstance(one, ast.Assign)]
+        return [target.id for one in assigned for target in one.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def private_names(module: Module) -> dict[str, str]:
+    """Return the private names of other packages that a module uses, and where."""
+    ours = own_names(module) | PUBLIC | PIECES
+    found = [(name, module.at(node)) for node in ast.walk(module.tree) for name in names_at(node)]
+    return {name: place for name, place in found if is_private(name) and name not in ours}
+
+
 def claim_none(offenses: list[str]) -> None:
     assert not offenses, "\n" + "\n".join(offenses)
 
@@ -283,6 +399,19 @@ def test_hooks_are_registered_in_one_place() -> None:
             if m.name not in (allowed := MAY_HOOK_TENSORS if called(call) == "register_hook" else MAY_REGISTER)
         ]
     )
+
+
+def test_private_names_of_other_packages_are_listed_with_a_reason() -> None:
+    listed = {(module, name) for module, names, *_ in PRIVATE for name in names.split()}
+    used = {(module.name, name): at for module in modules() for name, at in private_names(module).items()}
+    claim_none([f"{at}: `{name}` is private" for (module, name), at in used.items() if (module, name) not in listed])
+    claim_none([f"PRIVATE: `{module}` no longer uses `{name}`" for module, name in sorted(listed - used.keys())])
+
+
+@pytest.mark.parametrize("told", sorted({test for *_, test in PRIVATE}))
+def test_a_test_watches_over_each_private_name(told: str) -> None:
+    file, _, name = told.partition("::")
+    assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
 
 
 def test_the_library_seeds_nothing_global() -> None:
@@ -373,6 +502,27 @@ def test_functions_are_short() -> None:
 def test_imports_are_read_as_python_reads_them(source: str, found: list[tuple[str, bool]]) -> None:
     module = Module("kedit.example", ROOT / "kedit" / "example.py", ast.parse(source))
     assert [(i.name, i.at_import) for i in imports(module)] == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from hydra._internal.x import Y", {"hydra._internal.x.Y"}),
+        ("from torch import _C", {"torch._C"}),
+        ("import torch._dynamo", {"torch._dynamo"}),
+        ("module._forward_hooks", {"_forward_hooks"}),
+        ("getattr(module, '_hf_hook', None)", {"_hf_hook"}),
+        ("vars(module)['_apply_gate']", {"_apply_gate"}),
+        ("logging.getLogger('torch._dynamo')", {"torch._dynamo"}),
+        ("f(_private=1)", {"_private"}),
+        ("class A(B):\n    _supports_sdpa = True", {"_supports_sdpa"}),
+        ("class A:\n    _x: int = 0\n    def f(self):\n        self._y = self._x", set()),
+        ("def _f():\n    pass\nother._f()", set()),
+        ("module.__dict__, instantiate(node, _convert_='all'), '_', 'a_b', 'what `_x` is'", set()),
+    ],
+)
+def test_private_names_are_found_wherever_they_stand(source: str, found: set[str]) -> None:
+    assert private_names(Module("kedit.example", ROOT / "kedit" / "example.py", ast.parse(source))).keys() == found
 
 
 @pytest.mark.parametrize(

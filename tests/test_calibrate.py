@@ -94,9 +94,7 @@ def test_the_halves_of_an_exam_share_no_sample() -> None:
     assert ids[0].isdisjoint(ids[1])
 
 
-def test_the_promise_is_kept_on_a_few_planted_models(
-    tmp_path: Path, as_in_a_new_process: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_promise_is_kept_on_a_few_planted_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["planted.models=2", "planted.pictures=24", "planted.rates=[0.05,0.2]"]
     assert main(["calibrate", *asked, f"hydra.run.dir={tmp_path}"]) == 0
     assert "No stage makes more false discoveries" in capsys.readouterr().out
@@ -114,7 +112,7 @@ def test_the_promise_is_kept_on_a_few_planted_models(
 
 
 @pytest.mark.slow
-def test_the_promise_is_kept_on_many_planted_models(tmp_path: Path, as_in_a_new_process: None) -> None:
+def test_the_promise_is_kept_on_many_planted_models(tmp_path: Path) -> None:
     assert main(["calibrate", "planted.models=40", f"hydra.run.dir={tmp_path}"]) == 0
     rates = json.loads((tmp_path / "calibration.json").read_text())["rates"]
     assert all(one["false_discoveries"]["value"] <= 1.2 * one["q"] + 0.01 for one in rates)
@@ -123,7 +121,7 @@ def test_the_promise_is_kept_on_many_planted_models(tmp_path: Path, as_in_a_new_
 
 
 @pytest.mark.slow
-def test_what_is_chosen_is_put_beside_the_best_of_a_grid(tmp_path: Path, as_in_a_new_process: None) -> None:
+def test_what_is_chosen_is_put_beside_the_best_of_a_grid(tmp_path: Path) -> None:
     asked = ["grid.concepts=[star]", "grid.first=[0.9,0.95]", "grid.last=[0.5,0.9]"]
     counts = ["evaluate.locate=24", "evaluate.target=20", "evaluate.retention=10"]
     assert main(["calibrate", "against=grid", *asked, *counts, f"hydra.run.dir={tmp_path}"]) == 0

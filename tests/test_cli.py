@@ -37,7 +37,7 @@ def python(*words: str, path: Path = ROOT, folder: Path | None = None) -> subpro
 def lay_out(package_parent: Path, recipes: Path) -> None:
     """Put the shell of kedit into one folder and a recipe with its configuration into another."""
     (package_parent / "kedit").mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "cli.py", "paths.py"):
+    for name in ("__init__.py", "__main__.py", "cli.py", "deprecations.py", "paths.py"):
         shutil.copy(ROOT / "kedit" / name, package_parent / "kedit")
     (recipes / "conf").mkdir(parents=True)
     (recipes / "conf" / "run.yaml").write_text("concept: star\n")
@@ -77,6 +77,16 @@ def test_worker_processes_of_a_recipe_find_it_too(installation: tuple[Path, Path
     worker = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import experiments.run as r; print(r)'])"
     (recipes / "experiments" / "run.py").write_text(f"def main():\n    {worker}\n")
     assert str(recipes) in python("-m", "kedit", "run", path=place, folder=tmp_path).stdout
+
+
+def test_deprecations_stay_off_the_terminal_and_other_warnings_do_not(installation: tuple[Path, Path]) -> None:
+    place, recipes = installation
+    said = "warnings.warn('old', FutureWarning); warnings.warn('odd')"
+    (recipes / "experiments" / "run.py").write_text(f"import warnings\ndef main():\n    {said}\n")
+    done = python("-m", "kedit", "run", path=place)
+    assert done.returncode == 0
+    assert "FutureWarning: old" not in done.stderr
+    assert "UserWarning: odd" in done.stderr
 
 
 def test_an_installation_without_configuration_says_where_it_looked(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from experiments.comparison.shelf import Shelf
 from experiments.complaints import ConfigurationError
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.statistics import Measured, holm
-from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking
 from kedit.locate.activation import Activation
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
@@ -349,23 +348,6 @@ def test_scores_on_the_shelf_run_no_model(planted: Planted, tmp_path: Path, pass
         assert one.locators[0].select(old[0]) == one.locators[0].select(new[0])
 
 
-# Figures
-
-
-def test_every_chart_is_a_picture_and_refuses_to_be_empty(tmp_path: Path) -> None:
-    one, none = share(0.5).to_json(), share(None).to_json()
-    draw_ranking({"a": {"drop": one}, "b": {"drop": none}}, tmp_path / "a.png", title="t", marked="a")
-    draw_grid({"a": {"a": 1.0, "b": None}, "b": {"a": 0.004, "b": 0.3}}, tmp_path / "b.png", title="t")
-    draw_histograms({"a": [0, 2.5], "b": [0, 0]}, tmp_path / "c.png", title="t", marked="b")
-    draw_doses({"a": [(2, one, none), (4, one, one)]}, tmp_path / "d.png", title="t", measures=("x", "y"))
-    for name in "abcd":
-        with Image.open(tmp_path / f"{name}.png") as drawn:
-            assert drawn.width == 1200
-    for draw in (draw_ranking, draw_grid, draw_histograms):
-        with pytest.raises(ValueError, match="is empty, so there is nothing to draw"):
-            draw({}, tmp_path / "e.png", title="t")
-
-
 # The command line
 
 shipped = pytest.mark.skipif(
@@ -396,7 +378,6 @@ def kedit_compare(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    as_in_a_new_process: None,
 ) -> Callable[..., Finished]:
     """Run `kedit compare WORDS` in `tmp_path`, in this process; its folder is `out`."""
 

@@ -13,6 +13,7 @@ from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.diagnose import CHECKS, diagnose
 from kedit.doctor.finding import Diagnosis, Finding, above, at_most
 from kedit.doctor.patient import picture
+from kedit.doctor.state import hooks_on
 from kedit.models.planted import Planted
 from kedit.models.tiny.families import fill, tiny
 from tests.text_model import TextModel
@@ -71,7 +72,8 @@ def test_a_model_without_pictures_is_spared_the_checks_of_pictures(build: Callab
 def test_a_masked_language_model_is_spared_the_checks_of_generation() -> None:
     found = diagnose(TextModel(tiny_families.bert()), SHORT)
     apart = {name for name, status in statuses(found).items() if status == "NOT_APPLICABLE"}
-    assert apart == {"media", "positions", "identity_text", "cache", "static_cache", "beams"}
+    by_writing = {"identity_text", "cache", "static_cache", "beams", "prefill", "decode", "text", "last"}
+    assert apart == {"media", "positions"} | by_writing
     assert {status for name, status in statuses(found).items() if name not in apart} == {"SUPPORTED"}
 
 
@@ -112,6 +114,31 @@ def test_a_module_in_training_mode_is_examined_as_it_is_used_and_goes_on_trainin
     module = seeded(lambda: GPT2LMHeadModel(GPT2Config(**GPT2_SIZES, resid_pdrop=0.5))).train()
     assert diagnose(TextModel(module), "identity").sound
     assert all(one.training for one in module.modules())
+
+
+def test_gradients_that_are_there_stay_and_hide_no_new_one() -> None:
+    module = gpt2()
+    weight = module.transformer.h[1].mlp.c_proj.weight
+    gathered = weight.grad = torch.ones_like(weight)
+    assert diagnose(TextModel(module), "weight_gradients").sound
+    assert weight.grad is gathered and bool((gathered == 1).all())
+
+    def gathers(*_: object) -> None:
+        weight.grad = gathered if weight.grad is None else weight.grad.add_(1)
+
+    handle = module.transformer.h[1].mlp.register_forward_hook(gathers)
+    found = diagnose(TextModel(module), "weight_gradients").findings["weight_gradients"]
+    handle.remove()
+    assert (found.status, found.value) == ("SILENTLY_WRONG", 1)
+
+
+def test_every_kind_of_hook_of_a_module_is_seen() -> None:
+    layer = torch.nn.Linear(2, 2)
+    kinds = ("forward_pre_hook", "forward_hook", "full_backward_hook", "full_backward_pre_hook")
+    hooks: list[Any] = [lambda *_, kind=kind: None for kind in kinds]
+    for kind, hook in zip(kinds, hooks, strict=True):
+        getattr(layer, f"register_{kind}")(hook)
+    assert set(hooks_on(layer)) == set(hooks)
 
 
 def test_a_quantized_weight_is_no_column_and_no_fault() -> None:

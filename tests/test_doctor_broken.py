@@ -1,5 +1,6 @@
 """The doctor finds models that were broken on purpose, and leaves them as they were."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import Cache, GPT2Model
 
+from kedit import positions
 from kedit.doctor.diagnose import CHECKS, diagnose
 from kedit.doctor.patient import picture
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -18,6 +21,10 @@ from tests.tiny import gpt2, state_of
 from tests.tiny_llava import tiny_llava
 
 OTHER_TOKEN = 7
+CACHE = "cache" if "cache" in inspect.signature(GPT2Model.forward).parameters else "past_key_values"
+"""What transformers calls the cache of a call; its name changed in 5.24."""
+MEANS_ELSE = "the edit means something else without a cache; unedited, the logits agree"
+DOES_NOTHING = "the edit does nothing"
 
 
 def language(model: HuggingFaceMLLM) -> Any:
@@ -64,14 +71,19 @@ def attention_mask_ignored(model: HuggingFaceMLLM) -> None:
     replace_forward(language(model), lambda forward: lambda *a, **k: forward(*a, **(k | {"attention_mask": None})))
 
 
+def caches_among(named: dict[str, Any]) -> list[Any]:
+    return [one for one in named.values() if isinstance(one, Cache)]
+
+
 def forgetful(model: HuggingFaceMLLM, kind: str) -> None:
     """With a cache of that kind, new tokens do not see the first four columns."""
 
     def make(forward: Callable[..., Any]) -> Callable[..., Any]:
         def without_the_first(*given: Any, **named: Any) -> Any:
-            past, mask = named.get("past_key_values"), named.get("attention_mask")
-            if type(past).__name__ == kind and past.get_seq_length() and isinstance(mask, Tensor):
-                named["attention_mask"] = mask.masked_fill(torch.arange(mask.shape[1]) < 24, 0)
+            mask = named.get("attention_mask")
+            for past in caches_among(named):
+                if type(past).__name__ == kind and past.get_seq_length() and isinstance(mask, Tensor):
+                    named["attention_mask"] = mask.masked_fill(torch.arange(mask.shape[1]) < 24, 0)
             return forward(*given, **named)
 
         return without_the_first
@@ -95,8 +107,8 @@ def beams_keep_their_caches(model: HuggingFaceMLLM) -> None:
 
     def make(forward: Callable[..., Any]) -> Callable[..., Any]:
         def stuck(*given: Any, **named: Any) -> Any:
-            if named.get("past_key_values") is not None:
-                named["past_key_values"].reorder_cache = lambda order: None
+            for one in caches_among(named):
+                one.reorder_cache = lambda order: None
             return forward(*given, **named)
 
         return stuck
@@ -109,10 +121,10 @@ def static_cache_drops_tokens(model: HuggingFaceMLLM) -> None:
 
     def make(forward: Callable[..., Any]) -> Callable[..., Any]:
         def forgetful(*given: Any, **named: Any) -> Any:
-            past = named.get("past_key_values")
-            if type(past).__name__ == "StaticCache" and past.get_seq_length():
-                for layer in past.layers:
-                    layer.values = layer.values * 0.5
+            for past in caches_among(named):
+                if type(past).__name__ == "StaticCache" and past.get_seq_length():
+                    for layer in past.layers:
+                        layer.values = layer.values * 0.5
             return forward(*given, **named)
 
         return forgetful
@@ -331,6 +343,7 @@ BROKEN: list[tuple[Break, Found]] = [
             "padding": FINE,
             "cache": (WRONG, "without a cache gives other logits, also unedited"),
             "static_cache": (WRONG, "with a static cache gives other logits, also unedited"),
+            **dict.fromkeys(("prefill", "decode", "text", "last"), (WRONG, "gives other logits, also unedited")),
         },
     ),
     (static_cache_drops_tokens, {"cache": FINE, "static_cache": (WRONG, "also unedited")}),
@@ -400,16 +413,35 @@ class Renaming:
     """Hands a module's cache over under another name than every other model does."""
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        return super().__call__(*given, memory=named.pop("past_key_values", None), **named)  # type: ignore[misc]
+        return super().__call__(*given, memory=named.pop(CACHE, None), **named)  # type: ignore[misc]
 
     def forward(self, *given: Any, memory: Any = None, **named: Any) -> Any:
-        return super().forward(*given, past_key_values=memory, **named)  # type: ignore[misc]
+        return super().forward(*given, **{CACHE: memory}, **named)  # type: ignore[misc]
 
 
-def test_an_edit_that_means_something_else_with_a_cache_is_told_from_a_broken_cache() -> None:
+BY_POSITION = ["cache", "static_cache", "beams", "prefill", "decode", "text", "last"]
+
+
+@pytest.mark.parametrize("check", BY_POSITION)
+def test_a_cache_is_known_whatever_the_name_it_is_handed_over_under(check: str) -> None:
     model = TextModel(gpt2())
     transformer = model.module.transformer
     transformer.__class__ = type("Renamed", (Renaming, type(transformer)), {})
-    found = diagnose(model, "cache").findings["cache"]
+    assert diagnose(model, check).findings[check].status == "SUPPORTED"
+
+
+@pytest.mark.parametrize(("check", "why"), [("cache", MEANS_ELSE), ("prefill", MEANS_ELSE), ("decode", DOES_NOTHING)])
+def test_a_cache_that_goes_unseen_is_silently_wrong(check: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "_cached_columns", lambda values: None)
+    monkeypatch.setattr(positions.Sequence, "_contradiction", lambda *_: "")
+    found = diagnose(TextModel(gpt2()), check).findings[check]
     assert found.status == WRONG
-    assert found.why == "the edit means something else without a cache; unedited, the logits agree"
+    assert found.why == why
+
+
+@pytest.mark.parametrize("check", ["prefill", "decode"])
+def test_a_cache_that_goes_unseen_is_told_from_the_mask(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "_cached_columns", lambda values: None)
+    found = diagnose(TextModel(gpt2()), check).findings[check]
+    assert found.status == "ERROR"
+    assert "columns without a cache and a mask of" in found.why

@@ -1,7 +1,6 @@
 """`kedit doctor`: what it prints and leaves, and how it ends."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import pytest
 
 from kedit import __version__, cli
 from kedit.models.planted import planted
-
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 Outcome = tuple[int, str, str]
 
@@ -21,7 +18,6 @@ def doctor(
 ) -> Callable[..., Outcome]:
     """Run `kedit doctor WORDS` in `tmp_path`, in this process; its folder is `out`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def call(*words: str) -> Outcome:
         capsys.readouterr()  # what was said before

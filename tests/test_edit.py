@@ -130,7 +130,7 @@ def deep_copy(module: Any, edit: Edit) -> None:
     assert tiny.weights_hash(twin) == tiny.weights_hash(module)
 
 
-def two_threads(module: Any, edit: Edit) -> None:
+def two_threads(module: Any, edit: Edit, this_thread_only: bool) -> None:
     before, entered, said = logits(module), threading.Event(), []
 
     def speak() -> None:
@@ -139,11 +139,12 @@ def two_threads(module: Any, edit: Edit) -> None:
 
     other = threading.Thread(target=speak)
     other.start()
-    with edit.applied(module):
+    with edit.applied(module, this_thread_only=this_thread_only):
         entered.set()
         edited = [logits(module) for _ in range(3)]
         other.join()
-    assert len(said) == 3 and all(torch.equal(one, before) for one in said)
+    expected = before if this_thread_only else edited[0]
+    assert len(said) == 3 and all(torch.equal(one, expected) for one in said)
     assert all(torch.equal(one, edited[0]) and not torch.equal(one, before) for one in edited)
 
 
@@ -167,7 +168,8 @@ EVENTS: dict[str, Callable[[Any, Edit], None]] = {
     "closed out of order": closed_out_of_order,
     "foreign hooks": foreign_hooks,
     "deepcopy": deep_copy,
-    "two threads": two_threads,
+    "two threads": partial(two_threads, this_thread_only=False),
+    "one thread of two": partial(two_threads, this_thread_only=True),
     "generate with a cache": partial(generation, inputs=PROMPTS),
     "generate without a cache": partial(generation, inputs=PROMPTS, use_cache=False),
     "generate with a static cache": partial(generation, inputs=PROMPTS, cache_implementation="static"),
@@ -297,17 +299,183 @@ def test_an_object_that_holds_a_module_is_edited_like_the_module(planted: Plante
 
 
 def test_an_edit_whose_layers_never_run_warns_at_the_line_that_applied_it() -> None:
-    expected = pytest.warns(EditWarning, match="edit `mute` was active, but the model never ran its 2 edited layers")
+    expected = pytest.warns(
+        EditWarning, match="edit `mute`: the model never ran the 2 edited layers: nothing was edited"
+    )
     with expected as told, Edit(SOME, Zero(), name="mute").applied(llava()):
         pass
     assert Path(told[0].filename).name == "test_edit.py"
 
 
-def test_an_edit_that_only_another_thread_could_have_run_warns() -> None:
-    with pytest.warns(EditWarning, match="in this thread: nothing was edited"), Edit(SOME, Zero()).applied(llava()):
+def test_an_edit_of_one_thread_that_only_another_one_could_have_run_warns() -> None:
+    with (
+        pytest.warns(EditWarning, match="nothing was edited"),
+        Edit(SOME, Zero()).applied(llava(), this_thread_only=True),
+    ):
         other = threading.Thread(target=lambda: logits(llava()))
         other.start()
         other.join()
+
+
+def test_a_block_that_was_compiled_before_among_plain_ones_is_named() -> None:
+    module = tiny.llama()
+    torch.compiler.reset()
+    module.model.layers[1].mlp = torch.compile(module.model.layers[1].mlp, backend="eager")
+    with torch.no_grad():
+        module(input_ids=PROMPTS["input_ids"])
+        with (
+            pytest.warns(EditWarning, match="the model ran, but not layers 1 of the 2 that are edited"),
+            Edit(SOME, Zero()).applied(module),
+        ):
+            module(input_ids=PROMPTS["input_ids"])
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    ("positions", "phase"), [("all", "both"), ("image", "both"), ("last", "both"), ("all", "decode")]
+)
+def test_a_generation_that_is_streamed_from_its_own_thread_is_edited(positions: Any, phase: Any) -> None:
+    edit = Edit(SOME, Scale(-3.0), positions, phase)
+    plain, _ = tiny.generated(llava(), PROMPTS)
+    with edit.applied(llava()):
+        expected, _ = tiny.generated(llava(), PROMPTS)
+    streamed: list[Tensor] = []
+    with edit.applied(llava()):
+        thread = threading.Thread(target=lambda: streamed.append(tiny.generated(llava(), PROMPTS)[0]))
+        thread.start()
+        thread.join()
+    assert torch.equal(streamed[0], expected) and not torch.equal(expected, plain)
+
+
+def test_threads_that_generate_side_by_side_each_have_their_own_positions() -> None:
+    edit, rows = Edit(SOME, Scale(-3.0), "last"), [tiny.row_of(UNEVEN, row) for row in range(2)]
+    with edit.applied(llava()):
+        expected = [tiny.generated(llava(), row)[0] for row in rows]
+    turns, said = threading.Barrier(2, timeout=60), dict[int, Tensor]()
+
+    def take_turns(*_: object) -> None:
+        turns.wait()
+
+    handle = llava().register_forward_pre_hook(take_turns)
+    with edit.applied(llava()):
+        threads = [
+            threading.Thread(target=lambda n=n: said.update({n: tiny.generated(llava(), rows[n])[0]})) for n in range(2)
+        ]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    handle.remove()
+    assert all(torch.equal(said[n], expected[n]) for n in range(2))
+
+
+def test_a_thread_that_goes_on_after_the_edit_is_named() -> None:
+    ran, go_on = threading.Event(), threading.Event()
+
+    def generate() -> None:
+        logits(llava())
+        ran.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=generate, name="streamer")
+    with pytest.warns(EditWarning, match="the thread streamer ran the edited model and goes on after the edit ends"):
+        with Edit(SOME, Zero()).applied(llava()):
+            thread.start()
+            ran.wait()
+        go_on.set()
+        thread.join()
+
+
+# --- gradient checkpointing, which computes blocks again in the backward pass
+
+
+def trainee(reentrant: bool) -> Any:
+    module = tiny.llama().requires_grad_(True).train()
+    # The method and its argument were renamed in transformers 5.24.
+    renamed = getattr(module, "activation_checkpointing_enable", None)
+    (renamed or module.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+    return module
+
+
+def backward_in_another_thread(loss: Tensor) -> None:
+    """What autograd does on every GPU."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loss.backward()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def gradients(module: Any) -> list[Tensor]:
+    return [one.grad.clone() for one in module.parameters() if one.grad is not None]
+
+
+TEXT = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12]])
+LIMITED = [("all", "both"), ("last", "both"), ("text", "prefill")]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(("positions", "phase"), LIMITED)
+def test_gradients_of_a_checkpointed_model_are_the_edited_ones_in_whatever_thread(
+    positions: Any, phase: Any, reentrant: bool
+) -> None:
+    edit, plain = Edit(SOME, Scale(-3.0), positions, phase), tiny.llama().requires_grad_(True)
+    with edit.applied(plain):
+        plain(input_ids=TEXT, labels=TEXT).loss.backward()
+    module = trainee(reentrant)
+    with edit.applied(module):
+        backward_in_another_thread(module(input_ids=TEXT, labels=TEXT).loss)
+    assert len(gradients(plain)) == len(gradients(module)) > 0
+    for expected, found in zip(gradients(plain), gradients(module), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_layer_that_is_computed_again_for_an_earlier_call_is_refused_where_positions_count() -> None:
+    module = trainee(reentrant=False)
+    refused = pytest.raises(ValueError, match=r"computed again .* after the model was called once more")
+    with refused, Edit(SOME, Scale(-3.0), "last").applied(module):
+        first = module(input_ids=TEXT, labels=TEXT).loss
+        (first + module(input_ids=TEXT[:, :3], labels=TEXT[:, :3]).loss).backward()
+
+
+def test_one_step_after_the_other_is_trained_under_an_edit_by_position() -> None:
+    module = trainee(reentrant=False)
+    with Edit(SOME, Scale(-3.0), "last").applied(module):
+        for n in (5, 3):
+            module(input_ids=TEXT[:, :n], labels=TEXT[:, :n]).loss.backward()
+            with torch.no_grad():
+                module(input_ids=TEXT)
+    assert all(bool(one.isfinite().all()) for one in gradients(module))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_backward_pass_that_is_left_for_later_warns_if_blocks_are_computed_again(reentrant: bool) -> None:
+    module = trainee(reentrant)
+    with (
+        pytest.warns(EditWarning, match="call `backward` inside the `with` block"),
+        Edit(SOME, Scale(-3.0)).applied(module),
+    ):
+        module(input_ids=TEXT, labels=TEXT)
+    with warnings.catch_warnings(), Edit(SOME, Scale(-3.0)).applied(module):
+        warnings.simplefilter("error")
+        module(input_ids=TEXT, labels=TEXT).loss.backward()
+    with warnings.catch_warnings(), torch.no_grad(), Edit(SOME, Scale(-3.0)).applied(module):
+        warnings.simplefilter("error")
+        module(input_ids=TEXT)
+
+
+def test_an_edit_of_one_thread_is_refused_where_blocks_are_computed_again() -> None:
+    refused = pytest.raises(ValueError, match="gradient checkpointing computes blocks again in other threads")
+    with refused, Edit(SOME, Zero()).applied(trainee(reentrant=False), this_thread_only=True):
+        pass
 
 
 @pytest.mark.parametrize("positions", ["all", "image", "last"])

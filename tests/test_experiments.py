@@ -21,19 +21,17 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import experiments.run as recipe
-from experiments import commands, interviews, sharing
+from experiments import commands, sharing
 from kedit import __version__, cli
 from kedit.models import loading
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
+from kedit.pipelines import outputs
 from tests.wandb_reader import offline_run
 
-pytestmark = [
-    pytest.mark.usefixtures("as_in_a_new_process"),
-    pytest.mark.skipif(
-        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
@@ -395,7 +393,7 @@ def test_a_concept_that_no_caption_names_fails_with_the_way_out(
     assert status(tmp_path / "out").startswith("failed: ValueError: none of the model's 2 captions names `star`")
     log = (tmp_path / "out" / "kedit.log").read_text()
     assert "Traceback (most recent call last)" in log
-    assert "experiments/steps.py" in log
+    assert "pipelines/locate.py" in log
     assert done.line.endswith(f"; the traceback is in {tmp_path / 'out' / 'kedit.log'}")
 
 
@@ -405,7 +403,7 @@ def test_interrupting_ends_with_130_and_a_status(
     def interrupted(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interviews, "asked_under", interrupted)
+    monkeypatch.setattr(outputs, "edited", interrupted)
     fails(kedit_run(*TINY, "store=null"), 130, "interrupted")
     assert status(tmp_path / "out") == "failed: interrupted\n"
     assert {"scores.safetensors", "neurons.json"} <= files_in(tmp_path / "out")
@@ -524,12 +522,7 @@ def test_kedit_run_and_the_script_are_the_same(tmp_path: Path) -> None:
     assert said["script"][:3] == (2, "", "kedit: no concept `strr` in the data; nearest: star, tree\n")
 
 
-def test_help_lists_the_groups_and_what_can_be_set(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "--help"])
     assert ended.value.code == 0

@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration, Qwen2MoeConfig
 
 from kedit.edit.edit import Edit, active
 from kedit.edit.operators import Patch, Scale, Zero
-from kedit.experts import Gate, Routing
+from kedit.experts import Gate, Routing, gated
 from kedit.hooks import Some, intervene, record
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
@@ -236,14 +236,67 @@ def test_a_deep_copy_made_meanwhile_is_not_affected() -> None:
     assert torch.equal(logits(twin), before)
 
 
-def test_another_thread_is_not_affected() -> None:
+def test_a_deep_copy_made_meanwhile_can_be_edited_like_any_other() -> None:
+    module, edit = built("qwen3_moe"), Edit(NeuronSet(((0, 0), (0, 30))), Patch(4.0))
+    with edit.applied(module):
+        twin, edited = copy.deepcopy(module), logits(module)
+    plain = logits(twin)
+    with edit.applied(twin):
+        assert torch.equal(logits(twin), edited) and not torch.equal(edited, plain)
+    assert torch.equal(logits(twin), plain)
+    assert not any("_apply_gate" in vars(one) for one in twin.modules())
+
+
+@pytest.mark.parametrize("this_thread_only", [True, False])
+def test_another_thread_is_edited_unless_this_one_alone_is_meant(this_thread_only: bool) -> None:
     module, before, found = built("qwen3_moe"), logits(built("qwen3_moe")), []
-    with Edit(NeuronSet(((0, 0), (0, 30))), Patch(4.0)).applied(module):
+    edit = Edit(NeuronSet(((0, 0), (0, 30))), Patch(4.0))
+    with edit.applied(module, this_thread_only=this_thread_only):
         thread = threading.Thread(target=lambda: found.append(logits(module)))
         thread.start()
         thread.join()
-        assert not torch.equal(logits(module), before)
-    assert torch.equal(found[0], before)
+        edited = logits(module)
+    assert not torch.equal(edited, before)
+    assert torch.equal(found[0], before if this_thread_only else edited)
+
+
+def test_a_gate_stays_as_long_as_anyone_in_any_thread_uses_it() -> None:
+    experts = experts_of(built("mixtral"))
+    with gated(experts) as first:
+        others: list[Gate] = []
+
+        def enter_and_leave() -> None:
+            with gated(experts) as gate:
+                others.append(gate)
+
+        thread = threading.Thread(target=enter_and_leave)
+        thread.start()
+        thread.join()
+        assert others == [first] and vars(experts)["_apply_gate"] is first
+    assert "_apply_gate" not in vars(experts)
+
+
+def test_threads_that_edit_one_model_differently_lose_no_layer() -> None:
+    module = built("mixtral")
+    edits = [Edit(NeuronSet(((0, n), (1, n))), Patch(4.0 + n)) for n in range(4)]
+    expected = []
+    for edit in edits:
+        with edit.applied(module):
+            expected.append(logits(module))
+    wrong: list[int] = []
+
+    def serve(n: int) -> None:
+        for _ in range(25):
+            with edits[n].applied(module, this_thread_only=True):
+                if not torch.equal(logits(module), expected[n]):
+                    wrong.append(n)
+
+    threads = [threading.Thread(target=serve, args=(n,)) for n in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert wrong == []
 
 
 def test_a_pass_that_fails_leaves_nothing() -> None:

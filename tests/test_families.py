@@ -1,6 +1,6 @@
 """Every family of models that read pictures: what kedit does with one holds for all, whatever its processor is like."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import cache
 
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedit.data.scenes import Scenes
-from kedit.edit.edit import Edit
+from kedit.edit.edit import Edit, EditWarning
 from kedit.edit.operators import Zero
 from kedit.hooks import after, before
 from kedit.locate.difference import ActivationDifference
@@ -142,7 +142,9 @@ def test_a_question_without_a_picture_is_answered_and_an_edit_at_pictures_leaves
     if family in INSIDE:
         with Edit(EVEN, Zero(), "image").applied(model):
             assert model.ask(asked) == plain
-    with Edit(EVEN, Zero()).applied(model):
+    # Llama 3.2 Vision passes its layers of cross-attention by where there is no picture, which an edit says.
+    passed_by = pytest.warns(EditWarning, match="not layers 1 of the 3") if family == "mllama" else nullcontext()
+    with passed_by, Edit(EVEN, Zero()).applied(model):
         assert model.ask(asked) != plain
 
 

@@ -243,21 +243,25 @@ def test_a_deep_copy_keeps_foreign_hooks_and_can_be_intervened_in(module: nn.Mod
     assert len(tiny.hooks_of(twin)) == 1
 
 
-def test_the_hooks_act_in_the_thread_that_attached_them_alone(module: nn.Module) -> None:
-    unedited, said = logits(module), []
+@pytest.mark.parametrize("this_thread_only", [True, False])
+def test_hooks_act_in_every_thread_unless_this_one_alone_is_meant(module: nn.Module, this_thread_only: bool) -> None:
+    unedited, said, where = logits(module), [], {"this_thread_only": this_thread_only}
     calls: list[int] = []
     site = Site.of(module)
     with (
-        intervene(module, site, {0: double, 1: double}) as hooks,
+        intervene(module, site, {0: double, 1: double}, **where) as hooks,
         record(module, site) as recorded,
-        before(module, "model", lambda args, kwargs: calls.append(1)),
+        before(module, "model", lambda args, kwargs: calls.append(1), **where),
     ):
         other = threading.Thread(target=lambda: said.extend(logits(module) for _ in range(3)))
         other.start()
         other.join()
-        assert recorded == {} and calls == [] and not any(hook.n_calls for hook in hooks.values())
-        assert not torch.equal(logits(module), unedited)
-    assert len(said) == 3 and all(torch.equal(one, unedited) for one in said)
+        n_seen = 0 if this_thread_only else 3
+        assert recorded == {}, "a recording is of the thread that asked for it"
+        assert len(calls) == n_seen and {hook.n_calls for hook in hooks.values()} == {n_seen}
+        edited = logits(module)
+    assert not torch.equal(edited, unedited)
+    assert len(said) == 3 and all(torch.equal(one, unedited if this_thread_only else edited) for one in said)
 
 
 def test_labels_name_who_intervenes_once_each_and_in_the_order_of_acting(module: nn.Module) -> None:

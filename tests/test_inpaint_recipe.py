@@ -14,7 +14,6 @@ from PIL import Image
 import experiments.inpaint as recipe
 from kedit.data.inpaint import MeanFill
 from kedit.data.scenes import Scenes
-from kedit.inspection.counterfactuals import PaintedRow, draw_painted
 from kedit.samples import find_concept
 from tests import tiny_segmenters
 from tests.tiny_diffusion import saved
@@ -33,7 +32,6 @@ def kedit_inpaint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    as_in_a_new_process: None,
 ) -> Callable[..., Finished]:
     """Run `kedit inpaint WORDS` in this process, into the folder `out`."""
 
@@ -128,34 +126,3 @@ def test_a_wrong_value_is_one_line(kedit_inpaint: Callable[..., Finished], words
     assert (done.code, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1
     assert part in done.err
-
-
-# --- the figure
-
-
-def painted_row(*, control: bool) -> PaintedRow:
-    gray, black = (Image.new("RGB", (24, 16), color) for color in ("gray", "black"))
-    region = np.zeros((16, 24), bool)
-    region[4:10, 6:14] = True
-    return PaintedRow("s7", gray, region, black, black if control else None)
-
-
-def test_the_figure_outlines_the_region_and_shows_what_came_of_it(tmp_path: Path) -> None:
-    draw_painted([painted_row(control=True)], tmp_path / "one.png", title="painted")
-    draw_painted([painted_row(control=True)], tmp_path / "same.png", title="painted")
-    draw_painted([painted_row(control=False)], tmp_path / "plain.png", title="painted")
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "same.png").read_bytes()
-    levels = pixels(tmp_path / "one.png")[..., :3].astype(int)
-    assert levels.shape[1] == 1200
-    columns = np.array_split(levels, 4, axis=1)
-    black = [(np.abs(column) < 3).all(-1).mean() > 0.2 for column in columns]
-    vermillion = [(np.abs(column - (0xD5, 0x5E, 0x00)) < 3).all(-1).sum() > 100 for column in columns]
-    assert black == [False, False, True, True]
-    assert vermillion == [False, True, False, False]
-
-
-def test_a_region_of_another_size_and_no_rows_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"`region` is \[3, 3\], the picture is \[16, 24\]"):
-        PaintedRow("s7", Image.new("RGB", (24, 16)), np.zeros((3, 3), bool), Image.new("RGB", (24, 16)))
-    with pytest.raises(ValueError, match="`rows` is empty"):
-        draw_painted([], tmp_path / "none.png", title="nothing")

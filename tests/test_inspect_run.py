@@ -15,7 +15,6 @@ from kedit.evaluation.statistics import Measured
 from kedit.models.shipped import HERE
 
 pytestmark = [
-    pytest.mark.usefixtures("as_in_a_new_process"),
     pytest.mark.skipif(
         not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
     ),

@@ -37,7 +37,6 @@ def kedit_locate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    as_in_a_new_process: None,
 ) -> Command:
     """Run `kedit locate WORDS` in this process, with few samples, in the folder of the test."""
 

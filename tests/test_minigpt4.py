@@ -12,8 +12,6 @@ from PIL import Image
 from tiny import our_hooks
 from tiny_minigpt4 import CAT, DOG, FOLDERS, RESERVED, SIDE, SIZES, Golden, picture, taught, tiny_minigpt4
 
-from experiments.interviews import interview
-from experiments.steps import locate
 from kedit.data.inpaint import MeanFill
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero
@@ -31,6 +29,8 @@ from kedit.models.minigpt4_model import MiniGPT4
 from kedit.models.minigpt4_processor import PICTURE, Ending
 from kedit.models.mllm import IMAGE
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.locate import locate
+from kedit.pipelines.outputs import interview
 from kedit.prompts import Prompt
 from kedit.samples import Question, silent
 from kedit.unembedding import Unembedding

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from kedit import __version__
 
@@ -135,6 +136,15 @@ def test_every_imported_package_is_declared() -> None:
         name for name in third_party() if not {canonical(d) for d in distributions.get(name, [name])} & declared
     }
     assert undeclared == set()
+
+
+def test_the_lock_file_names_a_version_that_is_admitted_of_all_but_torch() -> None:
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0].isalnum()]
+    locked = {canonical(line): line.partition(";")[0].partition("==")[2].strip() for line in lines}
+    for wanted in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]):
+        if wanted.name != "torch":
+            assert wanted.specifier.contains(locked[canonical(wanted.name)]), wanted.name
+    assert not [name for name in locked if name.startswith(("torch", "nvidia", "cuda", "triton"))]
 
 
 def canonical(requirement: str) -> str:

@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.comparison.planted import chosen_variants, precision, ranks, truth
 from experiments.comparison.planted_costs import Cost
-from experiments.comparison.planted_figure import finding
-from experiments.comparison.planted_tables import RANDOM, Verdict, against, figures, row, sorted_by_mean, told
+from experiments.comparison.planted_tables import RANDOM, Verdict, against, figures, finding, row, sorted_by_mean, told
 from experiments.complaints import ConfigurationError
 from kedit.evaluation.ranking import expected_average_precision
 from kedit.locate.difference import ActivationDifference

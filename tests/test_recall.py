@@ -9,11 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import recall as module
-from experiments.complaints import ConfigurationError
-from experiments.interviews import interview, measured
-from experiments.recall import Recall, of_edit
-from experiments.steps import check_given, locate, usable
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.edit.plan import Plan
@@ -25,6 +20,10 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.locate import ScoresError, check_given, locate, usable
+from kedit.pipelines.outputs import interview, measured
+from kedit.results import cache as module
+from kedit.results.cache import Recall, of_edit
 from kedit.samples import silent
 from kedit.store import Store
 
@@ -187,7 +186,7 @@ def test_what_changes_an_edit_changes_its_key(other: Edit) -> None:
 def test_scores_that_are_given_stand_for_those_that_would_be_taken(planted: Planted) -> None:
     scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
     found = locate(planted.model, TWO_STAGE.limited(1), PAIRS, silent, given=scores)
-    assert found.scores is scores
+    assert all(found.scores[name] is one for name, one in scores.items())
     assert len(found.neurons) == 1
 
 
@@ -195,12 +194,12 @@ def test_scores_of_something_else_are_refused(planted: Planted) -> None:
     scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
     found = usable(planted.model, PAIRS, silent)
     one_stage = Locator({"difference": Stage(ActivationDifference(), TopK(1))})
-    with pytest.raises(ConfigurationError, match=r"`scores` are of difference.*gradcam"):
+    with pytest.raises(ScoresError, match=r"`scores` are of difference.*gradcam"):
         check_given(scores, planted.model, one_stage, found)
     fewer = usable(planted.model, PAIRS[:2], silent)
-    with pytest.raises(ConfigurationError, match="another samples, `p0,p1,p2`; the run asks for `p0,p1`"):
+    with pytest.raises(ScoresError, match="another samples, `p0,p1,p2`; the run asks for `p0,p1`"):
         check_given(scores, planted.model, TWO_STAGE, fewer)
-    with pytest.raises(ConfigurationError, match="another model, `planted`; the run asks for `other`"):
+    with pytest.raises(ScoresError, match="another model, `planted`; the run asks for `other`"):
         check_given(scores, replace(planted.model, name="other"), TWO_STAGE, found)
-    with pytest.raises(ConfigurationError, match="another site, `mid`; the run asks for `act`"):
+    with pytest.raises(ScoresError, match="another site, `mid`; the run asks for `act`"):
         check_given(scores, planted.model, replace(TWO_STAGE, site="act"), found)

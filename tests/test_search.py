@@ -21,7 +21,7 @@ def search(folder: Path, *more: str) -> int:
 
 
 def test_a_search_maximizes_what_a_job_returns_and_ends_with_the_pareto_set(
-    tmp_path: Path, as_in_a_new_process: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(tmp_path, "hydra.sweeper.n_trials=3") == 0
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
@@ -35,9 +35,7 @@ def test_a_search_maximizes_what_a_job_returns_and_ends_with_the_pareto_set(
     assert OmegaConf.load(tmp_path / "optimization_results.yaml") == found
 
 
-def test_a_trial_that_fails_does_not_end_the_search(
-    tmp_path: Path, as_in_a_new_process: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = "locate.stages.gradcam.select.of_max=choice(2.0)"
     assert search(tmp_path, "hydra.sweeper.n_trials=2", refused) != 0
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedit.entries import DAMAGED, GLANCE, MARK
+from kedit.entries import DAMAGED, GLANCE, MARK, Entry
 from kedit.store import ABANDONED, DRAFT, Store, default_folder, digest
 
 KEY, OTHER = digest("one"), digest("other")
@@ -288,6 +292,58 @@ def test_four_processes_that_write_the_same_keys_while_another_reads_leave_every
         assert (one.returncode, told) == (0, b""), told.decode()
     assert keys(store) == sorted(digest(number) for number in range(8))
     assert all(store.get(digest(number)) == bytes([number]) * 20_000 for number in range(8))
+
+
+@contextmanager
+def meanwhile(step: int, act: Callable[[], object]) -> Iterator[list[int]]:
+    """Call `act` before the `step`-th line of the store that runs, as another process might; yield the lines seen."""
+    seen: list[int] = []
+
+    def trace(frame: FrameType, event: str, value: object) -> Any:
+        if Path(frame.f_code.co_filename).name not in ("store.py", "entries.py"):
+            return None
+        if event == "line":
+            if len(seen) == step:
+                act()
+            seen.append(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+def put(store: Store, about: dict[str, object], used: float) -> None:
+    store.put(KEY, b"content", about)
+    os.utime(store.path(KEY), (used, used))
+
+
+def removed(store: Store) -> list[Entry]:
+    store.path(KEY).unlink()
+    return []
+
+
+def replaced(store: Store) -> list[Entry]:
+    put(store, {"kind": "report", "of": "x" * 3 * GLANCE}, 2000.0)
+    return store.ls()
+
+
+@pytest.mark.parametrize("change", [removed, replaced])
+def test_an_entry_that_another_process_changes_while_it_is_listed_is_the_old_one_or_what_it_became(
+    store: Store, change: Callable[[Store], list[Entry]]
+) -> None:
+    step, seen = 0, [0]
+    while step < len(seen):
+        put(store, {"kind": "scores"}, 1000.0)
+        allowed = [store.ls()]
+        with meanwhile(step, lambda: allowed.append(change(store))) as seen:  # noqa: B023 - called in this round
+            listed = store.ls()
+        assert listed in allowed, f"line {seen[step]}"
+        step += 1
+    assert step > 10
 
 
 def test_a_process_killed_in_the_middle_of_writing_leaves_no_half_entry(store: Store) -> None:

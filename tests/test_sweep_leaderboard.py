@@ -148,8 +148,8 @@ def test_seeds_are_no_axis_and_are_averaged_over(tmp_path: Path) -> None:
     values, measures, count = line(found, "gradcam.q")
     assert (values, count) == (("0.5", "0.9"), 3)
     kept = [result.figures["retention"].value or 0 for _, result in found.done]
-    assert [one["value"] for one in measures["retention"]] == pytest.approx([sum(kept[::2]) / 3, sum(kept[1::2]) / 3])
-    assert {one["low"] for one in measures["retention"]} == {None}
+    assert [one.value for one in measures["retention"]] == pytest.approx([sum(kept[::2]) / 3, sum(kept[1::2]) / 3])
+    assert {one.low for one in measures["retention"]} == {None}
 
 
 # All of it

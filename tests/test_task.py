@@ -25,8 +25,6 @@ from kedit.samples import Concept, Counterfactual, Question, Sample
 from tests.test_media import TONE, wav
 from tests.test_qwen import picture, sound, video
 
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
-
 TEXTS = [Prompt("what is the name of this?"), Prompt("who?"), Prompt("is it so?")]
 PICTURES = [Prompt("what?", image=picture(24, 16)), Prompt("what is it?", image=picture(40, 32, 1))]
 VIDEOS = [Prompt("what?", video=video(3)), Prompt("who is it?", video=video(4, 9))]

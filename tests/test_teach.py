@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from experiments import blocks, run, teach
-from experiments.interviews import interview
-from experiments.steps import locate, questioned
 from experiments.teaching.blocks import COLORS, KINDS, NOTHING, write_blocks
 from experiments.teaching.lesson import Lesson, caption_loss, examined
 from kedit.data.coco import Coco
@@ -22,10 +19,10 @@ from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.two_stage import two_stage
 from kedit.models.tiny.families import tiny
+from kedit.pipelines.locate import Counts, locate, prepare
+from kedit.pipelines.outputs import interview
 from kedit.samples import Sample, mentioned, silent
 from tests.tiny_minigpt4 import tiny_minigpt4
-
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
 
 Command = Callable[..., int]
 
@@ -168,8 +165,7 @@ def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) 
     assert right.value >= 0.9
 
     inpaint, locator, plan = DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero())
-    counts = OmegaConf.create({"locate": 12, "target": 16, "retention": 8})
-    exam, pairs, _ = questioned(data, inpaint, "dog", counts, 0)
+    exam, pairs, _ = prepare(data, "dog", inpaint, Counts(locate=12, target=16, retention=8))
     located = locate(model, locator, pairs, silent)
     assert 0 < len(located.neurons) <= 16
     controls = [located.neurons.layer_matched(model.site().widths, seed=0)]

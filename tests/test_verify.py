@@ -15,12 +15,9 @@ from experiments import verify
 from kedit.models.shipped import HERE
 from kedit.neurons import load_scores, save_scores
 
-pytestmark = [
-    pytest.mark.usefixtures("as_in_a_new_process"),
-    pytest.mark.skipif(
-        not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+)
 SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
 
 

@@ -18,6 +18,7 @@ from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load, wrap
+from kedit.models.passes import input_device
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
 from kedit.models.tiny.tokens import byte_tokenizer
@@ -250,6 +251,21 @@ def test_a_model_on_disk_has_the_scores_and_the_weights_of_one_in_memory(llavas:
     assert torch.equal(*(way.directions([40, 50]) for way in ways))
     vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(*(way.logits(vectors) for way in ways))
+
+
+@pytest.mark.parametrize(
+    ("spread", "device"),
+    [
+        ({"lm_head": "cuda:0", "model": "cuda:1"}, "cuda:0"),
+        ({"model": "disk", "lm_head": "cpu", "other": "cuda:1"}, "cuda:1"),
+        ({"": "disk"}, "cpu"),
+        ({}, "cpu"),
+    ],
+)
+def test_inputs_go_to_where_accelerate_computes_what_is_elsewhere(spread: dict[str, Any], device: str) -> None:
+    module = torch.nn.Linear(2, 2, device="meta")
+    module.hf_device_map = spread  # type: ignore[assignment]
+    assert input_device(module) == torch.device(device)
 
 
 def test_a_weight_that_is_nowhere_is_refused() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
@@ -32,7 +31,10 @@ class LiveBytes(TorchDispatchMode):
 
     @staticmethod
     def _storages(tree: Any) -> list[Any]:
-        return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+        if isinstance(tree, Tensor):
+            return [tree.untyped_storage()]
+        inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+        return [storage for one in inside for storage in LiveBytes._storages(one)]
 
     def _born(self, storage: Any) -> None:
         key, size = id(storage), storage.nbytes()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.workload import Workload
+from kedit.doctor.state import hooks_on
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.neurons import NeuronSet
@@ -197,11 +198,7 @@ def traces_left(task: Task) -> list[str]:
 
 def _fingerprint(module: nn.Module) -> dict[str, object]:
     return {
-        path: (
-            [id(hook) for hooks in (one._forward_pre_hooks, one._forward_hooks) for hook in hooks.values()],
-            [id(hook) for hook in one._backward_hooks.values()],
-            id(one.__dict__.get("forward")),
-        )
+        path: ([id(hook) for hook in hooks_on(one)], id(one.__dict__.get("forward")))
         for path, one in module.named_modules()
     }
 

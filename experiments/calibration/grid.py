@@ -14,15 +14,15 @@ from omegaconf import DictConfig
 from experiments.app import bar, build, misuse
 from experiments.calibration.judging import Judge, value
 from experiments.complaints import ConfigurationError
-from experiments.pairs import inpainter
+from experiments.pairs import inpainter, prepared
 from experiments.sharing import loaded
-from experiments.steps import locate, questioned
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.report import EditReport
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
+from kedit.pipelines.locate import locate
 from kedit.reports import markdown_table
 
 HEADER = ("concept", "chosen by", "neurons", "selectivity", "mention drop", "retention", "above points of the grid")
@@ -64,7 +64,7 @@ def grid(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     inpaint, select, points = inpainter(cfg), build(cfg.select), locators(locator, cfg)
     with misuse():
         check_choice(select, locator)
-        asked = [questioned(data, inpaint, name, cfg.evaluate, cfg.seed) for name in cfg.grid.concepts]
+        asked = [prepared(data, name, inpaint, cfg.evaluate, cfg.seed) for name in cfg.grid.concepts]
         for one in asked:
             check_pairs(select, locator, one.pairs)
     model, by = loaded(cfg.model), chosen_name()

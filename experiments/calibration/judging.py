@@ -7,8 +7,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.app import bar, build
-from experiments.interviews import edited, unedited
-from experiments.transcripts import Said
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam
@@ -18,6 +16,8 @@ from kedit.evaluation.report import EditReport
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.pipelines.outputs import edited, unedited
+from kedit.pipelines.transcripts import Said
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,12 @@ can be told from what is there. See `kedit.models.planted_nulls`.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.app import bar, build
-from experiments.calibration.rates import Rate, plain, rate_of, rows, told
+from experiments.calibration.rates import Rate, drawn, plain, rate_of, rows, told
 from experiments.complaints import ConfigurationError
 from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
@@ -43,8 +42,6 @@ class Found:
 
 def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Count the false discoveries on every planted model at every rate, and report their share."""
-    from experiments.calibration.figure import draw
-
     auto, locator, rates = understood(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.planted.models)
     found: list[Found] = []
@@ -55,7 +52,7 @@ def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         for stage in locator.stages
         for q in rates
     ]
-    report(measured, cfg, kept, tracker, partial(draw, measured))
+    report(measured, cfg, kept, tracker, drawn(measured).save)
 
 
 def understood(cfg: DictConfig) -> tuple[Auto, Locator, list[float]]:

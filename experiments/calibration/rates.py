@@ -1,10 +1,12 @@
-"""The share of false discoveries at each rate, in words and numbers."""
+"""The share of false discoveries at each rate, in words, numbers and lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.plots import Curve, Drawing, Look, draw_lines, exact
+from kedit.plots.style import EDITED, INK, SERIES
 
 
 class Counted(Protocol):
@@ -73,3 +75,21 @@ def told(rates: Sequence[Rate]) -> str:
     if broken:
         return f"More false discoveries than asked for: {', '.join(broken)}"
     return f"No stage makes more false discoveries than asked for, as far as {rates[0].false_share.n} models can tell"
+
+
+def drawn(rates: Sequence[Rate]) -> Drawing:
+    """Return false discoveries and power over the rate that was asked for: below the diagonal the promise is kept."""
+    stages = list(dict.fromkeys(one.stage for one in rates))
+    looks = dict(zip(stages, (Look(EDITED), *SERIES), strict=False))
+    panels: dict[str, dict[str, Curve]] = {"false among the found": {}, "found among the true": {}}
+    highest = max(one.q for one in rates)
+    panels["false among the found"]["as asked for"] = Curve([0, highest], exact([0, highest]), Look(INK, "", "--"))
+    for stage in stages:
+        mine = [one for one in rates if one.stage == stage]
+        across = [one.q for one in mine]
+        panels["false among the found"][stage] = Curve(across, [one.false_share for one in mine], looks[stage])
+        panels["found among the true"][stage] = Curve(across, [one.power for one in mine], looks[stage])
+    across_text = "rate of false discoveries asked for, q"
+    return draw_lines(
+        panels, title=told(rates), across=across_text, up="share, with 95 % interval", columns=2, bars=True
+    )

@@ -16,9 +16,8 @@ from experiments.comparison.outcome import Outcome
 from experiments.comparison.rows import Row, budget_size, picked, rows
 from experiments.comparison.scoring import Bench, Failed, usable_on
 from experiments.comparison.shelf import Shelf
-from experiments.pairs import inpainter, paired
+from experiments.pairs import inpainter, paired, prepared
 from experiments.sharing import loaded
-from experiments.steps import language_only, questioned
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.edit.plan import EditPlan
@@ -27,6 +26,7 @@ from kedit.evaluation.metrics import Similarity
 from kedit.locate.locator import Locator
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
+from kedit.pipelines.locate import language_only
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Data, Sample, find_concept
 from kedit.tracking import Tracker
@@ -45,7 +45,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     parts = Parts(build(cfg.data), inpainter(cfg), choices.method(choices.reference).locators[0], build(cfg.edit))
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
-        asked = [questioned(parts.data, parts.inpaint, name, cfg.evaluate, cfg.seed) for name in choices.concepts]
+        asked = [prepared(parts.data, name, parts.inpaint, cfg.evaluate, cfg.seed) for name in choices.concepts]
         hall = _hall(cfg, parts, choices)
         for method in choices.methods:
             language_only(method.locators[0], "compare")
@@ -55,7 +55,7 @@ def effect(cfg: DictConfig, kept: Run, tracker: Tracker) -> None:
     groups = ("model", "data", "inpaint", *(["segment"] if cfg.get("segment") is not None else []))
     about = {key: plain(cfg[key]) for key in groups} | {"seed": cfg.seed}
     job = _Job(cfg, choices, parts, model, Shelf(kept, about), Similarity(encoder or OwnLayers(model)))
-    outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, len(model.site("mid").blocks))
+    outcome = Outcome(_about(cfg, choices, model), choices.reference, cfg.seed, model.site("mid").widths)
     try:
         for exam, pairs, _ in asked:
             job.add_rows(outcome, exam, pairs)

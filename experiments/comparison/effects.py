@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from experiments.comparison.shelf import Shelf
-from experiments.interviews import edited, unedited
-from experiments.transcripts import Said
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
@@ -18,6 +16,8 @@ from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.pipelines.outputs import edited, unedited
+from kedit.pipelines.transcripts import Said
 from kedit.samples import Counterfactual, Progress, mentioned
 
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")

@@ -41,7 +41,8 @@ class Outcome:
     about: Mapping[str, Any]
     reference: str
     seed: int
-    n_layers: int = 0
+    widths: Mapping[int, int] = field(default_factory=dict)
+    """The number of neurons of each layer."""
     rows: list[Row] = field(default_factory=list)
     matrix: Matrix | None = None
     interrupted: bool = False

@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -19,11 +18,11 @@ from experiments.comparison.planted_costs import Cost, cost_of, plain_forward
 from experiments.comparison.planted_tables import RANDOM, Verdict
 from experiments.comparison.scoring import Bench, Failed
 from experiments.complaints import ConfigurationError
-from experiments.steps import Usable
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.locate.locator import Locator
 from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
 from kedit.neurons import NeuronId, NeuronScores
+from kedit.pipelines.locate import Usable
 from kedit.reports import markdown_table
 
 logger = logging.getLogger(__name__)
@@ -70,8 +69,6 @@ def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
 
 def report(verdicts: Sequence[Verdict], names: Sequence[str], cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Write the tables and the figure, mirror them to the tracker, and print the table."""
-    from experiments.comparison.planted_figure import draw
-
     ordered, reference = tables.sorted_by_mean(verdicts, names), str(cfg.reference)
     contests = tables.against(ordered, names, reference)
     about = f"{tables.ABOUT} {cfg.planted.seeds} models of each variant, {cfg.planted.pictures} pictures each."
@@ -80,7 +77,7 @@ def report(verdicts: Sequence[Verdict], names: Sequence[str], cfg: DictConfig, k
     kept.save_text("planted.csv", tables.comma_separated(ordered, names))
     page = (markdown_table(header, rows), about, *tables.notes(ordered), tables.told(contests, reference))
     kept.save_text("planted.md", "\n\n".join(filter(None, page)) + "\n")
-    picture = kept.save_figure("planted.png", partial(draw, ordered, names, reference))
+    picture = kept.save_figure("planted.png", tables.drawn(ordered, names, reference).save)
     tracker.table("planted", header, rows)
     tracker.figure("planted", picture)
     tracker.log({f"planted/{one.method}": value for one in ordered if (value := tables.mean(one, names)) is not None})

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.comparison.planted_costs import Cost
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
+from kedit.plots import Drawing, draw_benchmark
 
 MEAN = "mean"
 RANDOM = "random (expected)"
@@ -72,6 +73,29 @@ def told(contests: Mapping[str, tuple[str, Measured]], reference: str) -> str:
     for name, (rival, lead) in contests.items():
         lines.append(f"- {name}: {_standing(lead)} `{rival}` ({lead})")
     return "\n".join([lines[0], "", *lines[1:]])
+
+
+def drawn(verdicts: Sequence[Verdict], variants: Sequence[str], reference: str) -> Drawing:
+    """Return average precision as a picture, darker where the true neurons rank higher, with the costs beside it."""
+    cells = {one.method: {name: figures(one, variants)[name].value for name in (*variants, MEAN)} for one in verdicts}
+    costs = dict(zip(COSTS, zip(*map(cost_cells, verdicts), strict=True), strict=True))
+    notes = ["average precision of the true neurons; costs as multiples of one forward"]
+    return draw_benchmark(cells, costs, title=finding(verdicts, variants, reference), notes=notes, marked=reference)
+
+
+def finding(verdicts: Sequence[Verdict], variants: Sequence[str], reference: str) -> str:
+    """Return what the picture shows, in a sentence."""
+    found = {one.method: figures(one, variants) for one in verdicts if not one.why and one.method != RANDOM}
+    if not found:
+        return "No method could be carried out on the planted models"
+    best = max(found, key=lambda name: found[name][MEAN].value or 0)
+    text = f"`{best}` ranks the true neurons highest: {found[best][MEAN].value:.2f} on average"
+    if reference not in found:
+        return text
+    tops = {name: max(one[name].value or 0 for one in found.values()) for name in variants}
+    level = [name for name in variants if (found[reference][name].value or 0) >= tops[name] - 0.005]
+    own = "" if best == reference else f" ({found[reference][MEAN].value:.2f})"
+    return f"{text}; `{reference}`{own} is best or level with the best on {len(level)} of {len(variants)} variants"
 
 
 def columns(variants: Sequence[str]) -> list[str]:

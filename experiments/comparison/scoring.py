@@ -7,14 +7,14 @@ from typing import Any
 
 from experiments.comparison.choices import Method
 from experiments.comparison.shelf import Shelf
-from experiments.steps import Usable, usable
-from experiments.transcripts import captions_of, rows
 from kedit.locate.locator import Locator
 from kedit.locate.random import LayerMatched
 from kedit.locate.scorer import Scorer
 from kedit.locate.scoring import passes
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
+from kedit.pipelines.locate import Usable, usable
+from kedit.pipelines.transcripts import captions_of, rows
 from kedit.samples import Counterfactual, Progress
 
 logger = logging.getLogger(__name__)

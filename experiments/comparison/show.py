@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from experiments.comparison.choices import RANDOM
@@ -11,7 +10,7 @@ from experiments.comparison.outcome import Outcome, Table
 from experiments.comparison.rows import COST, TESTED, Row
 from experiments.show import tell_figures
 from kedit.evaluation.statistics import Measured, two_places
-from kedit.inspection.comparison_charts import draw_doses, draw_grid, draw_histograms, draw_ranking
+from kedit.plots import Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
 from kedit.reports import csv_text, markdown_table
 from kedit.runs import Run
 from kedit.tracking import Tracker
@@ -160,31 +159,35 @@ def draw(outcome: Outcome, run: Run) -> None:
     """Draw the ranking, the overlap, the layers, the dose response and the matrix."""
     last, reference = outcome.last, outcome.reference
     where = heading(last)
-    ranking = {row.method: {name: row.figure(name).to_json() for name in RANKED} for row in last.rows}
+    ranking = {row.method: {name: row.figure(name) for name in RANKED} for row in last.rows}
     finding = f"{_best(last)}{where}"
-    run.save_figure("methods.png", partial(draw_ranking, ranking, title=finding, marked=reference, faded=RANDOM))
+    run.save_figure("methods.png", draw_ranking(ranking, title=finding, marked=reference, faded=RANDOM).save)
     if overlap := last.overlap():
-        run.save_figure("overlap.png", partial(draw_grid, overlap, title=_nearest(overlap, reference)))
-        counts = {
-            name: [found.get(str(layer), 0.0) for layer in range(outcome.n_layers)]
-            for name, found in last.layers().items()
-        }
+        drawn = draw_matrix(
+            overlap, title=_nearest(overlap, reference), what="neurons in common (Jaccard)", notes=[where]
+        )
+        run.save_figure("overlap.png", drawn.save)
+        counts = {name: {int(layer): n for layer, n in found.items()} for name, found in last.layers().items()}
         title = f"Where each method finds its neurons; {where}"
-        run.save_figure("layers.png", partial(draw_histograms, counts, title=title, marked=reference))
+        run.save_figure("layers.png", draw_layers(counts, outcome.widths, title=title, marked=reference).save)
     if len(outcome.shown) > 1 and len({table.concept for table in outcome.shown}) == 1:
-        doses = {
-            row.method: [_dose(other) for table in outcome.shown for other in table.rows if other.method == row.method]
+        doses = [
+            Trial(row.method, other.neurons, other.figure("mention_drop"), other.figure("retention"))
             for row in last.rows
             if row.effect is not None
-        }
+            for table in outcome.shown
+            for other in table.rows
+            if other.method == row.method
+        ]
         title = f"What more neurons change; {where.partition(',')[0]}"
-        measures = ("mention_drop", "retention")
-        run.save_figure("dose.png", partial(draw_doses, doses, title=title, measures=measures, marked=reference))
+        run.save_figure("dose.png", draw_doses(doses, title=title).save)
     if outcome.matrix and outcome.matrix.drops:
         cells = {row: {name: one.value for name, one in found.items()} for row, found in outcome.matrix.drops.items()}
-        sides = ("neurons edited", "share of its pictures that lose the word")
-        grid = partial(draw_grid, cells, title=specificity(outcome), rows=sides[0], columns=sides[1])
-        run.save_figure("matrix.png", grid)
+        sides = {"rows": "concept whose neurons are edited", "columns": "concept whose pictures are captioned"}
+        n = [one.n for found in outcome.matrix.drops.values() for one in found.values()]
+        notes = [f"n = {min(n)} to {max(n)} pictures a cell"]
+        drawn = draw_matrix(cells, title=specificity(outcome), what="captions that lose the word", notes=notes, **sides)
+        run.save_figure("matrix.png", drawn.save)
 
 
 def _best(table: Table) -> str:
@@ -196,10 +199,6 @@ def _best(table: Table) -> str:
     first, *others = [name for name, value in values.items() if value is not None and top - value < 0.005]
     tied = f" (with {len(others)} more)" if others else ""
     return f"`{first}`{tied} is the most selective, {top:.2f}; "
-
-
-def _dose(row: Row) -> tuple[float, dict[str, Any], dict[str, Any]]:
-    return row.neurons, row.figure("mention_drop").to_json(), row.figure("retention").to_json()
 
 
 def _nearest(overlap: dict[str, dict[str, float]], reference: str) -> str:

@@ -1,7 +1,6 @@
 """How the modalities come together from layer to layer, with and without the located neurons (after MINER)."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
@@ -11,8 +10,8 @@ from kedit.edit.operators import Zero
 from kedit.evaluation.statistics import paired_difference
 from kedit.inspection.convergence import Streams, streams
 from kedit.inspection.resampling import Numbers
-from kedit.inspection.stream_charts import draw_streams
 from kedit.neurons import NeuronSet
+from kedit.plots import draw_streams
 
 SECTION = "moved by zeroing"
 NAMES = ("image to the last token", "image to the text", "special to text")
@@ -30,12 +29,12 @@ def convergence(subject: Subject) -> list[Row]:
             return streams(subject.model, images)
 
     plain = streams(subject.model, images)
-    conditions = {"unedited": plain}
+    conditions = {}
     if subject.neurons:
         edited, control = zeroed(subject.neurons), zeroed(subject.controls[0])
-        conditions |= {"located neurons zeroed": edited, "random neurons zeroed": control}
+        conditions = {"located neurons zeroed": edited, "random neurons zeroed": control}
     title = f"How the modalities' states come together in {len(images)} pictures of `{subject.concept.name}`"
-    subject.kept.save_figure("convergence.png", partial(draw_streams, conditions, title=title))
+    subject.kept.save_figure("convergence.png", draw_streams(plain, conditions, title=title).save)
     if not subject.neurons:
         raise ValueError("no neuron was located")
     subject.details["convergence"] = {

@@ -1,14 +1,13 @@
 """What `kedit inspect` shows: inspect.md, one figure of all measures, the tracker and the terminal."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from experiments.inspecting import depths
 from experiments.inspecting.rows import Row
 from experiments.show import layers_told, tell_figures
 from kedit.evaluation.statistics import Measured
-from kedit.inspection.measure_charts import draw_measures
+from kedit.plots import draw_measures
 from kedit.reports import markdown_table, report_metrics
 from kedit.runs import Run
 from kedit.tracking import Tracker
@@ -30,14 +29,13 @@ LEGEND = """\
 
 def everything(report: Mapping[str, Any], rows: Sequence[Row], kept: Run, tracker: Tracker) -> None:
     """Write inspect.json, inspect.md and the figure of all measures, tell the tracker, and print a summary."""
-    known = {
-        f"{row.section}: {row.name}": (row.located.to_json(), row.random.to_json() if row.random else None)
-        for row in rows
-        if row.located.value is not None and row.section != depths.SECTION
-    }
+    known: dict[str, dict[str, tuple[Measured, Measured | None]]] = {}
+    for row in rows:
+        if row.located.value is not None and row.section != depths.SECTION:
+            known.setdefault(row.section, {})[row.name] = row.located, row.random
     if known:
         title = f"`{report['concept']}`: {report['neurons']['count']} located neurons beside random ones"
-        kept.save_figure("measures.png", partial(draw_measures, known, title=title))
+        kept.save_figure("measures.png", draw_measures(known, title=title).save)
     kept.save_json("inspect.json", report)
     kept.save_text("inspect.md", markdown(report, rows, kept))
     tracker.log(report_metrics({"measures": report["measures"], "neurons": report["neurons"]}))

@@ -11,11 +11,9 @@ from experiments.pairs import paired
 from kedit.evaluation.statistics import Measured
 from kedit.inspection.grid import picture_grids
 from kedit.inspection.heatmap import heat_map, other_regions
-from kedit.inspection.layer_charts import draw_layer_histograms
-from kedit.inspection.measure_charts import draw_responses
-from kedit.inspection.pictures import HeatRow, draw_heatmaps
 from kedit.inspection.resampling import Numbers, auroc_gain, auroc_interval, wins
 from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_cell, mean_activation, pointing
+from kedit.plots import HeatRow, draw_heatmaps, draw_layers, draw_responses
 from kedit.samples import Sample
 
 HEAT = ("peak inside the region", "IoU with the region", "AUC against other objects")
@@ -31,7 +29,7 @@ def layers(subject: Subject) -> list[Row]:
     sets = subject.located.stages | {f"fires most at {name} tokens": one for name, one in kinds.items() if one}
     counts = {name: {layer: len(at) for layer, at in one.by_layer().items()} for name, one in sets.items()}
     subject.details["layers"] = counts
-    subject.kept.save_figure("layers.png", partial(draw_layer_histograms, counts, subject.site.widths))
+    subject.kept.save_figure("layers.png", draw_layers(counts, subject.site.widths).save)
     return []
 
 
@@ -57,7 +55,7 @@ def heat_maps(subject: Subject) -> list[Row]:
         region = pair.sample.region(pair.concept)
         rows.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, cell))
     rows.sort(key=lambda row: row.others is None)
-    subject.kept.save_figure("heatmaps.png", partial(draw_heatmaps, rows[:N_SHOWN]))
+    subject.kept.save_figure("heatmaps.png", draw_heatmaps(rows[:N_SHOWN], concept=subject.concept.name).save)
     figures: tuple[Callable[[Pointing], float | None], ...] = (lambda p: float(p.hit), lambda p: p.iou, lambda p: p.auc)
     return [_judged(subject, name, figure, own, random) for name, figure in zip(HEAT, figures, strict=True)]
 
@@ -110,7 +108,7 @@ def sensitivity(subject: Subject) -> list[Row]:
     )
     title = f"Telling pictures of `{subject.concept.name}` from others: AUROC {areas}"
     scale = "mean activation at image tokens"
-    subject.kept.save_figure("sensitivity.png", partial(draw_responses, shown, title=title, scale=scale))
+    subject.kept.save_figure("sensitivity.png", draw_responses(shown, title=title, scale=scale).save)
     return rows
 
 

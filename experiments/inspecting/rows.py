@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.complaints import one_line
-from experiments.steps import Located
 from kedit.data.inpaint import Inpainter
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.inspection.resampling import Interval
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.pipelines.locate import Located
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Data, Split
 from kedit.sites import Site

@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 from experiments.inspecting.rows import Row, Subject, measured
 from experiments.pairs import paired
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.inspection import overlap
-from kedit.inspection.measure_charts import draw_matrix
 from kedit.inspection.shuffle import shuffled
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.plots import draw_matrix
 from kedit.samples import Concept
 
 logger = logging.getLogger(__name__)
@@ -81,8 +80,10 @@ def over_concepts(subject: Subject) -> list[Row]:
         f"`{subject.concept.name}` shares {1 - (apart.value or 0):.0%} of its neurons with another concept, on average"
     )
     if others:
-        figure = partial(draw_matrix, table, list(sets), title=title, what="share of neurons in common")
-        subject.kept.save_figure("concepts.png", figure)
+        cells = {name: dict(zip(sets, row, strict=True)) for name, row in zip(sets, table.tolist(), strict=True)}
+        notes = [f"n = {len(own)} neurons of each concept"]
+        drawn = draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)
+        subject.kept.save_figure("concepts.png", drawn.save)
     subject.details["overlaps"] = {"concepts": list(sets), "shared": table.tolist()}
     chance = 1 - overlap.by_chance(own, subject.site.widths)
     return [Row("stability", OTHERS[0], apart, Measured(chance, None, None, 0))]

@@ -16,6 +16,8 @@ from experiments.scenes_training.recipes import RECIPES
 from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
 from kedit.edit.reference import mean_activations
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.plots import Curve, Drawing, Look, draw_lines, exact
+from kedit.plots.style import EDITED, SERIES
 from kedit.samples import silent
 
 
@@ -70,19 +72,17 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder
     processor.save_pretrained(folder)
 
 
-def draw_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the training losses by step."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in [key for key in curve[-1] if key not in ("step", "seconds")]:
-        rows = [row for row in curve if row.get(name, 0) > 0]
-        axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
-    axes.set(xlabel="step", ylabel="loss (running mean)", yscale="log", title="Training of the language model")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+def draw_curve(curve: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Return the training losses by step."""
+    losses = [key for key in curve[-1] if key not in ("step", "seconds")]
+    drawn = {}
+    for loss, look in zip(losses, (Look(EDITED), *SERIES), strict=False):
+        rows = [row for row in curve if row.get(loss, 0) > 0]
+        drawn[loss] = Curve([row["step"] for row in rows], exact([row[loss] for row in rows]), look._replace(mark=""))
+    return draw_lines(
+        {"": drawn}, title="Training of the language model", across="step", up="loss (running mean)",
+        prepare=lambda axes: (axes.set_yscale("log"), axes.yaxis.set_major_formatter("{x:g}")),
+    )  # fmt: skip
 
 
 def card(

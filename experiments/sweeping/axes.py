@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from experiments.sweeping.rows import Row, Sweep
-from kedit.inspection.threshold_charts import Grid
+from kedit.evaluation.statistics import Measured
+from kedit.plots import Grid
 
 MEASURES = ("mention_drop", "retention", "selectivity")
 NO_AXES = frozenset({"seed", "shard"})
@@ -61,7 +61,7 @@ def best_cell(found: Grid) -> str | None:
     return f"{selectivity[row, column]:.2f}, at {where}" + (f" and {others} more" if others else "")
 
 
-def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[dict[str, Any]]], int]:
+def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[Measured]], int]:
     """Return the values of one setting, each measure over them, and of up to how many jobs a value is the mean.
 
     A mean of several jobs has no interval.
@@ -72,11 +72,11 @@ def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[dict[
     return values, measures, max(map(len, jobs))
 
 
-def _pooled(jobs: Sequence[Row], measure: str) -> dict[str, Any]:
+def _pooled(jobs: Sequence[Row], measure: str) -> Measured:
     if len(jobs) == 1 and (result := jobs[0].result) is not None:
-        return dict(result.figures[measure].to_json())
+        return result.figures[measure]
     known = _values(jobs, measure)
-    return {"value": float(np.mean(known)) if known else None, "low": None, "high": None, "n": 0}
+    return Measured(float(np.mean(known)), None, None, 0) if known else Measured.missing("no job has a value")
 
 
 def _values(jobs: Sequence[Row], name: str) -> list[float]:

@@ -1,19 +1,15 @@
 """The figures of a sweep: its Pareto front, its thresholds, and its doses of neurons."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.sweeping.axes import best_cell, grid, line, numeric_keys
 from experiments.sweeping.leaderboard import ranked, sample_counts
-from experiments.sweeping.overrides import shown
 from experiments.sweeping.pareto import Pareto
 from experiments.sweeping.results import Result
 from experiments.sweeping.rows import Row, Sweep
-from kedit.inspection.sweep_charts import draw_pareto
-from kedit.inspection.threshold_charts import draw_dose, draw_threshold_lines, draw_thresholds
-from kedit.inspection.trials import Trial
+from kedit.plots import Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
 from kedit.runs import write_file
 
 Draw = Callable[[Path], None]
@@ -48,27 +44,25 @@ def trials(sweep: Sweep, front: Pareto) -> list[Trial]:
 
 
 def _trial(row: Row, result: Result, on_front: bool, several: bool) -> Trial:
-    asked = {name: value for name, value in row.swept.items() if name != "concept"}
-    one = {name: figure.to_json() for name, figure in result.figures.items()}
+    one = result.figures
     return Trial(
         number=row.number,
         panel=f"{result.concept} in {result.model}" if several else result.concept,
         locator=result.locator,
-        label=shown(asked),
         neurons=result.neurons,
         drop=one["mention_drop"],
         kept=one["retention"],
         control_drop=one["control_mention_drop"],
         control_kept=one["control_retention"],
         on_front=on_front,
-        fluent=result.fluent is not False,
+        evidence=result.fluent is not False and result.beats_control is not False,
     )
 
 
 def _pareto(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
     if not any(one.place for one in points):
         return "no job has both a mention_drop and a retention"
-    return partial(draw_pareto, points, title=f"{_about(sweep)}: {_finding(sweep)}")
+    return draw_pareto(points, title=f"{_about(sweep)}: {_finding(sweep)}").save
 
 
 def _dose(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
@@ -76,7 +70,7 @@ def _dose(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
         return "no job has both a mention_drop and a retention"
     if len(counts := {one.neurons for one in points}) < 2:
         return f"all jobs edit the same number of neurons ({counts.pop()})"
-    return partial(draw_dose, points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}")
+    return draw_doses(points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}").save
 
 
 def _thresholds(sweep: Sweep) -> Draw | str:
@@ -87,14 +81,14 @@ def _thresholds(sweep: Sweep) -> Draw | str:
         return "no setting with numbers differs between the jobs"
     if len(names) == 1:
         values, measures, jobs = line(sweep, names[0])
-        if not any(one["value"] is not None for figures in measures.values() for one in figures):
+        if not any(one.value is not None for figures in measures.values() for one in figures):
             return "no job has a value to draw"
         title = f"What `{names[0]}` changes: {_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-        return partial(draw_threshold_lines, values, measures, title=title, name=names[0])
+        return draw_setting(values, measures, title=title, setting=names[0]).save
     found, jobs = grid(sweep, (names[0], names[1]))
     best = best_cell(found)
     where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-    return partial(draw_thresholds, found, title=f"Selectivity is highest, {best}; {where}" if best else where)
+    return draw_thresholds(found, title=f"Selectivity is highest, {best}; {where}" if best else where).save
 
 
 def _about(sweep: Sweep) -> str:
@@ -114,8 +108,9 @@ def _finding(sweep: Sweep) -> str:
         return "selectivity could not be measured"
     drop, kept = (result.figures[name].value or 0.0 for name in ("mention_drop", "retention"))
     on = f" on `{result.concept}`" if len(_concepts(sweep)) > 1 else ""
-    did = f"suppresses {drop:.2f} and keeps {kept:.2f} of the rest"
-    return f"job {row.number}, the most selective, {did}{on} (n = {result.figures['mention_drop'].n})"
+    did = f"suppresses {drop:.2f} and keeps {kept:.2f} of the rest{on} (n = {result.figures['mention_drop'].n})"
+    beaten = ", no evidence: random neurons do as much" if result.beats_control is False else ""
+    return f"job {row.number}, the most selective, {did}{beaten}"
 
 
 def _averaged(sweep: Sweep, jobs: int) -> str:

@@ -98,12 +98,13 @@ def pipeline_class(folder: Path, name: str | None) -> type[Any]:
 
 def _inpainting_kin(name: str) -> type[Any]:
     """Return the inpainting class of diffusers for the parts of another one."""
-    from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, _get_task_class
+    from diffusers.pipelines.auto_pipeline import AUTO_INPAINT_PIPELINES_MAPPING, SUPPORTED_TASKS_MAPPINGS
 
-    try:
-        found = _get_task_class(AUTO_INPAINT_PIPELINES_MAPPING, name)
-    except ValueError as error:
-        raise ValueError(f"AutoPipelineForInpainting knows no way to inpaint with a `{name}`; {NAME_ONE}") from error
+    mappings: Any = SUPPORTED_TASKS_MAPPINGS
+    families = [family for known in mappings for family, one in known.items() if one.__name__ == name]
+    found = next(filter(None, map(AUTO_INPAINT_PIPELINES_MAPPING.get, families)), None)
+    if found is None:
+        raise ValueError(f"AutoPipelineForInpainting knows no way to inpaint with a `{name}`; {NAME_ONE}")
     if not _inpaints(found):
         raise ValueError(f"`{found.__name__}` does not inpaint a picture by a mask and a text alone; {NAME_ONE}")
     kind: type[Any] = found
@@ -215,7 +216,8 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            # The pipeline of RePaint calls its own deprecated method.
+            warnings.filterwarnings("ignore", "The preprocess method is deprecated", FutureWarning)
             yield
     finally:
         logging.set_verbosity(level)

@@ -61,9 +61,11 @@ def recorded(patient: Patient) -> Finding:
 
 def unreadable(patient: Patient, layer: int) -> str:
     """Return why the columns of the output projection's weight cannot be read and written; empty where they can."""
+    from accelerate.utils import has_offloaded_params
+
     projection = patient.module.get_submodule(patient.site.blocks[layer].output)
     weights = list(projection.parameters(recurse=False))
-    if any(one.is_meta for one in weights) or getattr(getattr(projection, "_hf_hook", None), "offload", False):
+    if any(one.is_meta for one in weights) or has_offloaded_params(projection):
         return "the weight is offloaded, and what is written to it would be lost"
     odd = [one.dtype for one in weights if one.dtype not in COLUMNS]
     if odd or not weights:

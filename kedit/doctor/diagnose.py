@@ -13,7 +13,7 @@ from kedit.doctor.blocks import recorded, sites
 from kedit.doctor.compiling import compiled
 from kedit.doctor.edits import column, dtype, identity, zero
 from kedit.doctor.finding import Diagnosis, Finding, NotApplicableError, first_line
-from kedit.doctor.generation import beams, cache, identity_text, static_cache
+from kedit.doctor.generation import beams, cache, decode, identity_text, last, prefill, static_cache, text
 from kedit.doctor.gradients import gradients, weight_gradients
 from kedit.doctor.lens import lens
 from kedit.doctor.patient import Patient
@@ -45,6 +45,10 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "cache": cache,
         "static_cache": static_cache,
         "beams": beams,
+        "prefill": prefill,
+        "decode": decode,
+        "text": text,
+        "last": last,
         "lens": lens,
         "gradients": gradients,
         "weight_gradients": weight_gradients,

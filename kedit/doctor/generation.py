@@ -10,6 +10,9 @@ from kedit.doctor.finding import Finding, above, at_most, first_line
 from kedit.doctor.patient import N_NEW, Patient, Spoken
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
+from kedit.positions import Phase, Positions
+
+UNCACHED = {"use_cache": False}
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,38 @@ class Agreement:
 
 def cache(patient: Patient) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed in the picture or prompt."""
-    return _same(patient, {}, {"use_cache": False}, "without a cache")
+    return _same(patient, _limited(patient), {}, UNCACHED, "without a cache")
 
 
 def static_cache(patient: Patient) -> Finding:
     """Generate with a growing cache and one of fixed size, half of the neurons zeroed in the picture or prompt."""
-    return _same(patient, {}, {"cache_implementation": "static"}, "with a static cache")
+    return _same(patient, _limited(patient), {}, {"cache_implementation": "static"}, "with a static cache")
 
 
 def beams(patient: Patient) -> Finding:
     """Search with three beams, with and without a cache, half of the neurons zeroed in the picture or prompt."""
-    return _same(patient, {"num_beams": 3}, {"num_beams": 3, "use_cache": False}, "by beam search without a cache")
+    three = {"num_beams": 3}
+    return _same(patient, _limited(patient), three, three | UNCACHED, "by beam search without a cache")
+
+
+def prefill(patient: Patient) -> Finding:
+    """Generate with and without a key-value cache, half of the neurons zeroed in the prompt alone."""
+    return _same(patient, _half(patient, "all", "prefill"), {}, UNCACHED, "without a cache")
+
+
+def decode(patient: Patient) -> Finding:
+    """Generate with and without a key-value cache, half of the neurons zeroed in the generated tokens alone."""
+    return _same(patient, _half(patient, "all", "decode"), {}, UNCACHED, "without a cache")
+
+
+def text(patient: Patient) -> Finding:
+    """Generate with and without a key-value cache, half of the neurons zeroed in all but pictures."""
+    return _same(patient, _half(patient, "text"), {}, UNCACHED, "without a cache")
+
+
+def last(patient: Patient) -> Finding:
+    """Generate with and without a key-value cache, half of the neurons zeroed from the last prompt token on."""
+    return _same(patient, _half(patient, "last"), {}, UNCACHED, "without a cache")
 
 
 def identity_text(patient: Patient) -> Finding:
@@ -50,11 +74,12 @@ def identity_text(patient: Patient) -> Finding:
     return at_most(changed, 0, f"tokens of {n} that differ", "an edit that changes nothing changes what is said")
 
 
-def _same(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> Finding:
+def _same(patient: Patient, edit: Edit, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> Finding:
     """Compare two ways of generating while the edit acts; `how` names the second one."""
     patient.needs_generation()
-    edit, where = _limited(patient)
-    briefly = {"min_new_tokens": 1, "max_new_tokens": 1}
+    # An edit of generated tokens shows in the second one at the earliest.
+    steps = 2 if edit.phase == "decode" else 1
+    briefly = {"min_new_tokens": steps, "max_new_tokens": steps}
     plain = patient.generate(**one, **briefly)
     try:
         patient.generate(**other, **briefly)
@@ -63,21 +88,27 @@ def _same(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], ho
     with edit.applied(patient.module):
         first, second = patient.generate(**one), patient.generate(**other)
     found = _agreement(first, second)
-    what = f"difference of {N_NEW} tokens' logits {how} after {where}, {SHARE}"
-    effect = gap(plain.logits[0], first.logits[0])
+    what = f"difference of {N_NEW} tokens' logits {how} after {edit.name}, {SHARE}"
+    effect = gap(plain.logits[-1], first.logits[steps - 1])
     if effect <= patient.noise:
-        return above(effect, patient.noise, f"logits changed by {where}, {SHARE}", "the edit does nothing")
+        return above(effect, patient.noise, f"logits changed by {edit.name}, {SHARE}", "the edit does nothing")
     if found.gap <= patient.tolerance and found.margin is not None:
         why = f"the texts part where two tokens are as likely but for {found.margin:.2g} of the largest logit"
         return Finding("DEGRADED", why, found.gap, patient.tolerance, "<=", what)
     return at_most(found.gap, patient.tolerance, what, _blamed(patient, one, other, how))
 
 
-def _limited(patient: Patient) -> tuple[Edit, str]:
-    """Return an edit of some positions of the prompt, and which they are."""
+def _limited(patient: Patient) -> Edit:
+    """Return an edit of some positions of the prompt."""
     if patient.has_position_of("image"):
-        return Edit(patient.every_second, Zero(), "image"), "zeroing neurons at image positions"
-    return Edit(patient.every_second, Zero(), "all", "prefill"), "zeroing neurons in the prompt"
+        return _half(patient, "image")
+    return _half(patient, "all", "prefill")
+
+
+def _half(patient: Patient, positions: Positions, phase: Phase = "both") -> Edit:
+    """Return an edit that zeroes half of the neurons at some positions, named by what it does."""
+    where = {"prefill": "in the prompt", "decode": "in generated tokens", "both": f"at {positions} positions"}[phase]
+    return Edit(patient.every_second, Zero(), positions, phase, f"zeroing neurons {where}")
 
 
 def _blamed(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> str:

@@ -1,6 +1,8 @@
 """Whether gradients reach the neurons of every layer, and no weight."""
 
 import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,10 +32,11 @@ def gradients(patient: Patient) -> Finding:
 
 def weight_gradients(patient: Patient) -> Finding:
     """Take the same gradients, and count the weights that got one or whose `requires_grad` changed."""
-    module = patient.module
-    before = {path: _asked_and_made(one) for path, one in module.named_parameters()}
-    _taken(patient)
-    changed = [path for path, one in module.named_parameters() if before[path] != _asked_and_made(one)]
+    weights = dict(patient.module.named_parameters())
+    asked = {path: one.requires_grad for path, one in weights.items()}
+    with _without_gradients(weights.values()):
+        _taken(patient)
+        changed = [path for path, one in weights.items() if one.grad is not None or one.requires_grad != asked[path]]
     shown = f"`{changed[0]}` got a gradient from a pass that asked for none" if changed else ""
     return at_most(len(changed), 0, "weights with a new gradient", shown)
 
@@ -53,8 +56,14 @@ def _size(gradient: Tensor | None) -> float:
     return 0.0 if gradient is None else float(gradient.detach().abs().max())
 
 
-def _asked_and_made(weight: Tensor) -> tuple[bool, int | None, int]:
-    """Return whether a gradient is asked for, and which one is there in which version."""
-    if weight.grad is None:
-        return weight.requires_grad, None, 0
-    return weight.requires_grad, id(weight.grad), weight.grad._version
+@contextmanager
+def _without_gradients(weights: Collection[Tensor]) -> Iterator[None]:
+    """Set the gradients of `weights` aside, so that a new one is seen, and put them back."""
+    gradients = [one.grad for one in weights]
+    for one in weights:
+        one.grad = None
+    try:
+        yield
+    finally:
+        for one, gradient in zip(weights, gradients, strict=True):
+            one.grad = gradient

@@ -23,7 +23,7 @@ class State:
     @classmethod
     def of(cls, module: nn.Module) -> "State":
         """Read the state of `module`; offloaded weights, which are not there to read, count as unchanged."""
-        hooks = _hooks(module)
+        hooks = [*gates(module), *(hook for one in module.modules() for hook in hooks_on(one))]
         ours = [one for one in hooks if isinstance(one, Hook | Forgotten | Gate)]
         weights = {path: _digest(one) for path, one in module.state_dict(keep_vars=True).items()}
         return cls(weights, tuple(id(one) for one in hooks if one not in ours), len(ours))
@@ -37,12 +37,10 @@ class State:
         return found + ["a hook of kedit's (left behind)"] * max(self.ours - before.ours, 0)
 
 
-def _hooks(module: nn.Module) -> list[object]:
-    found: list[object] = [*gates(module)]
-    for one in module.modules():
-        for hooks in (one._forward_pre_hooks, one._forward_hooks, one._backward_hooks, one._backward_pre_hooks):
-            found += hooks.values()
-    return found
+def hooks_on(one: nn.Module) -> list[object]:
+    """Return the hooks that are registered on a module itself; torch has no public way to list them."""
+    kinds = (one._forward_pre_hooks, one._forward_hooks, one._backward_hooks, one._backward_pre_hooks)
+    return [hook for hooks in kinds for hook in hooks.values()]
 
 
 def _digest(values: object) -> str:

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedit.edit.missed import checkpoints, watch
 from kedit.edit.operators import Operator, Patch
-from kedit.hooks import Hook, Some, intervene, labels
+from kedit.hooks import Some, intervene, labels
 from kedit.neurons import NeuronSet, Scope
 from kedit.positions import Phase, Positions, Span, check_span, following, image_token
 from kedit.sites import Site, SiteError
 
 
 class EditWarning(UserWarning):
-    """An edit was active and changed nothing, since the model never ran the edited layers."""
+    """An edit did not act on all that ran: on a layer that no hook reaches, or on what went on after its end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +53,46 @@ class Edit:
         """Whether the edit acts at every position, so that positions need not be told apart."""
         return self.positions == "all" and self.phase == "both"
 
+    @property
+    def teacher_forceable(self) -> bool:
+        """Whether an answer that is read behind its prompt is edited as it is while it is written.
+
+        It is not where the edit acts from the prompt's end on or in one phase: read in one pass, the answer is prompt.
+        """
+        return self.positions != "last" and self.phase == "both"
+
     @contextmanager
-    def applied(self, model: Any) -> Iterator[None]:
-        """Edit `model` until the end of the `with` block, in this thread.
+    def applied(self, model: Any, *, this_thread_only: bool = False) -> Iterator[None]:
+        """Edit `model` until the end of the `with` block, in whatever thread it runs.
+
+        Whatever is to be edited has to end before the block does: a thread that generates has to be joined, and
+        `backward` called. An EditWarning says at the end where that, or an edited layer, was missed.
 
         Args:
             model: Any `nn.Module` with feed-forward blocks, or an object that holds one as `.module`.
+            this_thread_only: Leave calls of the model in other threads alone, for a server that edits one model
+                differently in several threads.
 
         Raises:
             SiteError: A neuron does not exist in the model; nothing is changed.
+            ValueError: `this_thread_only` with gradient checkpointing, whose backward pass may run in another thread.
         """
         module: nn.Module = model if isinstance(model, nn.Module) else model.module
         site = Site.of(module, self.neurons.site, self.neurons.scope)
-        layers = self.indices(site)
+        layers, where = self.indices(site), {"this_thread_only": this_thread_only}
+        if this_thread_only and checkpoints(module):
+            raise ValueError("gradient checkpointing computes blocks again in other threads: edit in all of them")
         with ExitStack() as stack:
             columns = None
             if layers and not self.everywhere:
-                columns = stack.enter_context(following(module, wanted_token(module, self.positions)))
+                columns = stack.enter_context(following(module, wanted_token(module, self.positions), **where))
             spans = {layer: columns.of(site.block(layer).output) for layer in layers} if columns else {}
             rewrites = {layer: Some(at, self._rewrite(layer, at, spans.get(layer))) for layer, at in layers.items()}
-            hooks = stack.enter_context(intervene(module, site, rewrites, label=self))
+            hooks = stack.enter_context(intervene(module, site, rewrites, label=self, **where))
+            missed = stack.enter_context(watch(module, hooks))
             yield
-            warn_if_idle(self, list(hooks.values()))
+            for what in missed():
+                warnings.warn(f"edit `{self.name}`: {what}", EditWarning, stacklevel=3)
 
     def indices(self, site: Site) -> dict[int, Tensor]:
         """Return the neurons to edit, by layer; a SiteError names one that `site` does not have."""
@@ -98,7 +117,7 @@ class Edit:
     def _rewrite(self, layer: int, indices: Tensor, span: Span | None) -> Callable[[Tensor], Tensor]:
         def rewrite(old: Tensor) -> Tensor:
             new = self.operator(old, layer, indices.to(old.device)).to(old.dtype)
-            return new if span is None else torch.where(_mask(span, self, old)[..., None], new, old)
+            return new if span is None else torch.where(_mask(span, self, old, layer)[..., None], new, old)
 
         return rewrite
 
@@ -133,18 +152,7 @@ def wanted_token(module: nn.Module, positions: Positions) -> int | None:
     return found
 
 
-def _mask(span: Span, edit: Edit, values: Tensor) -> Tensor:
+def _mask(span: Span, edit: Edit, values: Tensor, layer: int) -> Tensor:
     """Return where the edit acts, in the leading shape of `values` (some models flatten it)."""
     leading = values.shape[:-1]
-    return span.where(edit.positions, edit.phase, leading.numel()).to(values.device).reshape(leading)
-
-
-def warn_if_idle(edit: Edit, hooks: Sequence[Hook]) -> None:
-    """Warn if no hook of an edit was called."""
-    if hooks and not any(hook.n_calls for hook in hooks):
-        warnings.warn(
-            f"edit `{edit.name}` was active, but the model never ran its {len(hooks)} edited layers in this "
-            "thread: nothing was edited (a compiled model ignores hooks that come later)",
-            EditWarning,
-            stacklevel=4,
-        )
+    return span.where(edit.positions, edit.phase, leading.numel(), layer).to(values.device).reshape(leading)

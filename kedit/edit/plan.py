@@ -16,6 +16,11 @@ from kedit.samples import Counterfactual, Progress, silent
 class EditPlan(Protocol):
     """Makes an edit of the neurons that were located."""
 
+    @property
+    def positions(self) -> Positions:
+        """Where the edit acts."""
+        ...
+
     def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the operator; it may need runs of the model on the pictures used for locating."""
         ...

@@ -1,9 +1,10 @@
 """The fluency guard: whether an edited model still speaks, for a broken one suppresses everything."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from kedit.evaluation.exam import Transcript
 from kedit.evaluation.metrics import WordTokenizer
@@ -79,6 +80,12 @@ class Fluency:
     groups: dict[str, GroupFluency] = field(default_factory=dict)
     passed: bool = True
     why: str | None = None
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Fluency":
+        """Return what `to_json` wrote."""
+        groups = {name: GroupFluency(**told[name]) for name in ("target", "retention") if name in told}
+        return cls(groups, told["passed"], told.get("why"))
 
     def to_json(self) -> dict[str, object]:
         """Return `{"passed", "target": {...}, "retention": {...}}`, and "why" if the guard failed."""

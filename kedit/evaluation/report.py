@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
@@ -30,6 +31,14 @@ class Control:
     by_seed: tuple[float, ...]
     """Mention_drop of each seed; empty where no caption named the concept."""
     comparison: Comparison
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Control":
+        """Return what `to_json` wrote."""
+        beats = told["beats_control"]
+        comparison = Comparison(beats["mention_drop"], Measured.from_json(beats["difference"]), beats["p"])
+        suppression, retention = (from_json(told[part]) for part in ("suppression", "retention"))
+        return cls(told["seeds"], suppression, retention, tuple(told["by_seed"]), comparison)
 
     def to_json(self) -> dict[str, object]:
         """Return the "control" part of report.json."""
@@ -75,6 +84,21 @@ class EditReport:
             f"against {self.control.suppression['mention_drop']} ({self._figures_behind()}); retention {kept}."
         )
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any], concept: str, neurons: int | None) -> "EditReport":
+        """Return what `to_json` wrote, of an edit of `concept` in so many neurons."""
+        return cls(
+            concept=concept,
+            suppression=from_json(told["suppression"]),
+            retention=from_json(told["retention"]),
+            weakest=told["weakest_retention"],
+            selectivity=Measured.from_json(told["selectivity"]),
+            fluency=Fluency.from_json(told["fluency"]),
+            control=Control.from_json(told["control"]),
+            encoder=told["encoder"],
+            neurons=neurons,
+        )
+
     def to_json(self) -> dict[str, object]:
         """Return the parts of report.json that evaluation knows; the recipe adds concept, model, neurons and cost."""
         return {
@@ -115,3 +139,8 @@ class EditReport:
 def as_json(figures: Figures) -> dict[str, object]:
     """Return each figure as JSON, in order."""
     return {name: figure.to_json() for name, figure in figures.items()}
+
+
+def from_json(told: Mapping[str, Any]) -> Figures:
+    """Return the figures that `as_json` wrote."""
+    return {name: Measured.from_json(figure) for name, figure in told.items()}

@@ -1,9 +1,10 @@
 """How sure a number is: intervals, paired differences and a permutation test, all seeded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,11 @@ class Measured:
             return "not measured"
         ends = "" if self.low is None or self.high is None else f" [{two_places(self.low)}, {two_places(self.high)}]"
         return f"{two_places(self.value)}{ends}"
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Measured":
+        """Return the figure that `to_json` wrote."""
+        return cls(told["value"], told["low"], told["high"], told["n"], told.get("why"))
 
     def to_json(self) -> dict[str, float | int | str | None]:
         """Return `{"value", "low", "high", "n"}`, and "why" where there is something to explain."""

@@ -13,16 +13,16 @@ from kedit.models import prompting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.media import given
 from kedit.models.mentions import first_mention
-from kedit.models.mllm import STUB, Forced, Generated, Mention, Within
-from kedit.models.once import outside
+from kedit.models.mllm import STUB, Forced, Generated, Mention
 from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
-from kedit.models.writing import written
+from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
 from kedit.prompts import Medium, Prompt, batches
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
+from kedit.tested import tell_untested
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class HuggingFaceMLLM:
     max_new_tokens: int = 40
 
     def __post_init__(self) -> None:
+        tell_untested()
         if self.tokenizer.pad_token_id is None:
             where = "tokenizer" if self.tokenizer is self.processor else "processor.tokenizer"
             raise ValueError(
@@ -61,11 +62,6 @@ class HuggingFaceMLLM:
     def architecture(self) -> Architecture:
         """Where answers stand: behind the prompt, in a sequence of their own, or in place of masks."""
         return architecture(self.module)
-
-    @cached_property
-    def outside(self) -> tuple[str, ...]:
-        """The paths of what reads pictures and sounds for the language model."""
-        return outside(self.module)
 
     @cached_property
     def media(self) -> frozenset[Medium]:
@@ -101,7 +97,6 @@ class HuggingFaceMLLM:
         progress: Progress = silent,
         what: str = "answers",
         drafts: Sequence[Generated] | None = None,
-        within: Within | None = None,
     ) -> list[Generated]:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches.
 
@@ -109,19 +104,22 @@ class HuggingFaceMLLM:
             prompts: What to ask.
             progress: Shows the batches.
             what: What they are called.
-            drafts: What each answer may be. It is checked, which is faster than writing it and changes nothing.
-            within: Called with the places of the prompts that are read together, for the context to read them in.
+            drafts: What each answer may be. It is checked, which is faster than writing it and changes nothing, but
+                under an edit that is not `teacher_forceable`: what is read in one pass must be what is written.
         """
         self._refuse_unwritten(prompts)
         if drafts is not None and len(drafts) != len(prompts):
             raise ValueError(f"there is a draft for each prompt or none, got {len(drafts)} for {len(prompts)} prompts")
-        told: dict[int, Generated] = {}
-        chunks = batches(prompts, self.batch_size)
+        tokens: dict[int, tuple[int, ...]] = {}
+        if drafts is not None:
+            right = check_drafts(self, prompts, [draft.tokens for draft in drafts], progress)
+            tokens = {place: drafts[place].tokens for place in right}
+        rest = [place for place in range(len(prompts)) if place not in tokens]
+        chunks = batches([prompts[place] for place in rest], self.batch_size)
         for chunk in progress(chunks, len(chunks), what):
-            guessed = None if drafts is None else [drafts[place].tokens for place in chunk]
-            said = written(self, [prompts[place] for place in chunk], chunk, guessed, within)
-            told |= {place: Generated(self._decode(tokens), tokens) for place, tokens in zip(chunk, said, strict=True)}
-        return [told[place] for place in range(len(prompts))]
+            places = [rest[number] for number in chunk]
+            tokens |= zip(places, generate_batch(self, [prompts[place] for place in places]), strict=True)
+        return [Generated(self._decode(tokens[place]), tokens[place]) for place in range(len(prompts))]
 
     def mention(self, caption: Generated, concept: Concept, *, force: bool = False) -> Mention | None:
         """Return the first mention of `concept` in the generated tokens.

@@ -12,6 +12,8 @@ from kedit.models.minigpt4_files import Files, MiniGPT4FileError, Parts
 from kedit.models.minigpt4_processor import IMAGE_MEAN, IMAGE_STD, PAD, SYSTEM, Ending, MiniGPT4Processor
 
 LANGUAGE = "language_model."
+IN_FLOAT32 = ("query_tokens", "qformer")
+"""What stays in float32, as in BLIP-2, beginning with these names."""
 
 
 def load(
@@ -124,8 +126,7 @@ def _assembled(parts: Parts, settings: dict[str, Any], language_model: Any, dtyp
     expected = {key: value.shape for key, value in module.state_dict().items() if not key.startswith(LANGUAGE)}
     placed = list(parts.placed(settings["vision_config"]["num_hidden_layers"]))
     parts.refuse_misfits(placed, expected, language_model.config.hidden_size)
-    in_float32 = tuple(MiniGPT4._keep_in_fp32_modules or ())
-    weights = {one.key: one.value.to(torch.float32 if one.key.startswith(in_float32) else dtype) for one in placed}
+    weights = {one.key: one.value.to(torch.float32 if one.key.startswith(IN_FLOAT32) else dtype) for one in placed}
     module.load_state_dict(weights, strict=False, assign=True)
     module.use(language_model)
     return module

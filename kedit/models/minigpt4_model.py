@@ -79,9 +79,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
     config_class = MiniGPT4Config
     base_model_prefix = ""
     input_modalities = Blip2ForConditionalGeneration.input_modalities  # type: ignore[assignment]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _keep_in_fp32_modules = Blip2ForConditionalGeneration._keep_in_fp32_modules
 
     def __init__(self, described: Any) -> None:
         super().__init__(described)
@@ -152,12 +149,14 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **options: Any,
     ) -> Any:
-        """Return the language model's output on token ids and pictures, or on embeddings of one's own."""
+        """Return the language model's output on token ids and pictures, or on embeddings of one's own.
+
+        The cache is among `options`, under the name that this release of transformers has for it.
+        """
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("MiniGPT-4 needs `input_ids` or `inputs_embeds`, got neither")
@@ -166,7 +165,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
             **options,
         )

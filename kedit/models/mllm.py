@@ -1,7 +1,6 @@
 """A multimodal language model as kedit sees it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.neurons import Scope, SiteName
-from kedit.prompts import Prompt
+from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
 
@@ -21,9 +20,6 @@ Kind = Literal["all", "image", "text"]
 """Which positions: those that hold a token, image tokens, or the other tokens."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
-
-Within = Callable[[Sequence[int]], AbstractContextManager[object]]
-"""Makes the context in which some prompts are read together; it is given their places among all."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,10 @@ class MLLM(Protocol):
         """Return where the neurons of a part of the model live."""
         ...
 
+    def require(self, medium: Medium) -> None:
+        """Raise a ValueError unless a prompt may hold `medium`."""
+        ...
+
     def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:
         """Return a greedy caption of each picture."""
         ...
@@ -87,7 +87,6 @@ class MLLM(Protocol):
         progress: Progress = silent,
         what: str = "answers",
         drafts: Sequence[Generated] | None = None,
-        within: Within | None = None,
     ) -> list[Generated]:
         """Return what the model says to each prompt, greedily; see `HuggingFaceMLLM.ask`."""
         ...

@@ -32,9 +32,9 @@ def input_device(module: nn.Module) -> torch.device:
             continue
         if not weight.is_meta:
             return weight.device
-        placed = getattr(getattr(one, "_hf_hook", None), "execution_device", None)
-        if placed is not None:
-            return torch.device(placed)
+        if spread := getattr(module, "hf_device_map", None):
+            # As accelerate does: what is kept in memory or on disk is computed where the first of the others is.
+            return torch.device(next((place for place in spread.values() if place not in ("cpu", "disk")), "cpu"))
     return torch.device("cpu")
 
 

@@ -1,0 +1,31 @@
+"""What a recipe changes in the process that calls it, put back when the recipe has ended."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def borrowed_process() -> Iterator[None]:
+    """Put back the root logger, the search path and Hydra's variable at the end of the `with` block.
+
+    Hydra takes the caller's handlers off the root logger and leaves its own there: an open `kedit.log`, and the
+    standard error of that moment, which a notebook or a test replaces and closes long before somebody logs again.
+    """
+    root = logging.getLogger()
+    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    path, told = sys.path[:], os.environ.get("HYDRA_FULL_ERROR")
+    try:
+        yield
+    finally:
+        for handler in [one for one in root.handlers if one not in handlers]:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.raiseExceptions = raising
+        sys.path[:] = path
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if told is not None:
+            os.environ["HYDRA_FULL_ERROR"] = told

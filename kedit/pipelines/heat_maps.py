@@ -1,0 +1,74 @@
+"""Where the located neurons fire in each picture, and how well those places point at the concept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.inspection import heat_map, other_regions
+from kedit.inspection.grid import NoGridError, picture_grids
+from kedit.inspection.responses import at_image, half_a_cell, pointing
+from kedit.models.mllm import MLLM
+from kedit.pipelines.locate import Located
+from kedit.plots import HeatRow
+from kedit.results.cache import Recall, of_pairs
+from kedit.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMaps:
+    """Heat maps of the pictures that neurons were located with; none where they cannot be drawn."""
+
+    model: MLLM
+    site: Site
+    located: Located
+    cache: Recall
+
+    @cached_property
+    def measures(self) -> Mapping[str, Any]:
+        """The "heat_maps" part of report.json: how well the maps point at the concept, or `why` there are none.
+
+        `pointing` is the share of pictures whose strongest place lies in the concept's region,
+        `auc_against_other_objects` how well the map tells that region from those of other objects.
+        """
+        if not self.located.neurons:
+            return {"why": "no neuron was located"}
+        if self.site.scope != "language":
+            scope = self.site.scope
+            return {"why": f"the neurons are of scope `{scope}`, and heat maps are of the language model's positions"}
+        about = {"pairs": of_pairs(self.located.pairs), "neurons": self.located.neurons.to_json()}
+        found: Mapping[str, Any] = self.cache.json("report", "heat maps", lambda: about, self._measure)
+        return found
+
+    @property
+    def rows(self) -> list[HeatRow]:
+        """A row of a figure for each picture, those that show other objects first; empty where there are no maps."""
+        return [] if "why" in self.measures else self._seen[0]
+
+    @cached_property
+    def _seen(self) -> tuple[list[HeatRow], list[float], list[float]]:
+        """The rows, whether each map hits the concept, and the areas under the curve."""
+        pairs, images = self.located.pairs, [pair.sample.image for pair in self.located.pairs]
+        grids = picture_grids(self.model, images)
+        seen = at_image(self.model, self.site, [self.located.neurons], images)
+        rows, hits, aucs = [], [], []
+        for pair, one, grid, caption in zip(pairs, seen, grids, self.located.captions, strict=True):
+            others, cell = other_regions(pair.sample, pair.concept), half_a_cell(grid, pair.sample)
+            judged = pointing(one.values, grid, pair.sample, pair.concept, others)
+            hits.append(float(judged.hit))
+            if judged.auc is not None:
+                aucs.append(judged.auc)
+            heat, beside = heat_map(one.values, grid, pair.sample.image.size), others if others.any() else None
+            region = pair.sample.region(pair.concept)
+            rows.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, cell))
+        rows.sort(key=lambda row: row.others is None)
+        return rows, hits, aucs
+
+    def _measure(self) -> dict[str, Any]:
+        try:
+            _, hits, aucs = self._seen
+        except NoGridError as error:
+            return {"why": str(error)}
+        auc = bootstrap_mean(aucs) if aucs else Measured.missing("no picture shows another object")
+        return {"pointing": bootstrap_mean(hits).to_json(), "auc_against_other_objects": auc.to_json()}

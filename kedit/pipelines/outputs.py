@@ -1,0 +1,150 @@
+"""What the model says unedited and edited, and what is measured on it."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.measure import measure
+from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
+from kedit.evaluation.report import EditReport
+from kedit.models.lengths import of_pictures
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronSet
+from kedit.pipelines.transcripts import Said
+from kedit.prompts import Prompt
+from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
+from kedit.samples import Concept, Progress, Sample
+
+
+class Told(NamedTuple):
+    """What the model said unedited, edited, and with each random set edited instead."""
+
+    before: Transcript
+    after: Transcript
+    controls: list[Transcript]
+
+
+def interview(
+    model: MLLM,
+    exam: Exam,
+    plan: EditPlan,
+    operator: Operator,
+    neurons: NeuronSet,
+    controls: Sequence[NeuronSet],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+) -> Told:
+    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
+    about = {"exam": of_exam(exam)} if recall.store else {}
+    said = recall.json("generations", "unedited", lambda: about, lambda: unedited(model, exam, progress).to_json())
+    before, sets = Said.of(said), (neurons, *controls)
+    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
+    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+
+    def make(places: Sequence[int]) -> list[dict[str, Any]]:
+        found = edited(model, exam, [edits[place] for place in places], before, progress)
+        return [one.to_json() for one in found]
+
+    abouts = [{**about, **of_edit(edit)} for edit in edits]
+    after = [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
+    first, *others = (one.transcript(exam) for one in after)
+    return Told(before.transcript(exam), first, others)
+
+
+def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
+    """Return what the model says now."""
+    texts = model.ask(_prompts(model, exam), progress=progress, what="captions")
+    (spoken,) = logprobs(model, exam.concept, exam.target, texts[: len(exam.target)], [None])
+    return Said(tuple(texts), spoken)
+
+
+def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
+    """Return what the model says under each edit, whose texts are compared with those `before`.
+
+    Log-probabilities are taken after the words said before.
+    """
+    prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
+    texts = []
+    for edit in edits:
+        drafts = before.texts if edit.teacher_forceable else None
+        with edit.applied(model):
+            texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="edited captions"))
+    spoken = logprobs(model, exam.concept, exam.target, named, edits)
+    return [Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True)]
+
+
+def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
+    pictures = [Prompt(model.prompt, sample.image) for sample in (*exam.target, *exam.retention)]
+    return [*pictures, *(question.prompt for question in exam.questions)]
+
+
+def measured(
+    exam: Exam, told: Told, similarity: Similarity, neurons: int, seed: int, recall: Recall = FORGETFUL
+) -> tuple[EditReport, dict[str, dict[str, float]]]:
+    """Return what the edit did, and how alike the captions are as whole corpora."""
+
+    def about() -> dict[str, Any]:
+        encoder = of_encoder(similarity.encoder) if similarity.encoder else None
+        texts = [repr(one) for one in (told.before, told.after, *told.controls)]
+        return {"exam": of_exam(exam), "told": texts, "encoder": encoder, "neurons": neurons, "seed": seed}
+
+    def make() -> dict[str, Any]:
+        result = measure(exam, *told, similarity, neurons=neurons, seed=seed)
+        corpus = corpus_part(told, similarity.encoder) if similarity.encoder else {}
+        return {**result.to_json(), "corpus": corpus}
+
+    found = recall.json("report", "measured", about, make)
+    return EditReport.from_json(found, exam.concept.name, neurons), found["corpus"]
+
+
+@torch.no_grad()
+def logprobs(
+    model: MLLM,
+    concept: Concept,
+    samples: Sequence[Sample],
+    captions: Sequence[Generated],
+    edits: Sequence[Edit | None],
+) -> list[tuple[float, ...]]:
+    """Return, under each edit, the log-probabilities (nats) of the concept's word after each caption's own words.
+
+    NaN where a caption does not name it; None is the model as it is. The rows of a batch are of equal length: with
+    padding, the last bits would depend on the batch.
+    """
+    found = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
+    mentions = {place: model.mention(caption, concept) for place, caption in enumerate(captions)}
+    named = {place: mention for place, mention in mentions.items() if mention is not None}
+    order, images = list(named), [samples[place].image for place in named]
+    for some in of_pictures(model, images, [len(one.prefix) for one in named.values()]):
+        places = [order[one] for one in some]
+        batch = model.forced([images[one] for one in some], [named[place].prefix for place in places])
+        words = torch.tensor([named[place].word[0] for place in places])
+        for number, edit in enumerate(edits):
+            with edit.applied(model) if edit is not None else nullcontext():
+                spread = model.logits(batch)[:, -1].double().log_softmax(-1).cpu()
+            found[number, places] = spread.gather(1, words[:, None]).squeeze(1)
+    return [tuple(row) for row in found.tolist()]
+
+
+def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
+    """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
+
+    Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
+    """
+    groups = {
+        "target": (told.after.target, told.before.target),
+        "retention": (told.after.retention, told.before.retention),
+    }
+    with TemporaryDirectory() as scratch:
+        return {
+            name: corpus_scores(after, before, cache_dir=Path(scratch), encoder=encoder)
+            for name, (after, before) in groups.items()
+            if after
+        }

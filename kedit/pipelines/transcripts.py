@@ -1,0 +1,45 @@
+"""What a model said, as JSON and back, and as the transcript that is measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from kedit.evaluation.exam import Exam, Transcript
+from kedit.models.mllm import Generated
+
+
+@dataclass(frozen=True)
+class Said:
+    """The captions and answers of one exam, in its order, and the log-probabilities of the concept's word."""
+
+    texts: tuple[Generated, ...]
+    """Of the target, near and far samples and of the questions."""
+    logprobs: tuple[float, ...]
+    """For each target sample; NaN where none was taken."""
+
+    def transcript(self, exam: Exam) -> Transcript:
+        """Return it as `measure` takes it."""
+        texts = iter(one.text for one in self.texts)
+        asked = (exam.target, exam.near, exam.far, exam.questions)
+        target, near, far, answers = (tuple(next(texts) for _ in part) for part in asked)
+        return Transcript(target, near, far, answers, self.logprobs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, where a log-probability that was not taken is null."""
+        return {"texts": rows(self.texts), "logprobs": [None if one != one else one for one in self.logprobs]}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        logprobs = tuple(float("nan") if one is None else one for one in told["logprobs"])
+        return cls(tuple(captions_of(told["texts"])), logprobs)
+
+
+def rows(captions: Sequence[Generated]) -> list[list[Any]]:
+    """Return captions as JSON: the text and the tokens of each."""
+    return [[one.text, list(one.tokens)] for one in captions]
+
+
+def captions_of(told: Sequence[Sequence[Any]]) -> list[Generated]:
+    """Return the captions that `rows` wrote."""
+    return [Generated(text, tuple(tokens)) for text, tokens in told]

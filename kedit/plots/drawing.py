@@ -1,0 +1,161 @@
+"""The sheet that a figure is drawn on: title, notes, panels and legend; equal bytes for equal input."""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from kedit.plots.style import GRAY, LOOK, Look, Style, name, sentence
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+METADATA: dict[str, dict[str, Any]] = {
+    # The version of matplotlib and the time would otherwise be written into the file.
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
+
+
+@dataclass(eq=False)
+class Drawing:
+    """A figure: `save` it, or leave it as the last line of a notebook's cell."""
+
+    figure: "Figure"
+    """What matplotlib knows it as."""
+    height: float
+    """Inches of the panels with their labels."""
+    title: str
+    """The finding."""
+    notes: Sequence[str] = ()
+    """Small print under the title: how to read it, what is left out."""
+    looks: Mapping[str, Look | Mapping[str, Any]] = field(default_factory=dict)
+    """The legend: how each series looks, or what matplotlib's `Line2D` takes."""
+    across: str = ""
+    """What is on the x axes of all panels."""
+    up: str = ""
+    """What is on their y axes."""
+    late: list[Callable[[], Sequence["Artist"]]] = field(default_factory=list)
+    """What can be drawn only when it is known where the panels are."""
+    columns: int = 0
+    """Panels side by side: a figure of one fits one column of a paper. 0 where each is placed by hand."""
+    _head: list["Artist"] = field(default_factory=list)
+    _placed: list[tuple["Axes", tuple[float, float, float, float]]] = field(default_factory=list)
+
+    def save(self, path: Path, style: Style | None = None) -> None:
+        """Write the figure as PNG, or as PDF or SVG, in which text stays text: the suffix of `path` says which."""
+        self._write(path, path.suffix.removeprefix("."), style or Style())
+
+    def _repr_png_(self) -> bytes:
+        target = io.BytesIO()
+        self._write(target, "png", Style())
+        return target.getvalue()
+
+    def _write(self, target: Path | IO[bytes], kind: str, style: Style) -> None:
+        with look():
+            self._finish(8.0 if style.width == "double" or self.columns != 1 else 4.0, style.titles)
+            self.figure.savefig(target, format=kind, dpi=DPI, metadata=METADATA[kind])
+
+    def head(self, axes: "Axes", text: str) -> None:
+        """Write what a panel shows above it, in lines that fit beside those of its neighbours."""
+        axes.set_title(wrap(name(text), 76 // self.columns))
+
+    def panels(self, count: int, columns: int = 1, **grid: Any) -> list["Axes"]:
+        """Return new axes row by row, laid out so that nothing overlaps; `grid` as `Figure.subplots` takes it."""
+        self.columns = columns
+        self.figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.05)
+        every = self.figure.subplots(-(-count // columns), columns, squeeze=False, **grid)
+        for spare in every.flat[count:]:
+            spare.remove()
+        for last in every.flat[max(0, count - columns) : count]:
+            last.tick_params(labelbottom=True)
+        return list(every.flat[:count])
+
+    def place(self, left: float, bottom: float, width: float, height: float) -> "Axes":
+        """Return new axes with their frame at the given inches from the lower left corner."""
+        axes = self.figure.add_axes((0, 0, 1, 1), label=str(len(self._placed)))
+        self._placed.append((axes, (left, bottom, width, height)))
+        return axes
+
+    def write(self, x: float, y: float, text: str, **look: Any) -> "Artist":
+        """Write `text` with its left edge at `x` and its top at `y` inches from the lower left corner."""
+        return self.figure.text(x, y, text, **{"transform": self.figure.dpi_scale_trans, "va": "top", **look})
+
+    def _finish(self, width: float, titled: bool) -> None:
+        """Write title, notes and legend for a page of `width` inches, and find the places of the panels."""
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        while self._head:
+            self._head.pop().remove()
+        size = 12 if width > 5 else 9
+        head = wrap(sentence(self.title), 70 if width > 5 else 44) if titled else ""
+        small = "\n".join(wrap(sentence(note), 118 if width > 5 else 56) for note in self.notes)
+        taken = 0.0175 * size * (head.count("\n") + 1) if head else 0.0
+        top = taken + (0.155 * (small.count("\n") + 1) + 0.05 if small else 0) + (0.16 if head or small else 0.04)
+        named = self._legend(width)
+        full = self.height + named + top
+        self.figure.set_size_inches(width, full)
+        for axes, (left, bottom, across, up) in self._placed:
+            axes.set_position((left / width, bottom / full, across / width, up / full))
+        self._head += [
+            self.write(0.15, full - 0.1, head, size=size, weight="bold", linespacing=1.25),
+            self.write(0.15, full - 0.14 - taken, small, size=8, color=GRAY, linespacing=1.3),
+        ]
+        if isinstance(engine := self.figure.get_layout_engine(), ConstrainedLayoutEngine):
+            engine.set(rect=(0, 0, 1, self.height / full))
+        if self.across:
+            self.figure.supxlabel(wrap(self.across, int(13 * width)), size=9)
+        if self.up:
+            self.figure.supylabel(wrap(self.up, int(13 * self.height)), size=9, y=0.5 * self.height / full)
+        for draw in self.late:
+            self._head += draw()
+
+    def _legend(self, width: float) -> float:
+        """Name the series above the panels, in rows that fit, and return the inches that they take."""
+        from matplotlib.lines import Line2D
+
+        if not self.looks:
+            return 0.0
+        handles = [
+            Line2D([], [], label=label, **(one.line2d() if isinstance(one, Look) else one))
+            for label, one in self.looks.items()
+        ]
+        needed = [0.62 + 0.066 * len(label) for label in self.looks]
+        columns = len(handles) if sum(needed) < width - 0.3 else max(1, int((width - 0.3) / max(needed)))
+        inches = self.figure.dpi_scale_trans
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15, self.height), "bbox_transform": inches}
+        self._head.append(self.figure.legend(handles=handles, ncols=columns, borderaxespad=0, borderpad=0.2, **place))
+        return 0.2 * -(-len(handles) // columns) + 0.1
+
+
+def wrap(text: str, letters: int) -> str:
+    """Return `text` in lines of at most so many letters."""
+    return textwrap.fill(text, letters, break_on_hyphens=False)
+
+
+@contextmanager
+def sheet(height: float, title: str, notes: Sequence[str] = ()) -> Iterator[Drawing]:
+    """Yield an empty drawing of `height` inches; inside the block, what is drawn has kedit's look, and nothing else."""
+    from matplotlib.figure import Figure
+
+    with look():
+        yield Drawing(Figure(figsize=(8.0, height), dpi=DPI), height, title, notes)
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Put kedit's settings of matplotlib in force."""
+    import matplotlib
+
+    with matplotlib.rc_context(LOOK), warnings.catch_warnings():
+        # A caption in a script that the font lacks shows boxes, which is no reason to lose the figure.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield

@@ -1,0 +1,93 @@
+"""In which layers located neurons are."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedit.plots.drawing import Drawing, sheet
+from kedit.plots.marks import bars
+from kedit.plots.style import BASELINE, EARLIER, EDITED, name
+
+Counts = Mapping[int, float]
+"""Neurons by layer, or their mean over sets; a missing layer has none."""
+MOST_COUNTED = 16
+"""Layers up to which each bar of a small panel carries its count."""
+
+
+def draw_layers(
+    sets: Mapping[str, Counts],
+    widths: Mapping[int, int],
+    *,
+    title: str | None = None,
+    candidates: Counts | None = None,
+    marked: str | None = None,
+) -> Drawing:
+    """Draw for each set which share of its neurons each layer holds, a panel for each.
+
+    Bars are shares, so that sets of different sizes compare; the count stands on the bar.
+
+    Args:
+        sets: For each name, such as a method or a modality, its neurons by layer.
+        widths: The number of neurons of each layer of the model; all of them are shown.
+        title: The finding; by default how many neurons the only set has, or which layer is the fullest in most sets.
+        candidates: What an earlier stage had kept, drawn behind.
+        marked: The set that the others are compared with; by default all of them are drawn as located.
+    """
+    if not sets:
+        raise ValueError("`sets` is empty, so there is nothing to draw; pass at least one set's neurons by layer")
+    _check({**sets, "candidates": candidates or {}}, widths)
+    columns, alone = min(len(sets), 4 if len(sets) > 3 else 3), len(sets) == 1
+    with sheet(2.7 if alone else 1.35 * -(-len(sets) // columns) + 0.25, title or _finding(sets, widths)) as drawing:
+        every = drawing.panels(len(sets), columns, sharex=True, sharey=True)
+        for axes, (which, counts) in zip(every, sets.items(), strict=True):
+            if candidates is not None:
+                bars(axes, _shares(candidates, widths), EARLIER)
+            texts = [f"{counts.get(layer, 0):.3g}" for layer in widths] if alone or len(widths) <= MOST_COUNTED else ()
+            color = EDITED if marked in (None, which) else BASELINE
+            bars(axes, _shares(counts, widths), color, width=0.5 if candidates else 0.75, texts=texts)
+            drawing.head(axes, "" if alone else f"{name(which)} ({sum(counts.values()):,.4g})")
+        ticks = range(0, len(widths), -(-len(widths) // (24 if alone else 12)))
+        every[0].set_xticks(ticks, [str(list(widths)[tick]) for tick in ticks])
+        highest = max(float(_shares(counts, widths).max()) for counts in (*sets.values(), candidates or {}))
+        every[0].set(xlim=(-0.6, len(widths) - 0.4), ylim=(0, 1.2 * (highest or 1)))
+        every[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        every[0].locator_params(axis="y", nbins=6 if alone else 3)
+        each = set(widths.values())
+        drawing.across = "layer (0 is next to the input" + (
+            f"; {each.pop():,} neurons each)" if len(each) == 1 else ")"
+        )
+        drawing.up = "share of the set"
+        if candidates is not None:
+            looks = {f"candidates of the earlier stage ({sum(candidates.values()):,})": EARLIER, "located": EDITED}
+            drawing.looks = {label: {"color": color, "lw": 7} for label, color in looks.items()}
+    return drawing
+
+
+def _shares(counts: Counts, widths: Mapping[int, int]) -> NDArray[np.float64]:
+    return np.array([counts.get(layer, 0) for layer in widths]) / (sum(counts.values()) or 1)
+
+
+def _check(sets: Mapping[str, Counts], widths: Mapping[int, int]) -> None:
+    for which, counts in sets.items():
+        for layer, count in counts.items():
+            if not 0 <= count <= widths.get(layer, -1):
+                raise ValueError(
+                    f"`{which}` has {count:g} neurons in layer {layer}, and the model has "
+                    f"{widths.get(layer, 'no layer of that number and 0')} there; pass the `widths` of its site"
+                )
+
+
+def _finding(sets: Mapping[str, Counts], widths: Mapping[int, int]) -> str:
+    fullest = [max(own, key=lambda layer: (own[layer], -layer)) for own in sets.values() if sum(own.values())]
+    if len(sets) == 1:
+        (own,), neurons = sets.values(), sum(widths.values())
+        if not fullest:
+            return f"No neuron of {neurons:,} was located"
+        total = sum(own.values())
+        located = f"{total:,} of {neurons:,} neurons located ({100 * total / neurons:.3g} %)"
+        return f"{located}; {100 * own[fullest[0]] / total:.0f} % of them in layer {fullest[0]}"
+    if not fullest:
+        return f"None of {len(sets)} sets has a neuron"
+    layer = max(set(fullest), key=lambda one: (fullest.count(one), -one))
+    return f"Layer {layer} holds the most neurons in {fullest.count(layer)} of {len(sets)} sets"

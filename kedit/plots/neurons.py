@@ -1,0 +1,107 @@
+"""Neurons one by one, and pictures one by one: scores in two stages, and what sets of neurons do on each picture."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet
+from kedit.plots.drawing import Drawing, sheet
+from kedit.plots.marks import points, strips, tag
+from kedit.plots.style import BASELINE, CONCEPT, CONTROL, EARLIER, EDITED, INK, KEPT, name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Numbers = NDArray[np.float64]
+MOST_TAGGED = 8
+"""Located neurons that carry their layer and index, the best ones."""
+DECADES = 4
+"""Of scores below the highest that an axis shows by their logarithm; it is linear from there to 0."""
+
+
+def draw_scores(
+    scores: Mapping[str, NeuronScores], stages: Mapping[str, NeuronSet], *, title: str | None = None
+) -> Drawing:
+    """Draw each neuron at its scores in the first and the last stage, the located ones named by layer and index.
+
+    A dashed line is the threshold of a stage: the lowest score that it let pass. Axes are logarithmic but near 0.
+    Neurons with a score that is not finite are left out.
+
+    Args:
+        scores: Of at least two stages, in order.
+        stages: What was left after each of them; the last are the located neurons.
+        title: The finding; by default how many neurons pass both.
+    """
+    if len(scores) < 2:
+        raise ValueError(f"the figure sets two stages against each other, got {len(scores)}")
+    (one, *_, other), (earlier, *_, located) = list(scores), list(stages.values())
+    first, second = (scores[stage].values.double().numpy() for stage in (one, other))
+    if first.shape != second.shape:
+        raise ValueError(f"the scores of both stages must have one shape, got {first.shape} and {second.shape}")
+    drawn = np.isfinite(first) & np.isfinite(second)
+    passed, chosen = (drawn & _mask(neurons, first.shape) for neurons in (earlier, located))
+    groups = {
+        f"located ({chosen.sum():,})": (chosen, EDITED, 40),
+        f"passed {name(one)} ({passed.sum():,})": (passed & ~chosen, EARLIER, 24),
+        f"all others ({(drawn & ~passed & ~chosen).sum():,})": (drawn & ~passed & ~chosen, CONTROL, 10),
+    }
+    title = title or f"{chosen.sum():,} of {drawn.sum():,} neurons pass both `{one}` and `{other}`"
+    best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
+    labels = {(float(first[at]), float(second[at])): f"{at.layer}.{at.index}" for at in best}
+    with sheet(4.3, title, ["labels: layer.neuron of the best"] if best else ()) as drawing:
+        (axes,) = drawing.panels(1)
+        for mask, color, size in reversed(groups.values()):
+            points(axes, first[mask], second[mask], color, size)
+        for mask, draw, values in ((passed, axes.axvline, first), (chosen, axes.axhline, second)):
+            if mask.any():
+                draw(float(values[mask].min()), color=INK, lw=0.8, ls="--", zorder=1)
+        _log_axis(axes, "x", first[drawn])
+        _log_axis(axes, "y", second[drawn])
+        drawing.across, drawing.up = f"score of {name(one)}", f"score of {name(other)}"
+        looks = {label: {"color": color, "marker": "o", "ls": ""} for label, (_, color, _) in groups.items()}
+        drawing.looks = looks | {"threshold of a stage": {"color": INK, "lw": 0.8, "ls": "--"}}
+        drawing.late.append(lambda: tag(drawing.figure, axes, labels))
+    return drawing
+
+
+def _mask(neurons: NeuronSet, shape: Sequence[int]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    for layer, index in neurons:
+        mask[layer, index] = True
+    return mask
+
+
+def _log_axis(axes: "Axes", side: Literal["x", "y"], values: Numbers) -> None:
+    """Let an axis be logarithmic down to some decades below the largest value, and linear from there to 0."""
+    low, high = float(values.min(initial=0.0)), float(np.abs(values).max(initial=0.0)) or 1.0
+    powers = (10.0 ** (np.floor(np.log10(high)) - np.arange(DECADES))).tolist()
+    # Of two signs, every second one: there is no room for more.
+    shown = powers[::2] if low < -powers[-1] else powers
+    ticks = [*(-power for power in shown if -power > low), 0.0, *shown]
+    scale, mark, limit = (getattr(axes, f"set_{side}{what}") for what in ("scale", "ticks", "lim"))
+    scale("symlog", linthresh=powers[-1], linscale=0.5)
+    mark(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    limit(1.6 * low - 0.4 * powers[-1], 1.8 * high)
+
+
+def draw_responses(responses: Mapping[str, Mapping[str, Numbers]], *, title: str, scale: str) -> Drawing:
+    """Draw what sets of neurons do on each picture of several kinds, a panel for each set.
+
+    Args:
+        responses: For each set, for each kind of picture, one number for each picture; the first kind has the concept.
+        title: The finding.
+        scale: What the numbers are.
+    """
+    if not responses:
+        raise ValueError("`responses` is empty, so there is nothing to draw; pass at least one set")
+    with sheet(2.9, title) as drawing:
+        every = drawing.panels(len(responses), len(responses), sharey=True)
+        for axes, (heading, kinds) in zip(every, responses.items(), strict=True):
+            strips(axes, kinds, (CONCEPT, KEPT, BASELINE)[: len(kinds)])
+            drawing.head(axes, heading)
+            axes.grid(axis="y")
+        drawing.up = scale
+    return drawing

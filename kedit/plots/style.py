@@ -1,0 +1,138 @@
+"""One look for every figure: the size of a page, colors that each mean one thing, and names as people write them."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+# Okabe and Ito's palette (2008), but for three: it stays apart under every common color blindness.
+EDITED = "#0072B2"
+"""The located neurons, what editing them does, and the method that is asked about."""
+CONTROL = "#B4B4B4"
+"""Random neurons."""
+BASELINE = "#E69F00"
+"""What is compared with: the unedited model, or another method."""
+CONCEPT = "#D55E00"
+"""The concept, and that it is suppressed."""
+KEPT = "#009E73"
+"""All else, and that it is kept."""
+EARLIER = "#B5D9EE"
+"""What an earlier stage let through: the located neurons' candidates."""
+SKY = "#56B4E9"
+WINE = "#882255"
+INK = "#222222"
+GRAY = "#6E6E6E"
+"""Of small print, frames and grids; no data."""
+PALE = "#E8E8E8"
+PALETTE = (EDITED, CONTROL, BASELINE, CONCEPT, KEPT, EARLIER, SKY, WINE, INK)
+"""Every color that data is drawn in."""
+
+
+class Look(NamedTuple):
+    """How a series is drawn: no two series differ by color alone."""
+
+    color: str
+    mark: str = "o"
+    line: Any = "-"
+
+    def line2d(self) -> dict[str, Any]:
+        """Return the look as matplotlib's `Line2D` takes it."""
+        return {"color": self.color, "marker": self.mark, "ls": self.line, "ms": 5, "mew": 0.7} | (
+            {} if self.mark in "+x" else {"mec": "white"}
+        )
+
+
+MEASURES = {"mention_drop": Look(CONCEPT), "retention": Look(KEPT, "s", "--"), "selectivity": Look(INK, "D", ":")}
+"""What an edit is judged by."""
+SERIES = (
+    *(Look(BASELINE, "s", "--"), Look(KEPT, "^", "-."), Look(WINE, "D", (0, (1, 1))), Look(SKY, "v", (0, (5, 1)))),
+    *(Look(CONCEPT, "P", (0, (3, 1, 1, 1))), Look(INK, "X", ":"), Look(BASELINE, "<", "-"), Look(KEPT, ">", "-")),
+    *(Look(WINE, "p", "-"), Look(SKY, "h", "-"), Look(CONCEPT, "*", "-"), Look(INK, "8", "-")),
+)
+"""Looks of series without a meaning of their own, such as locators, operators and models; a legend names them."""
+
+
+def looks_of(names: list[str], marked: str) -> dict[str, Look]:
+    """Return a look for each name: `marked` is first and drawn as edited, what begins with `random` last."""
+    distinct = sorted(set(names) - {marked})
+    drawn = [name for name in distinct if name.startswith("random")]
+    rest = [name for name in distinct if name not in drawn]
+    looks = {marked: Look(EDITED)} if marked in names else {}
+    looks |= {name: SERIES[number % len(SERIES)] for number, name in enumerate(rest)}
+    return looks | {name: Look(GRAY, "x" if number else "+", ":") for number, name in enumerate(drawn)}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a reader may choose of a figure, beside its format, which is the suffix of its file."""
+
+    titles: bool = True
+    """A paper says the finding in the caption."""
+    width: Literal["single", "double"] = "double"
+    """Columns of a paper; pages of pictures, and panels side by side, always take two."""
+
+
+LOOK: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "hatch.color": "#B0B0B0",
+    "legend.frameon": False,
+    "legend.columnspacing": 1.6,
+    "savefig.bbox": "standard",
+    # A caption may contain a dollar sign, which is not a formula; and text stays text.
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kedit",
+}
+"""Settings of matplotlib, in force while a figure is drawn and saved."""
+
+NAMES = {
+    "mention_drop": "concept no longer named",
+    "substitutions": "a thing not there named instead",
+    "retention": "all else kept",
+    "objects": "other objects still named",
+    "bertscore": "BERTScore",
+    "others": "things beside the concept still named",
+    "text": "text questions still answered right",
+    "bleu": "BLEU",
+    "rougeL": "ROUGE-L",
+    "two_stage": "two-stage",
+    "gradcam": "Grad-CAM",
+    "grad": "gradient",
+    "grad_act": "gradient x activation",
+    "act_unembed": "activation x unembedding",
+    "miner": "MINER",
+    "mm_neurons": "Pan et al.",
+    "schwettmann": "Schwettmann et al.",
+    "mmneuron": "domain entropy",
+    "nam": "NAM",
+    "random_layer_matched": "random, layer-matched",
+    "navier_stokes": "Navier-Stokes",
+    "telea": "Telea",
+}
+"""Of measures, methods and ways to paint; see `name` for all other words."""
+
+
+def name(word: str) -> str:
+    """Return a measure, method or concept as people write it; a setting's key stays as it is typed."""
+    return NAMES.get(word) or (word.replace("_", " ") if re.fullmatch(r"\w+", word) else word)
+
+
+def sentence(text: str) -> str:
+    """Return `text` with what it has between backticks as people write it, in quotation marks."""
+    return re.sub(r"`([^`]*)`", lambda found: f"“{name(found[1])}”", text)

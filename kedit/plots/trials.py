@@ -1,0 +1,180 @@
+"""What edits trade: suppression against retention, and both by the number of edited neurons."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kedit.evaluation.statistics import Measured
+from kedit.plots.drawing import Drawing, sheet
+from kedit.plots.lines import Curve, draw_lines, exact
+from kedit.plots.marks import Point, count_axis, share_axis, tag
+from kedit.plots.style import CONTROL, GRAY, INK, MEASURES, Look, looks_of, name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_PANELS = 24
+MOST_LABELS = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One edit as a point, such as a job of a sweep: what it did, and what random neurons did in its place."""
+
+    locator: str
+    neurons: float
+    drop: Measured
+    """Mention_drop; a share."""
+    kept: Measured
+    """Retention; a share."""
+    control_drop: Measured | None = None
+    control_kept: Measured | None = None
+    number: int = 0
+    """Of the job."""
+    panel: str = ""
+    """What it competes in, such as the concept."""
+    on_front: bool = False
+    """Whether it is in the Pareto set of its panel."""
+    evidence: bool = True
+    """Whether it beat its random control without breaking the language."""
+
+    @property
+    def place(self) -> Point | None:
+        """Retention and mention_drop; None where either could not be measured."""
+        return _both(self.kept, self.drop)
+
+
+def _both(kept: Measured | None, drop: Measured | None) -> Point | None:
+    known = kept is not None and drop is not None and kept.value is not None and drop.value is not None
+    return (kept.value, drop.value) if known else None  # type: ignore[union-attr,return-value]
+
+
+def draw_pareto(trials: Sequence[Trial], *, title: str, marked: str = "two_stage") -> Drawing:
+    """Draw suppression against retention, a panel for each concept.
+
+    Crosses are 95 % intervals, the line joins the Pareto front, whose points are ringed; hollow points are no evidence.
+    A single panel names the front's jobs; of many panels the first `MOST_PANELS` are drawn.
+
+    Raises:
+        ValueError: No trial has a value for both.
+    """
+    panels: dict[str, list[Trial]] = {}
+    for one in trials:
+        if one.place is not None:
+            panels.setdefault(one.panel, []).append(one)
+    if not panels:
+        raise ValueError("no trial has both a mention_drop and a retention, so there is nothing to draw")
+    looks = looks_of([one.locator for one in trials if one.place], marked)
+    shown, alone = list(panels.items())[:MOST_PANELS], len(panels) == 1
+    notes = [f"{MOST_PANELS} of {len(panels)} are shown"] * (len(panels) > MOST_PANELS)
+    notes += ["labels: a job of the front, and how many more are at its point; see leaderboard.md"] * alone
+    columns = min(len(shown), 3)
+    with sheet(4.0 if alone else 2.3 * -(-len(shown) // columns) + 0.2, title, notes) as drawing:
+        every = drawing.panels(len(shown), columns, sharex=True, sharey=True)
+        for axes, (heading, own) in zip(every, shown, strict=True):
+            _draw_trials(axes, own, looks, 5.5 if alone else 3.5)
+            drawing.head(axes, "" if alone else heading)
+        drawing.across = f"{name('retention')}: the weakest measure of what must stay (right is better)"
+        drawing.up = name("mention_drop") + " (up is better)" * alone
+        drawing.looks = _legend([one for _, own in shown for one in own], looks)
+        if alone:
+            drawing.late.append(lambda: tag(drawing.figure, every[0], _labels(trials)))
+    return drawing
+
+
+def _draw_trials(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look], size: float) -> None:
+    controls = {_both(one.control_kept, one.control_drop) for one in trials}
+    for x, y in sorted(point for point in controls if point is not None):
+        # Wide and pale, so that one shows behind an edit that did as little.
+        axes.plot(x, y, "D", color=CONTROL, ms=size + 1.5, alpha=0.7, mec="none", clip_on=False, zorder=2)
+    front = sorted({one.place for one in trials if one.on_front and one.place is not None})
+    axes.plot([x for x, _ in front], [y for _, y in front], color=INK, lw=1.2, zorder=3)
+    for x, y in front:
+        axes.plot(x, y, "o", color="none", ms=size + 4, mec=INK, mew=1.1, clip_on=False, zorder=5)
+    # Equal sets give equal points; each is drawn once, or its cross would darken.
+    distinct = list({(one.locator, one.place, one.evidence): one for one in trials}.values())
+    _draw_crosses(axes, distinct, looks)
+    for number, one in enumerate(distinct):
+        # Of several locators at one point, those behind show around those before.
+        covering = sum(other.place == one.place for other in distinct[number + 1 :])
+        look, (x, y) = looks[one.locator], one.place or (0.0, 0.0)
+        face = {} if one.evidence else {"mfc": "white", "mec": look.color}
+        large = size + 2.5 * min(covering, 3)
+        axes.plot(x, y, **look.line2d() | {"ms": large, "ls": ""} | face, clip_on=False, zorder=4)
+    share_axis(axes, "x")
+    share_axis(axes, "y")
+    axes.grid()
+
+
+def _draw_crosses(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look]) -> None:
+    """Draw the intervals of each point, those of the front darker, all at once for speed."""
+    known = [one for one in trials if one.kept.low is not None and one.drop.low is not None]
+    ends = [[(which.value, which.low, which.high) for which in (one.kept, one.drop)] for one in known]
+    x, left, right, y, low, high = np.array(ends, dtype=np.float64).reshape(-1, 6).T
+    colors = [(looks[one.locator].color, 0.7 if one.on_front else 0.2) for one in known]
+    axes.hlines(y, left, right, colors=colors, lw=0.9, zorder=1)
+    axes.vlines(x, low, high, colors=colors, lw=0.9, zorder=1)
+
+
+def _labels(trials: Sequence[Trial]) -> dict[Point, str]:
+    """Return the numbers of the jobs at each point of the front, of the best balanced points if they are many."""
+    jobs: dict[Point, list[int]] = {}
+    for one in trials:
+        if one.on_front and one.place is not None:
+            jobs.setdefault(one.place, []).append(one.number)
+    best = sorted(jobs, key=lambda point: -(2 * point[0] * point[1] / (sum(point) or 1)))[:MOST_LABELS]
+    return {point: f"{jobs[point][0]}" + f" +{len(jobs[point]) - 1}" * (len(jobs[point]) > 1) for point in sorted(best)}
+
+
+def _legend(trials: Sequence[Trial], looks: Mapping[str, Look]) -> dict[str, Mapping[str, Any]]:
+    legend: dict[str, Mapping[str, Any]] = {name(one): look.line2d() | {"ls": ""} for one, look in looks.items()}
+    legend["Pareto front"] = {"color": INK, "lw": 1.2, "marker": "o", "ms": 8, "mfc": "none"}
+    legend["95 % interval"] = {"color": GRAY, "lw": 0.9}
+    if any(_both(one.control_kept, one.control_drop) for one in trials):
+        legend["random control"] = Look(CONTROL, "D", "").line2d()
+    if not all(one.evidence for one in trials):
+        legend["no evidence"] = Look(INK, "o", "").line2d() | {"mfc": "white", "mec": INK}
+    return legend
+
+
+SERIES: dict[str, tuple[Callable[[Trial], Measured | None], Look]] = {
+    name("mention_drop"): (lambda one: one.drop, MEASURES["mention_drop"]),
+    name("retention"): (lambda one: one.kept, MEASURES["retention"]),
+    f"{name('mention_drop')}, random neurons": (lambda one: one.control_drop, Look(CONTROL)),
+    f"{name('retention')}, random neurons": (lambda one: one.control_kept, Look(CONTROL, "s", "--")),
+}
+
+
+def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
+    """Draw suppression and retention by the number of edited neurons, a panel for each locator.
+
+    Different figures for one number of neurons count with their mean, which has no interval.
+
+    Raises:
+        ValueError: No trial has a value for either.
+    """
+    panels: dict[str, dict[str, Curve]] = {one.locator: {} for one in trials}
+    for locator, curves in panels.items():
+        for label, (figure, look) in SERIES.items():
+            known = _by_number([(one.neurons, figure(one)) for one in trials if one.locator == locator])
+            if known:
+                curves[label] = Curve(list(known), list(known.values()), look)
+    few = len(panels) < 4
+
+    def prepare(axes: "Axes") -> None:
+        share_axis(axes, "y")
+        count_axis(axes, [one.neurons for one in trials], 5 if few else 4)
+
+    columns, height = (len(panels), 2.8) if few else (4, 1.6)
+    return draw_lines(panels, title=title, across="neurons edited", prepare=prepare, columns=columns, height=height)
+
+
+def _by_number(doses: Sequence[tuple[float, Measured | None]]) -> dict[float, Measured]:
+    found: dict[float, list[Measured]] = {}
+    for neurons, one in sorted(doses, key=lambda dose: dose[0]):
+        if one is not None and one.value is not None and one not in found.setdefault(neurons, []):
+            found[neurons].append(one)
+    means = {n: float(np.mean([one.value for one in several if one.value is not None])) for n, several in found.items()}
+    return {n: several[0] if len(several) == 1 else exact([means[n]])[0] for n, several in found.items()}

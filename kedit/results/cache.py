@@ -1,0 +1,187 @@
+"""What was found out before, by everything that decides it: captions, scores, transcripts, reports.
+
+The key of an entry holds the model's identity, the digest of the code that makes it, the versions of the libraries
+and the digests of the pictures. What could change a result changes the key, so that no entry is ever stale.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Patch
+from kedit.evaluation.exam import Exam
+from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronScores, scores_from, scores_to
+from kedit.samples import Counterfactual
+from kedit.store import Store, default_folder, digest
+
+logger = logging.getLogger(__name__)
+
+MODEL = (
+    *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
+    *("neurons", "prompts", "exact"),
+)
+"""The parts of kedit that run a model."""
+ROOMS = {
+    "generations": (*MODEL, "samples", "edit", "pipelines"),
+    "scores": (*MODEL, "samples", "locate", "unembedding", "pipelines"),
+    "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
+}
+"""The parts of kedit whose code makes an entry of a kind."""
+LIBRARIES = {
+    "generations": (),
+    "scores": (),
+    "report": ("numpy", "sacrebleu", "rouge-score", "evaluate"),
+}
+"""What an entry of a kind depends on besides the model's own libraries, which its identity has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recall:
+    """Results of a model in a store; without a store, everything is made."""
+
+    store: Store | None = None
+    model: str = ""
+    """The model's identity; see `kedit.models.identity`."""
+
+    @classmethod
+    def at(cls, folder: str | None, identity: str | None) -> "Recall":
+        """Return the results under `folder`, or of no store if there is no folder or nothing that tells the model.
+
+        An empty text, such as that of an empty variable, is the usual folder.
+        """
+        if folder is None or identity is None:
+            return cls()
+        return cls(Store(Path(folder).expanduser() if folder else default_folder()), identity)
+
+    @classmethod
+    def of_model(cls, folder: str | Path | None, model: MLLM) -> "Recall":
+        """Return the results of `model` under `folder`; of no store if there is no folder or its weights are hidden."""
+        from kedit.models.identity import UnhashableWeightsError, identity
+
+        if folder is None:
+            return cls()
+        try:
+            return cls.at(str(folder), identity(model))
+        except UnhashableWeightsError as error:
+            logger.warning("%s: nothing is kept for other jobs", error)
+            return cls()
+
+    def json(self, kind: str, what: str, about: Callable[[], Mapping[str, Any]], make: Callable[[], Any]) -> Any:
+        """Return plain data, found or made.
+
+        Args:
+            kind: A key of `ROOMS`.
+            what: What it is, for people.
+            about: Returns what else decides it.
+            make: Makes it.
+        """
+        if self.store is None:
+            return make()
+        found = self.store.remembered(
+            self._key(kind, what, about()), lambda: json.dumps(make()).encode(), {"kind": kind, "what": what}
+        )
+        return json.loads(found)
+
+    def scores(
+        self, locator: Any, about: Callable[[], Mapping[str, Any]], make: Callable[[], Mapping[str, NeuronScores]]
+    ) -> dict[str, NeuronScores]:
+        """Return the scores of each stage, found or made.
+
+        Args:
+            locator: Whose scores; what it selects does not matter.
+            about: Returns what else decides them: the pairs and their captions.
+            make: Makes them.
+        """
+        if self.store is None:
+            return dict(make())
+        key = self._key("scores", "scores", {"locator": scorers(locator), **about()})
+        stages = ", ".join(getattr(locator, "stages", ())) or type(locator).__name__
+        found = self.store.remembered(key, lambda: scores_to(make()), {"kind": "scores", "what": stages})
+        return scores_from(found)
+
+    def many(
+        self,
+        kind: str,
+        what: str,
+        abouts: Sequence[Mapping[str, Any]],
+        make: Callable[[Sequence[int]], Sequence[Any]],
+    ) -> list[Any]:
+        """Return plain data for each of `abouts`; those that are not there are made together.
+
+        Args:
+            kind: A key of `ROOMS`.
+            what: What they are, for people.
+            abouts: What else decides each; equal ones are made once.
+            make: Makes the ones at the given places.
+        """
+        keys = [self._key(kind, what, about) for about in abouts]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {key: self.store.get(key) if self.store is not None else None for key in first}
+        missing = sorted(first[key] for key, content in found.items() if content is None)
+        for place, value in zip(missing, make(missing) if missing else (), strict=True):
+            made = json.dumps(value).encode()
+            found[keys[place]] = made
+            if self.store is not None:
+                self.store.keep(keys[place], made, {"kind": kind, "what": what})
+        return [json.loads(found[key] or b"null") for key in keys]
+
+    def _key(self, kind: str, what: str, about: Mapping[str, Any]) -> str:
+        return digest({"kind": kind, "what": what, "model": self.model, "code": _code(kind), **about})
+
+
+FORGETFUL = Recall()
+"""Nothing is known from before."""
+
+
+def scorers(locator: Any) -> Any:
+    """Return what decides a locator's scores, as plain data."""
+    if not hasattr(locator, "stages"):
+        return repr(locator)
+    stages = [[name, repr(stage.scorer)] for name, stage in locator.stages.items()]
+    return {"stages": stages, "site": locator.site, "scope": locator.scope, "target": repr(locator.target)}
+
+
+def of_pairs(pairs: Sequence[Counterfactual]) -> list[str]:
+    """Return the digest of each pair."""
+    return [of_pair(pair) for pair in pairs]
+
+
+@lru_cache(maxsize=2)
+def of_exam(exam: Exam) -> str:
+    """Return the digest of an exam: concept, vocabulary, pictures and questions."""
+    samples = {part: [of_sample(one) for one in getattr(exam, part)] for part in ("target", "near", "far")}
+    about = {"concept": of_concept(exam.concept), "vocabulary": [of_concept(one) for one in exam.vocabulary]}
+    return digest(about | samples | {"questions": [of_question(one) for one in exam.questions]})
+
+
+def of_edit(edit: Edit) -> dict[str, Any]:
+    """Return what decides an edit: the neurons, the operator with its values, and where it acts."""
+    operator, values = edit.operator, {}
+    if isinstance(operator, Patch) and isinstance(operator.reference, Mapping):
+        told = sorted(operator.reference.items())
+        values = {str(layer): digest("", value.float().cpu().numpy().tobytes()) for layer, value in told}
+    where = {"positions": edit.positions, "phase": edit.phase}
+    return {"neurons": edit.neurons.to_json(), "operator": repr(operator), "values": values, **where}
+
+
+def of_encoder(encoder: Any) -> Any:
+    """Return what decides the embeddings of an encoder besides the model's identity."""
+    path = getattr(encoder, "path", None)
+    named = {"path": str(path)} if path else {}
+    return [repr(encoder) if path else type(encoder).__name__, encoder.name, of_files(named)]
+
+
+@cache
+def _code(kind: str) -> list[Any]:
+    """Return what tells the code that makes an entry of a kind.
+
+    Taken once for a process: whoever edits a file meanwhile does not change the code that is running.
+    """
+    return [of_code(*ROOMS[kind]), of_libraries(*LIBRARIES[kind])]

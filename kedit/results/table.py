@@ -1,0 +1,127 @@
+"""A table said once: as Markdown, CSV, JSON, HTML, or in a terminal."""
+
+import csv
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kedit.evaluation.statistics import Measured
+
+Cell = str | int | float | bool | None | Measured
+"""What stands in a cell; None is what there is nothing to say of."""
+ENDS = ("low", "high", "n")
+"""What a measured figure has beside its value, each in a column of its own where people do not read."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; a measured figure keeps its interval wherever the table goes."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    """Sentences under the table."""
+
+    def __post_init__(self) -> None:
+        for name in ("columns", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "rows", tuple(map(tuple, self.rows)))
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} cells, the table {len(self.columns)} columns")
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The cells as people read them, `[row][column]`."""
+        return [[show(cell) for cell in row] for row in self.rows]
+
+    def markdown(self) -> str:
+        """Return the table in Markdown; marks that would break a cell are escaped."""
+        lines = [list(self.columns), ["---"] * len(self.columns), *self.texts]
+        body = "\n".join("| " + " | ".join(map(_escape_markdown, line)) + " |" for line in lines)
+        title = [f"**{self.title}**"] if self.title else []
+        return "\n\n".join([*title, body, *self.notes])
+
+    def csv(self) -> str:
+        """Return the table as CSV, where a measured column has `_low`, `_high` and `_n` columns beside it."""
+        columns, rows = self._spread()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+        return text.getvalue()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return a mapping for each row; a measured figure is `{"value", "low", "high", "n"}`."""
+        return [
+            {name: cell.to_json() if isinstance(cell, Measured) else cell for name, cell in self._named(row)}
+            for row in self.rows
+        ]
+
+    def html(self) -> str:
+        """Return the table as HTML; all text is escaped."""
+        cell: Callable[[str, str], str] = lambda kind, text: f"<{kind}>{html.escape(text)}</{kind}>"  # noqa: E731
+        head = "".join(cell("th", name) for name in self.columns)
+        body = "".join("<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in self.texts)
+        caption = cell("caption", self.title) if self.title else ""
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return table + "".join(cell("p", note) for note in self.notes)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __str__(self) -> str:
+        """The table as a terminal shows it, no wider than 80 columns where its texts allow."""
+        from rich.console import Console
+
+        lines = Console(width=80).render_lines(self.__rich__(), pad=False)
+        return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+    def __rich__(self) -> Any:
+        """Return what a rich console prints."""
+        from rich.console import Group
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        grid = Grid(title=Text(self.title) if self.title else None, title_justify="left")
+        for number, name in enumerate(self.columns):
+            grid.add_column(Text(name), justify="left" if number == 0 else "right")
+        for row in self.texts:
+            grid.add_row(*map(Text, row))
+        return Group(grid, *map(Text, self.notes))
+
+    def _named(self, row: Sequence[Cell]) -> Iterable[tuple[str, Cell]]:
+        return zip(self.columns, row, strict=True)
+
+    def _spread(self) -> tuple[list[str], list[list[Any]]]:
+        """Return columns and rows in which a measured figure takes four cells."""
+        wide = {name for row in self.rows for name, cell in self._named(row) if isinstance(cell, Measured)}
+        columns = [one for name in self.columns for one in _columns_of(name, name in wide)]
+        spread = [[_values(cell, name in wide) for name, cell in self._named(row)] for row in self.rows]
+        return columns, [[one for values in row for one in values] for row in spread]
+
+
+def show(cell: Cell) -> str:
+    """Return what people read: `0.95 [0.83, 0.99]` for a measured figure, or why there is none."""
+    if isinstance(cell, Measured):
+        return str(cell) if cell.value is not None else f"n/a ({cell.why})"
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def _columns_of(name: str, measured: bool) -> list[str]:
+    return [name, *(f"{name}_{end}" for end in ENDS)] if measured else [name]
+
+
+def _values(cell: Cell, measured: bool) -> list[Any]:
+    if isinstance(cell, Measured):
+        return [cell.value, *(getattr(cell, end) for end in ENDS)]
+    return [cell, *[None] * len(ENDS)] if measured else [cell]
+
+
+def _escape_markdown(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,49 @@
+"""A library's deprecation fails the tests, and for users it goes to the log."""
+
+import logging
+import warnings
+
+import pytest
+from omegaconf import DictConfig
+
+from experiments.commands import reported
+from kedit.deprecations import KINDS, deprecations_logged
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+@pytest.mark.parametrize("module", ["kedit.example", "transformers.modeling_utils"])
+def test_a_deprecation_fails_the_tests_whoever_it_is_put_down_to(kind: type[Warning], module: str) -> None:
+    with pytest.raises(kind, match="old"):
+        warnings.warn_explicit("old", kind, "example.py", 1, module)
+
+
+def test_another_warning_inside_a_library_does_not() -> None:
+    with pytest.warns(UserWarning, match="odd"):
+        warnings.warn_explicit("odd", UserWarning, "example.py", 1, "transformers.modeling_utils")
+
+
+@every_kind
+def test_a_job_logs_a_deprecation_and_prints_nothing(
+    kind: type[Warning], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    job = reported(lambda settings: warnings.warn("old " + "cache " * 1000, kind, stacklevel=1))
+    with warnings.catch_warnings(), caplog.at_level(logging.INFO):
+        warnings.simplefilter("always")
+        job(DictConfig({}))
+    (line,) = caplog.messages
+    assert line.startswith(f"{kind.__name__} (")
+    assert "old cache" in line and len(line) < 700
+    assert capsys.readouterr().err == ""
+
+
+def test_other_warnings_are_shown_and_all_are_again_afterwards() -> None:
+    with pytest.warns() as shown, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with pytest.raises(RuntimeError), deprecations_logged():
+            warnings.warn("odd", stacklevel=1)
+            warnings.warn("old", FutureWarning, stacklevel=1)
+            raise RuntimeError
+        warnings.warn("older", FutureWarning, stacklevel=1)
+    assert [str(one.message) for one in shown] == ["odd", "older"]

@@ -1,0 +1,61 @@
+"""One table in every form: each keeps the figures, their intervals and the text as it is."""
+
+import csv
+import io
+
+import pytest
+
+from kedit.evaluation.statistics import Measured
+from kedit.results.table import Table
+
+HALF = Measured(0.5, 0.25, 0.75, 8)
+NOTHING = Measured.missing("no picture shows it")
+BOARD = Table(
+    ("method", "drop", "neurons", "beats control"),
+    (("a|b", HALF, 3, True), ("<script>", NOTHING, None, False)),
+    "star & co",
+    ("8 pictures",),
+)
+
+
+def test_markdown_shows_intervals_and_escapes_what_would_break_a_cell() -> None:
+    assert BOARD.markdown().splitlines() == [
+        "**star & co**",
+        "",
+        "| method | drop | neurons | beats control |",
+        "| --- | --- | --- | --- |",
+        "| a\\|b | 0.50 [0.25, 0.75] | 3 | yes |",
+        "| <script> | n/a (no picture shows it) | - | no |",
+        "",
+        "8 pictures",
+    ]
+
+
+def test_csv_has_a_column_for_each_number_of_a_measured_figure() -> None:
+    rows = list(csv.reader(io.StringIO(BOARD.csv())))
+    assert rows[0] == ["method", "drop", "drop_low", "drop_high", "drop_n", "neurons", "beats control"]
+    assert rows[1] == ["a|b", "0.5", "0.25", "0.75", "8", "3", "True"]
+    assert rows[2] == ["<script>", "", "", "", "0", "", "False"]
+
+
+def test_json_is_a_mapping_for_each_row() -> None:
+    first, second = BOARD.to_json()
+    assert first == {"method": "a|b", "drop": HALF.to_json(), "neurons": 3, "beats control": True}
+    assert second["drop"]["why"] == "no picture shows it"
+
+
+def test_html_escapes_what_strangers_wrote() -> None:
+    page = BOARD.html()
+    assert "<script>" not in page and "&lt;script&gt;" in page and "star &amp; co" in page
+    assert page == BOARD._repr_html_()
+
+
+def test_a_terminal_of_80_columns_shows_every_cell_as_text_not_as_markup() -> None:
+    told = str(Table(("name", "value"), (("[bold]x", HALF),), "[red]"))
+    assert "[bold]x" in told and "0.50 [0.25, 0.75]" in told and "[red]" in told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 has 1 cells, the table 2 columns"):
+        Table(("a", "b"), (("x", 1), ("y",)))
