@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def borrowed_process() -> Iterator[None]:
     """Put back the root logger, the search path and Hydra's variable at the end of the `with` block.
 
-    Hydra takes the caller's handlers off the root logger and leaves its own there: an open `kedit.log`, and the
-    standard error of that moment, which a notebook or a test replaces and closes long before somebody logs again.
+    `hydra.verbose`, `--info` and a `hydra/job_logging` of the user's change the root logger for good, with a handler
+    for the standard error of that moment, which a notebook or a test replaces long before somebody logs again.
     """
     root = logging.getLogger()
     handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
