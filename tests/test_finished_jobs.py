@@ -17,8 +17,6 @@ from experiments import sweeps
 from experiments.commands import guarded, reported, run_folder
 from experiments.sweeps import key_of, statuses
 
-pytestmark = pytest.mark.usefixtures("as_in_a_new_process")
-
 Command = Callable[..., int]
 CONF = {
     "recipe.yaml": """
@@ -26,6 +24,8 @@ defaults:
   - _self_
   - edit: zero
   - experiment: null
+  - override /hydra/hydra_logging: none
+  - override /hydra/job_logging: none
 seed: 0
 match: contains
 on_error: continue
@@ -33,7 +33,6 @@ data: {folder: data}
 model: {path: model}
 tracker: {_target_: kedit.tracking.NoTracker}
 hydra:
-  hydra_logging: {root: {level: WARNING}}
   sweep: {dir: swept, subdir: "${hydra.job.num}"}
   callbacks: {sweep: {_target_: experiments.endings.Sweeping}}
 """,

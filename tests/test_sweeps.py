@@ -18,7 +18,6 @@ from experiments import sharing
 from experiments.sweeps import alone, statuses
 from kedit.models.shipped import HERE
 from kedit.pipelines import run as pipeline
-from kedit.runs import write_atomic
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
