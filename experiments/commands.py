@@ -18,7 +18,7 @@ from experiments.app import build, plain, sweep_folder, whole_numbers
 from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
 from experiments.logs import logged
-from experiments.sweeps import KEY, STOPPED, once, statuses
+from experiments.sweeps import KEY, STOPPED, once
 from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
@@ -28,10 +28,19 @@ logger = logging.getLogger(__name__)
 LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
+Ending = Callable[[bool], list[int]]
+"""Puts the results of a sweep together, of which a job is known to have failed or not; returns the exit codes."""
+
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
-_sweep: ContextVar[list[tuple[DictConfig, ExitStack]] | None] = ContextVar("sweep", default=None)
-"""The settings of the sweep that has begun, and what it holds; None where no `guarded` waits for it."""
+_sweep: ContextVar[list[tuple[ExitStack, Ending]] | None] = ContextVar("sweep", default=None)
+"""What the sweep that has begun holds, and how it ends; None where no `guarded` waits for it."""
+
+
+class RefusedSweep(SystemExit):
+    """A sweep does not begin; Hydra would make a mere warning of any other error of a callback, and go on."""
+
+    code: int
 
 
 def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
@@ -76,7 +85,7 @@ def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
 
-    A sweep ends with what `ended` makes of it, also after failures and when it is interrupted.
+    A sweep is put together as it asked for when it began, also after failures and when it is interrupted.
     """
     # Hydra then raises instead of printing half a page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -92,13 +101,15 @@ def guarded(main: Callable[[], Any]) -> int:
     except Exception as error:
         codes.append(said(code_of(error), explained(error) + _other_folder(error)))
         composed = not misused(error)
+    except RefusedSweep as refused:
+        codes.append(refused.code)
     finally:
         begun = (_sweep.get() or [])[:]
         _exit_codes.reset(token)
         _sweep.reset(sweep)
-    for settings, held in begun:
+    for held, end in begun:
         with held:
-            codes += _ended(settings, bool(codes)) if composed else []
+            codes += end(bool(codes)) if composed else []
     if not codes:
         return DONE
     if INTERRUPTED in codes:
@@ -106,28 +117,10 @@ def guarded(main: Callable[[], Any]) -> int:
     return MISUSED if set(codes) == {MISUSED} else FAILED
 
 
-def sweeping(settings: DictConfig, held: ExitStack) -> None:
-    """Tell the `guarded` that waits that a sweep has begun, and what to let go of when it has ended."""
+def sweeping(held: ExitStack, end: Ending) -> None:
+    """Tell the `guarded` that waits that a sweep has begun, how it ends, and what to let go of afterwards."""
     if (begun := _sweep.get()) is not None:
-        begun.append((settings, held))
-
-
-def _ended(settings: DictConfig, failed: bool) -> list[int]:
-    """Finish a sweep, of which a job is known to have failed or not, and return the exit codes of that."""
-    from experiments.endings import ended
-
-    folder = Path(settings.hydra.sweep.dir)
-    try:
-        with logged(None):
-            ended(settings, folder)
-        tell_offline(folder)
-    except Exception as error:
-        with suppress(OSError), logged(folder / LOG):
-            logger.info("the sweep could not be summed up", exc_info=True)
-        return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
-    told = statuses(folder).values()
-    # Where some jobs are done, the command as such was right.
-    return [FAILED] if (failed and "done" in told) or (not failed and set(told) - {"done"}) else []
+        begun.append((held, end))
 
 
 @contextmanager

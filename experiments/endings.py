@@ -1,17 +1,23 @@
 """How a sweep begins and ends: who waits for it is told, and its results are put together, also after failures."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.commands import code_of, said, sweeping
+from experiments.app import build
+from experiments.commands import FAILED, LOG, RefusedSweep, code_of, mirrored, said, sweeping, tell_offline
 from experiments.complaints import explained
-from experiments.sweeps import alone, begin
+from experiments.logs import logged
+from experiments.sweeps import alone, begin, statuses
+
+logger = logging.getLogger(__name__)
 
 
 class Sweeping(Callback):
@@ -28,12 +34,27 @@ class Sweeping(Callback):
             begin(config)
         except Exception as error:
             held.close()
-            # Hydra would make a warning of anything else and go on.
-            raise SystemExit(said(code_of(error), explained(error))) from error
-        sweeping(config, held)
+            raise RefusedSweep(said(code_of(error), explained(error))) from error
+        sweeping(held, partial(end, config))
 
 
-def ended(settings: DictConfig, folder: Path) -> None:
+def end(settings: DictConfig, failed: bool) -> list[int]:
+    """Finish a sweep, of which a job is known to have failed or not, and return the exit codes of that."""
+    folder = Path(settings.hydra.sweep.dir)
+    try:
+        with logged(None):
+            put_together(settings, folder)
+        tell_offline(folder)
+    except Exception as error:
+        with suppress(OSError), logged(folder / LOG):
+            logger.info("the sweep could not be summed up", exc_info=True)
+        return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
+    found = statuses(folder).values()
+    # Where some jobs are done, the command as such was right.
+    return [FAILED] if (failed and "done" in found) or (not failed and set(found) - {"done"}) else []
+
+
+def put_together(settings: DictConfig, folder: Path) -> None:
     """Put together what the jobs of `kedit run` or `kedit locate` left in `folder`; of other recipes, nothing."""
     recipe = settings.hydra.job.config_name
     if recipe not in ("run", "locate") or not folder.is_dir():
@@ -52,9 +73,6 @@ def ended(settings: DictConfig, folder: Path) -> None:
 @contextmanager
 def summing_up(settings: DictConfig, folder: Path) -> Iterator[Any]:
     """Yield a tracker for what the jobs in `folder` come to together: one run more in their group."""
-    from experiments.app import build
-    from experiments.commands import mirrored
-
     common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
     tracker = build(settings.tracker)
     if hasattr(tracker, "group"):

@@ -118,9 +118,9 @@ def begin(settings: DictConfig) -> None:
         settings: The whole configuration that the jobs have in common, Hydra's part included.
     """
     folder, plan = Path(settings.hydra.sweep.dir), dict[str, Any]()
-    if settings.hydra.runtime.choices["hydra/sweeper"] == "basic":
-        told = OmegaConf.to_container(OmegaConf.masked_copy(settings, [key for key in settings if key != "hydra"]))
-        plan = {"key": key_of(told, settings.hydra), "jobs": _jobs(settings.hydra)}
+    if settings.hydra.runtime.choices["hydra/sweeper"] == "basic" and (jobs := _jobs(settings.hydra)):
+        common = OmegaConf.to_container(OmegaConf.masked_copy(settings, [key for key in settings if key != "hydra"]))
+        plan = {"key": key_of(common, settings.hydra), "jobs": jobs}
     same = _in_common(_plan(folder), plan)
     for status in folder.glob("*/STATUS"):
         if status.parent.name.isdigit() and status.parent.name not in same:
@@ -144,13 +144,18 @@ def _in_common(plan: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def _jobs(running: DictConfig) -> list[list[str]]:
-    """Return the overrides of each job, as Hydra's own sweeper will make them."""
-    told = [f"{key}={values}" for key, values in (running.sweeper.params or {}).items()]
+    """Return the overrides of each job, as Hydra's own sweeper will make them; none where nobody can know them yet."""
+    words = [f"{key}={values}" for key, values in (running.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*words, *running.overrides.task])
+    swept = [one for one in overrides if one.is_sweep_override()]
+    # Hydra shuffles anew each time, and refuses what it cannot count.
+    if not all(one.is_discrete_sweep() and not getattr(one.value(), "shuffle", False) for one in swept):
+        return []
     values = dict[str, list[str]]()
-    for one in parser.parse_overrides([*told, *running.overrides.task]):
+    for one in overrides:
         key = one.get_key_element()
-        several = one.sweep_string_iterator() if one.is_sweep_override() else [one.get_value_element_as_str()]
+        several = one.sweep_string_iterator() if one in swept else [one.get_value_element_as_str()]
         values[key] = [f"{key}={value}" for value in several]
     return [list(job) for job in product(*values.values())]
 

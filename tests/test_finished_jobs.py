@@ -286,3 +286,18 @@ def test_a_value_that_cannot_be_composed_ends_the_sweep_before_its_first_job(
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "kedit: no `edit=nothing`; options of `edit`: amplify, scale, zero\n")
     assert recipe.seeds == []
+
+
+def test_jobs_whose_order_nobody_knows_are_not_listed(kedit: Command, recipe: Recipe, tmp_path: Path) -> None:
+    kedit()
+    assert kedit("seed=shuffle(1,2)") == 0
+    assert not (tmp_path / "swept" / "sweep.json").exists()
+    assert statuses(tmp_path / "swept") == {"0": "done", "1": "done"}
+
+
+def test_values_that_cannot_be_counted_are_refused_in_one_line(
+    kedit: Command, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kedit("seed=interval(1,2)") == 2
+    assert capsys.readouterr().err == "kedit: BasicSweeper does not support sweep type : INTERVAL_SWEEP\n"
+    assert recipe.seeds == []
