@@ -72,7 +72,7 @@ def once(job: Callable[[DictConfig], T], settings: DictConfig) -> T | None:
     folder, key = Path(running.runtime.output_dir), _key(settings, running)
     with suppress(FileNotFoundError):
         (folder / ASIDE).replace(folder / "STATUS")
-    if (kept := _kept(folder, key)) is not None:
+    if (kept := finished(folder, key)) is not None:
         from experiments.sweeping.telling import tell_finished
 
         tell_finished(running)
@@ -99,8 +99,8 @@ def _key(settings: DictConfig, running: DictConfig) -> str | None:
     return key_of(told, running)
 
 
-def _kept(folder: Path, key: str | None) -> dict[str, Any] | None:
-    """Return what KEY says of a job that is done and has this key."""
+def finished(folder: Path, key: str | None) -> dict[str, Any] | None:
+    """Return what KEY says of the job in `folder`, if it is done and has this key."""
     try:
         done = (folder / "STATUS").read_text(encoding="utf-8") == "done\n"
         kept = json.loads((folder / KEY).read_text(encoding="utf-8"))

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -11,12 +14,16 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import sweeps
 from experiments.commands import guarded, reported, run_folder
+from experiments.complaints import ConfigurationError
 from experiments.sweeps import key_of, statuses
+from kedit.runs import write_atomic, write_json
 
+ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
 CONF = {
     "recipe.yaml": """
@@ -92,6 +99,11 @@ def kedit(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
     return call
 
 
+def output() -> Path:
+    """Return the folder of the job that runs."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
 def change(file: Path) -> None:
     """Write another content of the same length, and set the old time."""
     times = file.stat()
@@ -124,20 +136,55 @@ def test_what_happens_after_a_failure_is_no_part_of_a_job(kedit: Command, recipe
 
 
 def test_a_job_that_is_not_done_runs_again(kedit: Command, recipe: Recipe, tmp_path: Path) -> None:
-    kedit("seed=range(0,8)")
-    for number, status in enumerate(("running\n", "failed: ValueError\n", "")):
-        (tmp_path / "swept" / str(number) / "STATUS").write_text(status)
-    (tmp_path / "swept" / "3" / "STATUS").unlink()
-    for number, key in enumerate(("", "{", "[]", '{"key": "another", "returned": null}'), 4):
-        (tmp_path / "swept" / str(number) / "KEY").write_text(key)
-    kedit("seed=range(0,9)")
-    assert recipe.seeds == list(range(9))
+    kedit("seed=range(0,4)")
+    (tmp_path / "swept" / "0" / "STATUS").write_text("running\n")
+    (tmp_path / "swept" / "1" / "STATUS").unlink()
+    (tmp_path / "swept" / "2" / "KEY").write_text('{"key": "another", "returned": null}')
+    kedit("seed=range(0,5)")
+    assert recipe.seeds == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("status", ["running\n", "failed: ValueError\n", "", None])
+def test_only_done_is_done(tmp_path: Path, status: str | None) -> None:
+    write_json(tmp_path / "KEY", {"key": "same", "returned": None})
+    assert sweeps.finished(tmp_path, "same") is None
+    write_atomic(tmp_path / "STATUS", "done\n")
+    assert sweeps.finished(tmp_path, "same") is not None
+    (tmp_path / "STATUS").unlink()
+    if status is not None:
+        write_atomic(tmp_path / "STATUS", status)
+    assert sweeps.finished(tmp_path, "same") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"key": "another"}', '{"key": null}'])
+def test_a_key_that_is_damaged_or_another_vouches_for_nothing(tmp_path: Path, content: str) -> None:
+    write_atomic(tmp_path / "STATUS", "done\n")
+    write_atomic(tmp_path / "KEY", content)
+    assert sweeps.finished(tmp_path, "same") is None
+    assert sweeps.finished(tmp_path, None) is None
 
 
 def test_a_larger_grid_keeps_the_jobs_that_are_equal(kedit: Command, recipe: Recipe) -> None:
     kedit()
     kedit("seed=1,2,3")
     assert recipe.seeds == [3]
+
+
+def test_a_sweep_may_stop_at_the_first_failure_and_go_on_later(
+    kedit: Command, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(settings: DictConfig) -> None:
+        if settings.seed == 1:
+            raise ConfigurationError("no seed `1`")
+
+    recipe.then = refuse
+    # No job is done: the command was wrong.
+    assert (kedit("seed=1,2,3", "on_error=stop"), recipe.seeds) == (2, [1])
+    assert capsys.readouterr().err == "kedit: job 0 (seed=1, on_error=stop): no seed `1`\n"
+    assert list(statuses(tmp_path / "swept")) == ["0"]
+    assert (kedit("seed=1,2,3"), recipe.seeds) == (1, [1, 2, 3])
+    assert statuses(tmp_path / "swept") == {"0": "failed: ConfigurationError: no seed `1`", "1": "done", "2": "done"}
+    assert (kedit("seed=1,2,3", "on_error=stop"), recipe.seeds) == (1, [1])
 
 
 # --- what is stale
@@ -174,6 +221,78 @@ def test_files_that_change_while_a_job_runs_leave_it_unfinished(kedit: Command, 
 
 def killed(settings: DictConfig) -> None:
     raise KeyboardInterrupt
+
+
+def left(folder: Path) -> dict[str, str]:
+    """Return what a sweep has to leave; a kill may leave a draft beside it."""
+    names = ("sweep.json", "*/STATUS", "*/KEY", "*/result.json")
+    return {str(path.relative_to(folder)): path.read_text() for name in names for path in folder.glob(name)}
+
+
+def test_a_sweep_goes_on_to_the_same_end_from_whatever_a_kill_leaves(
+    kedit: Command, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept, write, moments = tmp_path / "swept", os.fsync, list[Path]()
+
+    def watch(handle: int) -> None:
+        """Keep what a process that is killed at this moment leaves, which is before or after a file gets its name."""
+        write(handle)
+        moments.append(shutil.copytree(swept, tmp_path / "killed" / str(len(moments))))
+
+    recipe.then = lambda settings: write_json(output() / "result.json", settings.seed)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", watch)
+        assert kedit() == 0
+    expected = left(swept)
+    assert len(expected) == 1 + 2 * 3 and len(moments) == 2 * (1 + 2 * 4)
+    for moment in moments[::5]:
+        shutil.rmtree(swept)
+        shutil.copytree(moment, swept)
+        assert kedit() == 0
+        assert left(swept) == expected, moment.name
+        assert [str(seed - 1) for seed in recipe.seeds] == [job for job in "01" if not (moment / job / "KEY").exists()]
+
+
+SCRIPT = """
+import sys
+import time
+from pathlib import Path
+
+import hydra
+
+from experiments.commands import guarded, reported, run_folder
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="recipe")
+@reported
+def recipe(cfg):
+    with run_folder(cfg, {}) as (kept, _):
+        while cfg.seed == 2 and Path("hang").exists():
+            time.sleep(0.01)
+        kept.save_json("result.json", cfg.seed)
+
+
+sys.exit(guarded(recipe))
+"""
+
+
+def test_a_process_that_is_killed_lets_go_of_the_sweep_and_its_jobs_run_again(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(SCRIPT)
+    (tmp_path / "hang").touch()
+    words = [sys.executable, "recipe.py", "-m", "seed=1,2"]
+    around: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    with subprocess.Popen(words, **around) as process:
+        while not (tmp_path / "swept" / "1" / "STATUS").is_file() and process.poll() is None:
+            time.sleep(0.01)
+        second = subprocess.run(words, **around, capture_output=True, text=True, check=False)
+        process.kill()
+    assert second.returncode == 2
+    assert second.stderr.startswith("kedit: another process is working on this sweep in `swept`")
+    assert statuses(tmp_path / "swept") == {"0": "done", "1": "running"}
+    (tmp_path / "hang").unlink()
+    last = subprocess.run(words, **around, capture_output=True, text=True, check=False)
+    assert (last.returncode, last.stdout) == (0, "[1/2] seed=1   finished before\n")
+    assert statuses(tmp_path / "swept") == {"0": "done", "1": "done"}
 
 
 def test_a_single_run_in_the_folder_of_a_job_takes_its_place(
@@ -271,12 +390,12 @@ def test_sources_and_libraries_are_part_of_the_key(tmp_path: Path, monkeypatch: 
 
 
 def test_the_jobs_that_are_listed_beforehand_are_those_that_run(kedit: Command, recipe: Recipe, tmp_path: Path) -> None:
-    words = ["seed=range(1,3)", "edit=glob(*l*)", "++edit.factor=1,null", "+words='x,y'", "experiment=grid"]
+    words = ["seed=range(1,3)", "edit=glob(*l*)", "++edit.factor=null", "+words='x,y'", "experiment=grid"]
     assert kedit(*words) == 0
     plan = json.loads((tmp_path / "swept" / "sweep.json").read_text())["jobs"]
     folders = sorted((tmp_path / "swept").glob("*/.hydra/overrides.yaml"), key=lambda path: int(path.parts[-3]))
     assert [list(OmegaConf.load(one)) for one in folders] == plan
-    assert len(recipe.seeds) == len(plan) == 2 * 2 * 2 * 2
+    assert len(recipe.seeds) == len(plan) == 2 * 2 * 2
 
 
 def test_a_value_that_cannot_be_composed_ends_the_sweep_before_its_first_job(

@@ -66,42 +66,33 @@ def jobs_skipped(out: str) -> int:
 def test_a_sweep_in_the_folder_of_an_old_one_runs_only_what_is_not_finished(
     sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    code, out, _ = sweep(*GRID, "hydra.sweep.dir=one")
-    assert (code, jobs_run(out), jobs_skipped(out)) == (0, 4, 0)
+    code, out, _ = sweep("concept=star,house", "hydra.sweep.dir=one")
+    assert (code, jobs_run(out), jobs_skipped(out)) == (0, 2, 0)
     folder = tmp_path / "one"
     before = board(folder)
 
-    (folder / "1" / "STATUS").write_text("running\n")
-    (folder / "3" / "report.json").unlink()
-    (folder / "3" / "STATUS").unlink()
+    (folder / "1" / "report.json").unlink()
+    (folder / "1" / "STATUS").unlink()
     for name in BOARDS:
         (folder / name).unlink()
-    code, out, err = sweep(*GRID, "hydra.sweep.dir=one")
+    code, out, err = sweep("concept=star,house", "hydra.sweep.dir=one")
     assert (code, err) == (0, "")
-    assert (jobs_run(out), jobs_skipped(out)) == (2, 2)
-    assert "[1/4] concept=star gradcam.of_max=0.05   finished before" in out
+    assert (jobs_run(out), jobs_skipped(out)) == (1, 1)
+    assert "[1/2] concept=star   finished before" in out
     assert board(folder) == before
-
-
-def test_a_larger_grid_in_the_same_folder_keeps_the_jobs_that_are_equal(
-    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
-    sweep("concept=star,house", "hydra.sweep.dir=one")
-    code, out, _ = sweep("concept=star,house,tree", "hydra.sweep.dir=one")
-    assert (code, jobs_run(out), jobs_skipped(out)) == (0, 1, 2)
 
 
 def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
     sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep(*GRID, "hydra.sweep.dir=many")
+    sweep("concept=house", "locate.stages.gradcam.select.of_max=0.05,0.5", "hydra.sweep.dir=many")
     sharing.forget()
     alone = ["concept=house", "locate.stages.gradcam.select.of_max=0.5", "store=null", "hydra.run.dir=alone", *LEAST]
     monkeypatch.setattr(sys, "argv", ["kedit run", *alone])
     with chdir(tmp_path):
         assert recipe.main() == 0
     for name in RESULTS:
-        assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+        assert (tmp_path / "many" / "1" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
 def test_two_processes_cannot_work_on_one_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -132,16 +123,6 @@ def test_a_job_that_fails_does_not_end_the_sweep(sweep: Callable[..., tuple[int,
     assert "no concept `unicorn`" in (tmp_path / "one" / "leaderboard.md").read_text()
     assert "1 failed" in out
     assert "Traceback" in (tmp_path / "one" / "1" / "kedit.log").read_text()
-
-
-def test_a_sweep_may_stop_at_the_first_failure(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=stop")
-    assert (code, jobs_run(out)) == (2, 0)
-    assert list(statuses(tmp_path / "one")) == ["0"]
-    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=continue")
-    assert (code, jobs_run(out)) == (1, 2)
-    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=stop")
-    assert (code, jobs_run(out), jobs_skipped(out)) == (1, 0, 2)
 
 
 def test_a_value_that_cannot_be_composed_is_one_line_and_no_leaderboard(
@@ -248,6 +229,7 @@ def survives(tmp_path: Path, kills: int) -> None:
     assert json.loads((rough / "swept" / "leaderboard.json").read_text())["counts"]["done"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     survives(tmp_path, 1)
