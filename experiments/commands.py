@@ -212,8 +212,9 @@ def _log() -> Path | None:
     """Return the log of the job that runs; None for a command that has no run folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    running = HydraConfig.get()
-    return None if running.output_subdir is None else Path(running.runtime.output_dir) / LOG
+    if not HydraConfig.initialized() or (running := HydraConfig.get()).output_subdir is None:
+        return None
+    return Path(running.runtime.output_dir) / LOG
 
 
 def _other_folder(error: Exception) -> str:

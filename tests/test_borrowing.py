@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from experiments import run
 from kedit import cli
@@ -71,6 +72,14 @@ def test_a_command_leaves_the_process_as_it_was(
     before = process()
     fail(start, tmp_path)
     assert process() == before
+
+
+def test_a_sweep_leaves_none_of_hydras_settings_behind(tmp_path: Path) -> None:
+    def sweep(patch: pytest.MonkeyPatch) -> int:
+        return cli.main(["run", "-m", "concept=strr,hose", "hydra.sweep.dir=out"])
+
+    fail(sweep, tmp_path)
+    assert not HydraConfig.initialized()
 
 
 def test_who_logs_after_a_command_is_heard_and_writes_to_no_stream_or_file_of_the_commands(
