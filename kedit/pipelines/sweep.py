@@ -185,7 +185,7 @@ def sweep(
         check(varied, plan, None)
     prepared = [prepare(data, concept, inpaint, counted, seed=seed, progress=progress) for concept in concepts]
     check_model(model, locator)
-    encoder = encoder or OwnLayers(model)
+    encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
         cache = Recall.of_model(folder, model)
 
@@ -260,7 +260,7 @@ def _trial(number: int, row: SweepRow, on_front: bool) -> Trial:
     )  # fmt: skip
 
 
-def _brief(select: Selector) -> str:
+def _brief(select: object) -> str:
     """Return a selector without what it leaves at the default, such as `Quantile(q=0.9)`."""
     if not is_dataclass(select):
         return repr(select)
