@@ -52,7 +52,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     if "sets" in cfg.parts:
         rows += captioning(model, work, exam, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
     if "sweep" in cfg.parts:
-        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, bar)
+        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, bar, cfg.clock)
 
     about = tables.surroundings(model, clock)
     kept.save_json("bench.json", tables.plain(rows, about))

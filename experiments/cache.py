@@ -1,9 +1,10 @@
 """What the store keeps, listed, checked and removed.
 
 kedit cache ls
-kedit cache rm kind=counterfactual older=30d
+kedit cache rm --kind counterfactual --older 30d
 """
 
+import argparse
 import re
 import sys
 import time
@@ -11,22 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from experiments.complaints import ConfigurationError
-from experiments.words import age, flag, obeyed, settings, text
+from experiments.complaints import ConfigurationError, explained
 from kedit.entries import Entry
 from kedit.store import Store, default_folder
 
-USAGE = """\
-usage: kedit cache ls [kind=KIND] [all=true]    list what is kept: a line for each kind, or for each entry
-       kedit cache rm [kind=KIND] [older=30d] [key=3fa9]
-                                                remove what is of a kind, was not used for so long, begins like this
-       kedit cache rm all=true                  remove everything
-       kedit cache rm damaged=true              remove what is damaged
-       kedit cache verify                       read everything, name what is damaged
-The store is `$KEDIT_STORE` or `~/.cache/kedit`; `store=PATH` names another.
-"""
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SHORT = 12
 """Digits of a key that are shown."""
 
@@ -69,7 +61,7 @@ def rm(
     narrowed = kind is not None or older is not None or key is not None
     if damaged + all + narrowed != 1:
         raise ConfigurationError(
-            "say what to remove: `kind=`, `older=` and `key=`, alone or together, or `damaged=true`, or `all=true`"
+            "say what to remove: `--kind`, `--older` and `--key`, alone or together, or `--damaged`, or `--all`"
         )
     entries = store.ls()
     if key is not None:
@@ -99,7 +91,7 @@ def verify(store: Store) -> int:
     told = f"{len(entries)} entries, {told_bytes(sum(one.size for one in entries))}"
     if hurt:
         sys.stderr.write(
-            f"kedit: {len(hurt)} of {told}, are damaged; `kedit cache rm damaged=true` removes them, "
+            f"kedit: {len(hurt)} of {told}, are damaged; `kedit cache rm --damaged` removes them, "
             "and whoever needs one makes it again\n"
         )
         return 1
@@ -107,22 +99,40 @@ def verify(store: Store) -> int:
     return 0
 
 
-VERBS: dict[str, tuple[Any, Mapping[str, Any]]] = {
-    "ls": (ls, {"kind": text, "all": flag}),
-    "rm": (rm, {"kind": text, "older": age, "key": text, "damaged": flag, "all": flag}),
-    "verify": (verify, {}),
-}
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a command in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`."""
+        raise ConfigurationError(f"{message}; `{self.prog} --help` tells more")
 
 
-def obey(words: Sequence[str]) -> int:
-    """Do what the words after `kedit cache` say and return the exit code."""
-    verb, *rest = words
-    if verb not in VERBS:
-        listed = ", ".join(f"`{name}`" for name in VERBS)
-        raise ConfigurationError(f"cannot `{verb}`; write one of {listed} behind `kedit cache`")
-    act, known = VERBS[verb]
-    chosen = settings(rest, {**known, "store": text})
-    return int(act(_store(chosen.pop("store", None)), **chosen))
+def parser() -> Parser:
+    """Return what reads the words behind `kedit cache`."""
+    whole = Parser("kedit cache", description="What is kept between runs: list it, check it, remove some of it.")
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="{ls,rm,verify}")
+    listing = verbs.add_parser("ls", help="list what is kept: a line for each kind")
+    listing.add_argument("--kind", help="only of this kind, such as `scores`")
+    listing.add_argument("--all", action="store_true", help="a line for each entry")
+    removing = verbs.add_parser("rm", help="remove what is asked for")
+    removing.add_argument("--kind", help="what is of this kind")
+    removing.add_argument("--older", type=age, metavar="AGE", help="what was not used for so long, such as 30d")
+    removing.add_argument("--key", help="the entry whose key begins like this, such as 3fa9")
+    removing.add_argument("--damaged", action="store_true", help="what is damaged")
+    removing.add_argument("--all", action="store_true", help="everything")
+    checking = verbs.add_parser("verify", help="read everything, name what is damaged")
+    for verb, act in ((listing, ls), (removing, rm), (checking, verify)):
+        verb.add_argument("--store", help="the folder; by default `$KEDIT_STORE` or `~/.cache/kedit`")
+        verb.set_defaults(act=act)
+    return whole
+
+
+def age(value: str) -> float:
+    """Return seconds: `30d` is 30 days; the other units are s, m, h and w."""
+    read = re.fullmatch(r"(\d+)([smhdw])", value)
+    if read is None:
+        raise argparse.ArgumentTypeError("an age is a whole number and a unit, s, m, h, d or w, such as `30d`")
+    return int(read[1]) * UNITS[read[2]]
 
 
 def told_bytes(size: int) -> str:
@@ -138,7 +148,7 @@ def told_bytes(size: int) -> str:
 def _store(named: str | None) -> Store:
     folder = default_folder() if named is None else Path(named).expanduser()
     if not folder.is_dir() and (named is not None or folder.exists()):
-        raise ConfigurationError(f"there is no folder `{folder}`; `store=` names one that kedit has written to")
+        raise ConfigurationError(f"there is no folder `{folder}`; `--store` names one that kedit has written to")
     return Store(folder)
 
 
@@ -158,11 +168,11 @@ def _beside(store: Store) -> str:
 
 def _only_one(entries: Sequence[Entry], key: str, store: Store) -> Entry:
     if not re.fullmatch(r"[0-9a-f]{4,64}", key):
-        raise ConfigurationError(f"`key={key}`: write the first digits of a key as `kedit cache ls all=true` shows it")
+        raise ConfigurationError(f"`--key {key}`: write the first digits of a key as `kedit cache ls --all` shows it")
     found = [one for one in entries if one.key.startswith(key)]
     if len(found) != 1:
         several = f"{len(found)} entries; give more digits" if found else f"no entry in {store.folder}"
-        raise ConfigurationError(f"`key={key}` begins {several}")
+        raise ConfigurationError(f"`--key {key}` begins {several}")
     return found[0]
 
 
@@ -206,8 +216,20 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def main() -> int:
-    """Run the command line."""
-    return obeyed("kedit", USAGE, obey)
+    """Run the command line; whatever goes wrong is one line on standard error."""
+    try:
+        chosen = vars(parser().parse_args())
+        del chosen["verb"]
+        return int(chosen.pop("act")(_store(chosen.pop("store")), **chosen))
+    except ConfigurationError as error:
+        sys.stderr.write(f"kedit: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("kedit: interrupted\n")
+        return 130
+    except OSError as error:
+        sys.stderr.write(f"kedit: {explained(error)}\n")
+        return 1
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from experiments.app import build, mirrored, sweep_folder, whole_numbers
 from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused
 from experiments.logs import logged
-from experiments.sweeps import STOPPED, awaited, statuses
+from experiments.sweeps import KEY, STOPPED, once
 from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
@@ -27,26 +28,36 @@ logger = logging.getLogger(__name__)
 LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
+Ending = Callable[[bool], list[int]]
+"""Puts the results of a sweep together, of which a job is known to have failed or not; returns the exit codes."""
+
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
+_sweep: ContextVar[list[tuple[ExitStack, Ending]] | None] = ContextVar("sweep", default=None)
+"""What the sweep that has begun holds, and how it ends; None where no `guarded` waits for it."""
+
+
+class RefusedSweep(SystemExit):
+    """A sweep does not begin; Hydra would make a mere warning of any other error of a callback, and go on."""
+
+    code: int
 
 
 def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
     """Let a job that fails say so in one line and leave its traceback in kedit.log.
 
-    The other jobs of a sweep still run, unless `on_error=stop`. Hydra would announce a raised error in a second line,
-    so the failure is handed to `guarded` instead; from a launcher's worker process, where none waits, STATUS tells it.
+    The other jobs of a sweep still run, unless `on_error=stop`; what is finished does not run again. Hydra would
+    announce a raised error in a second line, so the failure is handed to `guarded` instead; from a launcher's worker
+    process, where none waits, STATUS tells it.
     """
 
     @wraps(job)
     def attempt(settings: DictConfig) -> T | None:
         sweep = sweep_folder()
-        if sweep is not None and (sweep / STOPPED).exists():
-            return None
         try:
             # A launcher's worker process has not come through the command line.
             with logged(_log()), deprecations_logged():
-                return _told_to_log(job, settings)
+                return _told_to_log(job if sweep is None else partial(once, job), settings)
         except Exception as error:
             codes = _waiting()
             if codes is None and sweep is None:
@@ -74,22 +85,31 @@ def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
 
-    A sweep ends with what `ended` makes of it, also after failures and when it is interrupted.
+    A sweep is put together as it asked for when it began, also after failures and when it is interrupted.
     """
-    _prepare_hydra()
+    # Hydra then raises instead of printing half a page and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
+    logging.raiseExceptions = False
     codes: list[int] = []
-    token = _exit_codes.set(codes)
-    with awaited() as sweeps:
-        try:
-            main()
-        except KeyboardInterrupt:
-            codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
-        except Exception as error:
-            codes.append(said(code_of(error), explained(error) + _other_folder(error)))
-        finally:
-            _exit_codes.reset(token)
-    for settings in sweeps:
-        codes += _ended(settings, bool(codes))
+    composed = True
+    token, sweep = _exit_codes.set(codes), _sweep.set([])
+    try:
+        main()
+    except KeyboardInterrupt:
+        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+    except Exception as error:
+        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        composed = not misused(error)
+    except RefusedSweep as refused:
+        codes.append(refused.code)
+    finally:
+        begun = (_sweep.get() or [])[:]
+        _exit_codes.reset(token)
+        _sweep.reset(sweep)
+    for held, end in begun:
+        with held:
+            codes += end(bool(codes)) if composed else []
     if not codes:
         return DONE
     if INTERRUPTED in codes:
@@ -97,36 +117,10 @@ def guarded(main: Callable[[], Any]) -> int:
     return MISUSED if set(codes) == {MISUSED} else FAILED
 
 
-def _prepare_hydra() -> None:
-    # Hydra then raises instead of printing half a page and exiting with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
-    logging.raiseExceptions = False
-    # Hydra takes plugins from the namespace package `hydra_plugins` alone.
-    plugins = str(Path(__file__).resolve().parent / "plugins")
-    if plugins not in sys.path:
-        sys.path.append(plugins)
-    from hydra.core.plugins import Plugins
-    from hydra_plugins.kedit_grid import GridSweeper
-
-    Plugins.instance().register(GridSweeper)
-
-
-def _ended(settings: DictConfig, failed: bool) -> list[int]:
-    """Finish a sweep, of which a job is known to have failed or not, and return the exit codes of that."""
-    from experiments.endings import ended
-
-    folder = Path(settings.hydra.sweep.dir)
-    try:
-        with logged(None):
-            ended(settings, folder)
-    except Exception as error:
-        with suppress(OSError), logged(folder / LOG):
-            logger.info("the sweep could not be summed up", exc_info=True)
-        return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
-    told = statuses(folder).values()
-    # Where some jobs are done, the command as such was right.
-    return [FAILED] if (failed and "done" in told) or (not failed and set(told) - {"done"}) else []
+def sweeping(held: ExitStack, end: Ending) -> None:
+    """Tell the `guarded` that waits that a sweep has begun, how it ends, and what to let go of afterwards."""
+    if (begun := _sweep.get()) is not None:
+        begun.append((held, end))
 
 
 @contextmanager
@@ -146,6 +140,7 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
     running = HydraConfig.get()
     folder = Path(running.runtime.output_dir)
     with Run(folder) as kept:
+        (folder / KEY).unlink(missing_ok=True)
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
         tell_untested()
         whole_numbers(settings, least, optional=["threads"])
@@ -155,9 +150,23 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
         tracker = build(settings.tracker)
         if sweep is not None and getattr(tracker, "group", "") is None:
             tracker = replace(tracker, group=sweep.name)
-        with mirrored(tracker, settings, folder):
-            yield kept, tracker
+        try:
+            with mirrored(tracker, settings, folder):
+                yield kept, tracker
+        finally:
+            if sweep is None:
+                tell_offline(folder)
         logger.info("done")
+
+
+def tell_offline(folder: Path) -> None:
+    """Say in one line where W&B has kept a run or a sweep offline, and how to upload it."""
+    place = shlex.quote(str(folder))
+    runs = [f"{place}/{one.relative_to(folder)}" for one in sorted(folder.glob("wandb/offline-run-*"))[-1:]]
+    if any(folder.glob("*/wandb/offline-run-*")):
+        runs.append(f"{place}/*/wandb/offline-run-*")
+    if runs:
+        sys.stdout.write(f"W&B: kept offline; to upload it: wandb sync {' '.join(runs)}\n")
 
 
 def _waiting() -> list[int] | None:

@@ -27,9 +27,11 @@ def misused(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from kedit.pipelines.locate import ScoresError
+    if isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException):
+        return True
+    from kedit.pipelines.locate import ScoresError  # takes seconds
 
-    return isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException | ScoresError)
+    return isinstance(error, ScoresError)
 
 
 def explained(error: BaseException) -> str:

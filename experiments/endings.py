@@ -1,8 +1,10 @@
 """How a sweep begins and ends: who waits for it is told, and its results are put together, also after failures."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,49 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.app import build, mirrored
-from experiments.sweeps import sweeping
+from experiments.commands import FAILED, LOG, RefusedSweep, code_of, said, sweeping, tell_offline
+from experiments.complaints import explained
+from experiments.logs import logged
+from experiments.sweeps import alone, begin, statuses
+
+logger = logging.getLogger(__name__)
 
 
 class Sweeping(Callback):
-    """Tells the command that a sweep has begun, so that it can put the results together however the sweep ends.
+    """Notes which jobs a sweep has, and tells the command, which puts the results together however the sweep ends.
 
     Hydra itself calls nothing after a sweep in which a job failed.
     """
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
-        """Remember the sweep's settings, unless its sweeper does so itself when the jobs are known."""
-        if not str(config.hydra.sweeper._target_).startswith("hydra_plugins.kedit_"):
-            sweeping(config)
+        """Begin in the sweep's folder, in which no other process may be."""
+        held = ExitStack()
+        try:
+            held.enter_context(alone(Path(config.hydra.sweep.dir)))
+            begin(config)
+        except Exception as error:
+            held.close()
+            raise RefusedSweep(said(code_of(error), explained(error))) from error
+        sweeping(held, partial(end, config))
 
 
-def ended(settings: DictConfig, folder: Path) -> None:
+def end(settings: DictConfig, failed: bool) -> list[int]:
+    """Finish a sweep, of which a job is known to have failed or not, and return the exit codes of that."""
+    folder = Path(settings.hydra.sweep.dir)
+    try:
+        with logged(None):
+            put_together(settings, folder)
+        tell_offline(folder)
+    except Exception as error:
+        with suppress(OSError), logged(folder / LOG):
+            logger.info("the sweep could not be summed up", exc_info=True)
+        return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
+    found = statuses(folder).values()
+    # Where some jobs are done, the command as such was right.
+    return [FAILED] if (failed and "done" in found) or (not failed and set(found) - {"done"}) else []
+
+
+def put_together(settings: DictConfig, folder: Path) -> None:
     """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
     if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from experiments.app import build, plain
+from kedit.fingerprints import stamps_of_files
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -35,9 +36,10 @@ _made: dict[str, _Made] = {}
 def shared(name: str, settings: Any, make: Callable[[], T]) -> T:
     """Return what `make` returns for `settings`; what the job before made of the same settings is used again.
 
-    `settings` is plain data. One value is kept for each name, and let go before the next is made.
+    `settings` is plain data, and the files that it names count. One value is kept for each name, and let go before the
+    next is made.
     """
-    told = json.dumps(settings, default=str)
+    told = json.dumps([settings, stamps_of_files(settings)], default=str)
     if (kept := _made.get(name)) is not None and kept.settings == told:
         return kept.value  # type: ignore[no-any-return]
     _made.pop(name, None)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kedit.neurons import NeuronSet
     from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
+    from kedit.pipelines.sweep import SweepResult, sweep
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
 __version__ = "0.5.0"
@@ -73,6 +74,7 @@ _HOMES = {
     "Scenes": "kedit.data.scenes",
     "Similarity": "kedit.evaluation.metrics",
     "Stage": "kedit.locate.locator",
+    "SweepResult": "kedit.pipelines.sweep",
     "TopK": "kedit.locate.selection",
     "Transcript": "kedit.evaluation.exam",
     "Vote": "kedit.locate.reduction",
@@ -83,12 +85,13 @@ _HOMES = {
     "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
     "run": "kedit.pipelines.run",
+    "sweep": "kedit.pipelines.sweep",
     "two_stage": "kedit.locate.two_stage",
     "wrap": "kedit.models.loading",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "locate_neurons", "Counts", "RunResult", "LocateResult",
+    "load", "wrap", "run", "locate_neurons", "sweep", "Counts", "RunResult", "LocateResult", "SweepResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -33,7 +33,6 @@ COMMANDS = {
     "table": Command("experiments.table", "print one table of the runs in a folder"),
     "leaderboard": Command("experiments.leaderboard", "rank the jobs of a sweep and draw them, also after failures"),
     "cache": Command("experiments.cache", "list, check or remove the results that are kept between runs"),
-    "sync": Command("experiments.sync", "upload to W&B what runs have kept on disk meanwhile"),
     "counterfactuals": Command("experiments.counterfactuals", "compare ways of painting a concept out"),
     "train-scenes": Command("experiments.train_scenes", "train the models that ship with kedit"),
     "blocks": Command("experiments.blocks", "write a small data set in COCO's format that a tiny model can learn"),

@@ -1,6 +1,12 @@
 """Digests of what a result depends on: pictures and samples, kedit's own code, the libraries, files that are named."""
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +20,12 @@ from kedit.samples import Concept, Counterfactual, Question, Sample
 from kedit.store import digest
 
 PACKAGE = Path(__file__).resolve().parent
+FOLDERS = frozenset({"folder", "path", "merge"})
+"""Settings whose value may be a folder of inputs. Those of other names, such as `store`, hold what kedit writes."""
+RUN = frozenset({".hydra", "multirun.yaml", "sweep.json"})
+"""What tells that a folder is a run or a sweep: one that lies among the inputs is none of them."""
+LEADS_OUT = re.compile(r'"(?:/|\.\./)(?:[^"\\]|\\.)+"')
+"""A path in a list of files that leads out of its folder, as JSON has it."""
 
 
 def of_picture(image: Image) -> str:
@@ -78,14 +90,38 @@ def of_libraries(*packages: str) -> dict[str, str | None]:
     return {package: _version(package) for package in packages}
 
 
-def of_files(texts: Iterable[str]) -> dict[str, Any]:
-    """Return size and time of change of the files that some of `texts` name, of folders those of their files.
+def of_files(settings: Any) -> dict[str, str]:
+    """Return the digest of the content of every file that settings name, by the text that names it.
 
-    Reading them would take minutes for a large model. Texts that name no file are left out.
+    A file is read once, and again when its size or its times have changed. See `named_files`.
     """
-    named = sorted({text for text in texts if text and len(text) < 4096 and "\n" not in text and "\0" not in text})
-    found = {text: Path(text).expanduser() for text in named}
-    return {text: _stamps(path) for text, path in found.items() if path.exists()}
+    found = named_files(settings)
+    with ThreadPoolExecutor() as pool:  # a disk on the network answers many at once
+        return {
+            text: digest(dict(zip(map(str, files), pool.map(_content, files), strict=True)))
+            for text, files in found.items()
+        }
+
+
+def stamps_of_files(settings: Any) -> dict[str, Any]:
+    """Return size and times of the files that settings name: cheaper than `of_files`, and as good in one process."""
+    return {text: [[str(file), *_stamp(file)] for file in files] for text, files in named_files(settings).items()}
+
+
+def named_files(settings: Any, name: str = "") -> dict[str, list[Path]]:
+    """Return the files that plain data name, by the text that does; what names nothing is left out.
+
+    Any text may be the path of a file. That of a folder counts under a name of `FOLDERS`, with all that lies below it
+    but for runs of kedit's, and with the files elsewhere that its lists (`*.jsonl`) name.
+    """
+    if isinstance(settings, Mapping):
+        parts = [named_files(value, str(key)) for key, value in settings.items()]
+    elif isinstance(settings, list | tuple):
+        parts = [named_files(value, name) for value in settings]
+    else:
+        files = list(_files_at(settings, name)) if isinstance(settings, str) else []
+        return {settings: files} if files else {}
+    return {text: files for part in parts for text, files in part.items()}
 
 
 def _of_prompt(prompt: Prompt) -> str:
@@ -118,12 +154,70 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _stamps(path: Path) -> Mapping[str, Any] | list[int]:
-    if path.is_dir():
-        return {one.name: _stamp(one) for one in sorted(path.iterdir()) if one.is_file()}
-    return _stamp(path)
+def _files_at(text: str, name: str) -> Iterator[Path]:
+    # A text that is no path may begin as the home of nobody, or hold what no path may.
+    with suppress(RuntimeError, ValueError):
+        path = Path(text).expanduser()
+        if _is_file(path):
+            yield path
+            yield from _listed(path, path.parent)
+        elif name in FOLDERS and text:
+            for file in _below(path):
+                yield file
+                yield from _listed(file, path)
 
 
-def _stamp(path: Path) -> list[int]:
-    about = path.stat()
-    return [about.st_size, about.st_mtime_ns]
+def _below(top: Path) -> Iterator[Path]:
+    """Yield the files below a folder, those behind links to folders included, in an order that stays."""
+    seen = set[Path]()
+    for folder, inner, names in os.walk(top, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in seen or (here != top and RUN.intersection([*inner, *names])):
+            inner.clear()
+            continue
+        seen.add(here.resolve())
+        inner[:] = sorted(set(inner) - {"__pycache__"})
+        yield from (here / name for name in sorted(names) if _is_file(here / name))
+
+
+def _listed(file: Path, folder: Path) -> Iterator[Path]:
+    """Yield the files outside `folder` that a list of pictures or questions in it names."""
+    if file.suffix != ".jsonl":
+        return
+    try:
+        content = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for text in sorted(set(LEADS_OUT.findall(content))):
+        with suppress(ValueError):
+            if _is_file(path := folder / json.loads(text)):
+                yield path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long, say
+        return False
+
+
+def _content(file: Path) -> str:
+    return _read(file, *_stamp(file))
+
+
+@cache
+def _read(file: Path, *_when: int) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _stamp(file: Path) -> list[int]:
+    try:
+        about = file.stat()
+    except OSError:
+        return []
+    # The time of the last change of all, `st_ctime_ns`, cannot be set back as the other can.
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns]

@@ -2,20 +2,26 @@
 
 import json
 import logging
+import netrc
 import os
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
-
-from kedit.uploading import missing_for_online
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 log = logging.getLogger(__name__)
 
 Mode = Literal["offline", "online", "disabled"]
 OFFLINE_SECONDS = 90.0
 """An offline start waits for no network, only for W&B's own process, which is slow on a busy machine."""
+PROBE_SECONDS = 3.0
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
+"""Either name of the hosted server; a key stored for one serves the other."""
 
 
 class Tracker(Protocol):
@@ -68,7 +74,7 @@ class _Open:
 
 @dataclass(frozen=True)
 class WandbTracker:
-    """Mirrors a run to Weights & Biases, by default into files that `kedit sync` uploads later.
+    """Mirrors a run to Weights & Biases, by default into files that `wandb sync` uploads later.
 
     It never asks a question and never waits for a network that is not there: `online` without a key
     or a server becomes `offline`, with a warning. Whatever W&B cannot do is a warning too.
@@ -156,11 +162,11 @@ class WandbTracker:
         common |= {"config": settings, "dir": str(folder)}
         if self.mode == "online":
             try:
-                if (missing := missing_for_online(self.timeout)) is None:
+                if (missing := _missing_for_online(self.timeout)) is None:
                     return wandb.init(mode="online", settings=_quiet(self.timeout), **common)
             except Exception as error:
                 missing = next(iter(str(error).splitlines()), type(error).__name__)
-            log.warning("W&B is offline for this run: %s; upload it later with `kedit sync`", missing)
+            log.warning("W&B is offline for this run: %s; upload it later with `wandb sync`", missing)
         return wandb.init(mode="offline", settings=_quiet(OFFLINE_SECONDS), **common)
 
 
@@ -192,3 +198,47 @@ def _kept_under(folder: Path) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _missing_for_online(timeout: float) -> str | None:
+    """Return what an online run lacks, or None. W&B itself would ask for a key, or wait for the network."""
+    import wandb
+
+    known = wandb.setup().settings
+    if not (known.api_key or _has_key(str(known.base_url))):
+        return f"there is no API key for {known.base_url} (`wandb login` stores one)"
+    if not _reachable(str(known.base_url), min(timeout, PROBE_SECONDS)):
+        return f"{known.base_url} cannot be reached"
+    return None
+
+
+def _has_key(server: str) -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(server).hostname or ""
+    names = {host, urlsplit(server).netloc, *(WANDB_HOSTS if host in WANDB_HOSTS else ())}
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path:
+            with suppress(OSError, netrc.NetrcParseError):
+                stored = netrc.netrc(str(Path(path).expanduser()))
+                return any(entry[2] for name in names if (entry := stored.authenticators(name)))
+    return False
+
+
+def _reachable(server: str, timeout: float) -> bool:
+    """Return whether `server` accepts a connection within `timeout` seconds."""
+    address = urlsplit(server)
+    if address.scheme in getproxies():
+        return True  # only the proxy can tell; the timeout of the start bounds the wait
+    answered = threading.Event()
+
+    def knock() -> None:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        with suppress(OSError), socket.create_connection((address.hostname or "", port), timeout):
+            answered.set()
+
+    # In a thread, since looking up a name cannot be given a timeout.
+    knocker = threading.Thread(target=knock, daemon=True)
+    knocker.start()
+    knocker.join(timeout)
+    return answered.is_set()

@@ -23,7 +23,6 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.models", "kedit.data"}),
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
     frozenset({"kedit.doctor"}),
-    frozenset({"kedit.uploading"}),
     frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit.results"}),
     frozenset({"kedit.plots"}),
@@ -42,7 +41,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("kedit.models", "experiments"),
     "tokenizers": ("kedit.models", "experiments"),
     "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
-    "wandb": ("kedit.tracking", "kedit.uploading"),
+    "wandb": ("kedit.tracking",),
     "evaluate": ("kedit.evaluation",),
     "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),
@@ -123,26 +122,6 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         *("experiments.benchmarks.ways", "_remove_forward_hooks"),
         "pyvene deletes the hooks of others, and has no switch for it",
         "test_bench::test_a_rival_gives_bit_for_bit_what_the_raw_hook_gives",
-    ),
-    (
-        *("experiments.composing", "_apply_overrides_to_config hydra._internal.config_loader_impl.ConfigLoaderImpl"),
-        "Hydra composes a job of a sweep in a sixth of a second, and has no public way to change some values only",
-        "test_composing::test_jobs_that_differ_in_values_are_equal_to_hydras_own",
-    ),
-    (
-        *("experiments.composing", "hydra._internal.config_loader_impl.get_overrides_dirname"),
-        "what Hydra calls a job's folder",
-        "test_composing::test_jobs_that_differ_in_values_are_equal_to_hydras_own",
-    ),
-    (
-        *("experiments.plugins.hydra_plugins.kedit_grid", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"),
-        "Hydra's own sweeper over a grid, which ours is but for what is finished",
-        "test_sweeps::test_the_same_command_again_runs_only_what_is_not_finished",
-    ),
-    (
-        *("experiments.plugins.hydra_plugins.kedit_grid", "hydra._internal.core_plugins.basic_launcher.BasicLauncher"),
-        "whether jobs run in this process is told by the launcher's class alone",
-        "test_sweeps::test_the_jobs_of_a_sweep_leave_what_single_runs_leave",
     ),
     (
         *("kedit.experts", "_apply_gate _experts_implementation _is_expert_parallel"),

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cache import main, told_bytes
-from experiments.words import UNITS
+from experiments.cache import UNITS, main, told_bytes
 from kedit.entries import MARK
 from kedit.store import DRAFT, Store, digest
 
@@ -69,13 +68,13 @@ def test_kinds_are_listed_with_count_size_and_last_use(store: Store, cache: Comm
 
 
 def test_one_kind_is_listed_alone(store: Store, cache: Command) -> None:
-    told = cache("ls", "kind=generations")[1]
+    told = cache("ls", "--kind", "generations")[1]
     assert "generations" in told
     assert not re.search("scores|counterfactual|all", told.replace(str(store.folder), ""))
 
 
 def test_each_entry_is_listed_with_what_it_is(store: Store, cache: Command) -> None:
-    code, told, _ = cache("ls", "all=true")
+    code, told, _ = cache("ls", "--all")
     assert code == 0
     for number, kind in enumerate(KINDS):
         (line,) = [line for line in told.splitlines() if digest(number)[:12] in line]
@@ -85,7 +84,7 @@ def test_each_entry_is_listed_with_what_it_is(store: Store, cache: Command) -> N
 
 
 def test_a_kind_that_is_not_there_is_told_beside_those_that_are(store: Store, cache: Command) -> None:
-    code, told, _ = cache("ls", "kind=score")
+    code, told, _ = cache("ls", "--kind", "score")
     assert (code, told.count("\n")) == (0, 1)
     assert "no entries of kind `score`" in told
     assert "`counterfactual`, `generations`, `scores`" in told
@@ -97,7 +96,7 @@ def test_a_store_that_nothing_was_put_into_yet_is_empty(
     monkeypatch.setenv("KEDIT_STORE", str(tmp_path / "none"))
     assert cache("ls")[:2] == (0, f"no entries in {tmp_path / 'none'}\n")
     assert cache("verify")[:2] == (0, "0 entries, 0 bytes: all whole\n")
-    assert cache("rm", "all=true")[0] == 0
+    assert cache("rm", "--all")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -115,13 +114,13 @@ def test_a_size_is_told_in_two_or_three_digits(size: int, told: str) -> None:
 @pytest.mark.parametrize(
     ("words", "left", "told"),
     [
-        (["kind=scores"], {2, 3}, "removed 2 of `scores`: 2.2 kB"),
-        (["kind=none"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
-        (["older=1h"], {0, 2, 3}, "removed 1 of `scores`: 1.1 kB"),
-        (["older=30d"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
-        (["kind=generations", "older=1h"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
-        ([f"key={digest(3)[:8]}"], {0, 1, 2}, "removed 1 of `counterfactual`: 1.1 kB"),
-        (["all=true"], set(), "removed 1 of `counterfactual`, 1 of `generations`, 2 of `scores`: 4.4 kB"),
+        (["--kind", "scores"], {2, 3}, "removed 2 of `scores`: 2.2 kB"),
+        (["--kind", "none"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
+        (["--older", "1h"], {0, 2, 3}, "removed 1 of `scores`: 1.1 kB"),
+        (["--older", "30d"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
+        (["--kind", "generations", "--older", "1h"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
+        (["--key", digest(3)[:8]], {0, 1, 2}, "removed 1 of `counterfactual`: 1.1 kB"),
+        (["--all"], set(), "removed 1 of `counterfactual`, 1 of `generations`, 2 of `scores`: 4.4 kB"),
     ],
 )
 def test_what_is_asked_for_is_removed_and_told(
@@ -136,7 +135,7 @@ def test_an_entry_that_was_read_lately_is_not_old(store: Store, cache: Command) 
     for number in range(len(KINDS)):
         os.utime(store.path(digest(number)), (1e9, 1e9))
     assert store.get(digest(2)) is not None
-    cache("rm", "older=1w")
+    cache("rm", "--older", "1w")
     assert kept(store) == {2}
 
 
@@ -148,7 +147,7 @@ def test_everything_includes_what_is_no_entry_any_more(store: Store, cache: Comm
     os.utime(draft, (1e9, 1e9))
     (store.folder / "README").write_text("the user's own")
     assert "of older editions or killed processes: 2 files, 19 bytes" in cache("ls")[1]
-    assert "removed 2 files of older editions or killed processes: 19 bytes" in cache("rm", "all=true")[1]
+    assert "removed 2 files of older editions or killed processes: 19 bytes" in cache("rm", "--all")[1]
     assert [path.name for path in store.folder.rglob("*") if path.is_file()] == ["README"]
 
 
@@ -165,7 +164,7 @@ def test_damaged_entries_are_named_and_only_they_are_removed(store: Store, cache
     assert set(told.splitlines()) == {f"damaged: {store.path(digest(number))}" for number in (1, 2)}
     assert complaint.startswith("kedit: 2 of 4 entries")
     assert kept(store) == {0, 1, 2, 3}
-    assert cache("rm", "damaged=true")[0] == 0
+    assert cache("rm", "--damaged")[0] == 0
     assert kept(store) == {0, 3}
     assert cache("verify")[0] == 0
 
@@ -176,21 +175,19 @@ def test_damaged_entries_are_named_and_only_they_are_removed(store: Store, cache
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["list"], "cannot `list`; write one of `ls`, `rm`, `verify`"),
-        (["ls", "kin=scores"], "cannot read `kin=scores`; nearest: `kind=`"),
-        (["ls", "scores"], "cannot read `scores`; "),
-        (["ls", "kind="], "`kind=`: the value is missing"),
-        (["ls", "all=yes"], "`all=yes`: write true or false"),
-        (["verify", "kind=scores"], "cannot read `kind=scores`; settings: `store=`"),
+        ([], "the following arguments are required: {ls,rm,verify}"),
+        (["list"], "invalid choice: 'list' (choose from"),
+        (["ls", "--knd", "scores"], "unrecognized arguments: --knd scores"),
+        (["ls", "scores"], "unrecognized arguments: scores"),
+        (["ls", "--kind"], "argument --kind: expected one argument"),
+        (["verify", "--kind", "scores"], "unrecognized arguments: --kind scores"),
         (["rm"], "say what to remove"),
-        (["rm", "all=false"], "say what to remove"),
-        (["rm", "all=true", "kind=scores"], "say what to remove"),
-        (["rm", "older=30"], "`older=30`: an age is a whole number and a unit"),
-        (["rm", "older=-1d"], "an age is a whole number and a unit"),
-        (["rm", "kind=scores", "kind=report"], "`kind` is given twice"),
-        (["rm", "key=star"], "`key=star`: write the first digits of a key"),
-        (["rm", "key=0123"], "`key=0123` begins no entry in"),
-        (["ls", "store=/nowhere"], "there is no folder `/nowhere`"),
+        (["rm", "--all", "--kind", "scores"], "say what to remove"),
+        (["rm", "--older", "30"], "argument --older: an age is a whole number and a unit"),
+        (["rm", "--older", "1.5d"], "an age is a whole number and a unit"),
+        (["rm", "--key", "star"], "`--key star`: write the first digits of a key"),
+        (["rm", "--key", "0123"], "`--key 0123` begins no entry in"),
+        (["ls", "--store", "/nowhere"], "there is no folder `/nowhere`"),
     ],
     ids=" ".join,
 )
@@ -207,20 +204,22 @@ def test_a_wrong_command_is_one_line_and_removes_nothing(
 def test_a_key_that_begins_two_entries_is_refused(store: Store, cache: Command) -> None:
     for ending in ("0", "1"):
         store.put("ab" * 30 + "000" + ending, b"content")
-    code, _, complaint = cache("rm", "key=abab")
+    code, _, complaint = cache("rm", "--key", "abab")
     assert code == 2
-    assert "`key=abab` begins 2 entries; give more digits" in complaint
-    assert cache("rm", f"key={'ab' * 30}0001")[0] == 0
+    assert "`--key abab` begins 2 entries; give more digits" in complaint
+    assert cache("rm", "--key", f"{'ab' * 30}0001")[0] == 0
     assert len(store.ls()) == 5
 
 
-def test_help_is_shown_when_asked_for_and_when_nothing_is(cache: Command) -> None:
-    code, told, _ = cache("--help")
-    assert code == 0
-    assert "usage: kedit cache ls" in told
-    code, told, complaint = cache()
-    assert (code, told) == (2, "")
-    assert "usage: kedit cache ls" in complaint
+@pytest.mark.parametrize("words", [["--help"], ["ls", "--help"], ["rm", "-h"], ["verify", "-h"]], ids=" ".join)
+def test_help_is_shown_and_is_no_error(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedit cache", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: kedit cache {words[0] if words[1:] else '[-h]'}")
 
 
 def test_no_heavy_package_is_imported(store: Store) -> None:

@@ -228,6 +228,8 @@ def test_the_same_seed_gives_the_same_report_and_the_tracker_mirrors_it(
     for name in ("report.json", "report.md", "captions.jsonl", "neurons.json", "scores.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (good[0] / name).read_bytes(), name
 
+    (kept,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
+    assert done.out.splitlines()[-1] == f"W&B: kept offline; to upload it: wandb sync {kept}"
     mirror = offline_run(tmp_path / "out")
     assert mirror["exit"] == 0
     assert mirror["config"]["concept"] == "star"

@@ -1,8 +1,10 @@
 """Digests: equal things have equal ones, and whatever could change a result changes them."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,16 @@ import torch
 from PIL import Image
 
 from kedit import fingerprints
-from kedit.fingerprints import of_code, of_files, of_libraries, of_pair, of_picture, of_question, of_sample
+from kedit.fingerprints import (
+    of_code,
+    of_files,
+    of_libraries,
+    of_pair,
+    of_picture,
+    of_question,
+    of_sample,
+    stamps_of_files,
+)
 from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.models.planted import planted as planted_again
@@ -97,15 +108,92 @@ def test_a_library_that_is_not_installed_has_no_version() -> None:
     assert found["no-such-library"] is None
 
 
-def test_files_that_a_configuration_names_count_by_size_and_time(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    weights = tmp_path / "model" / "weights"
-    weights.write_bytes(b"one")
-    named = [str(tmp_path / "model"), "star", "no/such/file", "kedit.edit.plan.Plan"]
-    before = of_files(named)
-    assert list(before) == [str(tmp_path / "model")]
-    os.utime(weights, (1, 1))
-    assert of_files(named) != before
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A data folder with a list, a picture and a mask below it, a picture elsewhere, and a model folder."""
+    folder = tmp_path / "inputs"
+    for name in ("data/pictures/1.png", "data/masks/deep/1.png", "model/weights", "elsewhere/é.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"one")
+    lines = [{"image": "pictures/1.png", "caption": f"/{'x' * 300}"}, {"image": str(folder / "elsewhere" / "é.png")}]
+    (folder / "data" / "pictures.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+def settings(inputs: Path) -> dict[str, object]:
+    return {"data": {"folder": str(inputs / "data")}, "model": {"path": str(inputs / "model")}, "concept": "star"}
+
+
+@pytest.mark.parametrize(
+    "name", ["data/pictures.jsonl", "data/pictures/1.png", "data/masks/deep/1.png", "model/weights", "elsewhere/é.png"]
+)
+def test_any_input_file_counts_by_its_content_and_not_by_its_time(inputs: Path, name: str) -> None:
+    file, about = inputs / name, settings(inputs)
+    before, content, times = of_files(about), file.read_bytes(), file.stat()
+    assert list(before) == [str(inputs / "data"), str(inputs / "model")]
+    os.utime(file, (1, 1))
+    assert of_files(about) == before
+    # As long as before, and with the old time: only the content tells.
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert of_files(about) != before
+    file.write_bytes(content)
+    assert of_files(about) == before
+
+
+def test_a_file_more_and_another_name_count(inputs: Path) -> None:
+    about, found = settings(inputs), []
+    found.append(of_files(about))
+    (inputs / "data" / "pictures" / "3.png").write_bytes(b"three")
+    found.append(of_files(about))
+    (inputs / "data" / "pictures" / "3.png").rename(inputs / "data" / "pictures" / "4.png")
+    found.append(of_files(about))
+    assert all(one != other for one, other in combinations(found, 2))
+
+
+def test_a_folder_behind_a_link_counts_once_even_if_it_links_back(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "behind").mkdir()
+    (tmp_path / "behind" / "5.png").write_bytes(b"five")
+    (tmp_path / "behind" / "back").symlink_to(inputs / "data")
+    (inputs / "data" / "linked").symlink_to(tmp_path / "behind")
+    before = of_files(settings(inputs))
+    (tmp_path / "behind" / "5.png").write_bytes(b"FIVE")
+    assert of_files(settings(inputs)) != before
+
+
+def test_what_kedit_writes_is_no_input(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(inputs / "data")
+    about = {"data": {"folder": "."}, "store": "store", "inpaint": {"cache": "cache"}, "concept": "pictures"}
+    before = of_files(about)
+    for name in ("out/.hydra/config.yaml", "many/0/report.json", "many/multirun.yaml"):
+        (inputs / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (inputs / "data" / name).write_text("new")
+    assert of_files(about) == before
+    assert list(before) == ["."]
+    (inputs / "data" / "pictures" / "1.png").write_bytes(b"two")
+    assert of_files(about) != before
+
+
+@pytest.mark.parametrize(
+    "text", ["star", "no/such/file", "kedit.edit.Plan", "", "~nobody/x", "x" * 5000, "a\0b", "a\nb"]
+)
+def test_a_text_that_names_no_file_is_left_out(text: str) -> None:
+    assert of_files({"path": text, "words": [text, None, 1]}) == {}
+
+
+def test_files_that_cannot_be_read_are_no_error(inputs: Path) -> None:
+    (inputs / "data" / "gone.png").symlink_to(inputs / "nowhere")
+    os.mkfifo(inputs / "data" / "pipe")
+    assert of_files(settings(inputs))
+
+
+def test_stamps_tell_a_change_that_hides_behind_the_old_time(inputs: Path) -> None:
+    file, before = inputs / "data" / "pictures" / "1.png", stamps_of_files(settings(inputs))
+    assert stamps_of_files(settings(inputs)) == before
+    times = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stamps_of_files(settings(inputs)) != before
 
 
 # --- models

@@ -113,11 +113,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep over three concepts left, the last of which there is not."""
+    """What a sweep over three concepts left, the last of which there is not, and the same once more."""
 
     folder: Path
     code: int
     err: str
+    code_again: int
+    """Of the same command in the same folder."""
 
     def status(self, job: int) -> str:
         return (self.folder / str(job) / "STATUS").read_text()
@@ -140,8 +142,11 @@ def swept(folder: Path, launcher: str | None) -> Swept:
     if launcher is not None:
         words.append(f"launch={launcher}")
     command = [sys.executable, "-m", "kedit", "run", "-m", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return Swept(where, done.returncode, done.stderr)
+    first, again = (
+        subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    )
+    return Swept(where, first.returncode, first.stderr, again.returncode)
 
 
 @needs_model
@@ -167,3 +172,14 @@ def test_a_job_that_fails_in_a_worker_is_told_and_fails_the_command(folder: Path
     assert "no concept `strr` in the data; nearest: star, tree" in found.err
     assert found.status(2).startswith("failed: ConfigurationError: no concept `strr`")
     assert "Traceback" not in found.err
+
+
+@needs_model
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("launcher", [None, *LAUNCHERS])
+def test_a_worker_does_not_run_again_what_is_finished(folder: Path, launcher: str | None) -> None:
+    found = swept(folder, launcher)
+    logs = [(found.folder / str(job) / "kedit.log").read_text().count("overrides: ") for job in range(3)]
+    assert logs == [1, 1, 2]
+    assert found.code_again == found.code

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 
 import kedit
 from kedit.models.mllm import MLLM
+from kedit.pipelines import sweep as pipeline
 from kedit.pipelines.locate import prepare
 from kedit.pipelines.run import RunResult
+from kedit.pipelines.sweep import SweepResult, SweepRow
 from kedit.runs import Run
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
@@ -127,3 +130,99 @@ def test_what_cannot_be_done_is_told_before_the_model_runs(wrong: dict[str, Any]
 def test_counts_below_the_least_are_refused(name: str, least: int) -> None:
     with pytest.raises(ValueError, match=f"`{name}` is {least} or more, got {least - 1}"):
         kedit.Counts(**{name: least - 1})
+
+
+# --- sweep
+
+SELECT = {"gradcam": [kedit.TopK(3), kedit.Quantile(0.0, at_most=3), kedit.TopK(0)]}
+"""The first two choose the same neurons, the last none."""
+
+
+class Counted(NamedTuple):
+    result: SweepResult
+    scored: int
+    measured: int
+
+
+@pytest.fixture(scope="module")
+def swept(model: MLLM) -> Counted:
+    score, measure = Mock(side_effect=kedit.Locator.score), Mock(side_effect=pipeline.run_prepared)
+    with pytest.MonkeyPatch.context() as patch:
+        # A method, which a mock alone is not.
+        patch.setattr(kedit.Locator, "score", lambda *words, **options: score(*words, **options))
+        patch.setattr(pipeline, "run_prepared", measure)
+        result = kedit.sweep(model, kedit.Scenes(), ["star", "house"], SELECT, counts=FEW)
+    return Counted(result, score.call_count, measure.call_count)
+
+
+def test_a_sweep_scores_each_concept_once_and_measures_each_set_once(swept: Counted) -> None:
+    rows = swept.result.rows
+    assert [(row.concept, len(row.run.neurons)) for row in rows] == [
+        (concept, n) for concept in ("star", "house") for n in (3, 3, 0)
+    ]
+    assert (swept.scored, swept.measured) == (2, 4)
+    assert rows[0].run is rows[1].run and list(swept.result.distinct) == [0, 2, 3, 5]
+    assert [row.select["gradcam"] for row in rows[:3]] == SELECT["gradcam"]
+
+
+def test_a_point_of_a_sweep_is_what_a_run_finds(model: MLLM, swept: Counted) -> None:
+    stages = kedit.two_stage().stages
+    locator = kedit.Locator({**stages, "gradcam": kedit.Stage(stages["gradcam"].scorer, kedit.TopK(3))})
+    alone = kedit.run(model, kedit.Scenes(), "house", locate=locator, counts=FEW)
+    assert swept.result.rows[3].run.to_json() == alone.to_json()
+
+
+def test_the_table_of_a_sweep_tells_what_is_no_evidence_and_what_is_best(swept: Counted) -> None:
+    table, best = swept.result.table(), swept.result.best
+    assert [row["evidence"] for row in table.to_json()] == [row.run.report.has_evidence for row in swept.result.rows]
+    assert not swept.result.rows[2].run.report.has_evidence
+    assert best is not None and best.run.report.has_evidence and best.run.report.verdict in table.notes[1]
+    assert table.notes[0] == "6 points choose 4 distinct sets of neurons"
+    assert all(told in swept.result._repr_html_() for told in ("TopK(k=3)", "Quantile(q=0.0, at_most=3)", *table.notes))
+    assert table.notes[0] in str(swept.result) and "house" in str(swept.result)
+
+
+def test_the_front_is_what_no_row_of_the_concept_beats(swept: Counted) -> None:
+    def place(row: SweepRow) -> tuple[float, float]:
+        drop, kept = row.run.report.suppression["mention_drop"].value, row.run.report.retention["overall"].value
+        assert drop is not None and kept is not None and row.run.report.fluency.passed
+        return drop, kept
+
+    rows = swept.result.rows
+    for number, row in enumerate(rows):
+        rivals = [place(other) for other in rows if other.concept == row.concept]
+        beaten = any(all(a >= b for a, b in zip(one, place(row), strict=True)) and one != place(row) for one in rivals)
+        assert (number in swept.result.front) is not beaten
+
+
+def test_what_a_sweep_saves_has_a_folder_for_each_distinct_set(swept: Counted, tmp_path: Path) -> None:
+    folder = swept.result.save(tmp_path / "sweep")
+    assert Run(folder).status == "done"
+    rows = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    assert [row["measured"] for row in rows] == [0, 0, 2, 3, 3, 5]
+    assert sorted(one.name for one in folder.iterdir() if one.is_dir()) == ["0", "2", "3", "5", "figures"]
+    for number, run in swept.result.distinct.items():
+        assert Run(folder / str(number)).status == "done"
+        report = json.loads((folder / str(number) / "report.json").read_text(encoding="utf-8"))
+        assert report["neurons"]["count"] == len(run.neurons)
+    assert {one.stem for one in (folder / "figures").iterdir()} == {"pareto", "dose"}
+    assert len((folder / "leaderboard.csv").read_text(encoding="utf-8").splitlines()) == 1 + 6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [
+        ({"select": {"gradcm": [kedit.TopK(1)]}}, LookupError, "no stage `gradcm`; its stages: difference, gradcam"),
+        ({"select": {}}, ValueError, "`select` names at least one stage"),
+        ({"select": {"gradcam": []}}, ValueError, "each with at least one selector"),
+        ({"locate": kedit.Miner()}, LookupError, "its stages: none"),
+        ({"concepts": "star"}, ValueError, "`concepts` is a list of names, at least one; got 'star'"),
+        ({"concepts": ["star", "stra"]}, LookupError, "no concept `stra` in the data; nearest: star"),
+    ],
+)
+def test_a_sweep_that_cannot_be_done_is_told_before_the_model_runs(
+    wrong: dict[str, Any], error: Any, told: str
+) -> None:
+    asked = {"concepts": ["star"], "select": SELECT, "counts": FEW} | wrong
+    with pytest.raises(error, match=told):
+        kedit.sweep(None, kedit.Scenes(), **asked)

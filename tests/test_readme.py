@@ -86,6 +86,8 @@ def test_every_command_of_the_readme_exists() -> None:
             assert rest[0] in targets, line
         elif tool == "kedit":
             assert rest[0] in COMMANDS, line
+        elif tool == "wandb":
+            assert rest[0] == "sync", line
         else:
             assert (ROOT / tool).is_file(), line
 

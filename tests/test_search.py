@@ -30,6 +30,9 @@ def test_a_search_maximizes_what_a_job_returns_and_ends_with_the_pareto_set(
     said = capsys.readouterr().out
     assert "[3/3] difference.q=" in said
     assert (tmp_path / "leaderboard.csv").is_file()
+    assert search(tmp_path, "hydra.sweeper.n_trials=3") == 0
+    assert capsys.readouterr().out.count("finished before") == 3
+    assert OmegaConf.load(tmp_path / "optimization_results.yaml") == found
 
 
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

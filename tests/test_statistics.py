@@ -15,6 +15,7 @@ from kedit.evaluation.statistics import (
     paired_difference,
     permutation_pvalue,
     share_difference,
+    undominated,
 )
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
@@ -220,3 +221,11 @@ def test_harmonic_mean_of_known_numbers() -> None:
     for bad in ((), (-0.1, 1.0), (math.nan,)):
         with pytest.raises(ValueError, match="finite numbers of at least 0"):
             harmonic_mean(*bad)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4))))
+def test_the_pareto_set_is_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
+    def beaten(one: tuple[int, int]) -> bool:
+        return any(other[0] >= one[0] and other[1] >= one[1] and other != one for other in points)
+
+    assert undominated(points) == [not beaten(one) for one in points]

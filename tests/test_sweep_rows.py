@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.sweeping.overrides import settings, short_keys, shown, swept_by_job, swept_keys
-from experiments.sweeping.pareto import pareto, undominated
+from experiments.sweeping.pareto import pareto
 from experiments.sweeping.progress import duration, job_line, time_left
 from experiments.sweeping.results import FIGURES, Result
 from experiments.sweeping.rows import read
@@ -196,14 +196,6 @@ def test_short_names_are_never_ambiguous(keys: list[str]) -> None:
 
 
 # The Pareto set
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4))))
-def test_the_pareto_set_is_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
-    def beaten(one: tuple[int, int]) -> bool:
-        return any(other[0] >= one[0] and other[1] >= one[1] and other != one for other in points)
-
-    assert undominated(points) == [not beaten(one) for one in points]
 
 
 def test_ties_stay_and_what_has_no_value_or_broke_the_language_is_counted(sweep: Path) -> None:

@@ -1,24 +1,27 @@
 """Sweeps: what is finished is not run again, what fails does not end the rest, and nothing is lost to a kill."""
 
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import chdir, suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 import experiments.run as recipe
 from experiments import sharing
-from experiments.sweeps import Sweep, statuses
+from experiments.sweeps import alone, statuses
 from kedit.models.shipped import HERE
 from kedit.pipelines import run as pipeline
-from kedit.runs import write_atomic
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
@@ -31,144 +34,116 @@ BOARDS = ("leaderboard.csv", "leaderboard.json", "leaderboard.md")
 RESULTS = ("report.json", "neurons.json", "captions.jsonl", "scores.safetensors")
 
 
-@pytest.fixture
-def sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `kedit run -m WORDS` in `tmp_path`, in this process, with a store of its own; return code, out and err."""
-    monkeypatch.setenv("KEDIT_STORE", str(tmp_path / "store"))
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
 
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kedit run", "-m", *words, *LEAST])
-        capsys.readouterr()
-        with chdir(tmp_path):
+    code: int
+    out: str
+    err: str
+
+    def jobs(self, *, before: bool) -> int:
+        """Return how many jobs it ran, or found finished before."""
+        lines = [line for line in self.out.splitlines() if line.startswith("[")]
+        return sum(line.endswith("   finished before") is before for line in lines)
+
+
+Command = Callable[..., Ended]
+
+
+def command(folder: Path, *words: str) -> Ended:
+    """Run `kedit run` in `folder`, in this process, with a store of its own."""
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as out, io.StringIO() as err:
+        patch.setenv("KEDIT_STORE", str(folder / "store"))
+        patch.setattr(sys, "argv", ["kedit run", *words, *LEAST])
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
             code = recipe.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        return Ended(code, out.getvalue(), err.getvalue())
 
-    return call
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Command:
+    """Sweep in `tmp_path/one`."""
+    return lambda *words: command(tmp_path, "-m", "hydra.sweep.dir=one", *words)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A sweep over three concepts, of which there is no second, which nobody changes, and how it ended."""
+    folder = tmp_path_factory.mktemp("swept")
+    return folder / "one", command(folder, "-m", "hydra.sweep.dir=one", "concept=star,unicorn,house")
 
 
 def board(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in BOARDS}
 
 
-def jobs_run(out: str) -> int:
-    return sum(line.startswith("[") for line in out.splitlines())
+# --- failing jobs and going on
 
 
-# --- going on
+def test_a_job_that_fails_does_not_end_the_sweep(swept: tuple[Path, Ended]) -> None:
+    folder, ended = swept
+    assert (ended.code, ended.jobs(before=False), ended.jobs(before=True)) == (1, 2, 0)
+    assert "kedit: job 1 (concept=unicorn" in ended.err and "no concept `unicorn`" in ended.err
+    told = statuses(folder)
+    assert (told["0"], told["2"]) == ("done", "done")
+    assert told["1"].startswith("failed: ConfigurationError: no concept `unicorn`")
+    assert "no concept `unicorn`" in (folder / "leaderboard.md").read_text()
+    assert "1 failed" in ended.out
+    assert "Traceback" in (folder / "1" / "kedit.log").read_text()
 
 
-def test_the_same_command_again_runs_only_what_is_not_finished(
-    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path
+def test_a_sweep_in_the_folder_of_an_old_one_runs_only_what_is_not_finished(
+    swept: tuple[Path, Ended], sweep: Command, tmp_path: Path
 ) -> None:
-    code, out, _ = sweep(*GRID)
-    assert (code, jobs_run(out)) == (0, 4)
-    (folder,) = tmp_path.glob("multirun/*/*")
-    before = board(folder)
-
-    (folder / "1" / "STATUS").write_text("running\n")
-    (folder / "3" / "report.json").unlink()
-    (folder / "3" / "STATUS").unlink()
-    for name in BOARDS:
-        (folder / name).unlink()
-    code, out, err = sweep(*GRID)
-    assert (code, jobs_run(out)) == (0, 2)
-    assert "2 of 4 jobs are finished" in err
-    assert list(tmp_path.glob("multirun/*/*")) == [folder]
-    assert board(folder) == before
+    shutil.copytree(swept[0], tmp_path / "one")
+    for name in ("2/report.json", "2/STATUS", *BOARDS):
+        (tmp_path / "one" / name).unlink()
+    ended = sweep("concept=star,unicorn,house")
+    assert (ended.code, ended.err) == (1, swept[1].err)
+    assert (ended.jobs(before=False), ended.jobs(before=True)) == (1, 1)
+    assert "[1/3] concept=star   finished before" in ended.out
+    assert board(tmp_path / "one") == board(swept[0])
 
 
-def test_finished_jobs_are_skipped_at_once(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    found = Sweep(tmp_path, "key", tuple((f"seed={number}",) for number in range(500)))
-    for number in range(500):
-        write_atomic(tmp_path / str(number) / "STATUS", "done\n")
-        write_atomic(tmp_path / str(number) / "KEY", found.job_key(number))
-    began = time.perf_counter()
-    assert found.prepared() == []
-    assert (time.perf_counter() - began) / 500 < 0.05
-
-
-def test_another_setting_is_another_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    sweep("concept=star,house", "hydra.sweep.dir=one")
-    before = {name: (tmp_path / "one" / name / "KEY").read_text() for name in ("0", "1")}
-    _, _, err = sweep("concept=star,house", "hydra.sweep.dir=one", "seed=1")
-    assert "are finished" not in err
-    assert all((tmp_path / "one" / name / "KEY").read_text() != before[name] for name in before)
-
-
-def test_a_sweep_may_be_started_afresh(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    sweep("concept=star,house")
-    _, out, _ = sweep("concept=star,house", "hydra.sweeper.resume=false", "hydra.sweep.dir=multirun/a/new")
-    assert jobs_run(out) == 2
-    assert len(list(tmp_path.glob("multirun/*/*/sweep.json"))) == 2
-
-
-def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(
-    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep(*GRID, "hydra.sweep.dir=many")
+def test_the_jobs_of_a_sweep_leave_what_single_runs_leave(swept: tuple[Path, Ended], tmp_path: Path) -> None:
     sharing.forget()
-    alone = ["concept=house", "locate.stages.gradcam.select.of_max=0.5", "store=null", "hydra.run.dir=alone", *LEAST]
-    monkeypatch.setattr(sys, "argv", ["kedit run", *alone])
-    with chdir(tmp_path):
-        assert recipe.main() == 0
+    assert command(tmp_path, "concept=house", "store=null", "hydra.run.dir=alone").code == 0
     for name in RESULTS:
-        assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+        assert (swept[0] / "2" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
 
 
-def test_two_processes_cannot_work_on_one_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    with Sweep(tmp_path / "one", "key", ()).alone():
-        code, out, err = sweep("concept=star,house", "hydra.sweep.dir=one")
-    assert (code, out) == (2, "")
-    assert "another process is working on this sweep in `one`" in err
+def test_two_processes_cannot_work_on_one_sweep(sweep: Command, tmp_path: Path) -> None:
+    with alone(tmp_path / "one"):
+        ended = sweep("concept=star,house")
+    assert (ended.code, ended.out) == (2, "")
+    assert "another process is working on this sweep in `one`" in ended.err
     assert not list(tmp_path.glob("one/*/STATUS"))
 
 
-def test_jobs_of_a_larger_sweep_that_was_here_before_do_not_count(tmp_path: Path) -> None:
-    Sweep(tmp_path, "key", (("seed=0",), ("seed=1",))).prepared()
-    for number, told in enumerate(("done", "failed: why")):
-        write_atomic(tmp_path / str(number) / "STATUS", f"{told}\n")
-    assert statuses(tmp_path) == {"0": "done", "1": "failed: why"}
-    Sweep(tmp_path, "key", (("seed=0",),)).prepared()
-    assert statuses(tmp_path) == {"0": "done"}
+def test_a_folder_that_cannot_be_made_is_named(sweep: Command, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("a file")
+    ended = sweep("concept=star,house")
+    assert ended.code == 1
+    assert "File exists: `one`" in ended.err
 
 
-# --- failing jobs
+def test_a_value_that_cannot_be_composed_is_one_line_and_no_leaderboard(sweep: Command, tmp_path: Path) -> None:
+    told = "kedit: no `edit=nothing`; options of `edit`: amplify, patch, scale, zero\n"
+    assert sweep("concept=star,house", "edit=zero,nothing") == (2, "", told)
+    assert not list((tmp_path / "one").glob("leaderboard*"))
 
 
-def test_a_job_that_fails_does_not_end_the_sweep(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, err = sweep("concept=star,unicorn,house", "hydra.sweep.dir=one")
-    assert code == 1
-    assert "no concept `unicorn`" in err
-    told = statuses(tmp_path / "one")
-    assert (told["0"], told["2"]) == ("done", "done")
-    assert told["1"].startswith("failed: ConfigurationError: no concept `unicorn`")
-    assert "no concept `unicorn`" in (tmp_path / "one" / "leaderboard.md").read_text()
-    assert "1 failed" in out
-    assert "Traceback" in (tmp_path / "one" / "1" / "kedit.log").read_text()
-
-
-def test_a_sweep_may_stop_at_the_first_failure(sweep: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=stop")
-    assert (code, jobs_run(out)) == (2, 0)
-    assert list(statuses(tmp_path / "one")) == ["0"]
-    code, out, _ = sweep("concept=unicorn,star,house", "hydra.sweep.dir=one", "on_error=continue")
-    assert (code, jobs_run(out)) == (1, 2)
-
-
-def test_an_unknown_way_to_take_errors_is_refused(sweep: Callable[..., tuple[int, str, str]]) -> None:
-    code, _, err = sweep("concept=star,house", "on_error=ignore")
-    assert code == 2
-    assert "`on_error` is continue or stop; got ignore" in err
+def test_an_unknown_way_to_take_errors_is_refused(sweep: Command) -> None:
+    ended = sweep("concept=star", "on_error=ignore")
+    assert ended.code == 2
+    assert "`on_error` is continue or stop; got ignore" in ended.err
 
 
 # --- the weights
 
 
 def test_a_job_that_leaves_other_weights_fails_and_the_next_gets_the_model_anew(
-    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw, spoiled = pipeline.HeatMaps, []
 
@@ -180,32 +155,26 @@ def test_a_job_that_leaves_other_weights_fails_and_the_next_gets_the_model_anew(
 
     monkeypatch.setattr(pipeline, "HeatMaps", spoil)
     sharing.forget()
-    code, _, err = sweep("concept=star,house", "hydra.sweep.dir=one")
+    ended = sweep("concept=star,house")
     told = statuses(tmp_path / "one")
-    assert code == 1
+    assert ended.code == 1
     assert told["0"].startswith("failed: ChangedWeightsError: the weights of `scenes` are not what they were")
     assert told["1"] == "done"
-    assert "something wrote to them" in err
+    assert "something wrote to them" in ended.err
 
 
-def test_a_job_that_fails_with_other_weights_hands_them_to_no_other(
-    sweep: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw, spoiled = pipeline.HeatMaps, []
-
-    def spoil(model: object, *more: object, **options: object) -> object:
-        if not spoiled:
-            spoiled.append(model)
-            next(model.module.parameters()).data.add_(1.0)  # type: ignore[attr-defined]
-            raise RuntimeError("out of memory")
-        assert model is not spoiled[0]
-        return draw(model, *more, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pipeline, "HeatMaps", spoil)
+def test_a_job_that_fails_with_other_weights_hands_them_to_no_other() -> None:
+    node = OmegaConf.load(ROOT / "conf" / "model" / "scenes.yaml")
+    assert isinstance(node, DictConfig)
     sharing.forget()
-    code, _, _ = sweep("concept=star,house", "hydra.sweep.dir=one")
-    assert code == 1
-    assert statuses(tmp_path / "one") == {"0": "failed: RuntimeError: out of memory", "1": "done"}
+    with sharing.unchanged(node) as found:
+        first = found.model
+    with pytest.raises(RuntimeError, match="out of memory"), sharing.unchanged(node) as found:
+        assert found.model is first
+        next(first.module.parameters()).data.add_(1.0)
+        raise RuntimeError("out of memory")
+    with sharing.unchanged(node) as found:
+        assert found.model is not first
 
 
 # --- kill -9
@@ -238,7 +207,7 @@ def survives(tmp_path: Path, kills: int) -> None:
     for folder in (calm, rough):
         folder.mkdir()
     assert started(calm, calm / "store").wait(300) == 0
-    chance, log = random.Random(0), rough / "swept" / "sweep.json"
+    chance, log = random.Random(0), rough / "swept" / "multirun.yaml"
     hits = 0
     for _ in range(kills):
         log.unlink(missing_ok=True)
@@ -254,6 +223,7 @@ def survives(tmp_path: Path, kills: int) -> None:
     assert json.loads((rough / "swept" / "leaderboard.json").read_text())["counts"]["done"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     survives(tmp_path, 1)

@@ -1,9 +1,9 @@
 """The jobs of a sweep that no other job beats in both suppression and retention."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.sweeping.rows import Sweep
+from kedit.evaluation.statistics import undominated
 
 OBJECTIVES = ("mention_drop", "retention")
 
@@ -39,15 +39,3 @@ def pareto(sweep: Sweep) -> Pareto:
 def _best(points: dict[int, tuple[float, float]]) -> list[int]:
     kept = undominated(list(points.values()))
     return [number for number, stays in zip(points, kept, strict=True) if stays]
-
-
-def undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each point whether no other is at least as high in both coordinates and higher in one."""
-    order = sorted(range(len(points)), key=lambda number: points[number], reverse=True)
-    stays = [False] * len(points)
-    highest, holder = float("-inf"), None
-    for number in order:
-        # From high to low in the first coordinate, a point stays if it is the highest so far in the second.
-        if points[number][1] > highest or points[number] == holder:
-            stays[number], holder, highest = True, points[number], points[number][1]
-    return stays

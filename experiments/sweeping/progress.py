@@ -10,7 +10,12 @@ RECENT = 20
 
 
 def job_line(
-    number: int, total: int, swept: Mapping[str, str], outcome: str, seconds: float, remaining: float | None
+    number: int,
+    total: int,
+    swept: Mapping[str, str],
+    outcome: str,
+    seconds: float | None = None,
+    remaining: float | None = None,
 ) -> str:
     """Return the line for one job, such as `[ 12/100] gradcam.q=0.5   star: 14 neurons, ..., 0.4 s; 3 min left`.
 
@@ -19,13 +24,14 @@ def job_line(
         total: Jobs of the sweep.
         swept: The settings that differ between jobs, under short names.
         outcome: What became of it, such as `Result.told` or `failed: why`.
-        seconds: What it took.
+        seconds: What it took; None is not told.
         remaining: Seconds until the end, as `time_left` estimates them; None and 0 are not told.
     """
     width = len(str(total))
     asked = f"{shown(swept)}   " if swept else ""
+    took = "" if seconds is None else f", {duration(seconds)}"
     left = f"; {duration(remaining)} left" if remaining else ""
-    return f"[{number:>{width}}/{total}] {asked}{' '.join(outcome.split())}, {duration(seconds)}{left}"
+    return f"[{number:>{width}}/{total}] {asked}{' '.join(outcome.split())}{took}{left}"
 
 
 def time_left(finished: int, total: int, durations: Sequence[float], workers: int = 1) -> float | None:

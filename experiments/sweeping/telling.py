@@ -24,13 +24,19 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
         report: The content of its report.json.
         seconds: What it took.
     """
-    sweep, number = Path(running.sweep.dir).absolute(), int(Path(running.runtime.output_dir).name)
+    sweep, number = Path(running.sweep.dir).absolute(), running.job.num
     total, swept = _asked(running, sweep, number)
     durations.setdefault(sweep, []).append(seconds)
     # This job's STATUS says `running` yet.
     finished = 1 + sum(path.read_text(encoding="utf-8") == "done\n" for path in sweep.glob("*/STATUS"))
     left = time_left(finished, total, durations[sweep], workers_of(plain(running), cpus_here()))
     print(job_line(number + 1, total, swept, Result.of(report).told, seconds, left), flush=True)
+
+
+def tell_finished(running: DictConfig) -> None:
+    """Print the line of a job that an earlier process has finished."""
+    total, swept = _asked(running, Path(running.sweep.dir), running.job.num)
+    print(job_line(running.job.num + 1, total, swept, "finished before"), flush=True)
 
 
 def _asked(running: DictConfig, sweep: Path, number: int) -> tuple[int, dict[str, str]]:

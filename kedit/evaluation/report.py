@@ -73,6 +73,11 @@ class EditReport:
     """How many neurons were edited, if it was said."""
 
     @property
+    def has_evidence(self) -> bool:
+        """Whether the edit suppresses the concept beyond its random control without breaking the language."""
+        return self._why_no_evidence() is None
+
+    @property
     def verdict(self) -> str:
         """One sentence: the edit suppresses the concept beyond its random control, or why there is no evidence."""
         drop, why_not = self.suppression["mention_drop"], self._why_no_evidence()

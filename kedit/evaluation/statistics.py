@@ -152,6 +152,18 @@ def harmonic_mean(*values: float) -> float:
     return 0.0 if 0 in values else len(values) / sum(1 / value for value in values)
 
 
+def undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return for each point whether no other is at least as high in both coordinates and higher in one."""
+    order = sorted(range(len(points)), key=lambda number: points[number], reverse=True)
+    stays = [False] * len(points)
+    highest, holder = float("-inf"), None
+    for number in order:
+        # From high to low in the first coordinate, a point stays if it is the highest so far in the second.
+        if points[number][1] > highest or points[number] == holder:
+            stays[number], holder, highest = True, points[number], points[number][1]
+    return stays
+
+
 def _wilson(successes: int, n: int, level: float) -> Measured:
     share, z = successes / n, _normal_quantile(level)
     center = (share + z * z / (2 * n)) / (1 + z * z / n)

@@ -184,7 +184,7 @@ class RunResult:
     def _titles(self) -> tuple[str, str | None]:
         """Return the verdict as a title, and the same where it says that there is no evidence."""
         verdict = self.report.verdict.partition(": ")[0]
-        return verdict, verdict if verdict.startswith("No evidence") else None
+        return verdict, None if self.report.has_evidence else verdict
 
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
@@ -241,7 +241,7 @@ def run(
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    locator, plan, counted = locate or two_stage(), _plan(edit), counts or Counts()
+    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
     check(locator, plan, select)
     prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=progress)
     return run_prepared(
@@ -310,5 +310,6 @@ def run_prepared(
     )  # fmt: skip
 
 
-def _plan(edit: Operator | EditPlan | None) -> EditPlan:
+def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
+    """Return a plan for an operator, at all positions; zeroing if None."""
     return edit if hasattr(edit, "operator_for") else Plan(edit or Zero())  # type: ignore[return-value]

@@ -174,7 +174,8 @@ def of_edit(edit: Edit) -> dict[str, Any]:
 def of_encoder(encoder: Any) -> Any:
     """Return what decides the embeddings of an encoder besides the model's identity."""
     path = getattr(encoder, "path", None)
-    return [repr(encoder) if path else type(encoder).__name__, encoder.name, of_files([str(path)] if path else [])]
+    named = {"path": str(path)} if path else {}
+    return [repr(encoder) if path else type(encoder).__name__, encoder.name, of_files(named)]
 
 
 @cache

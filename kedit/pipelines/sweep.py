@@ -1,0 +1,268 @@
+"""A sweep over thresholds: the concepts are scored once, and each distinct set of neurons is measured once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kedit import __version__
+from kedit.data.inpaint import Inpainter
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
+from kedit.evaluation.metrics import TextEncoder
+from kedit.evaluation.statistics import Measured, undominated
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import Selector
+from kedit.locate.two_stage import two_stage
+from kedit.models.encoder import OwnLayers
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronScores, NeuronSet
+from kedit.pipelines.locate import Counts, Prepared, check_model, prepare
+from kedit.pipelines.run import RunResult, as_plan, check, run_prepared
+from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
+from kedit.results.cache import Recall
+from kedit.results.table import Cell, Table
+from kedit.runs import Run
+from kedit.samples import Data, Progress, silent
+
+Scores = Mapping[str, NeuronScores]
+"""Of each stage."""
+
+
+@dataclass(frozen=True, eq=False)
+class SweepRow:
+    """One point of a sweep: what was asked for, and what editing the neurons did."""
+
+    concept: str
+    select: Mapping[str, Selector]
+    """The selector of each stage that was swept over."""
+    run: RunResult
+    """Of these neurons; rows with the same neurons share it, and its earlier stages are those of the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What each threshold chose and what editing that did; prints itself in a terminal and in a notebook."""
+
+    rows: tuple[SweepRow, ...]
+    """By concept, then as the selectors were given, those of the last stage changing fastest."""
+
+    @property
+    def best(self) -> SweepRow | None:
+        """The row of the highest selectivity that beats its random control; None if none does.
+
+        The first of many owes part of its rank to luck: measure it again with another seed.
+        """
+        convincing = [row for row in self.rows if row.run.report.has_evidence]
+        return max(convincing, key=lambda row: row.run.report.selectivity.value or 0.0, default=None)
+
+    @cached_property
+    def front(self) -> frozenset[int]:
+        """The numbers of the rows that no other row of their concept beats in both mention_drop and retention.
+
+        A row whose edit broke the language is not among them.
+        """
+        rivals: dict[str, dict[int, tuple[float, float]]] = {}
+        for number, row in enumerate(self.rows):
+            drop, kept = (one.value for one in _figures(row.run))
+            if drop is not None and kept is not None and row.run.report.fluency.passed:
+                rivals.setdefault(row.concept, {})[number] = (drop, kept)
+        stays = [zip(points, undominated(list(points.values())), strict=True) for points in rivals.values()]
+        return frozenset(number for pairs in stays for number, stay in pairs if stay)
+
+    @property
+    def distinct(self) -> dict[int, RunResult]:
+        """What was measured, by the number of the first row that chose these neurons."""
+        first: dict[RunResult, int] = {}
+        for number, row in enumerate(self.rows):
+            first.setdefault(row.run, number)
+        return {number: run for run, number in first.items()}
+
+    @property
+    def figures(self) -> dict[str, Drawing]:
+        """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
+        trials = [_trial(number, row, number in self.front) for number, row in enumerate(self.rows)]
+        about, found = f"{self._about()}, {len(self.rows)} points", {}
+        if any(one.place for one in trials):
+            found["pareto"] = draw_pareto(trials, title=f"Suppression against retention: {about}")
+            if len({one.neurons for one in trials}) > 1:
+                found["dose"] = draw_doses(trials, title=f"What more neurons change: {about}")
+        return found
+
+    def table(self) -> Table:
+        """Return a row for each point; equal neurons have equal figures."""
+        stages, figures = self.rows[0].select, ("mention_drop", "retention", "selectivity")
+        title = f"{self._about()} in {self.rows[0].run.model}"
+        columns = ("concept", *stages, "neurons", *figures, "evidence")
+        return Table(columns, tuple(map(_cells, self.rows)), title, self._notes())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the rows of the table; `measured` is the number of the row whose folder has the report."""
+        numbers = {run: number for number, run in self.distinct.items()}
+        rows = zip(self.table().to_json(), self.rows, strict=True)
+        return [{"kedit": __version__, **told, "measured": numbers[row.run]} for told, row in rows]
+
+    def save(self, folder: str | Path, *, figures: bool = True) -> Path:
+        """Leave the table, the figures and a run's folder for each distinct set, with a STATUS, and return `folder`.
+
+        The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them.
+        """
+        table = self.table()
+        with Run(Path(folder)) as run:
+            for number, measured in self.distinct.items():
+                measured.save(run.folder / str(number), figures=False)
+            for name, drawing in self.figures.items() if figures else ():
+                run.save_figure(f"{name}.png", drawing.save)
+            run.save_json("leaderboard.json", self.to_json())
+            run.save_text("leaderboard.csv", table.csv())
+            run.save_text("leaderboard.md", table.markdown() + "\n")
+        return Path(folder)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+    def _about(self) -> str:
+        return ", ".join(dict.fromkeys(row.concept for row in self.rows))
+
+    def _notes(self) -> tuple[str, ...]:
+        measured = f"{len(self.rows)} points choose {len(self.distinct)} distinct sets of neurons"
+        if (best := self.best) is None:
+            return measured, "No evidence: no row suppresses its concept beyond its random control."
+        asked = ", ".join(f"{stage} {_brief(one)}" for stage, one in best.select.items())
+        return measured, f"Most selective, {asked}: {best.run.report.verdict}"
+
+
+def sweep(
+    model: MLLM,
+    data: Data,
+    concepts: Sequence[str],
+    select: Mapping[str, Sequence[Selector]],
+    *,
+    locate: Locator | None = None,
+    edit: Operator | EditPlan | None = None,
+    inpaint: Inpainter | None = None,
+    encoder: TextEncoder | None = None,
+    counts: Counts | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: Progress = silent,
+) -> SweepResult:
+    """Measure what every combination of selectors chooses; the scores do not depend on them and are taken once.
+
+    Example:
+        result = kedit.sweep(model, kedit.Scenes(), ["star"], {"gradcam": [kedit.RatioOfMax(r) for r in (0.1, 0.5)]})
+
+    Args:
+        model: The model; its weights are not touched.
+        data: Where the pictures and the text-only questions come from.
+        concepts: The names of concepts that the data knows.
+        select: The selectors to try, by the name of the stage whose own they replace.
+        locate: Scores, and selects in the stages that `select` does not name; two-stage filtering if None.
+        edit: An operator, at all positions, or a plan that limits it; zeroing if None.
+        inpaint: Paints the concept out of a picture; see `kedit.run`.
+        encoder: Embeds texts for BERTScore; the model's own layers if None.
+        counts: How many pictures and random controls to take.
+        seed: Of the pictures drawn, the random controls and the bootstrap.
+        store: The folder of results that later jobs may use again; if None, they last as long as the call.
+        progress: Shows how far it is.
+
+    Raises:
+        LookupError: The data has no such concept, or the locator no such stage.
+        ValueError: There is nothing to sweep over, there are too few pictures, or an option does not fit.
+    """
+    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
+    if isinstance(concepts, str) or not concepts:
+        raise ValueError(f"`concepts` is a list of names, at least one; got {concepts!r}")
+    points = list(_points(locator, select))
+    for _, varied in points:
+        check(varied, plan, None)
+    prepared = [prepare(data, concept, inpaint, counted, seed=seed, progress=progress) for concept in concepts]
+    check_model(model, locator)
+    encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
+    with _kept(store) as folder:
+        cache = Recall.of_model(folder, model)
+
+        def measure(one: Prepared, varied: Locator, scores: Scores | None) -> RunResult:
+            return run_prepared(
+                model, one, varied, plan, encoder=encoder, controls=counted.controls, scores=scores, seed=seed,
+                cache=cache, progress=progress,
+            )  # fmt: skip
+
+        return SweepResult(tuple(row for one in prepared for row in _rows(one, points, measure)))
+
+
+def _rows(
+    prepared: Prepared,
+    points: Sequence[tuple[Mapping[str, Selector], Locator]],
+    measure: Callable[[Prepared, Locator, Scores | None], RunResult],
+) -> Iterator[SweepRow]:
+    """Yield a row for each point of a concept, whose neurons are measured unless an earlier row has the same."""
+    scores: Scores | None = None
+    measured: dict[NeuronSet, RunResult] = {}
+    for asked, varied in points:
+        run = None if scores is None else measured.get(varied.select(scores))
+        if run is None:
+            run = measure(prepared, varied, scores)
+            scores = run.located.scores
+            measured[run.neurons] = run
+        yield SweepRow(run.concept, asked, run)
+
+
+def _points(
+    locator: Locator, select: Mapping[str, Sequence[Selector]]
+) -> Iterator[tuple[dict[str, Selector], Locator]]:
+    """Yield each combination of selectors, and the locator that has them."""
+    stages = getattr(locator, "stages", {})
+    if unknown := [name for name in select if name not in stages]:
+        raise LookupError(f"the locator has no stage `{unknown[0]}`; its stages: {', '.join(stages) or 'none'}")
+    if not select or not all(select.values()):
+        raise ValueError("`select` names at least one stage, each with at least one selector")
+    for chosen in product(*select.values()):
+        asked = dict(zip(select, chosen, strict=True))
+        own = {name: Stage(stage.scorer, asked.get(name, stage.select)) for name, stage in stages.items()}
+        yield asked, replace(locator, stages=own)
+
+
+@contextmanager
+def _kept(store: str | Path | None) -> Iterator[str | Path]:
+    """Yield the folder of the results that the points share."""
+    if store is not None:
+        yield store
+        return
+    with TemporaryDirectory(prefix="kedit-") as folder:
+        yield folder
+
+
+def _cells(row: SweepRow) -> tuple[Cell, ...]:
+    report, asked = row.run.report, map(_brief, row.select.values())
+    return row.concept, *asked, len(row.run.neurons), *_figures(row.run), report.selectivity, report.has_evidence
+
+
+def _figures(run: RunResult) -> tuple[Measured, Measured]:
+    """Return mention_drop and retention."""
+    return run.report.suppression["mention_drop"], run.report.retention["overall"]
+
+
+def _trial(number: int, row: SweepRow, on_front: bool) -> Trial:
+    report = row.run.report
+    drop, kept = _figures(row.run)
+    controls = report.control.suppression.get("mention_drop"), report.control.retention.get("overall")
+    return Trial(
+        row.run.locator, len(row.run.neurons), drop, kept, *controls, number=number, panel=row.concept,
+        on_front=on_front, evidence=report.has_evidence,
+    )  # fmt: skip
+
+
+def _brief(select: object) -> str:
+    """Return a selector without what it leaves at the default, such as `Quantile(q=0.9)`."""
+    if not is_dataclass(select):
+        return repr(select)
+    values = {one.name: getattr(select, one.name) for one in fields(select) if getattr(select, one.name) != one.default}
+    return f"{type(select).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
