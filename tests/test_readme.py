@@ -178,6 +178,12 @@ def test_the_pages_that_are_read_first_are_short() -> None:
     assert not {name: length for name, length in lengths.items() if length > LONGEST[name]}
 
 
+def test_the_table_of_results_is_the_studys() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    assert "two_stage" in " ".join(rows)
+    assert set(rows) <= set((ROOT / "experiments" / "spread_knowledge" / "README.md").read_text().splitlines())
+
+
 def headings(page: Path) -> set[str]:
     """Return what a link to a heading of the page ends in, as GitHub makes it."""
     lines = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
