@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from experiments.app import build, plain, sweep_folder, whole_numbers
+from experiments.app import build, mirrored, sweep_folder, whole_numbers
 from experiments.borrowing import borrowed_process
-from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
+from experiments.complaints import ConfigurationError, NegativeResult, explained, misused
 from experiments.logs import logged
-from experiments.sweeps import STOPPED, statuses
+from experiments.sweeps import STOPPED, awaited, statuses
 from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
@@ -29,8 +29,6 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
-_sweep: ContextVar[list[DictConfig] | None] = ContextVar("sweep", default=None)
-"""The settings of the sweep that has begun; None where no `guarded` waits for it."""
 
 
 def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
@@ -80,30 +78,23 @@ def guarded(main: Callable[[], Any]) -> int:
     """
     _prepare_hydra()
     codes: list[int] = []
-    token, sweep = _exit_codes.set(codes), _sweep.set([])
-    try:
-        main()
-    except KeyboardInterrupt:
-        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
-    except Exception as error:
-        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
-    finally:
-        begun = (_sweep.get() or [])[:]
-        _exit_codes.reset(token)
-        _sweep.reset(sweep)
-    for settings in begun:
+    token = _exit_codes.set(codes)
+    with awaited() as sweeps:
+        try:
+            main()
+        except KeyboardInterrupt:
+            codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+        except Exception as error:
+            codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        finally:
+            _exit_codes.reset(token)
+    for settings in sweeps:
         codes += _ended(settings, bool(codes))
     if not codes:
         return DONE
     if INTERRUPTED in codes:
         return INTERRUPTED
     return MISUSED if set(codes) == {MISUSED} else FAILED
-
-
-def sweeping(settings: DictConfig) -> None:
-    """Tell the `guarded` that waits that a sweep has begun."""
-    if (begun := _sweep.get()) is not None:
-        begun.append(settings)
 
 
 def _prepare_hydra() -> None:
@@ -167,18 +158,6 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
         with mirrored(tracker, settings, folder):
             yield kept, tracker
         logger.info("done")
-
-
-@contextmanager
-def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]:
-    """Tell `tracker` that a run begins and how it ends."""
-    tracker.start(folder.name, plain(settings), folder)
-    try:
-        yield
-    except BaseException as error:
-        tracker.finish(failed=one_line(f"{type(error).__name__}: {error}"))
-        raise
-    tracker.finish()
 
 
 def _waiting() -> list[int] | None:

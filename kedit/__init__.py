@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
-    from kedit.pipelines.locate import Counts
+    from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
@@ -57,6 +57,7 @@ _HOMES = {
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.huggingface",
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
+    "LocateResult": "kedit.pipelines.locate",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",
     "Miner": "kedit.locate.miner",
@@ -79,6 +80,7 @@ _HOMES = {
     "amplify": "kedit.edit.operators",
     "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
+    "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
     "run": "kedit.pipelines.run",
     "two_stage": "kedit.locate.two_stage",
@@ -86,7 +88,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "Counts", "RunResult",
+    "load", "wrap", "run", "locate_neurons", "Counts", "RunResult", "LocateResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

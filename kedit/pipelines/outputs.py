@@ -117,8 +117,7 @@ def logprobs(
     """Return, under each edit, the log-probabilities (nats) of the concept's word after each caption's own words.
 
     That of a word of several tokens is the sum over them, each after those before it. NaN where a caption does not
-    name the concept; an edit of None is the model as it is. The rows of a batch are of equal length: with padding, the
-    last bits would depend on the batch.
+    name the concept; an edit of None is the model as it is.
     """
     sums = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
     mentions = {place: model.mention(caption, concept) for place, caption in enumerate(captions)}
