@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from kedit import __version__
@@ -87,7 +88,7 @@ def test_the_wheel_claims_one_top_level_name(wheel: Path) -> None:
 
 
 def test_the_wheel_carries_code_weights_configuration_and_recipes(wheel: Path) -> None:
-    recipes = shipped("conf", "*.yaml") | shipped("experiments", "*.py")
+    recipes = shipped("conf", "*.yaml", "*.md") | shipped("experiments", "*.py", "*.md")
     wanted = shipped("kedit", "*.py", "*.json", "*.safetensors", "py.typed", "*.md")
     wanted |= {f"kedit/_shipped/{name}" for name in recipes}
     assert "kedit/_shipped/conf/run.yaml" in wanted
@@ -126,6 +127,11 @@ def test_the_metadata_says_what_the_package_says(wheel: Path) -> None:
     assert f"\nVersion: {__version__}\n" in metadata
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert "kedit = kedit.cli:main" in scripts
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["cff-version"], cited["version"]) == ("1.2.0", __version__)
 
 
 def test_every_imported_package_is_declared() -> None:
