@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
+    from kedit.pipelines.compare import compare
+    from kedit.pipelines.comparison.choices import Method
+    from kedit.pipelines.comparison.result import Comparison
     from kedit.pipelines.locate import Counts
     from kedit.pipelines.run import RunResult, run
     from kedit.samples import Concept, Counterfactual, Question, Sample
@@ -44,6 +47,7 @@ _HOMES = {
     "ActivationDifference": "kedit.locate.difference",
     "CausalEffect": "kedit.locate.causal_effect",
     "Coco": "kedit.data.coco",
+    "Comparison": "kedit.pipelines.comparison.result",
     "Concept": "kedit.samples",
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
@@ -59,6 +63,7 @@ _HOMES = {
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",
+    "Method": "kedit.pipelines.comparison.choices",
     "Miner": "kedit.locate.miner",
     "NAM": "kedit.locate.nam",
     "NeuronSet": "kedit.neurons",
@@ -77,6 +82,7 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
     "measure": "kedit.evaluation.measure",
@@ -86,7 +92,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "Counts", "RunResult",
+    "load", "wrap", "run", "compare", "Counts", "Method", "RunResult", "Comparison",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

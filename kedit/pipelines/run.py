@@ -1,7 +1,7 @@
 """The main job: locate a concept's neurons, edit them, and measure what the edit did."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
+from kedit.locate.shipped import name_of
 from kedit.locate.two_stage import two_stage
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
@@ -253,7 +254,7 @@ def run(
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    locator, plan, counted = locate or two_stage(), _plan(edit), counts or Counts()
+    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
     check(locator, plan, select)
     prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=progress)
     return run_prepared(
@@ -325,15 +326,11 @@ def run_prepared(
     _ = heat_maps.measures  # part of what the job takes
     seconds["seconds"] = time.perf_counter() - began
     return RunResult(
-        model.name, name or _name(locator), repr(operator), plan.positions, site, exam, located, told, report, corpus,
+        model.name, name or name_of(locator), repr(operator), plan.positions, site, exam, located, told, report, corpus,
         heat_maps, skipped, seconds,
     )  # fmt: skip
 
 
-def _plan(edit: Operator | EditPlan | None) -> EditPlan:
+def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
+    """Return an operator as a plan that has it act at all positions; None zeroes."""
     return edit if hasattr(edit, "operator_for") else Plan(edit or Zero())  # type: ignore[return-value]
-
-
-def _name(locator: Locator) -> str:
-    stages: Sequence[str] = tuple(getattr(locator, "stages", ()))
-    return "two_stage" if tuple(stages) == ("difference", "gradcam") else "+".join(stages) or type(locator).__name__
