@@ -11,7 +11,7 @@ from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.fingerprints import of_sample
 from kedit.models.mllm import MLLM
 from kedit.results.cache import FORGETFUL, Recall, of_edit
-from kedit.results.table import Table
+from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Progress, Sample, silent
 
 
@@ -56,9 +56,9 @@ class Matrix:
     def table(self) -> Table:
         """Return the drops, a row for each edited concept."""
         columns = tuple(next(iter(self.drops.values()), {}))
-        rows = tuple((edited, *drops.values()) for edited, drops in self.drops.items())
+        rows: list[tuple[Cell, ...]] = [(edited, *drops.values()) for edited, drops in self.drops.items()]
         notes = [self.finding, *(f"`{name}` has no row: {why}" for name, why in self.why.items())]
-        return Table(("edited", *columns), rows, "What one concept's neurons do to the others", tuple(notes))
+        return Table(("edited", *columns), tuple(rows), "What one concept's neurons do to the others", tuple(notes))
 
     def to_json(self) -> dict[str, Any]:
         """Return the matrix as plain data."""

@@ -270,7 +270,7 @@ def _precisions(case: PlantedCase, methods: Sequence[Method], pictures: int) -> 
     """Yield the average precision of each method on a model, or why there is none, and that of a random order."""
     pairs = planted_pairs(pictures, case.seed)
     usable = Usable(pairs, case.model.caption([pair.sample.image for pair in pairs]), 0)
-    scored = Bench(case.model, usable).scores(methods)
+    scored = Bench(case.model, usable).scores(methods)  # type: ignore[arg-type]
     for method in methods:
         scores = scored[method.name]
         if isinstance(scores, Failed):
