@@ -1,4 +1,4 @@
-"""What recipes do with a configuration: build what it names, refuse what is wrong, share threads, show progress."""
+"""What recipes do with a configuration: build what it names, refuse what is wrong; threads, progress, mirrored runs."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +82,18 @@ def use_threads(count: int | None) -> None:
         count = threads_for(workers, cpus_here(), None) if workers > 1 else None
     if count is not None:
         torch.set_num_threads(count)
+
+
+@contextmanager
+def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]:
+    """Tell `tracker` that a run begins and how it ends."""
+    tracker.start(folder.name, plain(settings), folder)
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish(failed=one_line(f"{type(error).__name__}: {error}"))
+        raise
+    tracker.finish()
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -13,22 +13,22 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from experiments.app import build, plain, sweep_folder, whole_numbers
+from experiments.app import build, mirrored, sweep_folder, whole_numbers
 from experiments.borrowing import borrowed_process
-from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
-from experiments.sweeps import STOPPED, statuses
+from experiments.complaints import ConfigurationError, NegativeResult, explained, misused
+from experiments.logs import logged
+from experiments.sweeps import STOPPED, awaited, statuses
 from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
-_sweep: ContextVar[list[DictConfig] | None] = ContextVar("sweep", default=None)
-"""The settings of the sweep that has begun; None where no `guarded` waits for it."""
 
 
 def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
@@ -45,11 +45,9 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             return None
         try:
             # A launcher's worker process has not come through the command line.
-            with deprecations_logged():
-                return job(settings)
+            with logged(_log()), deprecations_logged():
+                return _told_to_log(job, settings)
         except Exception as error:
-            with suppress(OSError):
-                logger.info("the job failed", exc_info=True)
             codes = _waiting()
             if codes is None and sweep is None:
                 raise
@@ -63,6 +61,15 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     return attempt
 
 
+def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
+    try:
+        return job(settings)
+    except Exception:
+        with suppress(OSError):
+            logger.info("the job failed", exc_info=True)
+        raise
+
+
 @borrowed_process()
 def guarded(main: Callable[[], Any]) -> int:
     """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
@@ -71,30 +78,23 @@ def guarded(main: Callable[[], Any]) -> int:
     """
     _prepare_hydra()
     codes: list[int] = []
-    token, sweep = _exit_codes.set(codes), _sweep.set([])
-    try:
-        main()
-    except KeyboardInterrupt:
-        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
-    except Exception as error:
-        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
-    finally:
-        begun = (_sweep.get() or [])[:]
-        _exit_codes.reset(token)
-        _sweep.reset(sweep)
-    for settings in begun:
+    token = _exit_codes.set(codes)
+    with awaited() as sweeps:
+        try:
+            main()
+        except KeyboardInterrupt:
+            codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+        except Exception as error:
+            codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        finally:
+            _exit_codes.reset(token)
+    for settings in sweeps:
         codes += _ended(settings, bool(codes))
     if not codes:
         return DONE
     if INTERRUPTED in codes:
         return INTERRUPTED
     return MISUSED if set(codes) == {MISUSED} else FAILED
-
-
-def sweeping(settings: DictConfig) -> None:
-    """Tell the `guarded` that waits that a sweep has begun."""
-    if (begun := _sweep.get()) is not None:
-        begun.append(settings)
 
 
 def _prepare_hydra() -> None:
@@ -118,9 +118,11 @@ def _ended(settings: DictConfig, failed: bool) -> list[int]:
 
     folder = Path(settings.hydra.sweep.dir)
     try:
-        ended(settings, folder)
+        with logged(None):
+            ended(settings, folder)
     except Exception as error:
-        logger.info("the sweep could not be summed up", exc_info=True)
+        with suppress(OSError), logged(folder / LOG):
+            logger.info("the sweep could not be summed up", exc_info=True)
         return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
     told = statuses(folder).values()
     # Where some jobs are done, the command as such was right.
@@ -158,18 +160,6 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
         logger.info("done")
 
 
-@contextmanager
-def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]:
-    """Tell `tracker` that a run begins and how it ends."""
-    tracker.start(folder.name, plain(settings), folder)
-    try:
-        yield
-    except BaseException as error:
-        tracker.finish(failed=one_line(f"{type(error).__name__}: {error}"))
-        raise
-    tracker.finish()
-
-
 def _waiting() -> list[int] | None:
     # A launcher pickles `attempt` with what it names, and a ContextVar cannot be pickled.
     return _exit_codes.get()
@@ -192,11 +182,18 @@ def _job_label() -> str:
 
 def _where_to_look(error: Exception) -> str:
     """Return where the traceback is, for an error that is not the user's."""
+    log = _log()
+    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
+    return f"; the traceback is in {log}" if worth_it and log is not None and log.is_file() else ""
+
+
+def _log() -> Path | None:
+    """Return the log of the job that runs; None for a command that has no run folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
-    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
-    return f"; the traceback is in {log}" if worth_it and log.is_file() else ""
+    if not HydraConfig.initialized() or (running := HydraConfig.get()).output_subdir is None:
+        return None
+    return Path(running.runtime.output_dir) / LOG
 
 
 def _other_folder(error: Exception) -> str:

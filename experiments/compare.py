@@ -42,7 +42,7 @@ def compare(cfg: DictConfig) -> None:
 def effect(cfg: DictConfig, keep: Any) -> Any:
     """Build what the configuration names and return what `kedit.compare` makes of it."""
     from kedit.pipelines.compare import compare_prepared, of_matrix
-    from kedit.pipelines.run import check_model
+    from kedit.pipelines.locate import check_model
     from kedit.results.cache import Recall
 
     # Whatever can be wrong is found before the model is loaded, which is slow.

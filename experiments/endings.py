@@ -9,7 +9,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.commands import sweeping
+from experiments.app import build, mirrored
+from experiments.sweeps import sweeping
 
 
 class Sweeping(Callback):
@@ -25,27 +26,18 @@ class Sweeping(Callback):
 
 
 def ended(settings: DictConfig, folder: Path) -> None:
-    """Put together what the jobs of `kedit run` or `kedit locate` left in `folder`; of other recipes, nothing."""
-    recipe = settings.hydra.job.config_name
-    if recipe not in ("run", "locate") or not folder.is_dir():
+    """Put together what the jobs of `kedit run` left in `folder`; of other recipes, nothing."""
+    if settings.hydra.job.config_name != "run" or not folder.is_dir():
         return
-    from experiments.merging import groups_of, merge
     from experiments.sweeping.summary import terminal, written
 
-    if recipe == "run":
-        with summing_up(settings, folder) as tracker:
-            terminal(written(folder, tracker))
-    elif any(groups_of(folder)):
-        with summing_up(settings, folder) as tracker:
-            merge(folder, tracker)
+    with summing_up(settings, folder) as tracker:
+        terminal(written(folder, tracker))
 
 
 @contextmanager
 def summing_up(settings: DictConfig, folder: Path) -> Iterator[Any]:
     """Yield a tracker for what the jobs in `folder` come to together: one run more in their group."""
-    from experiments.app import build
-    from experiments.commands import mirrored
-
     common = OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
     tracker = build(settings.tracker)
     if hasattr(tracker, "group"):

@@ -1,26 +1,20 @@
-"""Locating alone: score the neurons of a concept, of all samples or of a shard of them, and keep the best.
+"""Locating alone: score the neurons of a concept, of all samples or of a share of them, and keep the best.
 
 kedit locate concept=star
 """
 
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from experiments.app import bar, build, misuse, use_threads
 from experiments.commands import guarded, reported, run_folder
-from experiments.complaints import ConfigurationError
-from experiments.sharing import loaded
+from experiments.sharing import unchanged
 from kedit.paths import conf_dir
 
 LEAST = {"seed": 0, "threads": 1, "samples": 1, "shard.index": 0, "shard.count": 1}
-PART = "part.safetensors"
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="locate")
@@ -29,97 +23,59 @@ def locate(cfg: DictConfig) -> None:
     """Locate in one Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from experiments.merging import merge
+    from experiments import show
+    from kedit.pipelines.locate import LocateResult
 
     with run_folder(cfg, LEAST) as (kept, tracker):
-        if cfg.merge is None:
-            job(cfg, kept, tracker, locator_name=HydraConfig.get().runtime.choices["locate"])
-        elif not Path(cfg.merge).is_dir():
-            raise ConfigurationError(f"`merge` is the folder of a sweep whose parts are merged; got `{cfg.merge}`")
-        else:
-            with misuse():
-                merge(Path(cfg.merge), tracker)
+        name = HydraConfig.get().runtime.choices["locate"]
+        result = job(cfg, name) if cfg.merge is None else merged(cfg, name)
+        result.save_in(kept)
+        if isinstance(result, LocateResult):
+            show.mirror_located(result, tracker, kept)
+        print(f"{result}\nfiles: {kept.folder}")
 
 
-def job(cfg: DictConfig, kept: Any, tracker: Any, *, locator_name: str) -> None:
-    """Score the samples of the shard; leave the part or, if it is the only one, what it finds."""
-    from experiments.located import leave
-    from experiments.pairs import inpainter
-    from kedit.locate.joining import refuse_sharing
-    from kedit.locate.parts import Shard
+def job(cfg: DictConfig, name: str) -> Any:
+    """Build what the configuration names and return what locating finds or, of several shards, the scores of one.
 
-    began = time.perf_counter()
+    Args:
+        cfg: The configuration.
+        name: The locator's.
+    """
+    from experiments.pairs import inpainter, prepared
+    from kedit.locate.shards import Shard, check_shareable
+    from kedit.pipelines.locate import check_model, locate_prepared
+    from kedit.pipelines.shards import score_shard
+    from kedit.results.cache import Recall
+
     use_threads(cfg.threads)
-    locator, data, inpaint = build(cfg.locate), build(cfg.data), inpainter(cfg)
+    locator, data, counts = build(cfg.locate), build(cfg.data), {"locate": cfg.samples, "target": 1, "retention": 0}
     with misuse():
         shard = Shard(cfg.shard.index, cfg.shard.count)
-        stages = getattr(getattr(locator, "locator", locator), "stages", {})
-        refuse_sharing({name: one.scorer for name, one in stages.items()}, shard)
-        drawn = draw(data, inpaint, str(cfg.concept), cfg.samples, cfg.seed, shard)
-    model = loaded(cfg.model)
+        if shard.count > 1:
+            check_shareable(locator)
+        pairs = prepared(data, cfg.concept, inpainter(cfg), counts, cfg.seed, shard)
+    with unchanged(cfg.model) as found:
+        with misuse():
+            check_model(found.model, locator)
+        cache = Recall.at(cfg.store, found.identity)
+        if shard.count > 1:
+            return score_shard(found.model, pairs, locator, shard, cache=cache, progress=bar)
+        return locate_prepared(found.model, pairs, locator, cache=cache, name=name, progress=bar)
+
+
+def merged(cfg: DictConfig, name: str) -> Any:
+    """Return what one job would have found, from the folders of all shards."""
+    from kedit.pipelines.shards import merge_shards
+
+    locator = build(cfg.locate)
     with misuse():
-        model.require("image")
-    part = scored(model, locator, drawn, shard)
-    if shard.count == 1:
-        leave(locator, locator_name, [part], kept, tracker, time.perf_counter() - began)
-        return
-    kept.save_file(PART, part.save)
-    print(f"shard {shard}: {len(part.samples)} samples of `{drawn.concept.name}` scored; {kept.folder / PART}")
-
-
-class Drawn(NamedTuple):
-    """The pairs of a shard and where each stands among the samples of all."""
-
-    concept: Any
-    pairs: list[Any]
-    places: list[int]
-    skipped: dict[str, int]
-    """How many pictures cannot be used or not be painted, by the reason."""
-
-
-def draw(data: Any, inpaint: Any, name: str, count: int, seed: int, shard: Any) -> Drawn:
-    """Return the pairs of the shard; its samples are chosen before anything is painted or captioned."""
-    from experiments.pairs import paired
-    from kedit.samples import find_concept
-
-    concept = find_concept(data.concepts, name)
-    split = data.split(concept, locate=count, target=1, retention=0, seed=seed)
-    samples = shard.of(split.locate)
-    pairs = paired(inpaint, samples, concept, needed=shard.count == 1)
-    place = {id(sample): shard.place(number) for number, sample in enumerate(samples)}
-    # What the data set passed over, it passed over for all shards.
-    skipped = {**(split.skipped if shard.index == 0 else {}), **pairs.skipped}
-    return Drawn(concept, pairs.made, [place[id(pair.sample)] for pair in pairs.made], skipped)
-
-
-def scored(model: Any, locator: Any, drawn: Drawn, shard: Any) -> Any:
-    """Return the part of the pairs whose counterfactual the model's caption no longer names the concept in."""
-    told = captions(model, [pair.sample.image for pair in drawn.pairs])
-    painted = captions(model, [pair.image for pair in drawn.pairs])
-    named = [drawn.concept.mentioned_in(one.text) for one in painted]
-    kept = [number for number, still in enumerate(named) if not still]
-    part = locator.part(
-        model,
-        [drawn.pairs[number] for number in kept],
-        captions=[told[number] for number in kept],
-        progress=bar,
-        shard=shard,
-        places=[drawn.places[number] for number in kept],
-    )
-    return replace(part, left_out={**drawn.skipped, "counterfactual_names_it": sum(named)}, concept=drawn.concept.name)
-
-
-def captions(model: Any, images: Sequence[Any]) -> list[Any]:
-    """Return the captions of the pictures, of which there may be none."""
-    return model.caption(images, progress=bar) if images else []
+        return merge_shards([cfg.merge] if isinstance(cfg.merge, str) else list(cfg.merge), locator, name=name)
 
 
 def main() -> int:
-    """Run the command line, or this process's share of it under torchrun."""
-    from experiments.ranks import Rank
-
-    rank = Rank.here()
-    return guarded(locate) if rank is None else rank.run(locate)
+    """Run the command line."""
+    return guarded(locate)
 
 
 if __name__ == "__main__":

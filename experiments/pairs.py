@@ -1,8 +1,9 @@
 """Counterfactual pairs as the configuration asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,6 +11,7 @@ from experiments.app import bar, build
 from kedit.data.found import FoundRegions
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, Pairs, counterfactuals
+from kedit.locate.shards import ALL, Shard
 from kedit.pipelines.locate import Counts, Prepared, prepare
 from kedit.samples import Concept, Data, Sample
 
@@ -27,12 +29,14 @@ def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, n
         return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
 
 
-def prepared(data: Data, concept: str, inpaint: Inpainter, counts: DictConfig, seed: int) -> Prepared:
+def prepared(
+    data: Data, concept: str, inpaint: Inpainter, counts: Mapping[str, Any] | DictConfig, seed: int, shard: Shard = ALL
+) -> Prepared:
     """Return the pictures and questions of a concept, as many as the configuration says."""
     names = [field.name for field in fields(Counts)]
     wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
     with quiet(inpaint):
-        return prepare(data, str(concept), inpaint, wanted, seed=seed, progress=bar)
+        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, progress=bar)
 
 
 def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:

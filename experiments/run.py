@@ -55,7 +55,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     from kedit.locate.choosing import check_pairs
     from kedit.neurons import load_scores
     from kedit.pipelines import run as pipeline
-    from kedit.pipelines.locate import leave
+    from kedit.pipelines.locate import check_model, leave
     from kedit.results.cache import Recall
 
     use_threads(cfg.threads)
@@ -70,7 +70,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         check_pairs(select, locator, prepared.pairs)
     with unchanged(cfg.model) as found:
         with misuse():
-            pipeline.check_model(found.model, locator)
+            check_model(found.model, locator)
         return pipeline.run_prepared(
             found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
             controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed, cache=Recall.at(cfg.store, found.identity),

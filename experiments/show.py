@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kedit.evaluation.statistics import two_places
+from kedit.pipelines.locate import LocateResult
 from kedit.pipelines.run import CaptionChange, RunResult
 from kedit.reports import report_metrics
 from kedit.runs import Run
@@ -15,6 +16,13 @@ def mirror(result: RunResult, tracker: Tracker, run: Run) -> None:
     tracker.log(report_metrics(result.to_json()))
     tracker.table("neurons", ("layer", "index"), [list(one) for one in result.neurons])
     tracker.table("captions", CaptionChange._fields, [list(row) for row in result.captions])
+    tell_figures(tracker, run)
+
+
+def mirror_located(result: LocateResult, tracker: Tracker, run: Run) -> None:
+    """Tell the tracker the neurons, from how many samples they are, and the figures."""
+    tracker.log({"neurons": len(result.neurons), "samples": result.located.sample_counts["located"]})
+    tracker.table("neurons", ("layer", "index"), [list(one) for one in result.neurons])
     tell_figures(tracker, run)
 
 

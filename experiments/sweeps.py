@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,25 @@ STOPPED = "STOPPED"
 """The file that tells the jobs to come that one has failed and the rest is not to run."""
 KEY = "KEY"
 """The file in a job's folder that says what its results belong to."""
+_awaited: ContextVar[list[DictConfig] | None] = ContextVar("awaited", default=None)
+"""The settings of the sweeps that have begun; None where nobody waits for them."""
+
+
+@contextmanager
+def awaited() -> Iterator[list[DictConfig]]:
+    """Yield the settings of the sweeps that begin meanwhile, as `sweeping` tells of them."""
+    settings: list[DictConfig] = []
+    token = _awaited.set(settings)
+    try:
+        yield settings
+    finally:
+        _awaited.reset(token)
+
+
+def sweeping(settings: DictConfig) -> None:
+    """Tell whoever waits that a sweep has begun."""
+    if (begun_sweeps := _awaited.get()) is not None:
+        begun_sweeps.append(settings)
 
 
 @dataclass(frozen=True)

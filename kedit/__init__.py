@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
-    from kedit.pipelines.locate import Counts
+    from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
@@ -61,6 +61,7 @@ _HOMES = {
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.huggingface",
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
+    "LocateResult": "kedit.pipelines.locate",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",
     "Method": "kedit.pipelines.comparison.choices",
@@ -85,6 +86,7 @@ _HOMES = {
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
+    "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
     "run": "kedit.pipelines.run",
     "two_stage": "kedit.locate.two_stage",
@@ -92,7 +94,8 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "Counts", "Method", "RunResult", "Comparison",
+    "load", "wrap", "run", "compare", "locate_neurons",
+    "Counts", "Method", "RunResult", "Comparison", "LocateResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -149,7 +149,7 @@ class NeuronScores:
     """One number for each neuron and how it was made."""
 
     values: Tensor
-    """`[layer, neuron]`, 32-bit floats."""
+    """`[layer, neuron]`, 32-bit floats; 64-bit ones are kept, for shards that are yet to be merged."""
     method: str
     """The scorer, as its `repr`."""
     site: SiteName = "mid"
@@ -163,7 +163,8 @@ class NeuronScores:
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
             raise ValueError(f"scores are [layer, neuron], got shape {tuple(self.values.shape)}")
-        object.__setattr__(self, "values", self.values.detach().float().cpu())
+        precise = self.values.dtype == torch.float64
+        object.__setattr__(self, "values", (self.values if precise else self.values.float()).detach().cpu())
         if self.ties is not None:
             if self.ties.shape != self.values.shape:
                 raise ValueError(f"ties are {tuple(self.ties.shape)}, the scores {tuple(self.values.shape)}")

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,23 +13,12 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from kedit.prompts import Prompt, Sound, Video
+from kedit.words import whole_words
 
 T = TypeVar("T")
 
-LETTER = r"[\w\u0300-\u036f]"
-"""What continues a word: `\\w` leaves out the accents that Unicode writes behind their letter."""
-
 Mask = NDArray[np.bool_]
 """A region of a picture: `[height, width]`, true inside."""
-
-
-def plural(word: str) -> str:
-    """Return the regular English plural of `word` (`box` -> `boxes`, `berry` -> `berries`)."""
-    if re.search(r"(s|x|z|ch|sh)$", word, re.IGNORECASE):
-        return word + "es"
-    if re.search(r"[^aeiou]y$", word, re.IGNORECASE):
-        return word[:-1] + "ies"
-    return word + "s"
 
 
 @dataclass(frozen=True)
@@ -61,13 +49,10 @@ class Concept:
     def pattern(self) -> re.Pattern[str]:
         """The regular expression of one whole word of the concept, or of a phrase of `unless` around it.
 
-        Singular or plural; any white space separates the words of a name ("traffic light"); accents match composed
-        or not. The group `word` is what counts as a mention: a phrase of `unless` matches without it.
+        `kedit.words.whole_words` says what is found. The group `word` is what counts as a mention: a phrase of
+        `unless` matches without it.
         """
-        body = rf"(?P<word>{_any_of(self.words)})"
-        if self.unless:
-            body = f"{_any_of(self.unless)}|{body}"
-        return re.compile(rf"(?<!{LETTER})(?:{body})(?!{LETTER})", re.IGNORECASE)
+        return whole_words(self.words, self.unless)
 
     def first_mention(self, text: str) -> tuple[int, int] | None:
         """Return the character span of the first mention in `text`, or None."""
@@ -77,14 +62,6 @@ class Concept:
     def mentioned_in(self, text: str) -> bool:
         """Return whether `text` names the concept."""
         return self.first_mention(text) is not None
-
-
-def _any_of(words: Iterable[str]) -> str:
-    """Return a regular expression that matches any of `words` in any number, the longest first."""
-    named = {form for word in words for form in (word.strip(), plural(word.strip()))}
-    forms = {unicodedata.normalize(way, form) for form in named for way in ("NFC", "NFD")}
-    longest_first = sorted(forms, key=lambda form: (-len(form), form))
-    return "|".join(r"\s+".join(map(re.escape, form.split())) for form in longest_first)
 
 
 def mentioned(concepts: Iterable[Concept], text: str) -> frozenset[str]:

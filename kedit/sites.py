@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
@@ -69,7 +69,10 @@ class Site:
 
         Layers without neurons get NaN.
         """
-        return by_layer_number(rows, self.blocks)
+        numbers = list(self.blocks)
+        placed = rows.new_full((max(numbers) + 1, rows.shape[1]), math.nan)
+        placed[numbers] = rows
+        return placed
 
     def block(self, layer: int) -> FeedForward:
         """Return the block of `layer`; a SiteError names the layers there are."""
@@ -204,11 +207,3 @@ def _tell_of_closed_experts(module: nn.Module) -> None:
             closed[0],
             type(module.get_submodule(closed[0])).__name__,
         )
-
-
-def by_layer_number(rows: Tensor, layers: Iterable[int]) -> Tensor:
-    """Return a row for each layer from 0 on, `[layer, neuron]`, from one for each of `layers`; NaN for the others."""
-    numbers = list(layers)
-    placed = rows.new_full((max(numbers) + 1, rows.shape[1]), math.nan)
-    placed[numbers] = rows
-    return placed

@@ -12,8 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights", "kedit.exact"}),
+    frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
@@ -36,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 """Rooms from the ground up. A room imports from lower floors and from itself: never up, never sideways."""
 
-EVALUATION_MAY_IMPORT = frozenset({"kedit.neurons", "kedit.samples", "kedit.evaluation"})
+EVALUATION_MAY_IMPORT = frozenset({"kedit.neurons", "kedit.samples", "kedit.words", "kedit.evaluation"})
 """Evaluation is a function of samples and captions: it sees no model and no edit."""
 
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -104,11 +103,6 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         *("kedit.models.attention", "_attn_implementation"),
         "nothing public tells which attention function a configuration names, or sets it for one configuration alone",
         "test_attention::test_the_logits_are_the_same_to_the_bit_and_the_implementation_is_restored",
-    ),
-    (
-        *("kedit.models.memory", "_attn_implementation"),
-        "nothing public tells whether a model keeps its attention weights",
-        "test_memory::test_attention_that_is_kept_counts",
     ),
     (
         *("kedit.doctor.state", f"{HOOKS} _backward_hooks _backward_pre_hooks"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 from pathlib import Path
@@ -95,6 +96,33 @@ def test_captions_are_optional(world: Coco, caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
     assert next(world.samples("dog")).references == ()
     assert "no captions" in caplog.text
+
+
+def test_a_caption_that_is_null_or_nan_is_no_reference(maker: CocoMaker) -> None:
+    # rom1504/img2dataset#46: what pandas exports where there is none
+    maker.add(("dog", [rectangle(1, 2, 12, 10)]), captions=[None, math.nan, "a dog"])  # type: ignore[list-item]
+    assert next(Coco(maker.write()).samples("dog")).references == ("a dog",)
+
+
+def test_lvis_names_pictures_by_address_and_categories_with_underscores(tmp_path: Path) -> None:
+    # lvis-dataset/lvis-api#30
+    maker = CocoMaker(tmp_path, dict.fromkeys(("fire_hydrant", "mouse_(computer_equipment)"), "thing"))
+    maker.add(("fire_hydrant", [rectangle(1, 2, 12, 10)]), ("mouse_(computer_equipment)", [rectangle(15, 20, 3, 4)]))
+    for one in maker.images:
+        one["coco_url"] = f"http://images.cocodataset.org/val2017/{one.pop('file_name')}"
+    data = Coco(maker.write())
+    sample = next(data.samples("fire_hydrant"))
+    assert sample.objects == {"fire_hydrant", "mouse_(computer_equipment)"}
+    assert named(data, "fire_hydrant").mentioned_in("two fire hydrants")
+    assert named(data, "mouse_(computer_equipment)").mentioned_in("a mouse")
+    assert not named(data, "mouse_(computer_equipment)").mentioned_in("a mouse pad")
+
+
+def test_a_byte_order_mark_is_no_content(world: Coco) -> None:
+    # microsoft/promptflow#4172
+    for path in Path(world.folder).glob("annotations/*.json"):
+        path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert next(world.samples("dog")).references
 
 
 def test_text_questions_come_from_a_file(world: Coco) -> None:

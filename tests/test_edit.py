@@ -465,10 +465,10 @@ def test_a_backward_pass_that_is_left_for_later_warns_if_blocks_are_computed_aga
     ):
         module(input_ids=TEXT, labels=TEXT)
     with warnings.catch_warnings(), Edit(SOME, Scale(-3.0)).applied(module):
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", EditWarning)
         module(input_ids=TEXT, labels=TEXT).loss.backward()
     with warnings.catch_warnings(), torch.no_grad(), Edit(SOME, Scale(-3.0)).applied(module):
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", EditWarning)
         module(input_ids=TEXT)
 
 

@@ -431,7 +431,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    done = kedit_run(*TINY)
+    done = kedit_run(*TINY, "store=null")
     name = "neurons.json" if written else "STATUS"
     assert done.code == 1
     assert done.err.splitlines()[-1].startswith(f"kedit: cannot write `{tmp_path / 'out' / name}`: No space left")

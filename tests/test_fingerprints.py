@@ -163,8 +163,8 @@ def test_what_changes_what_a_model_says_changes_its_identity(
     assert identity(change(planted_again())) != identity(planted.model)  # type: ignore[arg-type]
 
 
-def test_the_batch_size_is_no_part_of_a_models_identity(planted: Planted) -> None:
-    assert identity(replace(planted.model, batch_size=1)) == identity(planted.model)
+def test_the_batch_size_is_a_part_of_a_models_identity_as_it_moves_the_last_digits(planted: Planted) -> None:
+    assert identity(replace(planted.model, batch_size=1)) != identity(planted.model)
 
 
 def test_half_precision_is_another_model() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kedit.data.folder import Folder
 from kedit.samples import Concept, find_concept
-from tests.coco_maker import mask_of, picture, rectangle
+from tests.coco_maker import SIZE, mask_of, picture, rectangle
 
 DOG = Concept("dog")
 
@@ -50,6 +50,39 @@ def test_a_place_is_a_box_a_polygon_or_a_mask(tmp_path: Path, place: dict[str, A
     assert np.array_equal(sample.image, picture(0))
     assert list(sample.regions) == ["dog"]
     assert np.array_equal(sample.region(DOG), mask_of(3, 4, 10, 9))
+
+
+def cut_out(mode: str) -> Image.Image:
+    """Return a picture that is the same gray everywhere, and transparent outside the dog."""
+    channels = [Image.new("L", SIZE, 180)] * (len(mode) - 1)
+    return Image.merge(mode, [*channels, Image.fromarray(mask_of(3, 4, 10, 9)).convert("L")])
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "how"),
+    [
+        # Mikubill/sd-webui-controlnet#3079, AUTOMATIC1111/stable-diffusion-webui#12898
+        ("rgba.png", cut_out("RGBA"), {}),
+        ("la.png", cut_out("LA"), {}),
+        ("opaque.png", Image.fromarray(mask_of(3, 4, 10, 9)).convert("RGBA"), {}),
+        ("ones.png", Image.fromarray(mask_of(3, 4, 10, 9).astype(np.uint8)), {}),
+        ("lossy.jpg", Image.fromarray(mask_of(3, 4, 10, 9)).convert("L"), {"quality": 75}),
+        ("lossy.webp", Image.fromarray(mask_of(3, 4, 10, 9)).convert("L"), {"quality": 60}),
+    ],
+)
+def test_a_mask_is_what_is_not_transparent_or_not_black_but_for_noise(
+    tmp_path: Path, name: str, mask: Image.Image, how: dict[str, Any]
+) -> None:
+    mask.save(tmp_path / name, **how)
+    sample = only(Folder(listed(tmp_path, {"image": "1.png", "objects": [{"name": "dog", "mask": name}]})))
+    assert np.array_equal(sample.region(DOG), mask_of(3, 4, 10, 9))
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    # langchain-ai/langchain-community#138
+    index = Path(listed(tmp_path, {"image": "1.png", "objects": ["dog"], "caption": "a dog"}), "pictures.jsonl")
+    index.write_text("\ufeff" + index.read_text(encoding="utf-8"), encoding="utf-8")
+    assert next(iter(Folder(str(tmp_path)).album.records)).references == ("a dog",)
 
 
 def test_several_instances_are_one_region_and_a_single_caption_may_be_a_text(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """`kedit locate`: what it leaves, alone and in shards, and what it says of what went wrong."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import chdir
@@ -10,15 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 import experiments.locate as recipe
 from kedit.data.scenes import Scenes
 from kedit.neurons import NeuronSet, load_scores
 from kedit.samples import find_concept
-
-ROOT = Path(__file__).resolve().parent.parent
-SAME = ("scores.safetensors", "neurons.json", "locate.json")
-"""Files that are a function of what was asked, however it was shared out."""
 
 
 class Finished(NamedTuple):
@@ -50,18 +45,16 @@ def kedit_locate(
     return call
 
 
-def in_new_processes(*words: str, folder: Path, program: tuple[str, ...] = ("-m", "kedit")) -> Finished:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, *program, *words],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    for name in SAME:
-        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+def assert_close(found: Path, expected: Path) -> None:
+    """Assert that two folders have the same neurons and numbers, and scores to nine places."""
+    reports = [json.loads((folder / "locate.json").read_text()) for folder in (found, expected)]
+    for stage in reports[0]["stages"].values():
+        stage["highest"] = pytest.approx(stage["highest"], abs=1e-9)
+    assert reports[0] == reports[1]
+    assert (found / "neurons.json").read_bytes() == (expected / "neurons.json").read_bytes()
+    mine, others = (load_scores(folder / "scores.safetensors") for folder in (found, expected))
+    for name, one in mine.items():
+        torch.testing.assert_close(one.values, others[name].values, atol=1e-9, rtol=0)
 
 
 def test_one_job_leaves_what_it_found_and_says_it(kedit_locate: Command, tmp_path: Path) -> None:
@@ -78,43 +71,64 @@ def test_one_job_leaves_what_it_found_and_says_it(kedit_locate: Command, tmp_pat
     assert scores["difference"].values.max().item() == report["stages"]["difference"]["highest"]
     assert set(json.loads((out / "timing.json").read_text())) == {"locate_seconds", "seconds"}
     assert (out / "figures" / "layers.png").is_file()
-    assert not (out / "part.safetensors").exists()
+    assert not (out / "shard.json").exists()
     assert (out / "STATUS").read_text() == "done\n"
     assert "`star` in scenes by two_stage: 3 samples" in done.out
     assert f"neurons: {len(neurons)} (" in done.out
 
 
-def test_shards_of_a_sweep_merge_into_what_one_job_leaves(kedit_locate: Command, tmp_path: Path) -> None:
+def test_shards_merge_into_what_one_job_leaves(kedit_locate: Command, tmp_path: Path) -> None:
     assert kedit_locate("concept=star", "hydra.run.dir=one").code == 0
     done = kedit_locate("-m", "concept=star", "shard.count=4", "shard.index=range(0,4)", "hydra.sweep.dir=sweep")
     assert (done.code, done.err) == (0, "")
-    sweep = tmp_path / "sweep"
-    assert_same(sweep / "merged", tmp_path / "one")
-    assert (sweep / "merged" / "figures" / "layers.png").is_file()
-    assert len(list(sweep.glob("*/part.safetensors"))) == 4
-    assert "shard 3 of 4: 0 samples of `star` scored" in done.out
+    assert "shard 0 of 4: 0 samples scored" in done.out
+    for merge in ("merge=sweep", "merge=[sweep/2,sweep/0,sweep/1,sweep/3]"):
+        done = kedit_locate(merge, "hydra.run.dir=merged")
+        assert (done.code, done.err) == (0, "")
+        assert_close(tmp_path / "merged", tmp_path / "one")
+    assert (tmp_path / "merged" / "figures" / "layers.png").is_file()
+    assert kedit_locate("merge=sweep", "locate=gradcam", "hydra.run.dir=other").code == 2
+
+
+def test_what_a_shard_without_a_named_sample_skipped_counts(kedit_locate: Command, tmp_path: Path) -> None:
+    kedit_locate("-m", "concept=star", "shard.count=4", "shard.index=range(0,4)", "hydra.sweep.dir=sweep")
+    path = tmp_path / "sweep" / "0" / "shard.json"
+    about = json.loads(path.read_text())
+    assert load_scores(path.parent / "scores.safetensors") == {}
+    about["skipped"] |= {"caption_does_not_name_it": 2, "too_small": 1}
+    path.write_text(json.dumps(about))
+    assert kedit_locate("merge=sweep", "hydra.run.dir=merged").code == 0
+    skipped = json.loads((tmp_path / "merged" / "locate.json").read_text())["samples"]["skipped"]
+    assert (skipped["caption_does_not_name_it"], skipped["too_small"]) == (2, 1)
+    scores = load_scores(tmp_path / "merged" / "scores.safetensors")
+    assert {one.provenance["skipped"] for one in scores.values()} == {"2"}
+
+
+def test_merged_scores_can_be_edited_with(kedit_locate: Command, tmp_path: Path) -> None:
+    """`kedit run scores=` takes them: their samples are in the order of one job."""
+    done = kedit_locate("-m", "concept=star", "shard.count=2", "shard.index=0,1", "hydra.sweep.dir=sweep")
+    assert done.code == kedit_locate("merge=sweep", "hydra.run.dir=merged").code == 0
+    assert kedit_locate("concept=star", "hydra.run.dir=one").code == 0
+    merged, one = (load_scores(tmp_path / name / "scores.safetensors") for name in ("merged", "one"))
+    assert {name: scores.provenance for name, scores in merged.items()} == {
+        name: scores.provenance for name, scores in one.items()
+    }
 
 
 def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_locate: Command, tmp_path: Path) -> None:
-    words = ("concept=star", "shard.count=3", "model.batch_size=2")
-    done = kedit_locate("-m", *words, "shard.index=0,2", "hydra.sweep.dir=sweep")
-    assert done.code == 1
-    assert "of 3 shards 1 are missing: 1; score them with `shard.count=3 shard.index=1`" in done.err
-    assert (tmp_path / "sweep" / "merged" / "STATUS").read_text().startswith("failed: PartError: of 3 shards 1")
-    assert kedit_locate(*words, "shard.index=1", "hydra.run.dir=sweep/late").code == 0
-    done = kedit_locate("merge=sweep", "hydra.run.dir=merging")
+    words = ("concept=star", "shard.count=3")
+    assert kedit_locate("-m", *words, "shard.index=0,2", "hydra.sweep.dir=sweep").code == 0
+    done = kedit_locate("merge=sweep", "hydra.run.dir=merged")
+    assert done.code == 2
+    assert "each shard is needed once to merge `sweep`; there is 0 of 3, 2 of 3" in done.err
+    assert kedit_locate(*words, "shard.index=1", "hydra.run.dir=late").code == 0
+    done = kedit_locate("merge=[sweep/0,late,sweep/1]", "hydra.run.dir=merged")
     assert (done.code, done.err) == (0, "")
-    assert kedit_locate("concept=star", "hydra.run.dir=one").code == 0
-    assert_same(tmp_path / "sweep" / "merged", tmp_path / "one")
-
-
-def test_a_sweep_over_concepts_in_shards_is_merged_for_each(kedit_locate: Command, tmp_path: Path) -> None:
-    words = ("concept=star,house", "shard.count=2", "shard.index=0,1")
-    done = kedit_locate("-m", *words, "hydra.sweep.dir=sweep", samples=2)
-    assert (done.code, done.err) == (0, "")
-    for concept in ("star", "house"):
-        (found,) = (tmp_path / "sweep" / "merged").glob(f"*concept={concept}*")
-        assert json.loads((found / "locate.json").read_text())["concept"] == concept
+    assert json.loads((tmp_path / "merged" / "locate.json").read_text())["samples"]["located"] == 3
+    about = json.loads((tmp_path / "late" / "shard.json").read_text())
+    (tmp_path / "late" / "shard.json").write_text(json.dumps(about | {"weights": "others"}))
+    done = kedit_locate("merge=[sweep/0,late,sweep/1]", "hydra.run.dir=merged")
+    assert (done.code, "are of models with other weights" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +136,9 @@ def test_a_sweep_over_concepts_in_shards_is_merged_for_each(kedit_locate: Comman
     [
         (("shard.index=2", "shard.count=2"), 2, "got 2 of 2"),
         (("shard.count=0",), 2, "`shard.count` is a whole number, 1 or more; got 0"),
-        (("merge=nowhere",), 2, "`merge` is the folder of a sweep whose parts are merged; got `nowhere`"),
-        (("merge=.",), 2, "there is no part to merge in `.`"),
+        (("merge=nowhere",), 2, "each shard is needed once to merge `nowhere`; there is none"),
+        (("merge=[here,there]",), 2, "each shard is needed once to merge `here, there`; there is none"),
+        (("locate=miner", "shard.count=2"), 2, "Miner has to see all samples at once"),
         (("locate=nam", "shard.count=2"), 2, "stage `nam` has to see all samples at once"),
     ],
 )
@@ -132,31 +147,3 @@ def test_what_cannot_be_is_one_line(kedit_locate: Command, words: tuple[str, ...
     assert done.code == code
     assert message in done.err
     assert done.err.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_torchrun_shares_the_samples_out_and_leaves_what_one_job_leaves(tmp_path: Path) -> None:
-    assert in_new_processes("locate", "concept=star", "hydra.run.dir=one", folder=tmp_path).code == 0
-    together = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "kedit")
-    done = in_new_processes("locate", "concept=star", "hydra.run.dir=two", folder=tmp_path, program=together)
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "two" / "merged", tmp_path / "one")
-    assert sorted(one.name for one in (tmp_path / "two").iterdir()) == ["0", "1", "merged"]
-    for words, message in (
-        (("model.path=/nowhere", "hydra.run.dir=bad"), "kedit: rank 1 of 2 failed"),
-        (("-m", "seed=0,1"), "torchrun shares the samples out among its processes, so leave out -m"),
-    ):
-        done = in_new_processes("locate", *words, folder=tmp_path, program=together)
-        assert done.code == 1
-        assert message in done.err
-    assert not (tmp_path / "bad" / "merged").exists()
-
-
-@pytest.mark.slow
-def test_joblib_runs_the_shards_in_processes(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    assert in_new_processes("locate", "concept=star", "hydra.run.dir=one", folder=tmp_path).code == 0
-    words = ("-m", "concept=star", "shard.count=3", "shard.index=range(0,3)", "hydra.sweep.dir=sweep")
-    done = in_new_processes("locate", *words, "launch=joblib", folder=tmp_path)
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "sweep" / "merged", tmp_path / "one")

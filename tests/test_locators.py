@@ -17,7 +17,7 @@ from tiny_minigpt4 import picture as tiny_picture
 from experiments.app import build
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
-from kedit.locate.parts import Shard
+from kedit.locate.shards import Shard, check_shareable, merge, who_scores
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
 from kedit.models.mllm import Generated
@@ -37,11 +37,8 @@ PARTIAL = {("mmneuron", name) for name in ("planted", "random", "scenes", "minig
 """Where neurons are left out of the scores, as the classes of the methods say."""
 SILENT = {("mmneuron", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
-UNSHARED = {("causal_effect", "scenes"), *(("nam", name) for name in ("planted", "random", "scenes", "minigpt4"))}
-"""Where something is made of all samples first, a shortlist or a vocabulary, so that shards cannot be scored."""
-RAGGED = {("miner", "random"), ("miner", "minigpt4")}
-"""Where the last bits depend on the batch: a layer of 12 neurons ends within a vector of the CPU, whose SiLU rounds
-otherwise there. Layers of a multiple of 16 neurons, as all real ones are, do not."""
+UNSHARED = {"miner", "mmneuron", "knowledge_neurons", "nam", ("causal_effect", "scenes")}
+"""Whose scores are no mean over samples, or that make something of all of them first: a shortlist or a vocabulary."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 
 
@@ -118,18 +115,14 @@ def first(method: str, name: str) -> dict[str, NeuronScores]:
     return scored(method, name)
 
 
-def assert_same(found: dict[str, NeuronScores], expected: dict[str, NeuronScores], *, ragged: bool = False) -> None:
-    """Assert that scores agree bit by bit, NaN alike; if `ragged`, within 1e-5 of the largest."""
+def assert_close(method: str, name: str, found: dict[str, NeuronScores], within: float = 1e-5) -> None:
+    """Assert that scores are those of all samples in one batch, `within` a part of the largest, and choose the same."""
+    expected = first(method, name)
     assert list(found) == list(expected)
-    for name, one in found.items():
-        if ragged:
-            scale = float(expected[name].values.nan_to_num(0.0).abs().max())
-            torch.testing.assert_close(one.values, expected[name].values, atol=1e-5 * scale, rtol=0, equal_nan=True)
-            continue
-        assert torch.equal(one.values.view(torch.int32), expected[name].values.view(torch.int32))
-        assert (one.ties is None) == (expected[name].ties is None)
-        if one.ties is not None:
-            assert torch.equal(one.ties.nan_to_num(-1.0), expected[name].ties.nan_to_num(-1.0))
+    for stage, one in found.items():
+        scale = float(expected[stage].values.nan_to_num(0.0).abs().max())
+        torch.testing.assert_close(one.values, expected[stage].values, atol=within * scale, rtol=0, equal_nan=True)
+    assert located(method, name).select(found) == located(method, name).select(expected)
 
 
 def allowed(method: str, name: str, scores: dict[str, NeuronScores], k: int) -> int:
@@ -161,31 +154,30 @@ def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, 
 
 @every_method_on_every_model
 def test_scores_do_not_depend_on_the_batch(method: str, name: str) -> None:
-    assert_same(scored(method, name, batch_size=1), first(method, name), ragged=(method, name) in RAGGED)
+    assert_close(method, name, scored(method, name, batch_size=1))
 
 
 @every_method_on_every_model
 def test_scores_do_not_depend_on_the_order_of_the_samples(method: str, name: str) -> None:
-    assert_same(scored(method, name, order=(2, 0, 1)), first(method, name), ragged=(method, name) in RAGGED)
+    assert_close(method, name, scored(method, name, order=(2, 0, 1)))
 
 
 @every_method_on_every_model
-def test_scores_of_two_shards_are_those_of_all_samples(method: str, name: str) -> None:
+def test_scores_of_two_shards_are_those_of_all_samples_or_the_method_refuses(method: str, name: str) -> None:
     bench, locator = BENCHES[name](), located(method, name)
-    parts = []
-    for shard in (Shard(1, 2), Shard(0, 2)):
-        model = replace(bench.model, batch_size=1 + shard.index)
+    if method in UNSHARED or (method, name) in UNSHARED:
+        with pytest.raises(ValueError, match="has to see all samples at once"):
+            check_shareable(locator)
+        return
+    check_shareable(locator)
+    shards = []
+    for shard in (Shard(0, 2), Shard(1, 2)):
         pairs, told = shard.of(bench.pairs), shard.of(bench.told)
-        if (method, name) in UNSHARED:
-            with pytest.raises(ValueError, match=f"stage `{method}` has to see all samples at once.*shard 1 of 2"):
-                locator.part(model, pairs, captions=told, shard=shard)
-            return
-        parts.append(locator.part(model, pairs, captions=told, shard=shard))
-    merged, expected = locator.merged(parts), first(method, name)
-    assert_same(merged, expected, ragged=(method, name) in RAGGED)
+        shards.append(who_scores(locator).score(bench.model, pairs, captions=told, dtype=torch.float64))
+    merged, expected = merge(shards), first(method, name)
+    assert_close(method, name, merged, within=1e-9)
     for stage, one in merged.items():
-        about = dict(one.provenance) | {"seconds": expected[stage].provenance["seconds"]}
-        assert (method, name) in RAGGED or about == expected[stage].provenance
+        assert dict(one.provenance) | {"seconds": ""} == dict(expected[stage].provenance) | {"seconds": ""}
 
 
 @every_method_on_every_model

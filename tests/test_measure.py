@@ -270,7 +270,15 @@ def test_faults_that_the_unedited_model_has_too_are_not_the_edits() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["star star star", "a dog, a dog, a dog, a dog", "Star STAR star", "a b c d a b c d a b c d", "a b " * 6],
+    [
+        "star star star",
+        "a dog, a dog, a dog, a dog",
+        "Star STAR star",
+        "a b c d a b c d a b c d",
+        "a b " * 6,
+        "红色的狗" * 8,
+        "犬が" * 5,
+    ],
 )
 def test_repetition_is_recognized(text: str) -> None:
     assert repetitive(text)
@@ -286,6 +294,7 @@ def test_repetition_is_recognized(text: str) -> None:
         "the dog... is there!!!",
         "a star, a star and a star",
         "an apple and a pear and a plum and a fig",
+        "一只红色的狗和一只蓝色的狗",
     ],
 )
 def test_an_enumeration_or_an_ellipsis_is_no_repetition(text: str) -> None:

@@ -14,10 +14,9 @@ from kedit.locate.two_stage import two_stage
 from kedit.models import memory
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
-from kedit.models.memory import announce, estimate, free_bytes, weight_bytes
+from kedit.models.memory import announce, estimate, free_bytes
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.shipped import HERE
-from kedit.models.tiny.families import tiny
 
 N_SAMPLES = 8
 PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in range(N_SAMPLES)]
@@ -36,7 +35,7 @@ def ratio(model: HuggingFaceMLLM) -> float:
     locator = Locator(two_stage().stages, target=Target(on_missing="force"))
     captions = model.caption(IMAGES)
     found = estimate(model, model.site(), model.forced(IMAGES[: model.batch_size], [()] * model.batch_size))
-    return found.needed / peak_bytes(lambda: locator.score(model, PAIRS, captions=captions))
+    return found / peak_bytes(lambda: locator.score(model, PAIRS, captions=captions))
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
@@ -46,33 +45,12 @@ def test_locating_takes_about_what_was_estimated(scenes: HuggingFaceMLLM, batch_
 
 def test_what_is_estimated_follows_the_batch_and_the_precision(scenes: HuggingFaceMLLM) -> None:
     site, batch = scenes.site(), scenes.forced(IMAGES, [()] * N_SAMPLES)
-    whole, single = estimate(scenes, site, batch), estimate(scenes, site, scenes.forced(IMAGES[:1], [()]))
-    assert (whole.batch, whole.positions) == tuple(batch.kinds.shape)
-    assert whole.activations == N_SAMPLES * single.activations
-    half = tiny_llava()
-    at_full = estimate(half, half.site(), half.forced(IMAGES, [()] * N_SAMPLES))
-    half.module.bfloat16()
-    at_half = estimate(half, half.site(), half.forced(IMAGES, [()] * N_SAMPLES))
-    assert 2 * at_half.activations == at_full.activations
-    assert at_half.weights == pytest.approx(
-        at_full.weights / 2, rel=0.01
-    )  # the rotation's frequencies stay as they are
-
-
-def test_attention_that_is_kept_counts() -> None:
-    model = tiny("llava")
+    assert estimate(scenes, site, batch) == N_SAMPLES * estimate(scenes, site, scenes.forced(IMAGES[:1], [()]))
+    model = tiny_llava()
     batch = model.forced(IMAGES, [()] * N_SAMPLES)
-    fused = estimate(model, model.site(), batch)
-    model.module.set_attn_implementation("eager")  # type: ignore[operator]
-    kept = estimate(model, model.site(), batch)
-    n_heads, n_layers = 2, 3
-    assert kept.activations - fused.activations == 4 * N_SAMPLES * fused.positions**2 * n_heads * n_layers
-
-
-def test_shared_weights_count_once() -> None:
-    model = tiny("gpt2")
-    tied = sum(weight.numel() * 4 for weight in model.module.parameters())
-    assert weight_bytes(model.module) == tied + sum(one.numel() * one.itemsize for one in model.module.buffers())
+    full = estimate(model, model.site(), batch)
+    model.module.bfloat16()
+    assert 0.5 * full < estimate(model, model.site(), batch) < 0.6 * full, "the logits stay 32-bit"
 
 
 def test_one_line_says_what_is_needed_and_free_and_a_warning_names_the_knob(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,20 +61,13 @@ def test_one_line_says_what_is_needed_and_free_and_a_warning_names_the_knob(capl
         announce(model, model.site(), batch, free=1000)
     said, warned = caplog.records
     assert said.levelno == logging.INFO
-    assert f"for batches of 2 x {batch.kinds.shape[1]} positions; " in said.getMessage()
+    needed = estimate(model, model.site(), batch) / 2**30
+    assert f"needs about {needed:.3g} GiB for batches of 2 x {batch.kinds.shape[1]} positions; " in said.getMessage()
     assert warned.levelno == logging.WARNING
-    assert warned.getMessage().endswith("positions; 1000 B are free; lower `model.batch_size`")
+    assert warned.getMessage().endswith("positions; 9.31e-07 GiB are free; lower `model.batch_size`")
 
 
 def test_some_memory_is_free_and_a_device_that_does_not_say_is_told_apart() -> None:
     found = free_bytes(torch.device("cpu"))
     assert found is None or found > 1024**2
     assert free_bytes(torch.device("meta")) is None
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (3 * 1024**3, "3 GiB"), (2**50, "1024 TiB")],
-)
-def test_bytes_are_written_in_a_fitting_unit(count: int, text: str) -> None:
-    assert memory._size(count) == text

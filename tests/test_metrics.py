@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 
 from kedit.evaluation.bertscore import Match, bert_scores, greedy_match
@@ -75,6 +76,16 @@ def test_bleu_is_the_geometric_mean_of_the_ngram_precisions() -> None:
 
 def test_bleu_counts_a_word_no_more_often_than_a_reference_does() -> None:
     assert sentence_bleu("the the the", "the dog ran", 1) == pytest.approx(1 / 3)
+
+
+def test_bleu_of_chinese_is_sacrebleus_with_its_chinese_tokens(tmp_path: Path) -> None:
+    # mjpost/sacrebleu#147, facebookresearch/fairseq#4689: with 13a a caption without spaces is one token.
+    said, was = "一只狗在红色的沙发上睡觉", "一只猫在红色的沙发上睡觉"
+    right = BLEU(effective_order=True, tokenize="zh").sentence_score(said, [was]).score / 100
+    assert right > 0.7
+    assert sentence_bleu(said, was) == pytest.approx(right)
+    assert corpus_scores([said], [was], cache_dir=tmp_path)["bleu"] == pytest.approx(right)
+    assert 0.5 < sentence_bleu("ソファの上に犬がいる", "ソファの上に猫がいる") < 1
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence() -> None:

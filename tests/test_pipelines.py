@@ -66,6 +66,33 @@ def test_a_store_gives_the_same_without_running_the_model_again(
     for name in ("ask", "caption", "logits"):
         monkeypatch.setattr(type(model), name, refuse)
     assert kedit.run(model, kedit.Scenes(), "star", counts=FEW, store=tmp_path).to_json() == result.to_json()
+    located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW, store=tmp_path)
+    assert located.neurons == result.neurons
+
+
+def test_locating_alone_finds_what_a_run_edits_and_leaves_the_same_files(
+    model: MLLM, result: RunResult, tmp_path: Path
+) -> None:
+    located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW)
+    assert located.neurons == result.neurons and set(located.figures) == {"layers", "scores"}
+    alone, whole = located.save(tmp_path / "alone"), result.save(tmp_path / "whole", figures=False)
+    for name in ("scores.safetensors", "neurons.json"):
+        assert (alone / name).read_bytes() == (whole / name).read_bytes()
+    report = json.loads((alone / "locate.json").read_text(encoding="utf-8"))
+    assert report == located.to_json() and report["neurons"] == result.to_json()["neurons"]
+    assert {one.stem for one in (alone / "figures").iterdir()} == set(located.figures)
+    assert Run(alone).status == "done"
+
+
+def test_what_was_located_prints_itself_by_stage(model: MLLM) -> None:
+    located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW, select=kedit.TopK(3))
+    for told in (str(located), located._repr_html_()):
+        assert "`star` in scenes by two_stage: 3 samples" in told and "neurons: 3 (" in told
+    assert located.to_json()["samples"]["skipped"]["caption_does_not_name_it"] == 1
+    first, last = located.table().to_json()
+    assert first["neurons"] == len(located.located.stages["difference"]) > 3 == last["neurons"]
+    assert (last["stage"], last["chosen by"]) == ("gradcam", repr(kedit.TopK(3)))
+    assert last["highest score"] == located.scores["gradcam"].values.max().item()
 
 
 def test_without_an_inpainter_a_region_is_filled_where_the_data_cannot_draw(model: MLLM) -> None:
@@ -91,8 +118,9 @@ def test_without_an_inpainter_a_region_is_filled_where_the_data_cannot_draw(mode
 )
 def test_what_cannot_be_done_is_told_before_the_model_runs(wrong: dict[str, Any], error: Any, told: str) -> None:
     asked = {"concept": "star", "counts": FEW} | wrong
-    with pytest.raises(error, match=told):
-        kedit.run(None, kedit.Scenes(), **asked)
+    for job in (kedit.run, kedit.locate_neurons):
+        with pytest.raises(error, match=told):
+            job(None, kedit.Scenes(), **asked)
 
 
 @pytest.mark.parametrize(("name", "least"), [("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)])

@@ -86,8 +86,6 @@ def test_every_command_of_the_readme_exists() -> None:
             assert rest[0] in targets, line
         elif tool == "kedit":
             assert rest[0] in COMMANDS, line
-        elif tool == "torchrun":
-            assert rest[rest.index("kedit") + 1] in COMMANDS, line
         else:
             assert (ROOT / tool).is_file(), line
 

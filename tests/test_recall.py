@@ -194,7 +194,7 @@ def test_scores_of_something_else_are_refused(planted: Planted) -> None:
     scores = locate(planted.model, TWO_STAGE, PAIRS, silent).scores
     found = usable(planted.model, PAIRS, silent)
     one_stage = Locator({"difference": Stage(ActivationDifference(), TopK(1))})
-    with pytest.raises(ScoresError, match=r"`scores` are of difference.*gradcam"):
+    with pytest.raises(ScoresError, match=r"the scores are of difference.*gradcam"):
         check_given(scores, planted.model, one_stage, found)
     fewer = usable(planted.model, PAIRS[:2], silent)
     with pytest.raises(ScoresError, match="another samples, `p0,p1,p2`; the run asks for `p0,p1`"):

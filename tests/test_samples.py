@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kedit.samples import Concept, Counterfactual, Sample, Split, find_concept, mentioned, plural, silent
+from kedit.samples import Concept, Counterfactual, Sample, Split, find_concept, mentioned, silent
+from kedit.words import plural
 
 STAR = Concept("star")
 

@@ -1,4 +1,4 @@
-"""Verifying a run: the same numbers come out again, and a number that does not is named."""
+"""Verifying a run: the same bytes come out again, and a file that does not is named."""
 
 import json
 import sys
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
 SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
+Verify = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kedit_verify(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def kedit_verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
     """Call `kedit verify WORDS` in this process; return code, out and err."""
 
     def call(*words: object) -> tuple[int, str, str]:
@@ -47,69 +46,58 @@ def kedit_verify(
     return call
 
 
-@pytest.mark.parametrize("word", ["model.batch_size=1", "model.batch_size=8", "threads=1"])
-def test_a_run_comes_out_the_same_with_any_batch_size(
-    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]], word: str
-) -> None:
-    code, out, err = kedit_verify(folder, word)
-    assert (code, err) == (0, "")
-    assert out == f"{folder}: the same, byte by byte\n"
+def test_a_run_comes_out_the_same(folder: Path, kedit_verify: Verify) -> None:
+    assert kedit_verify(folder) == (0, f"{folder}: the same\n", "")
 
 
-def test_every_file_that_differs_is_named_with_the_place(
-    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]
-) -> None:
-    before = {name: (folder / name).read_bytes() for name in verify.FILES}
+def test_every_file_that_differs_is_named(folder: Path, kedit_verify: Verify) -> None:
+    before = {name: (folder / name).read_bytes() for name in verify.FILES if (folder / name).is_file()}
     try:
         report = json.loads(before["report.json"])
         report["neurons"]["count"] += 1
         (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         scores = load_scores(folder / "scores.safetensors")
-        scores["gradcam"].values[0, 0] += 0.5
+        scores["gradcam"].values[0, 0] += 1e-6
         save_scores(scores, folder / "scores.safetensors")
         code, out, _ = kedit_verify(folder)
     finally:
         for name, content in before.items():
             (folder / name).write_bytes(content)
-    assert code == 1
-    assert "scores.safetensors (gradcam: 1 of 2048 scores, by at most 0.5)" in out
-    assert 'report.json (line 9: "count": ' in out
-    assert "neurons.json" not in out
+    assert (code, out) == (1, f"{folder}: scores.safetensors, report.json came out differently\n")
 
 
-def test_other_settings_differ(folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = kedit_verify(folder, "seed=1")
-    assert code == 1
-    assert "scores.safetensors" in out
+def test_the_store_is_not_asked(folder: Path, kedit_verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the store was asked")
+
+    for name in ("get", "remembered", "keep"):
+        monkeypatch.setattr(f"kedit.store.Store.{name}", refuse)
+    assert kedit_verify(folder)[0] == 0
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere"], "`nowhere` is no run of `kedit run`"),
-        (["{folder}", "modle.batch_size=1"], "no key `modle.batch_size` in the run's configuration"),
-        (["{folder}", "concept=unicorn"], "no concept `unicorn`"),
+        (["nowhere"], "`nowhere` is no finished run of `kedit run`"),
         ([], "usage: kedit verify RUN"),
         (["--help"], "usage: kedit verify RUN"),
     ],
 )
-def test_what_cannot_be_verified_is_one_line(
-    folder: Path, kedit_verify: Callable[..., tuple[int, str, str]], words: list[str], told: str
-) -> None:
-    code, out, err = kedit_verify(*(word.format(folder=folder) for word in words))
+def test_what_cannot_be_verified_is_one_line(kedit_verify: Verify, words: list[str], told: str) -> None:
+    code, out, err = kedit_verify(*words)
     assert (code, out) == (2, "")
     assert told in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_run_that_is_not_finished_is_refused(folder: Path, kedit_verify: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_run_that_is_not_finished_is_refused(folder: Path, kedit_verify: Verify) -> None:
     (folder / "STATUS").write_text("running\n")
     try:
         code, _, err = kedit_verify(folder)
     finally:
         (folder / "STATUS").write_text("done\n")
     assert code == 2
-    assert "is not finished, its STATUS is `running`" in err
+    assert "is no finished run of `kedit run`" in err
 
 
 def test_the_scores_of_a_run_say_nothing_of_time(folder: Path) -> None:

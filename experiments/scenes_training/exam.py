@@ -16,7 +16,8 @@ from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.positions import Positions
-from kedit.samples import Concept, Question, Sample, plural
+from kedit.samples import Concept, Question, Sample
+from kedit.words import plural
 
 NOUNS = {form: category for category in CATEGORIES for form in (category, plural(category))}
 NAMED = re.compile(rf"\b(?:({'|'.join(COLORS)}) )?({'|'.join(NOUNS)})\b")

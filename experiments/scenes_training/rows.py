@@ -13,7 +13,8 @@ from kedit.data import grammar
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, HYPERNYM
 from kedit.data.questions import VISUAL_KINDS, questions
 from kedit.data.scenes import SIZE, Scene, Scenes
-from kedit.samples import Question, plural
+from kedit.samples import Question
+from kedit.words import plural
 
 PATCHES = (SIZE // 8) ** 2
 PREFIX = 1 + PATCHES

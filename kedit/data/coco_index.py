@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def album(instances: Path, captions: Path | None, images: Path, *, boxes: bool, 
 def _content(path: Path, parts: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """Return a file's content; outlines are packed while it is parsed: as lists they take ten times as much."""
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             content: Any = json.load(file, object_hook=_packed)
     except json.JSONDecodeError as error:
         raise ValueError(f"`{shown(path)}` is no JSON, or cut off ({error})") from error
@@ -88,7 +89,10 @@ def _packed(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key in KEPT}
+    kept = {key: value for key, value in entry.items() if key in KEPT}
+    if not kept.get("file_name") and isinstance(address := entry.get("coco_url"), str):  # LVIS names no file
+        kept["file_name"] = address.rpartition("/")[2]
+    return kept
 
 
 def _by_id(entries: list[dict[str, Any]], part: str, path: Path) -> dict[int, dict[str, Any]]:
@@ -157,9 +161,9 @@ def _outline(annotation: Mapping[str, Any], *, boxes: bool) -> Outline:
 def _references(captions: Path | None, pictures: Collection[int]) -> Mapping[int, list[str]]:
     found: dict[int, list[str]] = defaultdict(list)
     for one in _content(captions, ("annotations",))["annotations"] if captions is not None else ():
-        text = str(one.get("caption", "")).strip()
-        if text and one.get("image_id") in pictures:
-            found[one["image_id"]].append(text)
+        text = one.get("caption")  # a table that pandas exported has null or NaN where there is none
+        if isinstance(text, str) and text.strip() and one.get("image_id") in pictures:
+            found[one["image_id"]].append(text.strip())
     return found
 
 
@@ -177,4 +181,6 @@ def _record(picture: Mapping[str, Any], images: Path, found: _Shown, references:
 
 
 def _concept(name: str, category: str | None) -> Concept:
-    return Concept(name, (name, *WORDS.get(name, ())), category, UNLESS.get(name, ()))
+    # LVIS writes `fire_hydrant`, and `mouse_(computer_equipment)` to tell it from the animal.
+    spoken = re.sub(r"[\s_]*\(.*\)$", "", name).replace("_", " ") or name
+    return Concept(name, (spoken, *WORDS.get(spoken, ())), category, UNLESS.get(spoken, ()))

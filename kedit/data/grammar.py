@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from kedit.samples import plural
+from kedit.words import plural
 
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 BACKGROUNDS = ("white", "gray", "black", "pink")

@@ -40,7 +40,7 @@ def lines(path: Path) -> Iterator[Line]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file `{shown(path)}`")
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, text in enumerate(file, 1):
             place = f"`{shown(path)}`, line {number}"
             if not text.strip():

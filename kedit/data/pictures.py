@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kedit.samples import Mask
 
 Source = Callable[[], Path | IO[bytes]]
 """Where a picture lies, asked for only when it is read."""
+
+LOSSY = frozenset({"JPEG", "MPO", "WEBP", "AVIF"})
+"""Formats, as Pillow calls them, that may put noise where a mask was black."""
 
 LEAST_SIDE = 8
 """A narrower picture holds nothing to paint out, and image processors take its sides for channels."""
@@ -28,7 +32,11 @@ class SampleError(Exception):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A region as a picture of the same size: inside where it is not black."""
+    """A region as a picture of the same size: what is not transparent, or else not black.
+
+    A file whose compression loses something (JPEG, WebP, AVIF) has noise where it was black: inside is what is brighter
+    than half of its brightest pixel.
+    """
 
     path: Path
 
@@ -36,16 +44,26 @@ class MaskFile:
         """Return the region; a ValueError if the file is missing, cannot be read or is of another size."""
         try:
             with Image.open(self.path) as opened:
-                levels = np.array(opened.convert("RGB"))
+                levels, lossy = _levels(opened), opened.format in LOSSY
         except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
             raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_told(error)})") from error
-        mask: Mask = levels.max(-1) > 0
+        mask: Mask = levels > (levels.max() / 2 if lossy else 0)
         if mask.shape != (height, width):
             raise ValueError(
                 f"the mask `{shown(self.path)}` is {mask.shape[1]} x {mask.shape[0]} pixels, "
                 f"the picture {width} x {height}; they must be equal"
             )
         return mask
+
+
+def _levels(opened: Image.Image) -> NDArray[np.uint8]:
+    """Return how far each pixel of a mask is inside, `[height, width]`: its alpha where that varies, else its light."""
+    if opened.has_transparency_data:
+        alpha = np.array(opened.convert("RGBA"))[..., 3]
+        if alpha.min() < alpha.max():
+            return alpha
+    light: NDArray[np.uint8] = np.array(opened.convert("RGB")).max(-1)
+    return light
 
 
 def read(source: Source, size: tuple[int, int] | None = None) -> Image.Image:

@@ -8,7 +8,8 @@ from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, FACTS, HYPERNYM, NUMBERS
 from kedit.data.inquiries import check_halves
 from kedit.data.scenes import Scene, Scenes, scene
-from kedit.samples import Question, Quiz, plural
+from kedit.samples import Question, Quiz
+from kedit.words import plural
 
 VISUAL_KINDS = ("existence", "color", "count", "relation", "background")
 

@@ -10,7 +10,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.edit.operators import Patch
-from kedit.exact import ExactSum
 from kedit.models.mllm import MLLM, Kind, of_kind
 from kedit.models.reading import prompted
 from kedit.neurons import SiteName
@@ -80,15 +79,13 @@ def mean_activations(
     if not images:
         raise ValueError("there is nothing to average: no pictures")
     place = model.site(site)
-    totals = {layer: ExactSum() for layer in place.widths}
+    totals = {layer: torch.zeros(width, dtype=torch.float64) for layer, width in place.widths.items()}
     n_positions = 0
     for _, batch, activations in prompted(model, place, images, progress=progress, what="reference"):
         counts = of_kind(batch.kinds, positions)
         for layer, by_position in activations.items():
-            # Over the positions of one picture, then exactly: the mean must not depend on the batches.
-            rows = zip(by_position, counts.to(by_position.device), strict=True)
-            totals[layer].add(torch.stack([row[mask].double().sum(0).cpu() for row, mask in rows]))
+            totals[layer] += by_position[counts.to(by_position.device)].double().sum(0).cpu()
         n_positions += int(counts.sum())
     if n_positions == 0:
         raise ValueError(f"no `{positions}` positions in the {len(images)} pictures' prompts")
-    return {layer: (total.value() / n_positions).float() for layer, total in totals.items()}
+    return {layer: (total / n_positions).float() for layer, total in totals.items()}

@@ -8,12 +8,13 @@ from typing import Any
 
 from kedit.evaluation.exam import Transcript
 from kedit.evaluation.metrics import WordTokenizer
+from kedit.words import UNSPACED
 
 LONGEST_REPEAT = 4
 """The longest n-gram whose immediate repetition is looked for."""
 
-# A run of marks is one token, so that an ellipsis is no repetition.
-_TOKEN = re.compile(r"\w+|[^\w\s]+")
+# A run of marks is one token, so that an ellipsis is no repetition; a sign of a script without spaces is one as well.
+_TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+|[^\w\s{UNSPACED}]+")
 
 
 @dataclass(frozen=True)

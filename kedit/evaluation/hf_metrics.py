@@ -11,6 +11,7 @@ import evaluate
 
 from kedit.evaluation.bertscore import bert_scores
 from kedit.evaluation.metrics import ORDERS, TextEncoder, Texts, as_references, rouge_l
+from kedit.words import bleu_tokens
 
 
 class Bleu(evaluate.Metric):  # type: ignore[misc]
@@ -71,7 +72,8 @@ def _corpus_bleu(predictions: Sequence[str], references: Sequence[Texts], order:
     listed = [as_references(entry) for entry in references]
     if all(prediction in texts for prediction, texts in zip(predictions, listed, strict=True)):
         return 1.0  # also where every caption is blank, which sacrebleu scores 0
-    metric = BLEU(max_ngram_order=order, effective_order=True)
+    tokenize = bleu_tokens("".join(text for texts in listed for text in texts))
+    metric = BLEU(max_ngram_order=order, effective_order=True, tokenize=tokenize)
     return min(1.0, float(metric.corpus_score(list(predictions), _streams(listed)).score) / 100)
 
 

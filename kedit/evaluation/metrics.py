@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kedit.words import UNSPACED, bleu_tokens
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,8 +22,7 @@ ORDERS = (1, 2, 3, 4)
 
 # Scripts without spaces count each sign as a word; elsewhere a word is a run of letters and digits.
 # On ASCII this is rouge-score's own tokenizer, which drops every other letter.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 Texts = str | Sequence[str]
 """One reference, or several of which the best counts."""
@@ -73,7 +74,8 @@ def sentence_bleu(prediction: str, references: Texts, order: int = 4) -> float:
     """Return the sentence BLEU of `prediction` up to `order`-grams, in [0, 1].
 
     Effective order (n-grams longer than the prediction do not count) and exponential smoothing, both
-    sacrebleu's own for sentences (Chen and Cherry 2014, method 3); 13a tokens, case kept.
+    sacrebleu's own for sentences (Chen and Cherry 2014, method 3); the tokens that `kedit.words.bleu_tokens` names,
+    case kept.
     """
     if order not in ORDERS:
         raise ValueError(f"BLEU has orders 1 to 4, got {order}")
@@ -96,7 +98,8 @@ def _bleu_by_order(prediction: str, references: Sequence[str]) -> list[float]:
         return [settled] * len(ORDERS)
     from sacrebleu.metrics.bleu import BLEU
 
-    counted = BLEU(effective_order=True).sentence_score(prediction, list(references))
+    tokenize = bleu_tokens("".join(references))
+    counted = BLEU(effective_order=True, tokenize=tokenize).sentence_score(prediction, list(references))
     lengths = int(counted.sys_len), int(counted.ref_len)
     scores = [
         BLEU.compute_bleu(

@@ -8,7 +8,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.exact import ExactSum
 from kedit.inspection.grid import Grid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
@@ -72,15 +71,14 @@ def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Im
     Disjoint sets whose union is `neurons`; modalities that are in no prompt are left out. Firing is the absolute
     activation. (kedit's choice; MINER's own sets come from its locator.)
     """
-    sums = ExactSum()
+    sums = torch.zeros(len(MODALITIES), len(neurons), dtype=torch.float64)
     counts = torch.zeros(len(MODALITIES), 1, dtype=torch.float64)
     for _, batch, values in read(model, site, neurons, images):
-        masks = torch.stack([(batch.modalities == number).cpu() for number in range(len(MODALITIES))], 1)
-        masks[:, 0] = False
-        counts += masks.sum((0, 2))[:, None]
-        # Picture by picture, then exactly: the means must not depend on the batches.
-        sums.add(torch.stack([_firing(row, some) for row, some in zip(values, masks, strict=True)]))
-    means = (sums.value() / counts.clamp(min=1)).masked_fill(counts == 0, -1)
+        for number in range(1, len(MODALITIES)):
+            firing = values[(batch.modalities == number).cpu()].abs().double()
+            sums[number] += firing.sum(0)
+            counts[number] += len(firing)
+    means = (sums / counts.clamp(min=1)).masked_fill(counts == 0, -1)
     strongest = means.argmax(0).tolist()
     members = list(zip(strongest, neurons, strict=True))
     return {
@@ -88,11 +86,6 @@ def by_modality(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Im
         for number, name in enumerate(MODALITIES)
         if number and counts[number] > 0
     }
-
-
-def _firing(values: Tensor, masks: Tensor) -> Tensor:
-    """Return how strongly the neurons of one picture fire in all at each modality's positions: `[modality, neuron]`."""
-    return torch.stack([values[mask].abs().sum(0) for mask in masks])
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Auto:
             made = scores[name]
             about = {**made.provenance, "samples": ",".join(null.samples), "n_samples": str(len(null.samples))}
             method = f"p-value of {made.method}"
-            pvalues[name] = NeuronScores(values, method, made.site, about, scope=made.scope)
+            pvalues[name] = NeuronScores(values.float(), method, made.site, about, scope=made.scope)
             tests[name] = self._tested(name, null, values, made)
             candidates = tests[name].kept
         return Significant(

@@ -67,7 +67,8 @@ class CausalEffect:
             widths = enumerate(site.widths.values())
             return [NeuronId(row, index) for row, width in widths for index in range(width)], 0, 0
         made = gathered(model, site, cases, target, {"shortlist": self.shortlist})["shortlist"]
-        scores = NeuronScores(made.values(self.shortlist), repr(self.shortlist), site.name, ties=made.sums.ties())
+        values = made.values(self.shortlist).float()
+        scores = NeuronScores(values, repr(self.shortlist), site.name, ties=made.sums.ties())
         return scores.ranking()[: self.m], *passes([self.shortlist], len(cases))
 
     @torch.no_grad()

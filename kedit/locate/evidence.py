@@ -4,6 +4,7 @@ The activations and gradients of a batch are computed once, shared by all scorer
 tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,8 +26,8 @@ from kedit.models.mllm import MLLM, Forced
 from kedit.sites import Site
 from kedit.unembedding import Unembedding
 
-SAMPLES_AT_ONCE = 1
-"""How many samples of a batch a scorer sees at once: of several, products of matrices round by how many they are."""
+SAMPLES_AT_ONCE = 4
+"""How many samples of a batch a scorer sees at once, so that its own tensors stay small."""
 
 
 def gather(
@@ -56,7 +57,7 @@ def gather(
 
 
 def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> list[list[int]]:
-    """Return the places of the cases in batches of one length, so that no score depends on the size of the batches.
+    """Return the places of the cases in batches, those with as many words before the concept's together.
 
     Outside the language model a batch is one sample: what a layer sees of several pictures, in patches or tiles,
     cannot be told apart again.
@@ -114,7 +115,7 @@ class _Batch:
         return activations
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
-        """Yield the evidence of a layer one sample at a time, so that a scorer's own tensors stay small.
+        """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
         """
@@ -158,6 +159,8 @@ class _Reading:
     """The first activations that the logits depend on."""
     unread: dict[int, "_Parts"] = field(default_factory=dict)
     """The layers that the backward pass has not reached."""
+    steepest: float = 0.0
+    """The largest gradient so far, without its sign."""
 
     def scores(self) -> dict[str, list[Tensor]]:
         """Run them and return what each scorer makes of each layer."""
@@ -186,7 +189,7 @@ class _Reading:
         )
         self.unread[layer] = again
         traced = with_graph(activation)
-        traced.register_hook(lambda gradient: self._score(layer, again.with_gradient(gradient)))
+        traced.register_hook(lambda gradient: self._score(layer, again.with_gradient(self._checked(layer, gradient))))
         if not self.roots or not activation.requires_grad:
             # Two blocks that run beside each other, as experts and a shared one, are a root each.
             self.roots.append(traced)
@@ -194,10 +197,28 @@ class _Reading:
 
     def _descend(self, output: Tensor) -> None:
         """Take the gradients: every later layer lies between a root and the output, and its hook sees its own."""
-        torch.autograd.grad(output, self.roots, allow_unused=True)
+        if output.requires_grad:
+            torch.autograd.grad(output, self.roots, allow_unused=True)
+        if self.steepest == 0:
+            raise ValueError(
+                f"no gradient of the concept's word reaches a layer of `{self.batch.model.name}`, so there is nothing "
+                "to score by it; weights of 8 bits may have no backward pass (load the model without), and a "
+                "probability near 1 has none either (`target.value=logit`)"
+            )
         for layer, parts in list(self.unread.items()):
             # Nothing after it is read, as of the last layers of some vision towers.
             self._score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
+
+    def _checked(self, layer: int, gradient: Tensor) -> Tensor:
+        """Return the gradient of a layer; a ValueError says that it is no number."""
+        steepest = float(gradient.abs().amax())
+        if not math.isfinite(steepest):
+            raise ValueError(
+                f"the gradient in layer {layer} of `{self.batch.model.name}` is {steepest}; where 16 bits are too few "
+                "for it, load the model with `dtype=bfloat16` or `float32`"
+            )
+        self.steepest = max(self.steepest, steepest)
+        return gradient
 
     def _score(self, layer: int, parts: "_Parts") -> None:
         if parts.gradient is not None:

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, get_args
+from typing import get_args
 
-from kedit.locate.joining import joined, refuse_sharing
+import torch
+
 from kedit.locate.outside import check_scope
-from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Tally, gathered, passes, probed
 from kedit.locate.selection import Selector, TopK
@@ -17,7 +17,7 @@ from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site, by_layer_number
+from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Locator:
         *,
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,
+        dtype: torch.dtype = torch.float32,
     ) -> dict[str, NeuronScores]:
         """Score every neuron in every stage; slow, and independent of the selectors.
 
@@ -70,65 +71,28 @@ class Locator:
             pairs: Pictures with and without the concept.
             captions: The model's captions of the originals, if they are known already.
             progress: Shows the batches go by.
+            dtype: Of the scores; 64-bit floats for those of a shard, see `kedit.locate.shards`.
 
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
-        """
-        return self.merged([self.part(model, pairs, captions=captions, progress=progress)])
-
-    def part(
-        self,
-        model: MLLM,
-        pairs: Sequence[Counterfactual],
-        *,
-        captions: Sequence[Generated] | None = None,
-        progress: Progress = silent,
-        shard: Shard = WHOLE,
-        places: Sequence[int] | None = None,
-    ) -> Part:
-        """Score `pairs`, those of one shard alone; no pair, or none whose caption names the concept, is an empty part.
-
-        `places` say where each pair stands among all; by default as `shard.of` takes them.
-
-        Raises:
-            ValueError: There are several shards, and a stage has to see all samples at once.
         """
         refuse_two_sequences(model.module, model.name)
-        refuse_sharing({name: stage.scorer for name, stage in self.stages.items()}, shard)
         site = model.site(self.site, self.scope)
-        where = [shard.place(number) for number in range(len(pairs))] if places is None else places
-        named = self._named(model, pairs, captions, progress)
-        cases = [Case(pair, mention) for pair, mention in zip(pairs, named.mentions, strict=True) if mention]
+        cases = self.cases(model, pairs, captions, progress)
         began = time.perf_counter()
-        made, forwards, backwards = self._made(model, site, cases, progress) if cases else ({}, 0, 0)
-        found = list(zip(where, (pair.sample.id for pair in pairs), named.mentions, strict=True))
-        return Part(
-            Maker.of(model, site, repr(self.target), self._scorers()),
-            shard,
-            pairs[0].concept.name if pairs else None,
-            {place: one for place, one, mention in found if mention},
-            {place: one for place, one, mention in found if not mention},
-            made,
-            forwards,
-            backwards,
-            time.perf_counter() - began,
-            unnamed=named.unnamed,
-        )
-
-    def merged(self, parts: Sequence[Part]) -> dict[str, NeuronScores]:
-        """Return the scores of every stage from the parts of all shards: bit by bit those of one part of all pairs.
-
-        Raises:
-            PartError: The parts do not belong together, or some are missing; see `joined`.
-            ValueError: No pair is usable, since no caption names the concept.
-        """
-        whole = joined(parts)
-        mine = replace(whole.maker, site=self.site, scope=self.scope, target=repr(self.target), scorers=self._scorers())
-        if (told := mine.differs(whole.maker)) is not None:
-            raise PartError(f"the parts are of another locator: {told}")
-        if not whole.samples:
-            raise self._unusable(whole.n_pairs, whole.concept, whole.unnamed)
-        return {name: self._scores(stage.scorer, whole, name) for name, stage in self.stages.items()}
+        made, forwards, backwards = self._tallies(model, site, cases, progress)
+        about = {
+            "model": model.name,
+            "concept": pairs[0].concept.name,
+            "target": repr(self.target),
+            "samples": ",".join(case.pair.sample.id for case in cases),
+            "n_samples": str(len(cases)),
+            "skipped": str(len(pairs) - len(cases)),
+            "forwards": str(forwards),
+            "backwards": str(backwards),
+            "seconds": f"{time.perf_counter() - began:.3f}",
+        }
+        return {name: self._scores(name, made[name], site, about, dtype) for name in self.stages}
 
     def limited(self, k: int) -> "Locator":
         """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""
@@ -165,35 +129,36 @@ class Locator:
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,
     ) -> list[Case]:
-        """Return the usable pairs with their first mention; the others are skipped and logged."""
-        named = self._named(model, pairs, captions, progress)
-        cases = [Case(pair, mention) for pair, mention in zip(pairs, named.mentions, strict=True) if mention]
-        if not cases:
-            raise self._unusable(len(pairs), pairs[0].concept.name if pairs else None, named.unnamed)
-        return cases
+        """Return the usable pairs with their first mention; the others are skipped and logged.
 
-    def _named(
-        self,
-        model: MLLM,
-        pairs: Sequence[Counterfactual],
-        captions: Sequence[Generated] | None,
-        progress: Progress,
-    ) -> "_Named":
-        """Return where each pair's caption names the concept; those that do not are logged."""
+        Raises:
+            ValueError: There is none; the message has the first caption.
+        """
         if not pairs:
-            return _Named([], "")
+            raise ValueError("there is nothing to locate in: no counterfactual pairs")
         told = captions or model.caption([pair.sample.image for pair in pairs], progress=progress)
-        if len(told) != len(pairs):
-            raise ValueError(f"{len(pairs)} pairs need as many captions, got {len(told)}")
-        force = self.target.on_missing == "force"
-        found = [model.mention(caption, pair.concept, force=force) for pair, caption in zip(pairs, told, strict=True)]
-        if n_unnamed := found.count(None):
-            name = pairs[0].concept.name
-            logger.info("%d of %d captions do not name `%s`: skipped", n_unnamed, len(pairs), name)
-        unnamed = (caption.text for caption, one in zip(told, found, strict=True) if one is None)
-        return _Named(found, next(unnamed, ""))
+        found = self.mentions(model, pairs, told)
+        name, unnamed = pairs[0].concept.name, found.count(None)
+        if unnamed == len(pairs):
+            force = self.target.on_missing == "force"
+            hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"
+            raise ValueError(
+                f"none of the model's {len(pairs)} captions names `{name}` (the first: {told[0].text!r}); {hint}"
+            )
+        if unnamed:
+            logger.info("%d of %d captions do not name `%s`: skipped", unnamed, len(pairs), name)
+        return [Case(pair, mention) for pair, mention in zip(pairs, found, strict=True) if mention]
 
-    def _made(
+    def mentions(
+        self, model: MLLM, pairs: Sequence[Counterfactual], captions: Sequence[Generated]
+    ) -> list[Mention | None]:
+        """Return where each caption first names the concept of its pair; None where it does not."""
+        if len(captions) != len(pairs):
+            raise ValueError(f"{len(pairs)} pairs need as many captions, got {len(captions)}")
+        force = self.target.on_missing == "force"
+        return [model.mention(one, pair.concept, force=force) for pair, one in zip(pairs, captions, strict=True)]
+
+    def _tallies(
         self, model: MLLM, site: Site, cases: Sequence[Case], progress: Progress
     ) -> tuple[dict[str, Tally], int, int]:
         """Return what each stage made of the cases, and the forwards and backwards that all took together."""
@@ -203,36 +168,21 @@ class Locator:
         made |= {name: probed(model, site, cases, self.target, name, one, progress) for name, one in probers.items()}
         forwards, backwards = passes(scorers.values(), len(cases))
         return (
-            {name: made[name] for name in self.stages},
+            made,
             forwards + sum(one.forwards for one in made.values()),
             backwards + sum(one.backwards for one in made.values()),
         )
 
-    def _scores(self, scorer: Scorer | Prober, whole: Part, name: str) -> NeuronScores:
-        made, layers = whole.stages[name], whole.maker.widths
-        own = {"invalid": str(made.n_invalid)} | {key: f"{value:.6g}" for key, value in made.notes.items()}
-        ties = made.sums.ties()
+    def _scores(
+        self, name: str, tally: Tally, site: Site, about: Mapping[str, str], dtype: torch.dtype
+    ) -> NeuronScores:
+        scorer, ties = self.stages[name].scorer, tally.sums.ties()
+        own = {"invalid": str(tally.n_invalid)} | {key: f"{value:.6g}" for key, value in tally.notes.items()}
         return NeuronScores(
-            by_layer_number(made.values(scorer), layers),
+            site.by_layer_number(tally.values(scorer)).to(dtype),
             repr(scorer),
             self.site,
-            {**whole.provenance(), **own},
-            None if ties is None else by_layer_number(ties, layers),
+            {**about, **own},
+            None if ties is None else site.by_layer_number(ties),
             self.scope,
         )
-
-    def _scorers(self) -> dict[str, str]:
-        return {name: repr(stage.scorer) for name, stage in self.stages.items()}
-
-    def _unusable(self, n_pairs: int, concept: str | None, first: str) -> ValueError:
-        if not n_pairs:
-            return ValueError("there is nothing to locate in: no counterfactual pairs")
-        force = self.target.on_missing == "force"
-        hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"
-        return ValueError(f"none of the model's {n_pairs} captions names `{concept}` (the first: {first!r}); {hint}")
-
-
-class _Named(NamedTuple):
-    mentions: list[Mention | None]
-    unnamed: str
-    """The first caption without a mention."""

@@ -2,15 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split, over_sets
-from kedit.locate.joining import joined
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
-from kedit.locate.parts import WHOLE, Maker, Part, PartError, Shard
 from kedit.locate.prompted import over_prompts
 from kedit.locate.scorer import Case
 from kedit.locate.scoring import Tally, gathered, passes
@@ -19,12 +17,10 @@ from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.prompts import Prompt
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site, by_layer_number
+from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 
-STAGE = "miner"
-"""The name of the one stage of a part."""
 UNION = "union"
 """The name of the last set that `Miner.select_each` returns."""
 NO_MENTION = Mention((), (0,))
@@ -97,44 +93,7 @@ class Miner:
             captions: Not needed.
             progress: Shows the batches go by.
         """
-        _refuse_empty({"pairs": pairs}, "counterfactual pairs")
-        return self.merged([self.part(model, pairs, progress=progress)])
-
-    def part(
-        self,
-        model: MLLM,
-        pairs: Sequence[Counterfactual],
-        *,
-        captions: Sequence[Generated] | None = None,
-        progress: Progress = silent,
-        shard: Shard = WHOLE,
-        places: Sequence[int] | None = None,
-    ) -> Part:
-        """Score the pairs of one shard, which may have none; see `Locator.part`."""
-        began = time.perf_counter()
-        site = model.site(self.site)
-        where = [shard.place(number) for number in range(len(pairs))] if places is None else places
-        made = {STAGE: self._made(model, site, pairs, progress)} if pairs else {}
-        forwards, backwards = passes([self.scorer], len(pairs))
-        return Part(
-            Maker.of(model, site, "none", {STAGE: repr(self.scorer)}),
-            shard,
-            ",".join(dict.fromkeys(pair.concept.name for pair in pairs)) or None,
-            {place: pair.sample.id for place, pair in zip(where, pairs, strict=True)},
-            stages=made,
-            forwards=forwards,
-            backwards=backwards,
-            seconds=time.perf_counter() - began,
-        )
-
-    def merged(self, parts: Sequence[Part]) -> dict[str, NeuronScores]:
-        """Return the scores from the parts of all shards; see `Locator.merged`."""
-        whole = joined(parts)
-        mine = replace(whole.maker, site=self.site, target="none", scorers={STAGE: repr(self.scorer)})
-        if (told := mine.differs(whole.maker)) is not None:
-            raise PartError(f"the parts are of another locator: {told}")
-        _refuse_empty({"pairs": list(whole.samples)}, "counterfactual pairs")
-        return self._scores([whole.stages[STAGE]], whole.maker.widths, whole.provenance())
+        return self.score_sets(model, {"pairs": pairs}, progress=progress)
 
     def score_sets(
         self, model: MLLM, sets: Mapping[str, Sequence[Counterfactual]], *, progress: Progress = silent
@@ -152,7 +111,7 @@ class Miner:
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
             "samples": ",".join(pair.sample.id for pair in pairs),
         }
-        return self._scores(made, site.blocks, self._provenance(model, about, len(pairs), began))
+        return self._scores(made, site, self._provenance(model, about, len(pairs), began))
 
     def score_prompts(
         self, model: MLLM, sets: Mapping[str, Sequence[Prompt]], *, progress: Progress = silent
@@ -168,7 +127,7 @@ class Miner:
         made = [over_prompts(model, site, prompts, self.scorer, progress) for prompts in sets.values()]
         counts = {name: len(prompts) for name, prompts in sets.items()}
         about = {"concept": "none", "samples": ",".join(f"{name} x {count}" for name, count in counts.items())}
-        return self._scores(made, site.blocks, self._provenance(model, about, sum(counts.values()), began))
+        return self._scores(made, site, self._provenance(model, about, sum(counts.values()), began))
 
     def _provenance(self, model: MLLM, about: Mapping[str, str], n_samples: int, began: float) -> dict[str, str]:
         forwards, backwards = passes([self.scorer], n_samples)
@@ -183,15 +142,12 @@ class Miner:
             "seconds": f"{time.perf_counter() - began:.3f}",
         }
 
-    def _scores(
-        self, made: Sequence[Tally], layers: Iterable[int], about: Mapping[str, str]
-    ) -> dict[str, NeuronScores]:
+    def _scores(self, made: Sequence[Tally], site: Site, about: Mapping[str, str]) -> dict[str, NeuronScores]:
         """Return what was made of several sets as one, by modality; those that no sample has are left out."""
         provenance = {**about, "invalid": str(sum(one.n_invalid for one in made))}
-        numbers = list(layers)
         over_all = over_sets([one.values(self.scorer) for one in made])
         return {
-            name: NeuronScores(by_layer_number(values, numbers), repr(self._stage(name)), self.site, provenance)
+            name: NeuronScores(site.by_layer_number(values).float(), repr(self._stage(name)), self.site, provenance)
             for name, values in zip(SPLITS[self.split], over_all, strict=True)
             if bool((values.nan_to_num(0.0) != 0).any())
         }
@@ -232,7 +188,7 @@ class Miner:
     def _made(self, model: MLLM, site: Site, pairs: Sequence[Counterfactual], progress: Progress) -> Tally:
         """Return the importance over the samples of one set, `[modality, layer, neuron]`."""
         cases = [Case(pair, NO_MENTION) for pair in pairs]
-        return gathered(model, site, cases, Target(), {STAGE: self.scorer}, progress)[STAGE]
+        return gathered(model, site, cases, Target(), {"miner": self.scorer}, progress)["miner"]
 
     def _stage(self, name: Modality) -> ModalityImportance:
         return ModalityImportance(name, self.weights, self.attn_mode, self.norm, self.faithful)

@@ -8,7 +8,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.exact import ExactSum
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.scoring import stacked_batch
@@ -128,12 +127,12 @@ def _activity(
     model: MLLM, site: Site, images: Sequence[Image], positions: Evidence, progress: Progress, name: str
 ) -> Tensor:
     """Return the share of positions at which each neuron is above zero, over all pictures: `[layer, neuron]`."""
-    total = ExactSum()
+    total = torch.zeros((), dtype=torch.float64)
     for _, batch, activations in prompted(model, site, images, progress=progress, what=name):
         active = [(activations[layer] > 0).float() for layer in site.blocks]
         shares = [over_positions(one, batch.kinds.to(one.device), positions, "mean").cpu() for one in active]
-        total.add(stacked_batch(shares))
-    return total.value() / len(images)
+        total = total + stacked_batch(shares).sum(0, dtype=torch.float64)
+    return total / len(images)
 
 
 def check_quantile(quantile: float) -> None:

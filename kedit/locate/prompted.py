@@ -11,9 +11,8 @@ from kedit.locate.modality_importance import Importances
 from kedit.locate.scorer import LayerEvidence
 from kedit.locate.scoring import Tally, stacked_batch
 from kedit.models.attention import Attention
-from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Forced
-from kedit.prompts import Prompt
+from kedit.prompts import Prompt, batches
 from kedit.samples import Progress, silent
 from kedit.sites import Site
 
@@ -21,9 +20,9 @@ from kedit.sites import Site
 def over_prompts(
     model: MLLM, site: Site, prompts: Sequence[Prompt], scorer: Importances, progress: Progress = silent
 ) -> Tally:
-    """Return what `scorer` makes of the prompts together; those of one medium and length are read in batches."""
+    """Return what `scorer` makes of the prompts together; those of one medium are read in batches."""
     made = Tally.of(scorer)
-    chunks = of_prompts(model, prompts)
+    chunks = batches(prompts, model.batch_size)
     for chunk in progress(chunks, len(chunks), "locate"):
         some = [prompts[place] for place in chunk]
         layers = _layers(model, site, model.read(some, [()] * len(some)), scorer)

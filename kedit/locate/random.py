@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from kedit.locate.locator import Locator
-from kedit.locate.parts import WHOLE, Part, Shard
 from kedit.locate.reduction import OverSamples
 from kedit.locate.scorer import Case, Probed
 from kedit.locate.scoring import stacked_batch
@@ -70,23 +69,6 @@ class LayerMatched:
     ) -> dict[str, NeuronScores]:
         """Return the scores of the locator inside."""
         return self.locator.score(model, pairs, captions=captions, progress=progress)
-
-    def part(
-        self,
-        model: MLLM,
-        pairs: Sequence[Counterfactual],
-        *,
-        captions: Sequence[Generated] | None = None,
-        progress: Progress = silent,
-        shard: Shard = WHOLE,
-        places: Sequence[int] | None = None,
-    ) -> Part:
-        """Return the part of the locator inside."""
-        return self.locator.part(model, pairs, captions=captions, progress=progress, shard=shard, places=places)
-
-    def merged(self, parts: Sequence[Part]) -> dict[str, NeuronScores]:
-        """Return the scores of the locator inside."""
-        return self.locator.merged(parts)
 
     def limited(self, k: int) -> "LayerMatched":
         """Return the same, matched to the `k` best of the locator inside."""

@@ -1,17 +1,13 @@
 """From a score for each sample and position to one for each neuron."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from kedit.exact import ExactSum
 from kedit.models.mllm import of_kind
 
-SUM, PLAIN, PEAK, COUNT = "sum.", "plain.", "peak", "count"
-"""What a reduction calls its tensors."""
 Evidence = Literal["all", "image", "text", "target"]
 """The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
 OverPositions = Literal["max", "sum", "mean", "abs_max"]
@@ -101,71 +97,35 @@ def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: Over
 class RunningReduction:
     """A reduction over samples that takes them in one batch after the other, in memory for one sample's scores.
 
-    Sums are exact (see `ExactSum`), and so is a maximum: neither the order of the samples nor how they were shared out
-    among batches and reductions changes a bit of the result.
+    Sums are 64-bit floats: the order of the samples and the size of the batches move a score by 1e-15 of it or so.
     """
 
     def __init__(self, how: OverSamples) -> None:
         check_over_samples(how)
         self.how: OverSamples = Vote() if how == "vote" else how
         self.n = 0
-        self._sum = ExactSum()
-        """Of the votes or, without a vote, of the scores."""
-        self._plain = ExactSum()
-        """Of the scores, where there is a vote."""
-        self._peak: Tensor | None = None
+        self._total = torch.tensor(-torch.inf if how == "max" else 0.0, dtype=torch.float64)
+        """The highest scores, the sum of the votes or, without a vote, of the scores."""
+        self._plain = torch.zeros((), dtype=torch.float64)
+        """The sum of the scores, where there is a vote."""
 
     def add(self, scores: Tensor) -> None:
         """Take in a batch of scores: `[batch, ..., layer, neuron]`."""
         self.n += len(scores)
         if self.how == "max":
-            self._rise(scores.amax(0))
-        elif isinstance(self.how, Vote):
-            self._plain.add(scores)
-            self._sum.add(self.how(scores))
-        else:
-            self._sum.add(scores)
-
-    def merge(self, other: "RunningReduction") -> None:
-        """Take in the samples of another reduction of the same kind."""
-        if other.how != self.how:
-            raise ValueError(f"a reduction by {self.how!r} takes in none by {other.how!r}")
-        self.n += other.n
-        self._sum.merge(other._sum)
-        self._plain.merge(other._plain)
-        if other._peak is not None:
-            self._rise(other._peak)
+            self._total = torch.maximum(self._total, scores.amax(0).double())
+            return
+        summed = scores.sum(0, dtype=torch.float64)
+        if isinstance(self.how, Vote):
+            self._plain = self._plain + summed
+            summed = self.how(scores).sum(0)
+        self._total = self._total + summed
 
     def result(self) -> Tensor:
-        """Return the scores over all samples: `[..., layer, neuron]`."""
+        """Return the scores over all samples, 64-bit: `[..., layer, neuron]`."""
         assert self.n, "no scores were added"
-        if self.how == "max":
-            assert self._peak is not None
-            return self._peak
-        return self._sum.value() / self.n
+        return self._total if self.how == "max" else self._total / self.n
 
     def ties(self) -> Tensor | None:
         """Return what ranks neurons of equal votes; None where there was no vote."""
-        return self._plain.value() / self.n if isinstance(self.how, Vote) else None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what was taken in as tensors, for `of`."""
-        state = {f"{SUM}{name}": one for name, one in self._sum.tensors().items()}
-        state |= {f"{PLAIN}{name}": one for name, one in self._plain.tensors().items()}
-        state |= {} if self._peak is None else {PEAK: self._peak}
-        return state | {COUNT: torch.tensor(self.n)}
-
-    @classmethod
-    def of(cls, how: OverSamples, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the reduction by `how` that `tensors` describe."""
-        made = cls(how)
-        made.n = int(tensors[COUNT])
-        made._peak = tensors.get(PEAK)
-        made._sum, made._plain = (
-            ExactSum.of({name.removeprefix(part): one for name, one in tensors.items() if name.startswith(part)})
-            for part in (SUM, PLAIN)
-        )
-        return made
-
-    def _rise(self, peak: Tensor) -> None:
-        self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
+        return self._plain / self.n if isinstance(self.how, Vote) else None

@@ -19,7 +19,7 @@ from kedit.sites import Site
 
 @dataclass(eq=False)
 class Tally:
-    """What one scorer or prober made of some samples; tallies of different samples add up."""
+    """What one scorer or prober made of some samples."""
 
     sums: RunningReduction
     n_invalid: int = 0
@@ -43,14 +43,6 @@ class Tally:
     def note(self, notes: Mapping[str, float]) -> None:
         """Keep of each note the larger."""
         self.notes |= {key: max(value, self.notes.get(key, value)) for key, value in notes.items()}
-
-    def merge(self, other: "Tally") -> None:
-        """Take in what was made of other samples."""
-        self.sums.merge(other.sums)
-        self.n_invalid += other.n_invalid
-        self.forwards += other.forwards
-        self.backwards += other.backwards
-        self.note(other.notes)
 
 
 def gathered(

@@ -29,12 +29,6 @@ def file_of(name: str, key: str = "methods") -> Path:
     return known[name]
 
 
-def name_of(locator: Any) -> str:
-    """Return what a locator is called that came without a name: its stages, or its class."""
-    stages = tuple(getattr(locator, "stages", ()))
-    return "two_stage" if stages == ("difference", "gradcam") else "+".join(stages) or type(locator).__name__
-
-
 def _build(node: Any, outer: Mapping[str, Any]) -> Any:
     """Return what a node of a file describes; `${..key}` is the `key` of the node around it, `outer`."""
     if isinstance(node, list):

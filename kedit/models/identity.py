@@ -13,8 +13,8 @@ from kedit.fingerprints import of_libraries
 from kedit.models.mllm import MLLM
 from kedit.store import digest
 
-NO_MATTER = ("module", "processor", "batch_size")
-"""Fields of a model that have a digest of their own, or that change no result."""
+OF_THEIR_OWN = ("module", "processor")
+"""Fields of a model that have a digest of their own."""
 AT_ONCE = 1 << 26
 """Bytes of a tensor that are taken off its device at a time."""
 
@@ -26,7 +26,8 @@ class UnhashableWeightsError(ValueError):
 def identity(model: MLLM, weights: str | None = None) -> str:
     """Return the digest of the weights, the architecture, the processor, the prompt and the libraries.
 
-    The batch size is no part of it. Two processes that load the same files get the same digest.
+    The batch size is a part of it, since it moves the last digits of scores. Two processes that load the same files get
+    the same digest.
 
     Args:
         model: The model, unedited.
@@ -39,7 +40,7 @@ def identity(model: MLLM, weights: str | None = None) -> str:
     own = {one.name: getattr(model, one.name) for one in fields(model)} if is_dataclass(model) else dict[str, Any]()
     about = {
         "kind": [type(one).__qualname__ for one in (model, module, processor)],
-        "settings": {name: repr(value) for name, value in sorted(own.items()) if name not in NO_MATTER},
+        "settings": {name: repr(value) for name, value in sorted(own.items()) if name not in OF_THEIR_OWN},
         "device": sorted({tensor.device.type for _, tensor in _tensors(module)}),
         "config": _told(getattr(module, "config", None)),
         "generation": _told(getattr(module, "generation_config", None)),

@@ -18,8 +18,8 @@ def prompted(
 ) -> Iterator[tuple[list[int], Forced, dict[int, Tensor]]]:
     """Yield the places of some pictures, their batch after the prompt, and each layer's activations.
 
-    The activations are `[batch, pos, neuron]`: some models flatten batch and positions; here they are apart. All
-    pictures of a batch are read at one length, so that no number depends on the size of the batches. No graph is kept.
+    The activations are `[batch, pos, neuron]`: some models flatten batch and positions; here they are apart. No graph
+    is kept.
 
     Raises:
         ValueError: The site is outside the language model, whose positions these are.

@@ -28,8 +28,8 @@ from kedit.pipelines.comparison.matrix import Gallery, Matrix
 from kedit.pipelines.comparison.result import Comparison
 from kedit.pipelines.comparison.rows import Row, budget_size, picked, rows
 from kedit.pipelines.comparison.scoring import Bench, Failed
-from kedit.pipelines.locate import Counts, Prepared, prepare, usable
-from kedit.pipelines.run import as_plan, check_model
+from kedit.pipelines.locate import Counts, Prepared, check_model, prepare, usable
+from kedit.pipelines.run import as_plan
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.samples import Data, Progress, silent
 

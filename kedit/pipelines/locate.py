@@ -1,24 +1,33 @@
 """Locating: the pictures and questions of a concept, the usable pairs, the scores and what is chosen by them."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from kedit import __version__
 from kedit.data.inpaint import Exact, Inpainter, MeanFill
 from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
 from kedit.locate.auto import Auto
-from kedit.locate.choosing import chosen_by
+from kedit.locate.choosing import check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
+from kedit.locate.shards import ALL, Shard
 from kedit.locate.significant import Significant
+from kedit.locate.two_stage import two_stage
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
+from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.transcripts import captions_of, rows
+from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.table import Table
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept, silent
+from kedit.sites import Site
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -75,9 +84,12 @@ class Located:
 
     scores: dict[str, NeuronScores]
     stages: dict[str, NeuronSet]
-    pairs: list[Counterfactual]
-    captions: list[Generated]
+    widths: Mapping[int, int]
+    """The number of neurons of each layer that was looked at."""
     skipped: dict[str, int]
+    pairs: Sequence[Counterfactual] = ()
+    """None where scores of several jobs were merged."""
+    captions: Sequence[Generated] = ()
     significant: Significant | None = None
     """What the tests found, where tests chose the neurons."""
 
@@ -87,9 +99,29 @@ class Located:
         return list(self.stages.values())[-1]
 
     @property
+    def provenance(self) -> Mapping[str, str]:
+        """What all stages' scores have in common: model, concept, target, samples."""
+        return next(iter(self.scores.values())).provenance
+
+    @property
+    def neurons_line(self) -> str:
+        """How many neurons there are and in which layers, for people."""
+        layers = ", ".join(f"layer {layer}: {len(found)}" for layer, found in self.neurons.by_layer().items())
+        share = len(self.neurons) / sum(self.widths.values())
+        return f"neurons: {len(self.neurons)} ({share:.2%}), {layers or 'in no layer'}"
+
+    @property
+    def figures(self) -> dict[str, Drawing]:
+        """In which layers the neurons are and, of several stages, how each scores them; by name."""
+        counts = [{layer: len(some) for layer, some in one.by_layer().items()} for one in self.stages.values()]
+        candidates = counts[0] if len(counts) > 1 else None
+        drawn = {"layers": draw_layers({"": counts[-1]}, self.widths, candidates=candidates)}
+        return drawn | ({"scores": draw_scores(self.scores, self.stages)} if len(self.scores) > 1 else {})
+
+    @property
     def sample_counts(self) -> dict[str, Any]:
         """How many pairs were used and why the others were not, as report.json has it."""
-        return {"located": len(self.pairs) - self.skipped["caption_does_not_name_it"], "skipped": self.skipped}
+        return {"located": int(self.provenance["n_samples"]), "skipped": self.skipped}
 
     @property
     def cost(self) -> dict[str, int]:
@@ -100,6 +132,188 @@ class Located:
         return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class LocateResult:
+    """The neurons of a concept, the scores behind them, and how they were taken; prints and saves itself."""
+
+    locator: str
+    """The locator's name."""
+    selectors: Mapping[str, str]
+    """What chose in each stage; empty for a locator that selects by itself."""
+    located: Located
+    skipped: Mapping[str, int]
+    """How many pictures could not be used, by the reason."""
+    seconds: float
+    """How long captions, scores and choosing took."""
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """The neurons that were located."""
+        return self.located.neurons
+
+    @property
+    def scores(self) -> dict[str, NeuronScores]:
+        """The scores of each stage."""
+        return self.located.scores
+
+    @property
+    def figures(self) -> dict[str, Drawing]:
+        """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
+        return self.located.figures
+
+    def table(self) -> Table:
+        """Return for each stage how many neurons it kept, and by what."""
+        about, rows = self.located.provenance, self._stages().items()
+        title = f"`{about['concept']}` in {about['model']} by {self.locator}: {about['n_samples']} samples"
+        cells = [(name, row["count"], row["highest"], row["select"]) for name, row in rows]
+        columns = ("stage", "neurons", "highest score", "chosen by")
+        return Table(columns, tuple(cells), title, (self.located.neurons_line,))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what locate.json holds; a function of what was asked, without times."""
+        about, counts = self.located.provenance, self.located.sample_counts
+        return {
+            "kedit": __version__,
+            "concept": about["concept"],
+            "model": about["model"],
+            "locator": self.locator,
+            "target": about["target"],
+            "stages": self._stages(),
+            "neurons": neuron_part(self.neurons, sum(self.located.widths.values())),
+            "samples": counts | {"skipped": {**self.skipped, **counts["skipped"]}, "ids": about["samples"].split(",")},
+            "cost": self.located.cost,
+        }
+
+    def save(self, folder: str | Path, *, figures: bool = True) -> Path:
+        """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it."""
+        with Run(Path(folder)) as run:
+            self.save_in(run, figures=figures)
+        return Path(folder)
+
+    def save_in(self, run: Run, *, figures: bool = True) -> None:
+        """Leave the same in the folder of a run that is open."""
+        leave(self.located, run)
+        run.save_json("locate.json", self.to_json())
+        for name, drawing in self.figures.items() if figures else ():
+            run.save_figure(f"{name}.png", drawing.save)
+        # Of merged scores, nobody knows how long they took.
+        scoring = {"locate_seconds": float(known)} if (known := self.located.provenance.get("seconds")) else {}
+        run.save_json("timing.json", {**scoring, "seconds": round(self.seconds, 3)})
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+    def _stages(self) -> dict[str, dict[str, Any]]:
+        """Return the "stages" part of locate.json; a set that several others make up has no scores of its own."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, kept in self.located.stages.items():
+            scores = self.scores.get(name)
+            known = scores.values[scores.values.isfinite()].tolist() if scores is not None else []
+            found[name] = {
+                "scorer": scores.method if scores is not None else None,
+                "select": self.selectors.get(name),
+                "highest": max(known, default=None),
+                "count": len(kept),
+            }
+        return found
+
+
+def locate_neurons(
+    model: MLLM,
+    data: Data,
+    concept: str,
+    *,
+    locate: Locator | None = None,
+    select: Selector | Auto | None = None,
+    inpaint: Inpainter | None = None,
+    counts: Counts | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: Progress = silent,
+) -> LocateResult:
+    """Locate the neurons of a concept, without an edit: those that `kedit.run` with the same arguments edits.
+
+    Example:
+        result = kedit.locate_neurons(kedit.load("scenes"), kedit.Scenes(), "star")
+
+    Args:
+        model: The model; its weights are not touched.
+        data: Where the pictures come from.
+        concept: The name of a concept that the data knows.
+        locate: Scores and selects; two-stage filtering with its default thresholds if None.
+        select: Chooses in place of the locator's own last selector.
+        inpaint: Paints the concept out of a picture; see `kedit.run`.
+        counts: How many pictures to locate with; the other counts do not matter.
+        seed: Of the pictures drawn.
+        store: The folder of results that later jobs may use again; None computes everything.
+        progress: Shows how far it is.
+
+    Raises:
+        LookupError: The data has no such concept.
+        ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
+    """
+    locator = locate or two_stage()
+    check_choice(select, locator)
+    only_locating = replace(counts or Counts(), target=1, retention=0)
+    prepared = prepare(data, concept, inpaint, only_locating, seed=seed, progress=progress)
+    cache = Recall.of_model(store, model)
+    return locate_prepared(model, prepared, locator, select=select, cache=cache, progress=progress)
+
+
+def locate_prepared(
+    model: MLLM,
+    prepared: Prepared,
+    locator: Locator,
+    *,
+    select: Selector | Auto | None = None,
+    scores: Mapping[str, NeuronScores] | None = None,
+    cache: Recall = FORGETFUL,
+    name: str = "",
+    progress: Progress = silent,
+) -> LocateResult:
+    """Do what `locate_neurons` does with pairs that are prepared; see there.
+
+    Args:
+        model: The model.
+        prepared: What `prepare` returned.
+        locator: Scores and selects.
+        select: Chooses in place of the locator's own last selector.
+        scores: Scores of the same pictures that were taken before.
+        cache: What is known from before.
+        name: What to call the locator; its stages if empty.
+        progress: Shows how far it is.
+    """
+    began = time.perf_counter()
+    check_pairs(select, locator, prepared.pairs)
+    check_model(model, locator)
+    located = locate(model, locator, prepared.pairs, progress, cache, select, prepared.exam.vocabulary, scores)
+    seconds = time.perf_counter() - began
+    return LocateResult(name or name_of(locator), selectors_of(locator, select), located, prepared.skipped, seconds)
+
+
+def check_model(model: MLLM, locator: Locator) -> Site:
+    """Return where the neurons are; a ValueError or LookupError says why none can be located in the model."""
+    model.require("image")
+    refuse_two_sequences(model.module, model.name)
+    return model.site(locator.site, getattr(locator, "scope", "language"))
+
+
+def name_of(locator: Locator) -> str:
+    """Return what to call a locator: by its stages, or by its class."""
+    stages: Sequence[str] = tuple(getattr(locator, "stages", ()))
+    return "two_stage" if tuple(stages) == ("difference", "gradcam") else "+".join(stages) or type(locator).__name__
+
+
+def selectors_of(locator: Locator, select: Selector | Auto | None = None) -> dict[str, str]:
+    """Return what chooses in each stage of `locator`, `select` in place of its last or, if it tests, of all."""
+    own = {name: repr(stage.select) for name, stage in getattr(locator, "stages", {}).items()}
+    replaced = list(own) if isinstance(select, Auto) else list(own)[-1:] if select is not None else []
+    return own | dict.fromkeys(replaced, repr(select))
+
+
 def prepare(
     data: Data,
     concept: str,
@@ -107,12 +321,13 @@ def prepare(
     counts: Counts,
     *,
     seed: int = 0,
+    shard: Shard = ALL,
     progress: Progress = silent,
 ) -> Prepared:
     """Return what an edit of the concept called `concept` is judged on, and the pairs to locate it with.
 
     Without an inpainter, the data set draws each picture anew where it can, and else the region is filled with the
-    mean colour around it.
+    mean colour around it. Of several shards, one may have no pair.
 
     Raises:
         LookupError: The data has no such concept.
@@ -121,13 +336,27 @@ def prepare(
     found = find_concept(data.concepts, concept)
     split = data.split(found, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
-    drawn = all(sample.render_without is not None for sample in split.locate)
-    pairs = counterfactuals(inpaint or (Exact() if drawn else MeanFill()), split.locate, found, progress=progress)
-    return Prepared(exam, pairs.made, {**split.skipped, **pairs.skipped})
+    samples = shard.of(split.locate)
+    painter = inpaint or (Exact() if all(sample.render_without is not None for sample in samples) else MeanFill())
+    pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
+    # What the data set passed over, it passed over for all shards.
+    passed_over = split.skipped if shard.index == 0 else {}
+    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped})
 
 
-def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, recall: Recall = FORGETFUL) -> Usable:
-    """Return the pairs whose counterfactual the model's caption no longer names the concept in."""
+def usable(
+    model: MLLM,
+    pairs: Sequence[Counterfactual],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+    *,
+    needed: bool = True,
+) -> Usable:
+    """Return the pairs whose counterfactual the model's caption no longer names the concept in.
+
+    Raises:
+        ValueError: There is none, and one is `needed`.
+    """
 
     def ask() -> dict[str, Any]:
         captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
@@ -138,7 +367,7 @@ def usable(model: MLLM, pairs: Sequence[Counterfactual], progress: Progress, rec
     captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
     kept = [number for number, names in enumerate(still) if not names]
-    if not kept:
+    if needed and not kept:
         raise ValueError(
             f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
             "does not remove it"
@@ -173,30 +402,34 @@ def locate(
         ScoresError: `given` are scores of something else.
     """
     found = usable(model, pairs, progress, recall)
+    if given is not None:
+        check_given(given, model, locator, found)
+    scores = dict(given or _scores(model, locator, found, progress, recall))
+    unnamed = int(next(iter(scores.values())).provenance["skipped"])
+    skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
+    choice = chosen_by(
+        select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
+    )
+    widths = model.site(locator.site, getattr(locator, "scope", "language")).widths
+    return Located(scores, choice.stages, widths, skipped, found.pairs, found.captions, choice.significant)
+
+
+def _scores(
+    model: MLLM, locator: Locator, found: Usable, progress: Progress, recall: Recall
+) -> Mapping[str, NeuronScores]:
+    """Return the scores of the usable pairs, found in the store or taken."""
 
     def score() -> Mapping[str, NeuronScores]:
         some = found.pairs[: model.batch_size]
         announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
         return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 
-    if given is not None:
-        check_given(given, model, locator, found)
-    about = {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)} if recall.store else {}
-    scores = dict(given or recall.scores(locator, lambda: about, score))
-    unnamed = int(next(iter(scores.values())).provenance["skipped"])
-    skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
-    choice = chosen_by(
-        select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
-    )
-    return Located(scores, choice.stages, found.pairs, found.captions, skipped, choice.significant)
+    return recall.scores(locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score)
 
 
 def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
     """Raise a ScoresError unless `given` are the scores that `locator` would give the pairs."""
-    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
-    if {name: one.method for name, one in given.items()} != wanted:
-        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
-        raise ScoresError(f"`scores` are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+    check_scorers(given, locator)
     about = next(iter(given.values()))
     pairs = zip(found.pairs, found.captions, strict=True)
     named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
@@ -206,6 +439,14 @@ def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
             raise ScoresError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+
+
+def check_scorers(given: Mapping[str, NeuronScores], locator: Any) -> None:
+    """Raise a ScoresError unless the scorers of `locator` made the scores `given`."""
+    wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
+    if {name: one.method for name, one in given.items()} != wanted:
+        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
+        raise ScoresError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
 
 
 def leave(located: Located, run: Run) -> None:

@@ -16,19 +16,17 @@ from kedit.evaluation.metrics import Similarity, TextEncoder
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.statistics import Measured
 from kedit.locate.auto import Auto
-from kedit.locate.choosing import check_choice, check_pairs
+from kedit.locate.choosing import check_choice
 from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
-from kedit.locate.shipped import name_of
 from kedit.locate.two_stage import two_stage
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
-from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.heat_maps import HeatMaps
-from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate, neuron_part, prepare
+from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare
 from kedit.pipelines.outputs import Told, interview, measured
-from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, draw_layers, draw_scores
+from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
@@ -111,16 +109,8 @@ class RunResult:
     @property
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
-        stages = list(self.located.stages.values())
-        counts = [{layer: len(indices) for layer, indices in one.by_layer().items()} for one in stages]
-        before_last = counts[0] if len(counts) > 1 else None
         verdict, no_evidence = self._titles()
-        found = {
-            "layers": draw_layers({"": counts[-1]}, self.site.widths, candidates=before_last),
-            "before_after": draw_before_after(self._caption_rows(), title=no_evidence),
-        }
-        if len(self.located.scores) > 1:
-            found["scores"] = draw_scores(self.located.scores, self.located.stages)
+        found = {**self.located.figures, "before_after": draw_before_after(self._caption_rows(), title=no_evidence)}
         suppression, retention = (self._effects(part) for part in EFFECTS)
         if suppression or retention:
             found["effects"] = draw_effects(suppression, retention, title=verdict)
@@ -140,7 +130,9 @@ class RunResult:
         ]
         rows.append(("selectivity", report.selectivity, None, report.selectivity.n))
         columns = ("", edit, f"random control, {control.seeds} seeds", "n")
-        return Table(columns, tuple(rows), f"{self.concept} in {self.model}", (self._neurons_line(), report.verdict))
+        return Table(
+            columns, tuple(rows), f"{self.concept} in {self.model}", (self.located.neurons_line, report.verdict)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
@@ -188,11 +180,6 @@ class RunResult:
     def _repr_html_(self) -> str:
         rows = "".join(f"<li>{escape(row.before)}<br>{escape(row.after)}</li>" for row in self.examples)
         return f"{self.table().html()}<ul>{rows}</ul>"
-
-    def _neurons_line(self) -> str:
-        layers = ", ".join(f"layer {layer}: {len(found)}" for layer, found in self.neurons.by_layer().items())
-        share = len(self.neurons) / self.site.n_neurons
-        return f"neurons: {len(self.neurons)} ({share:.2%}), {layers or 'in no layer'}"
 
     def _titles(self) -> tuple[str, str | None]:
         """Return the verdict as a title, and the same where it says that there is no evidence."""
@@ -269,13 +256,6 @@ def check(locator: Locator, plan: EditPlan, select: Selector | Auto | None) -> N
     check_plan(plan, locator.site, getattr(locator, "scope", "language"))
 
 
-def check_model(model: MLLM, locator: Locator) -> Site:
-    """Return where the neurons are; a ValueError or LookupError says why none can be located in the model."""
-    model.require("image")
-    refuse_two_sequences(model.module, model.name)
-    return model.site(locator.site, getattr(locator, "scope", "language"))
-
-
 def run_prepared(
     model: MLLM,
     prepared: Prepared,
@@ -310,11 +290,10 @@ def run_prepared(
         progress: Shows how far it is.
     """
     began = time.perf_counter()
-    exam, pairs, skipped = prepared
-    check_pairs(select, locator, pairs)
-    site = check_model(model, locator)
-    located = locate(model, locator, pairs, progress, cache, select, exam.vocabulary, scores)
-    seconds = {"locate_seconds": time.perf_counter() - began}
+    found = locate_prepared(
+        model, prepared, locator, select=select, scores=scores, cache=cache, name=name, progress=progress
+    )
+    exam, located, site = prepared.exam, found.located, model.site(locator.site, getattr(locator, "scope", "language"))
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
@@ -324,10 +303,10 @@ def run_prepared(
     report, corpus = measured(exam, told, similarity, len(located.neurons), seed, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     _ = heat_maps.measures  # part of what the job takes
-    seconds["seconds"] = time.perf_counter() - began
+    seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
-        model.name, name or name_of(locator), repr(operator), plan.positions, site, exam, located, told, report, corpus,
-        heat_maps, skipped, seconds,
+        model.name, found.locator, repr(operator), plan.positions, site, exam, located, told, report, corpus,
+        heat_maps, found.skipped, seconds,
     )  # fmt: skip
 
 

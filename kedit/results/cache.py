@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = (
     *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
-    *("neurons", "prompts", "exact"),
+    *("neurons", "prompts"),
 )
 """The parts of kedit that run a model."""
 ROOMS = {

@@ -11,9 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from experiments.commands import sweeping
 from experiments.composing import Composer
-from experiments.sweeps import Sweep, begun
+from experiments.sweeps import Sweep, begun, sweeping
 
 
 class GridSweeper(BasicSweeper):

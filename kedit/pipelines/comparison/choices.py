@@ -6,9 +6,9 @@ from typing import Any, TypeVar, get_args
 
 from kedit.locate.random import LayerMatched, Uniform
 from kedit.locate.reduction import Evidence
-from kedit.locate.shipped import name_of, shipped
+from kedit.locate.shipped import shipped
 from kedit.neurons import SiteName
-from kedit.pipelines.locate import Counts, language_only
+from kedit.pipelines.locate import Counts, language_only, name_of
 
 T = TypeVar("T")
 OWN = "own"
