@@ -5,17 +5,15 @@ kedit counterfactuals
 
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from experiments.app import bar, build, misuse, plain, use_threads
+from experiments.app import bar, build, misuse, use_threads
 from experiments.commands import guarded, reported, run_folder
-from experiments.comparison.shelf import Shelf
 from experiments.complaints import ConfigurationError
-from experiments.sharing import loaded
+from experiments.sharing import unchanged
 from experiments.sources.painting import AGAIN
 from kedit import __version__
 from kedit.paths import conf_dir
@@ -27,7 +25,7 @@ LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "budget":
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="counterfactuals")
 @reported
 def counterfactuals(cfg: DictConfig) -> None:
-    """Paint, locate and edit by every source; the same folder again goes on where it was."""
+    """Paint, locate and edit by every source; what an earlier job has in the store is not done again."""
     least = {key: one for key, one in LEAST.items() if key != "budget" or cfg.budget is not None}
     with run_folder(cfg, least) as (kept, tracker):
         use_threads(cfg.threads)
@@ -39,10 +37,11 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     from experiments.sources.agreement import Examiner
     from experiments.sources.painting import Counts, Studio
     from experiments.sources.rows import row
+    from kedit.results.cache import Recall
 
     began = time.perf_counter()
     # Of a source that `~inpaint@sources.<name>` leaves out, the settings of counterfactuals.yaml remain.
-    made_by = {str(name): plain(node) for name, node in cfg.sources.items() if "_target_" in node}
+    made_by = [str(name) for name, node in cfg.sources.items() if "_target_" in node]
     if cfg.reference not in made_by:
         raise ConfigurationError(f"`reference` is one of {', '.join(made_by)}; got `{cfg.reference}`")
     data, plan, locator = build(cfg.data), build(cfg.edit), chosen_locator(cfg)
@@ -54,10 +53,9 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         studio.close()
     found = {}
     for name, node in cfg.models.items():
-        settings = {key: plain(cfg[key]) for key in ("data", "edit")} | {"model": plain(node), "seed": cfg.seed}
-        shelf = Shelf(kept, settings | {"reference": made_by[cfg.reference], **vars(counts)})
-        examiner = Examiner(loaded(node), locator, shelf, bar, made_by)
-        found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
+        with unchanged(node) as loaded:
+            examiner = Examiner(loaded.model, locator, Recall.at(cfg.store, loaded.identity), bar)
+            found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
     about = {"kedit": __version__, **{key: cfg[key] for key in ("reference", "top", "dilation", "budget", "seed")}}
     about |= {"concepts": [concept.name for concept in splits], "samples": vars(counts)}
     about |= {"seconds": round(time.perf_counter() - began, 1)}
@@ -93,19 +91,18 @@ def asked(cfg: DictConfig, data: Any) -> list[Any]:
 
 def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, seed: int) -> dict[str, dict[str, Any]]:
     """Return what the examiner's model makes of every concept and source."""
-    from experiments.comparison.effects import Trial
     from kedit.evaluation.exam import Exam
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
+    from kedit.pipelines.comparison.effects import Trial
 
     model = examiner.model
     similarity, found = Similarity(OwnLayers(model)), {}
     for concept, split in bar(splits.items(), len(splits), model.name):
         exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
-        one = replace(examiner, shelf=examiner.shelf.about(concept=concept.name))
         # An operator that needs a reference takes the same one whatever the source: the neurons alone differ.
-        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, one.shelf, bar, seed)
-        found[concept.name] = {each.source: one.found(each, trial) for each in painted[concept]}
+        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, examiner.cache, bar, seed)
+        found[concept.name] = {each.source: examiner.found(each, trial) for each in painted[concept]}
     return found
 
 

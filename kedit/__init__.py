@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
+    from kedit.pipelines.compare import compare
+    from kedit.pipelines.comparison.choices import Method
+    from kedit.pipelines.comparison.result import Comparison
     from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
     from kedit.pipelines.sweep import SweepResult, sweep
@@ -45,6 +48,7 @@ _HOMES = {
     "ActivationDifference": "kedit.locate.difference",
     "CausalEffect": "kedit.locate.causal_effect",
     "Coco": "kedit.data.coco",
+    "Comparison": "kedit.pipelines.comparison.result",
     "Concept": "kedit.samples",
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
@@ -61,6 +65,7 @@ _HOMES = {
     "LocateResult": "kedit.pipelines.locate",
     "Locator": "kedit.locate.locator",
     "MeanFill": "kedit.data.inpaint",
+    "Method": "kedit.pipelines.comparison.choices",
     "Miner": "kedit.locate.miner",
     "NAM": "kedit.locate.nam",
     "NeuronSet": "kedit.neurons",
@@ -80,6 +85,7 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
@@ -91,7 +97,8 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "locate_neurons", "sweep", "Counts", "RunResult", "LocateResult", "SweepResult",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep",
+    "Counts", "Method", "RunResult", "Comparison", "LocateResult", "SweepResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -15,15 +16,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import experiments.compare as recipe
-from experiments.comparison import show
-from experiments.comparison.choices import Choices, Method, several, understood
-from experiments.comparison.effects import FIGURES, Effect, objects_kept
-from experiments.comparison.matrix import Matrix
-from experiments.comparison.outcome import Outcome, Table, overlap
-from experiments.comparison.rows import Row, mean_row, ranked, with_tests
-from experiments.comparison.scoring import Bench, Failed, usable_on
-from experiments.comparison.shelf import Shelf
+import kedit
+from experiments.comparison.choices import chosen as read
+from experiments.comparison.choices import several, understood
 from experiments.complaints import ConfigurationError
+from experiments.sharing import forget
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.statistics import Measured, holm
 from kedit.locate.activation import Activation
@@ -31,11 +28,23 @@ from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
+from kedit.locate.shipped import shipped
+from kedit.models.mllm import MLLM
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.paths import conf_dir
+from kedit.pipelines.comparison.choices import Choices, Method
+from kedit.pipelines.comparison.effects import FIGURES, Effect, objects_kept
+from kedit.pipelines.comparison.matrix import Matrix
+from kedit.pipelines.comparison.result import Comparison, Ranking, overlap
+from kedit.pipelines.comparison.rows import Row, mean_row, ranked, with_tests
+from kedit.pipelines.comparison.scoring import Bench, Failed
+from kedit.pipelines.locate import usable
+from kedit.results.cache import Recall
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Sample, silent
+from kedit.store import Store
 
 FAR = Measured(0.5, 0.4, 0.6, 10)
 STAR, HOUSE, MOON = (Concept(name) for name in ("star", "house", "moon"))
@@ -127,19 +136,23 @@ def test_the_mean_over_concepts_leaves_out_what_could_not_be_measured() -> None:
     assert mean_row([Row("star", "3", "a", why="broken")]).why == "broken"
 
 
+def comparison(*rows: Row, **more: Any) -> Comparison:
+    return Comparison({"model": "m"}, "a", 0, {0: 4, 1: 4}, rows, **more)
+
+
 def test_a_mean_table_averages_the_overlaps_and_layers_of_its_concepts() -> None:
-    outcome = Outcome({"model": "m"}, "a", 0, 2)
-    outcome.rows = [
+    found = comparison(
         row("a", sets=(neurons((0, 1)),)),
         row("b", sets=(neurons((0, 1)),)),
         row("a", concept="house", sets=(neurons((1, 1)),)),
         row("b", concept="house", sets=(neurons((0, 1)),)),
-    ]
-    (mean,) = outcome.means
+    )
+    (mean,) = found.means
     assert mean.overlap()["a"] == {"a": 1.0, "b": 0.5}
     assert mean.layers() == {"a": {"0": 0.5, "1": 0.5}, "b": {"0": 1.0}}
-    assert outcome.shown == [mean]
-    assert [one.concept for one in outcome.tables] == ["star", "house"]
+    assert found.shown == [mean]
+    assert [one.concept for one in found.tables] == ["star", "house"]
+    assert found.neurons["house"]["3"]["a"] == neurons((1, 1))
 
 
 def test_specificity_is_the_diagonal_less_the_mean_of_the_rest() -> None:
@@ -170,18 +183,26 @@ def test_what_is_kept_of_the_other_objects_is_counted_in_every_picture_that_name
 
 
 def test_the_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured() -> None:
-    table = Table("star", "3", [row("a", 0.25), Row("star", "3", "b", why='no "word", it says')])
-    lines = list(csv.DictReader(io.StringIO(show.csv_text(*show.flat([table])))))
+    table = comparison(row("a", 0.25), Row("star", "3", "b", why='no "word", it says')).table()
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
     assert [line["method"] for line in lines] == ["a", "b"]
     assert lines[0]["selectivity"] == "0.25" and lines[0]["forwards"] == ""
     assert lines[1]["selectivity"] == "" and lines[1]["why"] == 'no "word", it says'
 
 
+def test_what_failed_is_told_under_the_table_and_has_no_row() -> None:
+    table = Ranking("star", "3", [row("a", 0.25), Row("star", "3", "b", why="no words")]).table()
+    assert [cells[0] for cells in table.rows] == ["a"]
+    assert table.notes == ("b: not measured: no words",)
+    assert dict(zip(table.columns, table.texts[0], strict=True))["selectivity"] == "0.25 [0.25, 0.25]"
+
+
 def test_an_interrupted_comparison_shows_what_was_done_and_says_so() -> None:
-    outcome = Outcome({"model": "m"}, "a", 0, 2, [row("a", 0.9)], interrupted=True)
-    page = show.page(outcome, ())
-    assert "Interrupted" in page and "| **a** |" in page
-    assert outcome.to_json()["complete"] is False
+    partial = comparison(row("a", 0.9), interrupted=True)
+    page = partial.markdown()
+    assert "Interrupted" in page and "| a |" in page and "The reference is `a`" in page
+    assert "interrupted" in str(partial)
+    assert partial.to_json()["complete"] is False
 
 
 # What the user asks for
@@ -203,8 +224,9 @@ def chosen(**changes: Any) -> Choices:
     plain = {
         "concept": "star", "methods": ["two_stage", "gradcam", "random"], "reference": "two_stage", "budget": "own",
         "site": "mid", "positions": "own", "overrides": {}, "samples": {}, "seed": 5, "random_seeds": 3,
+        "evaluate": {"locate": 3, "target": 3, "retention": 2},
     }  # fmt: skip
-    return Choices.of(OmegaConf.create({**plain, **changes}))
+    return read(OmegaConf.create({**plain, **changes}))
 
 
 def test_what_is_forced_reaches_every_scorer_and_the_rest_keeps_its_own() -> None:
@@ -259,20 +281,25 @@ def test_a_wrong_choice_names_the_key_and_what_would_be_right(changes: dict[str,
         chosen(**changes)
 
 
-# The shelf, and the passes that methods share
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "locate").glob("*.yaml")))
+def test_a_shipped_method_is_what_hydra_builds_of_its_file(name: str) -> None:
+    built = chosen(methods=["two_stage", name], site="own").method(name).locator
+    assert repr(shipped(name)) == repr(built)
 
 
-def test_the_shelf_makes_a_thing_once_for_each_setting(tmp_path: Path) -> None:
-    shelf, made = Shelf(Run(tmp_path), {"seed": 0}), []
+def test_a_method_is_a_name_a_locator_or_a_method() -> None:
+    mine = Locator({"mine": Stage(GradCAM(), TopK(2))}, site="act")
+    methods = Choices(["gradcam", mine, Method("slow", mine, samples=2)], [4], "mine").methods
+    assert [one.name for one in methods] == ["gradcam", "mine", "slow"]
+    assert [one.locator.site for one in methods] == ["mid"] * 3
+    assert methods[2].remark == "located with 2 pairs"
+    with pytest.raises(ValueError, match="two methods are called `mine`"):
+        Choices([mine, mine], [4], "mine")
+    with pytest.raises(LookupError, match="no method `gradcan`; nearest: gradcam"):
+        Choices(["gradcan"], [4], "gradcan")
 
-    def make() -> dict[str, int]:
-        made.append(1)
-        return {"n": len(made)}
 
-    assert shelf.made("thing", make, k=1) == shelf.made("thing", make, k=1) == {"n": 1}
-    assert shelf.made("thing", make, k=2) == {"n": 2}
-    assert shelf.about(concept="star").made("thing", make, k=1) == {"n": 3}
-    assert Shelf(Run(tmp_path), {"seed": 0}).made("thing", make, k=1) == {"n": 1}
+# The passes that methods share
 
 
 def star_pairs() -> list[Counterfactual]:
@@ -281,7 +308,7 @@ def star_pairs() -> list[Counterfactual]:
 
 
 def method(name: str, **scorers: Any) -> Method:
-    return Method(name, (Locator({key: Stage(one, TopK(2)) for key, one in scorers.items()}),))
+    return Method(name, Locator({key: Stage(one, TopK(2)) for key, one in scorers.items()}))
 
 
 METHODS = (
@@ -292,9 +319,9 @@ METHODS = (
 )
 
 
-def bench(planted: Planted, folder: Path, *, share: bool) -> Bench:
-    shelf = Shelf(Run(folder), {})
-    return Bench(planted.model, usable_on(shelf, planted.model, star_pairs(), silent), shelf, silent, share)
+def bench(planted: Planted, folder: Path | None = None, *, share: bool = True) -> Bench:
+    cache = Recall(Store(folder), "a model") if folder else Recall()
+    return Bench(planted.model, usable(planted.model, star_pairs(), silent, cache), cache, share=share)
 
 
 @pytest.fixture
@@ -311,14 +338,12 @@ def passes(planted: Planted) -> Iterator[list[int]]:
     handle.remove()
 
 
-def test_methods_share_their_passes_and_score_as_they_would_alone(
-    planted: Planted, tmp_path: Path, passes: list[int]
-) -> None:
-    together = bench(planted, tmp_path / "together", share=True).scores(METHODS)
+def test_methods_share_their_passes_and_score_as_they_would_alone(planted: Planted, passes: list[int]) -> None:
+    together = bench(planted).scores(METHODS)
     # One forward on the originals and one on the counterfactuals, for all four methods, by length of the caption.
     assert sum(passes) == 3 * 2
     passes.clear()
-    alone = bench(planted, tmp_path / "alone", share=False).scores(METHODS)
+    alone = bench(planted, share=False).scores(METHODS)
     assert sum(passes) == 3 * (2 + 2 + 1 + 1)
     for name, found in alone.items():
         shared = together[name]
@@ -329,18 +354,18 @@ def test_methods_share_their_passes_and_score_as_they_would_alone(
                 assert shared[0][stage].provenance[cost] == one.provenance[cost]
 
 
-def test_a_method_that_lacks_something_fails_alone(planted: Planted, tmp_path: Path) -> None:
+def test_a_method_that_lacks_something_fails_alone(planted: Planted) -> None:
     lacking = method("lacking", difference=ActivationDifference(control=True))
-    found = bench(planted, tmp_path, share=True).scores((*METHODS, lacking))
+    found = bench(planted).scores((*METHODS, lacking))
     assert isinstance(found["lacking"], Failed)
     assert "control" in found["lacking"].why
     assert all(not isinstance(found[one.name], Failed) for one in METHODS)
 
 
-def test_scores_on_the_shelf_run_no_model(planted: Planted, tmp_path: Path, passes: list[int]) -> None:
-    first = bench(planted, tmp_path, share=True).scores(METHODS)
+def test_scores_in_the_store_run_no_model(planted: Planted, tmp_path: Path, passes: list[int]) -> None:
+    first = bench(planted, tmp_path).scores(METHODS)
     passes.clear()
-    again = bench(planted, tmp_path, share=True).scores(METHODS)
+    again = bench(planted, tmp_path).scores(METHODS)
     assert passes == []
     for one in METHODS:
         old, new = first[one.name], again[one.name]
@@ -350,12 +375,12 @@ def test_scores_on_the_shelf_run_no_model(planted: Planted, tmp_path: Path, pass
 
 # The command line
 
-shipped = pytest.mark.skipif(
+needs_scenes = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
 TINY = (
     "evaluate.locate=3", "evaluate.target=3", "evaluate.retention=2", "random_seeds=2", "matrix.target=2",
-    "matrix.concepts=[star,house]", "methods=[difference,two_stage,gradcam,random,random_layer_matched]",
+    "matrix.concepts=[star,house]", "methods=[difference,two_stage,gradcam,random]",
     "overrides.difference={stages: {difference: {scorer: {control: true}}}}", "budget=[two_stage,2]",
 )  # fmt: skip
 FILES = {
@@ -382,7 +407,7 @@ def kedit_compare(
     """Run `kedit compare WORDS` in `tmp_path`, in this process; its folder is `out`."""
 
     def call(*words: str) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["kedit compare", "hydra.run.dir=out", *words])
+        monkeypatch.setattr(sys, "argv", ["kedit compare", "hydra.run.dir=out", "store=kept", *words])
         capsys.readouterr()
         with chdir(tmp_path):
             code = recipe.main()
@@ -392,14 +417,14 @@ def kedit_compare(
     return call
 
 
-@shipped
+@needs_scenes
 def test_a_comparison_leaves_its_tables_and_goes_on_where_it_was(
-    kedit_compare: Callable[..., Finished], tmp_path: Path
+    kedit_compare: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, folder = kedit_compare("concept=star", *TINY), tmp_path / "out"
     assert done.code == 0, done.err
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {one for one in files if not one.startswith((".hydra", "shelf"))} == FILES
+    assert {one for one in files if not one.startswith(".hydra")} == FILES
     assert (folder / "STATUS").read_text() == "done\n"
     found = json.loads((folder / "compare.json").read_text())
     assert [(table["concept"], table["budget"]) for table in found["tables"]] == [("star", "two_stage"), ("star", "2")]
@@ -407,15 +432,21 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_was(
         _check_table(table)
     assert {one["neurons"] for one in found["tables"][1]["rows"] if one["method"] != "difference"} == {2}
     assert set(found["matrix"]["drops"]) == {"star", "house"}
-    _check_each_set_was_tried_once(folder)
     assert "Specificity" in done.out and "difference: not measured" in done.out
 
-    log = (folder / "kedit.log").read_text()
+    refuse_to_run(monkeypatch)
     again = kedit_compare("concept=star", *TINY)
     assert again.code == 0, again.err
-    assert "not computed again" in (folder / "kedit.log").read_text()[len(log) :]
     resumed = json.loads((folder / "compare.json").read_text())
     assert {**resumed, "seconds": 0} == {**found, "seconds": 0}
+
+
+def refuse_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the model was run again")
+
+    for name in ("ask", "caption"):  # a method that failed is tried again
+        monkeypatch.setattr(kedit.HuggingFaceMLLM, name, refuse)
 
 
 def _check_table(table: Mapping[str, Any]) -> None:
@@ -432,12 +463,98 @@ def _check_table(table: Mapping[str, Any]) -> None:
     assert table["overlap"]["two_stage"]["two_stage"] == 1
 
 
-def _check_each_set_was_tried_once(folder: Path) -> None:
-    named = json.loads((folder / "neurons.json").read_text())["star"]
-    sets = [one for methods in named.values() for found in methods.values()
-            for one in (found if isinstance(found, list) else [found])]  # fmt: skip
-    different = {json.dumps(one) for one in sets if one["neurons"]}
-    assert len(list((folder / "shelf").glob("edited-*.json"))) == len(different)
+FEW = ("concept=star", "methods=[two_stage,gradcam]", "matrix.concepts=[]", "evaluate.locate=2", "evaluate.target=2",
+       "evaluate.retention=1")  # fmt: skip
+
+
+@needs_scenes
+def test_nothing_is_stale_after_the_weights_of_a_models_folder_changed(
+    kedit_compare: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(HERE / "scenes", folder)
+    words = (*FEW, f"model.path={folder}")
+    assert kedit_compare(*words).code == 0
+    before = named_neurons(tmp_path / "out")
+    forget()
+    reverse_neurons(folder)
+    changed = kedit_compare(*words)
+    forget()
+    assert changed.code == 0, changed.err
+    assert named_neurons(tmp_path / "out") == {method: {(layer, WIDTH - 1 - index) for layer, index in found}
+                                               for method, found in before.items()}  # fmt: skip
+
+
+WIDTH = 512
+"""Neurons of each layer of the shipped model."""
+
+
+def named_neurons(folder: Path) -> dict[str, set[tuple[int, int]]]:
+    (budget,) = json.loads((folder / "neurons.json").read_text())["star"].values()
+    return {method: {(layer, index) for layer, index in one["neurons"]} for method, one in budget.items()}
+
+
+def reverse_neurons(folder: Path) -> None:
+    """Number the feed-forward neurons of each layer from behind: the same model, whose neurons are called otherwise."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "language_model" in name and name.endswith(("gate_proj.weight", "up_proj.weight")):
+            weights[name] = weight.flip(0).contiguous()
+        elif "language_model" in name and name.endswith("down_proj.weight"):
+            weights[name] = weight.flip(1).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@needs_scenes
+def test_an_interruption_leaves_what_there_is_and_the_next_run_goes_on_with_it(
+    kedit_compare: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kedit.pipelines.comparison.effects import Trial
+
+    tried, effect = list[Any](), Trial.effect
+
+    def interrupt(self: Trial, sets: Sequence[NeuronSet]) -> Effect:
+        if tried:
+            raise KeyboardInterrupt
+        tried.append(sets)
+        return effect(self, sets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "effect", interrupt)
+        broken = kedit_compare(*FEW)
+    assert broken.code == 130 and "interrupted: these are the methods that were done" in broken.out
+    partial = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert partial["complete"] is False
+    assert [one["method"] for table in partial["tables"] for one in table["rows"]] == ["two_stage"]
+    assert kedit_compare(*FEW).code == 0
+    whole = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert whole["complete"] is True
+    assert {one["method"] for table in whole["tables"] for one in table["rows"]} == {"two_stage", "gradcam"}
+
+
+# As a notebook calls it
+
+
+@needs_scenes
+def test_one_call_compares_prints_itself_and_saves_what_it_says(tmp_path: Path) -> None:
+    model: MLLM = kedit.load("scenes")
+    mine = Locator({"mine": Stage(GradCAM(), TopK(3))})
+    counts = kedit.Counts(locate=2, target=2, retention=1, controls=2)
+    found = kedit.compare(
+        model, kedit.Scenes(), "star", methods=["two_stage", mine, "random"], budget=[2], counts=counts
+    )
+    assert isinstance(found, Comparison) and found.matrix is None and found.means == []
+    assert {name: len(sets) for name, sets in found.neurons["star"]["2"].items()} == {
+        "two_stage": 2, "mine": 2, "random": 2,
+    }  # fmt: skip
+    for text in (str(found), found._repr_html_()):
+        assert "mine" in text and "1.00 [" in text
+    saved = found.save(tmp_path / "out")
+    assert Run(saved).status == "done"
+    assert json.loads((saved / "compare.json").read_text()) == json.loads(json.dumps(found.to_json()))
+    assert {one.stem for one in (saved / "figures").iterdir()} == set(found.figures) == {"methods", "overlap", "layers"}
 
 
 @pytest.mark.parametrize(

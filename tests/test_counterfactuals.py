@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 
 import experiments.counterfactuals as recipe
-from experiments.comparison.effects import Effect, Trial
-from experiments.comparison.shelf import Shelf
 from experiments.sources.agreement import Examiner, Found, agreement
 from experiments.sources.painting import AGAIN, Counts, Painted, Studio
 from experiments.sources.rows import row
@@ -29,8 +27,8 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronScores
-from kedit.runs import Run
-from kedit.samples import Counterfactual, silent
+from kedit.pipelines.comparison.effects import Effect, Trial
+from kedit.samples import Counterfactual
 
 
 def found(first: Sequence[float], last: Sequence[float], source: str = "one", **more: object) -> Found:
@@ -109,14 +107,13 @@ def test_the_second_run_of_the_reference_sees_other_pictures() -> None:
     assert seen[2].isdisjoint(held)
 
 
-def test_a_source_that_removes_nothing_is_found_out_and_locates_nothing(planted: Planted, tmp_path: Path) -> None:
+def test_a_source_that_removes_nothing_is_found_out_and_locates_nothing(planted: Planted) -> None:
     pairs = [without(picture(name, (number,)), STAR_CONCEPT) for number, name in enumerate("abc")]
     lazy = [Counterfactual(pair.sample, pair.concept, pair.sample.image) for pair in pairs]
     locator = Locator({"activation": Stage(Activation(), TopK(1))})
-    shelf = Shelf(Run(tmp_path), {})
     exam = Exam(STAR_CONCEPT, (STAR_CONCEPT,), (picture("held", (5,)),))
-    trial = Trial(planted.model, exam, Plan(Zero()), pairs, Similarity(None), shelf, silent)
-    examiner = Examiner(planted.model, locator, shelf, silent)
+    trial = Trial(planted.model, exam, Plan(Zero()), pairs, Similarity(None))
+    examiner = Examiner(planted.model, locator)
 
     honest = examiner.found(Painted("honest", pairs, 0.0), trial)
     assert honest.removed == [True] * 3
@@ -133,19 +130,24 @@ def test_a_source_that_removes_nothing_is_found_out_and_locates_nothing(planted:
 FEW = ["concepts=[star]", "evaluate.locate=4", "evaluate.target=4", "evaluate.retention=2", "~model@models.scenes_soft"]
 
 
+def inodes(store: Path) -> dict[str, int]:
+    """Return what tells an entry that was written again, as entries are written by replacing the file."""
+    return {path.name: path.stat().st_ino for path in store.rglob("*") if path.is_file()}
+
+
 def test_the_command_compares_the_sources_and_goes_on_from_what_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     cheap = ["~inpaint@sources.diffusers", "~inpaint@sources.blur", "~inpaint@sources.telea"]
     cheap += ["~inpaint@sources.navier_stokes"]
-    monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", "hydra.run.dir=out", *FEW, *cheap])
+    monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", "hydra.run.dir=out", "store=kept", *FEW, *cheap])
     with chdir(tmp_path):
         assert recipe.main() == 0
         first = json.loads((tmp_path / "out" / "report.json").read_text())
-        shelf = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "shelf").iterdir()}
+        kept = inodes(tmp_path / "kept")
         assert recipe.main() == 0
     again = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "shelf").iterdir()} == shelf
+    assert inodes(tmp_path / "kept") == kept != {}
     rows = {one["source"]: one for one in first["rows"]}
     assert set(rows) == {"exact", "mean", "exact" + AGAIN}
     for name, one in rows.items():

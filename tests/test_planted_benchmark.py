@@ -9,10 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.comparison.planted import chosen_variants, precision, ranks, truth
-from experiments.comparison.planted_costs import Cost
-from experiments.comparison.planted_tables import RANDOM, Verdict, against, figures, finding, row, sorted_by_mean, told
-from experiments.complaints import ConfigurationError
+from experiments.comparison.truth import truth
 from kedit.evaluation.ranking import expected_average_precision
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
@@ -21,6 +18,16 @@ from kedit.locate.selection import TopK
 from kedit.models.planted_family import family, variants
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.paths import conf_dir
+from kedit.pipelines.comparison.planted import (
+    RANDOM,
+    Cost,
+    PlantedBenchmark,
+    Verdict,
+    check_variants,
+    precision,
+    rank_planted,
+    ranks,
+)
 from kedit.runs import Run
 from kedit.tracking import NoTracker
 
@@ -78,39 +85,54 @@ VERDICTS = [
 ]
 
 
+def benchmark(reference: str = "two_stage") -> PlantedBenchmark:
+    return PlantedBenchmark(VERDICTS, ("plain", "late"), reference)
+
+
 def test_methods_are_sorted_by_their_mean_and_failures_come_last() -> None:
-    ordered = [one.method for one in sorted_by_mean(VERDICTS, ("plain", "late"))]
+    ordered = [one.method for one in benchmark().verdicts]
     assert ordered == ["two_stage", "nam", "gradcam", RANDOM, "broken"]
-    assert figures(VERDICTS[2], ("plain", "late"))["mean"].value == pytest.approx((2.9 / 3 + 0.4 / 3) / 2)
+    assert VERDICTS[2].figure("mean").value == pytest.approx((2.9 / 3 + 0.4 / 3) / 2)
 
 
 def test_the_reference_is_held_against_the_best_other_method_of_each_variant() -> None:
-    contests = against(VERDICTS, ("plain", "late"), "two_stage")
+    contests = benchmark().contests
     assert [rival for rival, _ in contests.values()] == ["gradcam", "nam", "nam"]
     assert contests["plain"][1].value == pytest.approx((0.5 + 0.4 + 0.4) / 3)
-    lines = told(contests, "two_stage").splitlines()
+    lines = benchmark().standing.splitlines()
     assert lines[2].startswith("- plain: ahead of `gradcam` (0.43 [")
     assert lines[3].startswith("- late: behind `nam` (-0.77 [")
-    assert "best or level with the best on 1 of 2 variants" in finding(VERDICTS, ("plain", "late"), "two_stage")
+    assert "best or level with the best on 1 of 2 variants" in benchmark().finding
 
 
-def test_a_failure_is_a_row_that_says_why_and_what_was_not_measured_is_a_dash() -> None:
-    assert row(VERDICTS[1], ("plain", "late")) == ["broken", "failed: it has no words", *"------"]
-    assert row(VERDICTS[2], ("plain", "late"))[-4:] == ["2", "1", "2.2x", "12x"]
+def test_a_failure_is_a_row_whose_reason_is_a_note_and_what_was_not_measured_is_a_dash() -> None:
+    table = benchmark().table()
+    rows = {cells[0]: cells[1:] for cells in table.texts}
+    assert rows["broken"] == [*"-------"]
+    assert rows["two_stage"][-4:] == ["2", "1", "2.2x", "12x"]
+    assert "broken failed: it has no words" in table.notes
 
 
 def test_without_a_reference_nothing_is_held_against_it() -> None:
-    assert against(VERDICTS, ("plain", "late"), "mmneuron") == {}
-    assert against(VERDICTS, ("plain", "late"), "broken") == {}
-    assert told({}, "broken") == ""
+    for reference in ("mmneuron", "broken"):
+        assert benchmark(reference).contests == {}
+        assert benchmark(reference).standing == ""
 
 
 def test_unknown_variants_are_refused() -> None:
-    assert chosen_variants(None) == list(variants())
-    assert chosen_variants("late") == ["late"]
+    assert check_variants(None) == list(variants())
+    assert check_variants("late") == ["late"]
     for wrong, got in ((["plane"], "`plane`"), ([], "none")):
-        with pytest.raises(ConfigurationError, match=f"plain, decoys.*got {got}"):
-            chosen_variants(wrong)
+        with pytest.raises(ValueError, match=f"plain, decoys.*got {got}"):
+            check_variants(wrong)
+
+
+def test_one_call_ranks_a_locator_of_ones_own() -> None:
+    mine = Locator({"mine": Stage(GradCAM(), TopK(1))})
+    found = rank_planted([mine, "random"], variants=["plain"], models=1, pictures=3, reference="mine")
+    assert [one.method for one in found.verdicts] == ["mine", RANDOM]
+    assert found.verdicts[0].precisions == {"plain": [1.0]}
+    assert "mine" in str(found) and "mine" in found._repr_html_()
 
 
 def composed(*overrides: str) -> Any:
@@ -142,7 +164,7 @@ def test_the_recipe_ranks_times_and_reports(tmp_path: Path, capsys: pytest.Captu
     assert len(lines) == 4 * 3
     assert {line["variant"] for line in lines} == {"plain", "late", "mean"}
     page = (tmp_path / "planted.md").read_text()
-    assert page.startswith("| method | mean | plain | late | forwards | backwards | time | memory |\n")
+    assert "| method | mean | plain | late | forwards | backwards | time | memory |\n" in page
     assert "`two_stage` against the best other method of each variant" in page
     assert (tmp_path / "figures" / "planted.png").read_bytes()[:4] == b"\x89PNG"
     assert "two_stage" in capsys.readouterr().out

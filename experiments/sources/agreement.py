@@ -1,20 +1,21 @@
 """What one model makes of one source's pictures: is the concept gone, which neurons, and what editing them does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from experiments.comparison.effects import Effect, Trial
-from experiments.comparison.shelf import Shelf
-from experiments.sources.painting import AGAIN, Painted
+from experiments.sources.painting import Painted
 from kedit.inspection.overlap import rank_correlation
 from kedit.locate.locator import Locator
 from kedit.locate.selection import TopK
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Counterfactual, Progress
+from kedit.pipelines.comparison.effects import Effect, Trial
+from kedit.pipelines.transcripts import captions_of, rows
+from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.samples import Counterfactual, Progress, silent
 
 AGREEMENT = ("neurons", "first_stage", "ranks")
 
@@ -48,17 +49,12 @@ class Examiner:
 
     model: MLLM
     locator: Locator
-    shelf: Shelf
-    progress: Progress
-    made_by: Mapping[str, Any] = field(default_factory=dict)
-    """The settings of each source, by its name."""
+    cache: Recall = FORGETFUL
+    progress: Progress = silent
 
     def found(self, painted: Painted, trial: Trial) -> Found:
         """Return what follows from one source's pictures; `trial` edits the neurons on held-out pictures."""
-        settings = self.made_by.get(painted.source.removesuffix(AGAIN))
-        shelf = self.shelf.about(source=painted.source, made_by=settings)
-        before = self._captions(shelf, "original", [pair.sample.image for pair in painted.pairs])
-        after = self._captions(shelf, "painted", [pair.image for pair in painted.pairs])
+        before, after = self._captions(painted.pairs)
         named = [pair.concept.mentioned_in(one.text) for pair, one in zip(painted.pairs, before, strict=True)]
         still = [pair.concept.mentioned_in(one.text) for pair, one in zip(painted.pairs, after, strict=True)]
         told = list(zip(painted.pairs, before, named, still, strict=True))
@@ -67,29 +63,28 @@ class Examiner:
         used = [(pair, old) for pair, old, there, names in told if there and not names]
         if not used:
             return Found(painted.source, removed, left, why="no pair has the concept named in the original alone")
-        scores = self._scores(shelf, [pair for pair, _ in used], [old for _, old in used])
+        scores = self._scores([pair for pair, _ in used], [old for _, old in used])
         found = Found(painted.source, removed, left, len(used), scores, self.locator.select_each(scores))
         assert found.neurons is not None
         return replace(found, effect=trial.effect([found.neurons]))
 
-    def _captions(self, shelf: Shelf, which: str, images: Sequence[object]) -> list[Generated]:
-        def ask() -> list[tuple[str, list[int]]]:
-            return [(one.text, list(one.tokens)) for one in self.model.caption(images, progress=self.progress)]
+    def _captions(self, pairs: Sequence[Counterfactual]) -> tuple[list[Generated], list[Generated]]:
+        """Return the captions of the originals and of the painted pictures."""
 
-        return [Generated(text, tuple(tokens)) for text, tokens in shelf.made("captions", ask, which=which)]
+        def ask() -> list[Any]:
+            sides = ([pair.sample.image for pair in pairs], [pair.image for pair in pairs])
+            return [rows(self.model.caption(images, progress=self.progress)) for images in sides]
 
-    def _scores(
-        self, shelf: Shelf, pairs: Sequence[Counterfactual], captions: Sequence[Generated]
-    ) -> dict[str, NeuronScores]:
-        # Which of them are selected decides no score.
-        scorers = {name: repr(stage.scorer) for name, stage in self.locator.stages.items()}
-        about = {"scorers": scorers, "site": self.locator.site, "target": repr(self.locator.target)}
-        what = about | {"pairs": [pair.sample.id for pair in pairs]}
-        scores = shelf.scores(**what)
-        if scores is None:
-            scores = self.locator.score(self.model, pairs, captions=captions, progress=self.progress)
-            shelf.keep_scores(scores, **what)
-        return scores
+        told = self.cache.json("generations", "captions of both sides", lambda: {"pairs": of_pairs(pairs)}, ask)
+        before, after = map(captions_of, told)
+        return before, after
+
+    def _scores(self, pairs: Sequence[Counterfactual], captions: Sequence[Generated]) -> dict[str, NeuronScores]:
+        return self.cache.scores(
+            self.locator,
+            lambda: {"pairs": of_pairs(pairs), "captions": rows(captions)},
+            lambda: self.locator.score(self.model, pairs, captions=captions, progress=self.progress),
+        )
 
 
 def agreement(reference: Found, other: Found, top: int) -> dict[str, float] | None:

@@ -44,20 +44,32 @@ def interview(
     recall: Recall = FORGETFUL,
 ) -> Told:
     """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
+    before = recall_unedited(model, exam, progress, recall)
+    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
+    edits = [plan.edit(one, operator, name) for one, name in zip((neurons, *controls), names, strict=True)]
+    first, *others = (one.transcript(exam) for one in recall_edited(model, exam, edits, before, progress, recall))
+    return Told(before.transcript(exam), first, others)
+
+
+def recall_unedited(model: MLLM, exam: Exam, progress: Progress, recall: Recall = FORGETFUL) -> Said:
+    """Return what the model says now, if it is not known from before."""
     about = {"exam": of_exam(exam)} if recall.store else {}
     said = recall.json("generations", "unedited", lambda: about, lambda: unedited(model, exam, progress).to_json())
-    before, sets = Said.of(said), (neurons, *controls)
-    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
-    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+    return Said.of(said)
+
+
+def recall_edited(
+    model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress, recall: Recall = FORGETFUL
+) -> list[Said]:
+    """Return what the model says under each edit, if it is not known from before; equal edits are asked once."""
 
     def make(places: Sequence[int]) -> list[dict[str, Any]]:
-        found = edited(model, exam, [edits[place] for place in places], before, progress)
-        return [one.to_json() for one in found]
+        said = edited(model, exam, [edits[place] for place in places], before, progress)
+        return [one.to_json() for one in said]
 
+    about = {"exam": of_exam(exam)} if recall.store else {}
     abouts = [{**about, **of_edit(edit)} for edit in edits]
-    after = [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
-    first, *others = (one.transcript(exam) for one in after)
-    return Told(before.transcript(exam), first, others)
+    return [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
 
 
 def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:

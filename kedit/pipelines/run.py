@@ -311,5 +311,5 @@ def run_prepared(
 
 
 def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
-    """Return a plan for an operator, at all positions; zeroing if None."""
+    """Return an operator as a plan that has it act at all positions; None zeroes."""
     return edit if hasattr(edit, "operator_for") else Plan(edit or Zero())  # type: ignore[return-value]

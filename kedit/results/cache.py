@@ -101,10 +101,22 @@ class Recall:
         """
         if self.store is None:
             return dict(make())
-        key = self._key("scores", "scores", {"locator": scorers(locator), **about()})
-        stages = ", ".join(getattr(locator, "stages", ())) or type(locator).__name__
-        found = self.store.remembered(key, lambda: scores_to(make()), {"kind": "scores", "what": stages})
-        return scores_from(found)
+        key, stages = self._scores_key(locator, about())
+        content = self.store.remembered(key, lambda: scores_to(make()), {"kind": "scores", "what": stages})
+        return scores_from(content)
+
+    def known_scores(self, locator: Any, about: Callable[[], Mapping[str, Any]]) -> dict[str, NeuronScores] | None:
+        """Return the scores that `scores` would find, or None."""
+        content = None if self.store is None else self.store.get(self._scores_key(locator, about())[0])
+        return None if content is None else scores_from(content)
+
+    def keep_scores(
+        self, locator: Any, about: Callable[[], Mapping[str, Any]], scores: Mapping[str, NeuronScores]
+    ) -> None:
+        """Keep scores that were made together with those of other locators, where `scores` finds them."""
+        if self.store is not None:
+            key, stages = self._scores_key(locator, about())
+            self.store.keep(key, scores_to(scores), {"kind": "scores", "what": stages})
 
     def many(
         self,
@@ -131,6 +143,11 @@ class Recall:
             if self.store is not None:
                 self.store.keep(keys[place], made, {"kind": kind, "what": what})
         return [json.loads(found[key] or b"null") for key in keys]
+
+    def _scores_key(self, locator: Any, about: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the key of a locator's scores, and what they are, for people."""
+        stages = ", ".join(getattr(locator, "stages", ())) or type(locator).__name__
+        return self._key("scores", "scores", {"locator": scorers(locator), **about}), stages
 
     def _key(self, kind: str, what: str, about: Mapping[str, Any]) -> str:
         return digest({"kind": kind, "what": what, "model": self.model, "code": _code(kind), **about})

@@ -4,7 +4,7 @@ import csv
 import html
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kedit.evaluation.statistics import Measured
@@ -47,10 +47,17 @@ class Table:
 
     def csv(self) -> str:
         """Return the table as CSV, where a measured column has `_low`, `_high` and `_n` columns beside it."""
-        columns, rows = self._spread()
+        columns, rows = self.flat()
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
         return text.getvalue()
+
+    def flat(self) -> tuple[list[str], list[list[Any]]]:
+        """Return columns and rows in which a measured figure takes four cells."""
+        wide = {name for row in self.rows for name, cell in self._named(row) if isinstance(cell, Measured)}
+        columns = [one for name in self.columns for one in _columns_of(name, name in wide)]
+        spread = [[_values(cell, name in wide) for name, cell in self._named(row)] for row in self.rows]
+        return columns, [[one for values in row for one in values] for row in spread]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a mapping for each row; a measured figure is `{"value", "low", "high", "n"}`."""
@@ -73,9 +80,16 @@ class Table:
 
     def __str__(self) -> str:
         """The table as a terminal shows it, no wider than 80 columns where its texts allow."""
+        return self.text(80)
+
+    def text(self, width: int | None = None) -> str:
+        """Return the table as a terminal of so many columns shows it; by default as wide as its cells are."""
         from rich.console import Console
 
-        lines = Console(width=80).render_lines(self.__rich__(), pad=False)
+        if width is None:
+            # A line that the terminal wraps can still be read, a cell that is cut off cannot.
+            width = max(80, Console(width=1000).measure(replace(self, notes=()).__rich__()).maximum)
+        lines = Console(width=width).render_lines(self.__rich__(), pad=False)
         return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
 
     def __rich__(self) -> Any:
@@ -93,13 +107,6 @@ class Table:
 
     def _named(self, row: Sequence[Cell]) -> Iterable[tuple[str, Cell]]:
         return zip(self.columns, row, strict=True)
-
-    def _spread(self) -> tuple[list[str], list[list[Any]]]:
-        """Return columns and rows in which a measured figure takes four cells."""
-        wide = {name for row in self.rows for name, cell in self._named(row) if isinstance(cell, Measured)}
-        columns = [one for name in self.columns for one in _columns_of(name, name in wide)]
-        spread = [[_values(cell, name in wide) for name, cell in self._named(row)] for row in self.rows]
-        return columns, [[one for values in row for one in values] for row in spread]
 
 
 def show(cell: Cell) -> str:

@@ -3,25 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from experiments.comparison.shelf import Shelf
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
-from kedit.evaluation.fluency import Fluency, Guard
+from kedit.evaluation.fluency import Guard
 from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
-from kedit.pipelines.outputs import edited, unedited
+from kedit.pipelines.outputs import recall_edited, recall_unedited
 from kedit.pipelines.transcripts import Said
-from kedit.samples import Counterfactual, Progress, mentioned
+from kedit.results.cache import FORGETFUL, Recall
+from kedit.samples import Counterfactual, Progress, mentioned, silent
 
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
 """What a table shows of an edit; retention is the weakest of the retention measures."""
+SUPPRESSED = ("mention_drop", "logprob_drop", "substitutions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class Trial:
     pairs: Sequence[Counterfactual]
     """What locating saw, for operators that need a reference."""
     similarity: Similarity
-    shelf: Shelf
-    progress: Progress
+    cache: Recall = FORGETFUL
+    progress: Progress = silent
     seed: int = 0
     tried: dict[tuple[NeuronSet, ...], Effect] = field(default_factory=dict)
 
@@ -58,21 +58,17 @@ class Trial:
         """Return what editing a set does, or the mean over several random ones."""
         key = tuple(sets)
         if key not in self.tried:
-            told = [self.told(one) for one in sets]
-            self.tried[key] = self._drawn(told) if len(told) > 1 else self._single(told[0], len(sets[0]))
+            edited = [self.edited(neurons) for neurons in sets]
+            self.tried[key] = self._drawn(edited) if len(sets) > 1 else self._single(edited[0], len(sets[0]))
         return self.tried[key]
 
-    def told(self, neurons: NeuronSet) -> Transcript:
+    def edited(self, neurons: NeuronSet) -> Transcript:
         """Return what the model says with `neurons` edited."""
         if not neurons:
             return self.before
-
-        def ask() -> dict[str, Any]:
-            edit = self.plan.edit(neurons, self._operator, self.exam.concept.name)
-            (said,) = edited(self.model, self.exam, [edit], self._unedited, self.progress)
-            return said.to_json()
-
-        return Said.of(self.shelf.made("edited", ask, neurons=neurons.to_json())).transcript(self.exam)
+        edit = self.plan.edit(neurons, self._operator, self.exam.concept.name)
+        (said,) = recall_edited(self.model, self.exam, [edit], self._unedited, self.progress, self.cache)
+        return said.transcript(self.exam)
 
     @cached_property
     def before(self) -> Transcript:
@@ -81,7 +77,7 @@ class Trial:
 
     @cached_property
     def _unedited(self) -> Said:
-        return Said.of(self.shelf.made("unedited", lambda: unedited(self.model, self.exam, self.progress).to_json()))
+        return recall_unedited(self.model, self.exam, self.progress, self.cache)
 
     @cached_property
     def _operator(self) -> Operator:
@@ -89,48 +85,41 @@ class Trial:
 
     def _single(self, after: Transcript, neurons: int) -> Effect:
         report = measure(self.exam, self.before, after, [], self.similarity, neurons=neurons, seed=self.seed)
-        figures = {
-            **{name: report.suppression[name] for name in FIGURES if name in report.suppression},
-            "retention": report.retention["overall"],
-            "selectivity": report.selectivity,
-        }
+        suppression = {name: report.suppression[name] for name in SUPPRESSED}
+        figures = {**suppression, "retention": report.retention["overall"], "selectivity": report.selectivity}
         return Effect(figures, report.weakest, self._by_sample([after]))
 
-    def _drawn(self, told: Sequence[Transcript]) -> Effect:
+    def _drawn(self, edited: Sequence[Transcript]) -> Effect:
         """Return the mean over random sets; it is fluent if at least half of them are."""
-        report = measure(self.exam, self.before, told[0], told, self.similarity, seed=self.seed)
-        suppression, (weakest, retained) = report.control.suppression, overall(report.control.retention)
-        fluent = sorted((Guard()(self.before, one) for one in told), key=_broken)[(len(told) - 1) // 2]
-        figures = {
-            **{name: suppression[name] for name in FIGURES if name in suppression},
-            "retention": retained,
-            "selectivity": selectivity(suppression["mention_drop"], retained, fluent),
-        }
-        return Effect(figures, weakest, self._by_sample(told), report.control.by_seed)
+        control = measure(self.exam, self.before, edited[0], edited, self.similarity, seed=self.seed).control
+        weakest, retention = overall(control.retention)
+        verdicts = sorted((Guard()(self.before, one) for one in edited), key=lambda one: not one.passed)
+        fluency = verdicts[(len(edited) - 1) // 2]
+        suppression = {name: control.suppression[name] for name in SUPPRESSED}
+        balance = selectivity(suppression["mention_drop"], retention, fluency)
+        figures = {**suppression, "retention": retention, "selectivity": balance}
+        return Effect(figures, weakest, self._by_sample(edited), control.by_seed)
 
-    def _by_sample(self, told: Sequence[Transcript]) -> dict[str, list[float]]:
-        """Return the means over `told` of what the paired tests compare."""
+    def _by_sample(self, edited: Sequence[Transcript]) -> dict[str, list[float]]:
+        """Return the means over `edited` of what the paired tests compare."""
+        concept = self.exam.concept
         dropped = [
-            sum(not self.exam.concept.mentioned_in(after.target[i]) for after in told) / len(told)
-            for i in named_targets(self.exam, self.before)
+            sum(not concept.mentioned_in(after.target[place]) for after in edited) / len(edited)
+            for place in named_targets(self.exam, self.before)
         ]
-        return {"mention_drop": dropped, "kept": objects_kept(self.exam, self.before, told)}
+        return {"mention_drop": dropped, "kept": objects_kept(self.exam, self.before, edited)}
 
 
-def objects_kept(exam: Exam, before: Transcript, told: Sequence[Transcript]) -> list[float]:
+def objects_kept(exam: Exam, before: Transcript, edited: Sequence[Transcript]) -> list[float]:
     """Return for each sample the share of the other objects, rightly named before, that are named still.
 
-    The mean over `told`; samples of which no other object was named are left out.
+    The mean over `edited`; samples of which no other object was named are left out.
     """
     kept = []
-    for group, samples in (("target", exam.target), ("near", exam.near), ("far", exam.far)):
-        for number, sample in enumerate(samples):
-            known = mentioned(exam.others, getattr(before, group)[number]) & sample.objects
+    for group in ("target", "near", "far"):
+        for place, sample in enumerate(getattr(exam, group)):
+            known = mentioned(exam.others, getattr(before, group)[place]) & sample.objects
             if known:
-                still = [known & mentioned(exam.others, getattr(after, group)[number]) for after in told]
-                kept.append(sum(map(len, still)) / len(known) / len(told))
+                still = [known & mentioned(exam.others, getattr(after, group)[place]) for after in edited]
+                kept.append(sum(map(len, still)) / len(known) / len(edited))
     return kept
-
-
-def _broken(fluency: Fluency) -> bool:
-    return not fluency.passed

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.comparison.choices import OWN, Budget, Choices, Method
-from experiments.comparison.effects import FIGURES, Effect, Trial
-from experiments.comparison.scoring import Failed, Scores, failure
 from kedit.evaluation.statistics import Measured, bootstrap_mean, holm, permutation_pvalue, share_difference
 from kedit.neurons import NeuronSet
+from kedit.pipelines.comparison.choices import OWN, Budget, Choices, Method
+from kedit.pipelines.comparison.effects import FIGURES, Effect, Trial
+from kedit.pipelines.comparison.scoring import Failed, Scores
 
 TESTED = ("mention_drop", "kept")
 COST = ("forwards", "backwards", "seconds")
@@ -42,6 +42,8 @@ class Row:
     cost: Mapping[str, float] | None = None
     why: str | None = None
     note: str = ""
+    drawn: bool = False
+    """Whether its neurons are random."""
     tests: Mapping[str, Difference] | None = None
     """For each of `TESTED`, the comparison with the reference; None for the reference itself."""
 
@@ -50,22 +52,31 @@ class Row:
         """How many neurons were edited, the mean over the sets."""
         return sum(map(len, self.sets)) / len(self.sets) if self.sets else 0.0
 
+    @property
+    def weakest(self) -> str | None:
+        """The retention measure that `retention` is; None where it differs between concepts."""
+        return self.effect.weakest if self.effect else None
+
+    @property
+    def by_seed(self) -> tuple[float, ...]:
+        """The mention_drop of each random set; nothing of a method that is not random."""
+        return self.effect.by_seed if self.effect else ()
+
     def figure(self, name: str) -> Measured:
         """Return one of `FIGURES`, or why there is none."""
         return self.effect.figures[name] if self.effect else Measured.missing(self.why or "nothing was edited")
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
-        by_seed = list(self.effect.by_seed) if self.effect else []
         return {
             "concept": self.concept,
             "budget": self.budget,
             "method": self.method,
             **{name: self.figure(name).to_json() for name in FIGURES},
-            "weakest_retention": self.effect.weakest if self.effect else None,
+            "weakest_retention": self.weakest,
             "neurons": self.neurons,
             **(dict(self.cost) if self.cost else dict.fromkeys(COST)),
-            **({"seeds": len(self.sets), "mention_drop_by_seed": by_seed} if by_seed else {}),
+            **({"seeds": len(self.sets), "mention_drop_by_seed": list(self.by_seed)} if self.by_seed else {}),
             "tests": {name: test.to_json() for name, test in self.tests.items()} if self.tests else None,
             "why": self.why,
             "note": self.note,
@@ -104,24 +115,17 @@ def picked(method: Method, size: int | None, scores: Sequence[Scores]) -> tuple[
 
 
 def _row(method: Method, budget: str, size: int | None, scores: Sequence[Scores] | Failed, trial: Trial) -> Row:
-    row = Row(trial.exam.concept.name, budget, method.name, note=_note(method))
+    row = Row(trial.exam.concept.name, budget, method.name, note=method.remark, drawn=method.drawn)
     if isinstance(scores, Failed):
         return replace(row, why=scores.why)
     try:
         sets = picked(method, size, scores)
         effect = trial.effect(sets)
     except Exception as error:
-        return replace(row, why=failure(error).why)
+        return replace(row, why=Failed.of(error).why)
     about = next(iter(scores[0].values())).provenance
     cost = {name: float(about[name]) if name == "seconds" else int(about[name]) for name in COST}
     return replace(row, sets=sets, effect=effect, cost=None if method.drawn else cost)
-
-
-def _note(method: Method) -> str:
-    parts = [method.note] if method.note else []
-    if method.drawn:
-        parts.append(f"mean over {len(method.locators)} seeds")
-    return "; ".join([*parts, *([f"located with {method.samples} pairs"] if method.samples else [])])
 
 
 def with_tests(found: Sequence[Row], reference: str, seed: int) -> list[Row]:

@@ -1,16 +1,18 @@
 """Which concept loses its word when another one's neurons are edited."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from experiments.comparison.shelf import Shelf
-from kedit.edit.operators import Operator
-from kedit.edit.plan import EditPlan
+from kedit.edit.edit import Edit
 from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.fingerprints import of_sample
 from kedit.models.mllm import MLLM
-from kedit.neurons import NeuronSet
-from kedit.samples import Concept, Progress, Sample
+from kedit.results.cache import FORGETFUL, Recall, of_edit
+from kedit.results.table import Cell, Table
+from kedit.samples import Concept, Progress, Sample, silent
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class Matrix:
         """The mean over concepts of what the other concepts lose."""
         return self._mean(1)
 
+    @property
+    def finding(self) -> str:
+        """How much more a concept's own word suffers than the others', in a sentence."""
+        gap = self.specificity
+        if gap.value is None:
+            return f"Specificity was not measured: {gap.why}."
+        own, others = self.own, self.others
+        return f"Specificity {gap}: own word lost {own}, other words {others}, n = {gap.n} edited concepts."
+
+    def table(self) -> Table:
+        """Return the drops, a row for each edited concept."""
+        columns = tuple(next(iter(self.drops.values()), {}))
+        rows: list[tuple[Cell, ...]] = [(edited, *drops.values()) for edited, drops in self.drops.items()]
+        notes = [self.finding, *(f"`{name}` has no row: {why}" for name, why in self.why.items())]
+        return Table(("edited", *columns), tuple(rows), "What one concept's neurons do to the others", tuple(notes))
+
     def to_json(self) -> dict[str, Any]:
         """Return the matrix as plain data."""
         return {
@@ -58,13 +76,13 @@ class Matrix:
         return bootstrap_mean(values) if values else Measured.missing("no edited concept has a drop of its own")
 
     def _own_and_others(self) -> list[tuple[float, float]]:
-        found = []
+        pairs = []
         for row, cells in self.drops.items():
             own = cells[row].value if row in cells else None
             others = [one.value for name, one in cells.items() if name != row and one.value is not None]
             if own is not None and others:
-                found.append((own, sum(others) / len(others)))
-        return found
+                pairs.append((own, sum(others) / len(others)))
+        return pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,42 +90,42 @@ class Gallery:
     """Held-out pictures of every concept of the matrix, captioned together."""
 
     model: MLLM
-    plan: EditPlan
     pictures: Mapping[Concept, Sequence[Sample]]
-    shelf: Shelf
-    progress: Progress
+    cache: Recall = FORGETFUL
+    progress: Progress = silent
 
-    def drops(self, neurons: NeuronSet, operator: Operator, seen: frozenset[str]) -> dict[str, Measured]:
-        """Return for each concept the share of its pictures whose caption no longer names it.
+    def drops(self, edit: Edit, seen: frozenset[str]) -> dict[str, Measured]:
+        """Return for each concept the share of its pictures whose caption no longer names it under the edit.
 
         Only pictures whose unedited caption names it count, and none that locating has `seen`.
         """
-        before = self._captions(None, operator)
-        after = self._captions(neurons, operator) if neurons else before
-        found = {}
+        after = self._captions(edit) if edit.neurons else self._before
+        missing = Measured.missing("no unedited caption of its pictures names it")
+        drops: dict[str, Measured] = {}
+        texts = iter(zip(self._before, after, strict=True))
         for concept, samples in self.pictures.items():
-            kept = zip(samples, before[concept.name], after[concept.name], strict=True)
             lost = [
                 float(not concept.mentioned_in(new))
-                for sample, old, new in kept
+                for sample, (old, new) in zip(samples, texts, strict=False)
                 if sample.id not in seen and concept.mentioned_in(old)
             ]
-            found[concept.name] = (
-                bootstrap_mean(lost) if lost else Measured.missing("no unedited caption of its pictures names it")
-            )
-        return found
+            drops[concept.name] = bootstrap_mean(lost) if lost else missing
+        return drops
 
-    def _captions(self, neurons: NeuronSet | None, operator: Operator) -> dict[str, list[str]]:
-        def ask() -> dict[str, list[str]]:
-            samples = [sample for several in self.pictures.values() for sample in several]
-            told = iter(self.model.caption([sample.image for sample in samples], progress=self.progress))
-            return {concept.name: [next(told).text for _ in several] for concept, several in self.pictures.items()}
+    @cached_property
+    def _before(self) -> list[str]:
+        return self._captions(None)
 
-        def edited() -> dict[str, list[str]]:
-            assert neurons is not None
-            with self.plan.edit(neurons, operator, "matrix").applied(self.model):
-                return ask()
+    def _captions(self, edit: Edit | None) -> list[str]:
+        samples = [sample for several in self.pictures.values() for sample in several]
 
-        what = {"neurons": neurons.to_json() if neurons else None}
-        found: dict[str, list[str]] = self.shelf.made("gallery", edited if neurons else ask, **what)
-        return found
+        def about() -> dict[str, Any]:
+            return {"samples": [of_sample(one) for one in samples], "edit": of_edit(edit) if edit else None}
+
+        def ask() -> list[str]:
+            with edit.applied(self.model) if edit else nullcontext():
+                captions = self.model.caption([one.image for one in samples], progress=self.progress)
+            return [caption.text for caption in captions]
+
+        captions: list[str] = self.cache.json("generations", "captions of the matrix", about, ask)
+        return captions
