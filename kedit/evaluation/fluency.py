@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from kedit.evaluation.exam import Transcript
-from kedit.evaluation.metrics import WordTokenizer
+from kedit.evaluation.texts import WordTokenizer
 
 LONGEST_REPEAT = 4
 """The longest n-gram whose immediate repetition is looked for."""
