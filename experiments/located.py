@@ -111,10 +111,9 @@ def highest(scores: NeuronScores | None) -> float | None:
 
 def tell(report: Mapping[str, Any], run: Run) -> None:
     """Print what was found in a few lines."""
-    from experiments.show import layers_told
-
     neurons, samples = report["neurons"], report["samples"]
     print(f"`{report['concept']}` in {report['model']} by {report['locator']}: {samples['located']} samples")
     for stage, one in report["stages"].items():
         print(f"  {stage}: {one['count']} neurons" + (f" by {one['select']}" if one["select"] else ""))
-    print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers_told(neurons)}\nfiles: {run.folder}")
+    layers = ", ".join(f"layer {layer}: {count}" for layer, count in neurons["by_layer"].items()) or "in no layer"
+    print(f"neurons: {neurons['count']} ({neurons['share']:.2%}), {layers}\nfiles: {run.folder}")

@@ -1,8 +1,9 @@
 """Counterfactual pairs as the configuration asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +28,7 @@ def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, n
         return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
 
 
-def prepared(data: Data, concept: str, inpaint: Inpainter, counts: DictConfig, seed: int) -> Prepared:
+def prepared(data: Data, concept: str, inpaint: Inpainter, counts: Mapping[Any, Any], seed: int) -> Prepared:
     """Return the pictures and questions of a concept, as many as the configuration says."""
     names = [field.name for field in fields(Counts)]
     wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
+    from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import Counts
     from kedit.pipelines.run import RunResult, run
+    from kedit.pipelines.subject import Looks
+    from kedit.pipelines.task import TaskResult, task
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
 __version__ = "0.5.0"
@@ -56,8 +59,10 @@ _HOMES = {
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.huggingface",
+    "Inspection": "kedit.pipelines.inspect",
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
     "Locator": "kedit.locate.locator",
+    "Looks": "kedit.pipelines.subject",
     "MeanFill": "kedit.data.inpaint",
     "Miner": "kedit.locate.miner",
     "NAM": "kedit.locate.nam",
@@ -72,21 +77,24 @@ _HOMES = {
     "Scenes": "kedit.data.scenes",
     "Similarity": "kedit.evaluation.metrics",
     "Stage": "kedit.locate.locator",
+    "TaskResult": "kedit.pipelines.task",
     "TopK": "kedit.locate.selection",
     "Transcript": "kedit.evaluation.exam",
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
     "diagnose": "kedit.doctor.diagnose",
+    "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
     "measure": "kedit.evaluation.measure",
     "run": "kedit.pipelines.run",
+    "task": "kedit.pipelines.task",
     "two_stage": "kedit.locate.two_stage",
     "wrap": "kedit.models.loading",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "Counts", "RunResult",
+    "load", "wrap", "run", "Counts", "RunResult", "inspect", "Looks", "Inspection", "task", "TaskResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from kedit.data.inpaint import Exact, Inpainter, MeanFill
+from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
 from kedit.locate.auto import Auto
@@ -121,8 +121,7 @@ def prepare(
     found = find_concept(data.concepts, concept)
     split = data.split(found, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
-    drawn = all(sample.render_without is not None for sample in split.locate)
-    pairs = counterfactuals(inpaint or (Exact() if drawn else MeanFill()), split.locate, found, progress=progress)
+    pairs = counterfactuals(inpaint or usual_inpainter(split.locate), split.locate, found, progress=progress)
     return Prepared(exam, pairs.made, {**split.skipped, **pairs.skipped})
 
 

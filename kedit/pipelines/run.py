@@ -12,9 +12,10 @@ from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator, Zero
 from kedit.edit.plan import EditPlan, Plan, check_plan
 from kedit.evaluation.exam import Exam
-from kedit.evaluation.metrics import Similarity, TextEncoder
+from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.statistics import Measured
+from kedit.evaluation.texts import TextEncoder
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator
@@ -27,7 +28,16 @@ from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate, neuron_part, prepare
 from kedit.pipelines.outputs import Told, interview, measured
-from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, draw_layers, draw_scores
+from kedit.plots import (
+    CaptionRow,
+    Drawing,
+    draw_before_after,
+    draw_effects,
+    draw_heatmaps,
+    draw_layers,
+    draw_scores,
+    style,
+)
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
@@ -132,10 +142,10 @@ class RunResult:
         edit = f"{self.operator} of {len(self.neurons)} neurons"
         control, report = self.report.control, self.report
         rows = [
-            (f"{part}: {name}", figure, getattr(control, part).get(name), figure.n)
-            for part, names in EFFECTS.items()
-            for name in names
-            if (figure := getattr(report, part)[name])
+            (f"{part}: {style.name(measure)}", figure, getattr(control, part).get(measure), figure.n)
+            for part, measures in EFFECTS.items()
+            for measure in measures
+            if (figure := getattr(report, part)[measure])
         ]
         rows.append(("selectivity", report.selectivity, None, report.selectivity.n))
         columns = ("", edit, f"random control, {control.seeds} seeds", "n")
@@ -253,7 +263,7 @@ def run(
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    locator, plan, counted = locate or two_stage(), _plan(edit), counts or Counts()
+    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
     check(locator, plan, select)
     prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=progress)
     return run_prepared(
@@ -325,15 +335,17 @@ def run_prepared(
     _ = heat_maps.measures  # part of what the job takes
     seconds["seconds"] = time.perf_counter() - began
     return RunResult(
-        model.name, name or _name(locator), repr(operator), plan.positions, site, exam, located, told, report, corpus,
+        model.name, name or name_of(locator), repr(operator), plan.positions, site, exam, located, told, report, corpus,
         heat_maps, skipped, seconds,
     )  # fmt: skip
 
 
-def _plan(edit: Operator | EditPlan | None) -> EditPlan:
+def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
+    """Return an operator as a plan that has it act at all positions; None zeroes."""
     return edit if hasattr(edit, "operator_for") else Plan(edit or Zero())  # type: ignore[return-value]
 
 
-def _name(locator: Locator) -> str:
+def name_of(locator: Locator) -> str:
+    """Return what to call a locator: by its stages, or by its class."""
     stages: Sequence[str] = tuple(getattr(locator, "stages", ()))
     return "two_stage" if tuple(stages) == ("difference", "gradcam") else "+".join(stages) or type(locator).__name__
