@@ -58,20 +58,20 @@ run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=p
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m slow' for the long ones)
-	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-newest:  ## run the tests with the newest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q uv '$(NEWEST_TORCH)'
 	$(NEWEST)/bin/uv pip install -q --python $(NEWEST)/bin/python -e '.[dev]'
-	$(OFFLINE) $(NEWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(OFFLINE) $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 	$(call note,$(NEWEST)/bin)
 
 test-lowest:  ## run the tests with the oldest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q uv
 	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
-	$(OFFLINE) $(LOWEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(OFFLINE) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

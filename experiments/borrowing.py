@@ -9,14 +9,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def borrowed_process() -> Iterator[None]:
-    """Put back the root logger, the search path and Hydra's variable at the end of the `with` block.
+    """Put back the root logger, the search path, Hydra's variable and its settings at the end of the `with` block.
 
-    Hydra takes the caller's handlers off the root logger and leaves its own there: an open `kedit.log`, and the
-    standard error of that moment, which a notebook or a test replaces and closes long before somebody logs again.
+    `hydra.verbose`, `--info` and a `hydra/job_logging` of the user's change the root logger for good, with a handler
+    for the standard error of that moment, which a notebook or a test replaces long before somebody logs again. A sweep
+    leaves its settings behind, in which no job has a folder.
     """
+    from hydra.core.hydra_config import HydraConfig
+
     root = logging.getLogger()
     handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
-    path, told = sys.path[:], os.environ.get("HYDRA_FULL_ERROR")
+    path, told, settings = sys.path[:], os.environ.get("HYDRA_FULL_ERROR"), HydraConfig.instance().cfg
     try:
         yield
     finally:
@@ -26,6 +29,7 @@ def borrowed_process() -> Iterator[None]:
         root.setLevel(level)
         logging.raiseExceptions = raising
         sys.path[:] = path
+        HydraConfig.instance().cfg = settings
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if told is not None:
             os.environ["HYDRA_FULL_ERROR"] = told

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from experiments.app import build, plain, sweep_folder, whole_numbers
 from experiments.borrowing import borrowed_process
 from experiments.complaints import ConfigurationError, NegativeResult, explained, misused, one_line
+from experiments.logs import logged
 from experiments.sweeps import STOPPED, statuses
 from kedit.deprecations import deprecations_logged
 from kedit.runs import write_atomic
@@ -23,6 +24,7 @@ from kedit.runs import write_atomic
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
@@ -45,11 +47,9 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             return None
         try:
             # A launcher's worker process has not come through the command line.
-            with deprecations_logged():
-                return job(settings)
+            with logged(_log()), deprecations_logged():
+                return _told_to_log(job, settings)
         except Exception as error:
-            with suppress(OSError):
-                logger.info("the job failed", exc_info=True)
             codes = _waiting()
             if codes is None and sweep is None:
                 raise
@@ -61,6 +61,15 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             return None
 
     return attempt
+
+
+def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
+    try:
+        return job(settings)
+    except Exception:
+        with suppress(OSError):
+            logger.info("the job failed", exc_info=True)
+        raise
 
 
 @borrowed_process()
@@ -118,9 +127,11 @@ def _ended(settings: DictConfig, failed: bool) -> list[int]:
 
     folder = Path(settings.hydra.sweep.dir)
     try:
-        ended(settings, folder)
+        with logged(None):
+            ended(settings, folder)
     except Exception as error:
-        logger.info("the sweep could not be summed up", exc_info=True)
+        with suppress(OSError), logged(folder / LOG):
+            logger.info("the sweep could not be summed up", exc_info=True)
         return [said(code_of(error), f"no summary of {folder}: {explained(error)}")]
     told = statuses(folder).values()
     # Where some jobs are done, the command as such was right.
@@ -192,11 +203,18 @@ def _job_label() -> str:
 
 def _where_to_look(error: Exception) -> str:
     """Return where the traceback is, for an error that is not the user's."""
+    log = _log()
+    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
+    return f"; the traceback is in {log}" if worth_it and log is not None and log.is_file() else ""
+
+
+def _log() -> Path | None:
+    """Return the log of the job that runs; None for a command that has no run folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    log = Path(HydraConfig.get().runtime.output_dir) / "kedit.log"
-    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
-    return f"; the traceback is in {log}" if worth_it and log.is_file() else ""
+    if not HydraConfig.initialized() or (running := HydraConfig.get()).output_subdir is None:
+        return None
+    return Path(running.runtime.output_dir) / LOG
 
 
 def _other_folder(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from torch.utils.hooks import RemovableHandle
 
@@ -135,7 +136,7 @@ def process_state() -> dict[str, Any]:
         "working folder": Path.cwd(),
         "environment": {name: value for name, value in os.environ.items() if name not in OF_LIBRARIES},
         "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
-        "Hydra": GlobalHydra.instance().is_initialized(),
+        "Hydra": (GlobalHydra.instance().is_initialized(), HydraConfig.initialized()),
     }
 
 

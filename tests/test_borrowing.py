@@ -3,12 +3,14 @@
 import io
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from experiments import run
 from kedit import cli
@@ -72,6 +74,14 @@ def test_a_command_leaves_the_process_as_it_was(
     assert process() == before
 
 
+def test_a_sweep_leaves_none_of_hydras_settings_behind(tmp_path: Path) -> None:
+    def sweep(patch: pytest.MonkeyPatch) -> int:
+        return cli.main(["run", "-m", "concept=strr,hose", "hydra.sweep.dir=out"])
+
+    fail(sweep, tmp_path)
+    assert not HydraConfig.initialized()
+
+
 def test_who_logs_after_a_command_is_heard_and_writes_to_no_stream_or_file_of_the_commands(
     start: Callable[[pytest.MonkeyPatch], int], heard: io.StringIO, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,3 +92,33 @@ def test_who_logs_after_a_command_is_heard_and_writes_to_no_stream_or_file_of_th
     assert capsys.readouterr().err == ""
     assert (tmp_path / "out" / "kedit.log").read_text() == log
     assert str(tmp_path / "out" / "kedit.log") not in open_files()
+
+
+def test_a_command_closes_no_handler_of_others(start: Callable[[pytest.MonkeyPatch], int], tmp_path: Path) -> None:
+    """Nor their streams: absl's handler, which is on no logger, closes what was standard error when it was made."""
+    closed = []
+
+    class Closing(logging.StreamHandler[io.StringIO]):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    kept = Closing(io.StringIO())
+    fail(start, tmp_path)
+    assert closed == []
+    kept.close()
+
+
+def test_where_a_command_goes_on_its_own_absl_leaves_the_callers_standard_error_open(tmp_path: Path) -> None:
+    script = f"""
+import contextlib, io, sys
+from absl import logging
+sys.stderr = caller = io.TextIOWrapper(io.BytesIO())
+logging.get_absl_handler().python_handler.stream = caller
+from kedit import cli
+with contextlib.redirect_stderr(io.StringIO()):
+    assert cli.main(["run", *{WRONG}]) == 2
+print(caller.closed)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

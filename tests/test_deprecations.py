@@ -26,10 +26,15 @@ def test_another_warning_inside_a_library_does_not() -> None:
 
 @every_kind
 def test_a_job_logs_a_deprecation_and_prints_nothing(
-    kind: type[Warning], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    kind: type[Warning],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A command's log is its own: the root logger's handlers rest meanwhile.
+    monkeypatch.setattr(logging.getLogger("kedit"), "handlers", [caplog.handler])
     job = reported(lambda settings: warnings.warn("old " + "cache " * 1000, kind, stacklevel=1))
-    with warnings.catch_warnings(), caplog.at_level(logging.INFO):
+    with warnings.catch_warnings():
         warnings.simplefilter("always")
         job(DictConfig({}))
     (line,) = caplog.messages

@@ -30,8 +30,9 @@ def suppression_scores(exam: Exam, before: Transcript, after: Transcript, simila
     """Return what became of the target captions that named the concept, one number for each of them.
 
     `mention_drop`: 1 if the concept is no longer named. `substitutions`: 1 if the caption now names an object
-    that is neither in the picture nor in the unedited caption. `logprob_drop`: nats; `logodds_drop`: the same of
-    log(p / (1 - p)), which shows a gain, as a drop below zero, even where p is near 1. Each metric: 1 - similarity.
+    that is neither in the picture nor in the unedited caption. `logprob_drop`: nats, of the whole word (the sum
+    over its tokens); `logodds_drop`: the same of log(p / (1 - p)), which shows a gain, as a drop below zero, even
+    where p is near 1. Each metric: 1 - similarity.
     """
     named = named_targets(exam, before)
     was, now = [before.target[i] for i in named], [after.target[i] for i in named]

@@ -20,7 +20,8 @@ class Target:
     value: Literal["logit", "logprob", "prob"] = "logit"
     """`prob` saturates near 0 and 1; the gradient methods use `logit`."""
     subtokens: Literal["first", "mean", "last"] = "first"
-    """Which tokens of a word of several."""
+    """Which tokens of a word of several: `first` and `last` ask for that one alone, `mean` for all of them. What the
+    report measures is the probability of the whole word, whatever is asked for here."""
     on_missing: Literal["skip", "force"] = "skip"
     """What to do where the caption does not name the concept: leave the sample out, or force the word."""
 

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
@@ -116,22 +117,29 @@ def logprobs(
 ) -> list[tuple[float, ...]]:
     """Return, under each edit, the log-probabilities (nats) of the concept's word after each caption's own words.
 
-    NaN where a caption does not name it; None is the model as it is. The rows of a batch are of equal length: with
-    padding, the last bits would depend on the batch.
+    That of a word of several tokens is the sum over them, each after those before it. NaN where a caption does not
+    name the concept; an edit of None is the model as it is. The rows of a batch are of equal length: with padding, the
+    last bits would depend on the batch.
     """
-    found = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
+    sums = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
     mentions = {place: model.mention(caption, concept) for place, caption in enumerate(captions)}
     named = {place: mention for place, mention in mentions.items() if mention is not None}
     order, images = list(named), [samples[place].image for place in named]
-    for some in of_pictures(model, images, [len(one.prefix) for one in named.values()]):
-        places = [order[one] for one in some]
-        batch = model.forced([images[one] for one in some], [named[place].prefix for place in places])
-        words = torch.tensor([named[place].word[0] for place in places])
+    forced = [mention.prefix + mention.word[:-1] for mention in named.values()]
+    for batch in of_pictures(model, images, list(map(len, forced))):
+        places, words = [order[one] for one in batch], [named[order[one]].word for one in batch]
+        rows = model.forced([images[one] for one in batch], [forced[one] for one in batch])
         for number, edit in enumerate(edits):
             with edit.applied(model) if edit is not None else nullcontext():
-                spread = model.logits(batch)[:, -1].double().log_softmax(-1).cpu()
-            found[number, places] = spread.gather(1, words[:, None]).squeeze(1)
-    return [tuple(row) for row in found.tolist()]
+                spread = model.logits(rows, max(map(len, words))).double().log_softmax(-1).cpu()
+            pairs = zip(spread, words, strict=True)
+            sums[number, places] = torch.stack([_of_last(row, word) for row, word in pairs])
+    return [tuple(row) for row in sums.tolist()]
+
+
+def _of_last(row: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return the sum of the `tokens`' log-probabilities, which the last columns of `row` `[pos, vocab]` are about."""
+    return row[-len(tokens) :].gather(1, torch.tensor(tokens)[:, None]).sum()
 
 
 def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:

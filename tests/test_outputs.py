@@ -1,0 +1,53 @@
+"""What is recorded of the model before and after an edit."""
+
+import math
+
+import pytest
+import torch
+
+import kedit
+from kedit.edit.edit import Edit
+from kedit.edit.operators import Zero
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.outputs import logprobs
+from kedit.samples import Concept, Sample, find_concept
+
+STARS = Concept("star", ("star", "blue star", "yellow star"))
+"""Words of one token and of two."""
+NEURONS = NeuronSet(tuple(NeuronId(layer, index) for layer in range(4) for index in range(0, 300, 3)))
+EDIT = Edit(NEURONS, Zero())
+
+
+@pytest.fixture(scope="module")
+def model() -> MLLM:
+    return kedit.load("scenes")
+
+
+@pytest.fixture(scope="module")
+def samples() -> tuple[Sample, ...]:
+    scenes = kedit.Scenes()
+    return scenes.split(find_concept(scenes.concepts, "star"), locate=2, target=8, retention=0, seed=0).target
+
+
+def token_by_token(model: MLLM, sample: Sample, prefix: tuple[int, ...], word: tuple[int, ...]) -> float:
+    """Return the log of the product of the probabilities of a word's tokens, each asked for by itself."""
+    steps = [(prefix + word[:place], token) for place, token in enumerate(word)]
+    rows = [model.logits(model.forced([sample.image], [before]))[0, -1].double() for before, _ in steps]
+    return math.log(math.prod(float(row.softmax(-1)[token]) for row, (_, token) in zip(rows, steps, strict=True)))
+
+
+@torch.no_grad()
+def test_the_probability_of_a_word_is_the_product_over_its_tokens(model: MLLM, samples: tuple[Sample, ...]) -> None:
+    captions = model.caption([sample.image for sample in samples])
+    mentions = [model.mention(caption, STARS) for caption in captions]
+    assert {None if one is None else len(one.word) for one in mentions} == {None, 1, 2}
+    unedited, edited = logprobs(model, STARS, samples, captions, [None, EDIT])
+    for sample, mention, plain, under in zip(samples, mentions, unedited, edited, strict=True):
+        if mention is None:
+            assert math.isnan(plain) and math.isnan(under)
+            continue
+        assert plain == pytest.approx(token_by_token(model, sample, mention.prefix, mention.word), abs=1e-4)
+        with EDIT.applied(model):
+            assert under == pytest.approx(token_by_token(model, sample, mention.prefix, mention.word), abs=1e-4)
+        assert abs(plain - under) > 1e-3
