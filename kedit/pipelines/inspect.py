@@ -213,7 +213,8 @@ class Inspection:
         return self.table().html() + self.neuron_table().html()
 
     def _title(self) -> str:
-        return f"{self.concept.name} in {self.model}, located by {self.locator}"
+        how = f"located by {self.locator}" if self.located.scores else "neurons as given"
+        return f"{self.concept.name} in {self.model}, {how}"
 
     def _summary(self) -> str:
         return neurons_line(self.neurons, self.site.n_neurons)
@@ -267,7 +268,9 @@ class Inspection:
     def _markdown(self, figures: Sequence[str]) -> str:
         """Return inspect.md."""
         blocks = [
-            f"# What `{self.locator}` located for {self.concept.name} in {self.model}",
+            f"# What was seen of {self._title()}"
+            if not self.located.scores
+            else f"# What `{self.locator}` located for {self.concept.name} in {self.model}",
             self._summary(),
             Table(COLUMNS, self.table().rows, fine=True).markdown(),
             "Figures are with their 95 % interval; a random figure without one is known exactly. `n` counts what the "
