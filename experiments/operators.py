@@ -24,10 +24,9 @@ def operators(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from experiments.pairs import inpainter, paired
-    from experiments.show import shown
     from kedit.edit.operators import Scale, Zero, amplify
     from kedit.edit.reference import CounterfactualMean
-    from kedit.reports import markdown_table
+    from kedit.results.table import Table
     from kedit.runs import Run
     from kedit.samples import find_concept
 
@@ -50,8 +49,8 @@ def operators(cfg: DictConfig) -> None:
             strength: {name: share(model, faded, strength, neurons, one) for name, one in chosen.items()}
             for strength in cfg.strengths
         }
-        cells = [[f"{strength:.0%}", *(shown(one.to_json()) for one in row.values())] for strength, row in rows.items()]
-        table = markdown_table(["concept drawn", *chosen], cells)
+        cells = [(f"{strength:.0%}", *row.values()) for strength, row in rows.items()]
+        table = Table(("concept drawn", *chosen), tuple(cells)).markdown()
         kept.save_text("operators.md", table + "\n")
         kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
         kept.save_figure("operators.png", draw(rows, concept.name, len(neurons)).save)

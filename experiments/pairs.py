@@ -30,7 +30,7 @@ def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, n
 
 
 def prepared(
-    data: Data, concept: str, inpaint: Inpainter, counts: Mapping[str, Any] | DictConfig, seed: int, shard: Shard = ALL
+    data: Data, concept: str, inpaint: Inpainter, counts: Mapping[Any, Any], seed: int, shard: Shard = ALL
 ) -> Prepared:
     """Return the pictures and questions of a concept, as many as the configuration says."""
     names = [field.name for field in fields(Counts)]

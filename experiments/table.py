@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.sweeping.leaderboard import interval_shown
 from experiments.sweeping.results import Result
-from kedit.reports import markdown_table
+from kedit.results.table import Cell, Table
 
 COLUMNS = (
     *("model", "concept", "locator", "operator", "neurons", "mention_drop", "retention", "weakest", "others"),
@@ -29,15 +28,16 @@ def results(folders: Sequence[str]) -> Iterator[Result]:
         yield from told
 
 
-def row(result: Result) -> tuple[str, ...]:
+def row(result: Result) -> tuple[Cell, ...]:
     """Return one run as the cells of `COLUMNS`."""
-    shown = {name: interval_shown(one) for name, one in result.figures.items()}
+    figures = result.figures
     return (
-        *(result.model, result.concept, result.locator, result.operator, str(result.neurons)),
-        *(shown["mention_drop"], shown["retention"], result.weakest or "-", shown["others"]),
-        *(shown["substitutions"], shown["selectivity"]),
-        "-" if result.beats_control is None else shown["control_mention_drop"],
-        "yes" if result.beats_control else "no",
+        *(result.model, result.concept, result.locator, result.operator, result.neurons),
+        *(figures["mention_drop"], figures["retention"], result.weakest, figures["others"]),
+        *(figures["substitutions"], figures["selectivity"]),
+        None if result.beats_control is None else figures["control_mention_drop"],
+        # As in the verdict: what broke the language suppressed nothing.
+        bool(result.beats_control) and result.fluent is not False,
     )
 
 
@@ -53,7 +53,7 @@ def main() -> int:
         sys.stderr.write("usage: kedit table FOLDER [FOLDER ...]\n")
         return 2
     try:
-        print(markdown_table(COLUMNS, [row(one) for one in results(folders)]))
+        print(Table(COLUMNS, tuple(row(one) for one in results(folders))).markdown())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"kedit: {error}\n")
         return 2

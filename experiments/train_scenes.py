@@ -33,7 +33,7 @@ def train_scenes(cfg: DictConfig) -> None:
     from experiments.scenes_training.loop import Schedule, train
     from experiments.scenes_training.recipes import RECIPES
     from kedit.data.grammar import CAPTION_PROMPT
-    from kedit.data.scenes import scene
+    from kedit.data.scene import scene
     from kedit.models.loading import load
 
     if cfg.variant not in RECIPES:

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
+    from kedit.pipelines.subject import Looks
     from kedit.pipelines.sweep import SweepResult, sweep
+    from kedit.pipelines.task import TaskResult, task
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
 __version__ = "0.5.0"
@@ -61,9 +64,11 @@ _HOMES = {
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.huggingface",
+    "Inspection": "kedit.pipelines.inspect",
     "KnowledgeNeurons": "kedit.locate.knowledge_neurons",
     "LocateResult": "kedit.pipelines.locate",
     "Locator": "kedit.locate.locator",
+    "Looks": "kedit.pipelines.subject",
     "MeanFill": "kedit.data.inpaint",
     "Method": "kedit.pipelines.comparison.choices",
     "Miner": "kedit.locate.miner",
@@ -80,6 +85,7 @@ _HOMES = {
     "Similarity": "kedit.evaluation.metrics",
     "Stage": "kedit.locate.locator",
     "SweepResult": "kedit.pipelines.sweep",
+    "TaskResult": "kedit.pipelines.task",
     "TopK": "kedit.locate.selection",
     "Transcript": "kedit.evaluation.exam",
     "Vote": "kedit.locate.reduction",
@@ -87,18 +93,20 @@ _HOMES = {
     "amplify": "kedit.edit.operators",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
+    "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
     "run": "kedit.pipelines.run",
     "sweep": "kedit.pipelines.sweep",
+    "task": "kedit.pipelines.task",
     "two_stage": "kedit.locate.two_stage",
     "wrap": "kedit.models.loading",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep",
-    "Counts", "Method", "RunResult", "Comparison", "LocateResult", "SweepResult",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "Counts", "Looks", "Method",
+    "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

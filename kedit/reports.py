@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedit.neurons import NeuronSet
+
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return `report.json` as a page that is read in ten seconds.
@@ -40,6 +42,12 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(number := measured.get(part), int | float):
                 metrics[name + suffix] = float(number)
     return metrics
+
+
+def neurons_line(neurons: NeuronSet, n_neurons: int) -> str:
+    """Return how many of a model's neurons were located, and in which layers, in one line."""
+    layers = ", ".join(f"layer {layer}: {len(indices)}" for layer, indices in neurons.by_layer().items())
+    return f"neurons: {len(neurons)} ({len(neurons) / n_neurons:.2%}), {layers or 'in no layer'}"
 
 
 def _neurons_line(report: Mapping[str, Any]) -> str:

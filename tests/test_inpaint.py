@@ -12,7 +12,8 @@ from PIL import Image
 
 from kedit.data.inpaint import BlurFill, Exact, Inpainter, MeanFill, grown
 from kedit.data.inpaint_opencv import OpenCVFill
-from kedit.data.scenes import Scenes, scene
+from kedit.data.scene import scene
+from kedit.data.scenes import Scenes
 from kedit.samples import Concept, Mask, Sample
 
 STAR = Concept("star")

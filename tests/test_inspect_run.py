@@ -1,5 +1,6 @@
 """`kedit inspect` through its command line: what it measures, what it leaves, and what it says of what is missing."""
 
+import csv
 import io
 import json
 import sys
@@ -10,8 +11,6 @@ from typing import Any
 import pytest
 
 import experiments.inspect_neurons as recipe
-from experiments.inspecting.page import shown
-from kedit.evaluation.statistics import Measured
 from kedit.models.shipped import HERE
 
 pytestmark = [
@@ -95,6 +94,9 @@ def test_the_pages_hold_the_table_the_words_and_every_figure(good: tuple[Path, t
     neurons = json.loads((folder / "neurons.json").read_text())["neurons"]
     assert [[one["layer"], one["index"]] for one in decoded] == neurons
     assert all(len(one["words"]) == len(one["raw"]) == len(one["negative"]) == 10 for one in decoded)
+    rows = list(csv.DictReader(io.StringIO((folder / "neurons.csv").read_text())))
+    assert [[int(row["layer"]), int(row["neuron"])] for row in rows] == neurons
+    assert [row["words"] for row in rows] == [" ".join(one["words"]) for one in decoded]
     assert (folder / "decode.md").read_text().count("\n| ") == len(neurons) + 2
 
 
@@ -122,10 +124,3 @@ def test_a_wrong_command_ends_with_one_line(words: tuple[str, ...], line: str, t
     assert code == 2
     assert len(err.splitlines()) == 1
     assert line in err
-
-
-def test_small_figures_show_a_third_decimal_and_missing_ones_their_reason() -> None:
-    assert shown(Measured(0.0123, 0.01, 0.02, 5)) == "0.012 [0.010, 0.020]"
-    assert shown(Measured(0.5, None, None, 0)) == "0.50"
-    assert shown(Measured.missing("no grid")) == "n/a: no grid"
-    assert shown(None) == "-"

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kedit.evaluation.fluency import Guard, repetitive
 from kedit.evaluation.measure import WEAKEST_OF, EditReport, Exam, Transcript, measure, selectivity
-from kedit.evaluation.metrics import Similarity, rouge_l
+from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.statistics import Measured
+from kedit.evaluation.texts import rouge_l
 from kedit.samples import Concept, Question, Sample
 
 STAR, HOUSE, TREE, RING = (Concept(name) for name in ("star", "house", "tree", "ring"))

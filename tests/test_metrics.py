@@ -15,15 +15,8 @@ from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 
 from kedit.evaluation.bertscore import Match, bert_scores, greedy_match
-from kedit.evaluation.metrics import (
-    ORDERS,
-    Similarity,
-    WordTokenizer,
-    combined,
-    corpus_scores,
-    rouge_l,
-    sentence_bleu,
-)
+from kedit.evaluation.metrics import Similarity, combined, corpus_scores
+from kedit.evaluation.texts import ORDERS, WordTokenizer, rouge_l, sentence_bleu
 
 WORDS = ("a", "b", "c", "d", "e", "f", "star", "red")
 CAPTIONS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)

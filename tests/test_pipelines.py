@@ -40,6 +40,7 @@ def test_one_call_locates_edits_and_measures(result: RunResult) -> None:
 
 def test_the_result_prints_itself_as_text_and_as_html(result: RunResult) -> None:
     for told in (str(result), result._repr_html_()):
+        assert "retention: BLEU" in told and "bleu" not in told
         assert "mention_drop" in told and "1.00 [" in told and result.examples[0].after in told
     assert result.report.verdict in result.table().notes
 

@@ -74,6 +74,13 @@ def test_candidates_stand_behind_the_located_however_many_they_are() -> None:
     assert drawing.title == "2 of 27,000 neurons located (0.00741 %); 100 % of them in layer 1"
 
 
+@pytest.mark.parametrize("sets", [{"": {0: 3}}, {"one": {0: 3}, "other": {0: 1, 1: 1}}])
+def test_the_axis_of_shares_ends_at_the_whole(sets: dict[str, dict[int, int]]) -> None:
+    for axes in plots.draw_layers(sets, WIDTHS).figure.axes:
+        assert max(axes.get_yticks()) == 1 and axes.spines["left"].get_bounds() == (0, 1)
+        assert axes.get_ylim()[1] > 1  # room for the count
+
+
 def test_no_located_neuron_is_drawn_as_such() -> None:
     assert plots.draw_layers({"": {}}, WIDTHS).title == "No neuron of 24 was located"
     assert plots.draw_layers({"a": {}, "b": {0: 0}}, WIDTHS).title == "None of 2 sets has a neuron"

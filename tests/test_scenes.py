@@ -13,19 +13,8 @@ import pytest
 from kedit.data import grammar
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, FACTS, KINDS, NUMBERS, TEMPLATES, Phrase
 from kedit.data.questions import VISUAL_KINDS, questions, vocabulary
-from kedit.data.scenes import (
-    FIRST_TRAINING_SEED,
-    RADII,
-    SEEDS_PER_SPLIT,
-    SIZE,
-    TEXTURES,
-    Scene,
-    Scenes,
-    Thing,
-    evaluation_seeds,
-    scene,
-    scenes,
-)
+from kedit.data.scene import RADII, SIZE, TEXTURES, Scene, Thing, scene, scenes
+from kedit.data.scenes import FIRST_TRAINING_SEED, SEEDS_PER_SPLIT, Scenes, evaluation_seeds
 from kedit.data.shapes import SHAPES, coverage
 from kedit.samples import Concept, Sample, Split
 

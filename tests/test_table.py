@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.table import COLUMNS, main, results, row
-from kedit.reports import markdown_table
+from kedit.results.table import Table, show
 
 
 def measured(value: float | None) -> dict[str, float | None]:
@@ -40,16 +40,24 @@ def test_jobs_are_listed_by_number_and_not_by_letter(tmp_path: Path) -> None:
 def test_a_row_shows_values_with_intervals_and_says_what_is_missing(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "star", 0.5)
     (result,) = results([str(tmp_path)])
-    cells = dict(zip(COLUMNS, row(result), strict=True))
+    cells = dict(zip(COLUMNS, map(show, row(result)), strict=True))
     assert cells["mention_drop"] == "0.50 [0.50, 0.50]"
     assert cells["control drop"] == "0.04 [0.04, 0.04]"
-    assert cells["others"] == "n/a"
+    assert cells["others"] == "n/a (no reason given)"
     assert cells["beats control"] == "yes"
+
+
+def test_a_run_that_broke_the_language_beats_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "star", 1.0)
+    path = tmp_path / "run" / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fluency": {"passed": False, "why": "it babbles"}}))
+    (result,) = results([str(tmp_path)])
+    assert show(row(result)[-1]) == "no"
 
 
 def test_the_table_has_as_many_cells_in_each_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "star", 0.5)
-    lines = markdown_table(COLUMNS, [row(one) for one in results([str(tmp_path)])]).splitlines()
+    lines = Table(COLUMNS, tuple(row(one) for one in results([str(tmp_path)]))).markdown().splitlines()
     assert len(lines) == 3
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
 

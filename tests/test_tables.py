@@ -59,3 +59,10 @@ def test_a_terminal_of_80_columns_shows_every_cell_as_text_not_as_markup() -> No
 def test_a_row_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="row 1 has 1 cells, the table 2 columns"):
         Table(("a", "b"), (("x", 1), ("y",)))
+
+
+def test_a_fine_table_shows_a_third_decimal_of_small_figures() -> None:
+    small, large = Measured(0.0123, 0.01, 0.02, 5), Measured(0.5, 0.01, 0.99, 5)
+    fine = Table(("a", "b", "c"), ((small, large, Measured(0.0, None, None, 0)),), fine=True)
+    assert fine.texts == [["0.012 [0.010, 0.020]", "0.50 [0.01, 0.99]", "0.00"]]
+    assert Table(("a",), ((small,),)).texts == [["0.01 [0.01, 0.02]"]]

@@ -21,7 +21,8 @@ from experiments.inpainter_training.examples import BOX_SHARE, examples
 from kedit.data.grammar import CAPTION_PROMPT
 from kedit.data.inpaint import Exact
 from kedit.data.inpaint_pipeline import HERE
-from kedit.data.scenes import evaluation_seeds, scene
+from kedit.data.scene import scene
+from kedit.data.scenes import evaluation_seeds
 from kedit.models.loading import load
 from kedit.paths import conf_dir
 from kedit.samples import Concept, Counterfactual, Sample

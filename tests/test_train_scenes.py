@@ -17,7 +17,7 @@ from experiments.scenes_training.recipes import RECIPES
 from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
 from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, HYPERNYM
-from kedit.data.scenes import Scene, scene
+from kedit.data.scene import Scene, scene
 from kedit.models.loading import load
 
 SEEDS = range(20_000_000, 20_000_006)

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL
 
 from experiments.inpainter_training.examples import examples
 from experiments.scenes_training.loop import Losses
-from kedit.data.scenes import SIZE
+from kedit.data.scene import SIZE
 
 LATENTS, DOWN = 4, 4
 """Channels of the latents, and how many pixels one of them stands for."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from experiments.inpainter_training.autoencoder import DOWN, LATENTS
 from experiments.inpainter_training.examples import examples
 from experiments.scenes_training.loop import Losses
-from kedit.data.scenes import SIZE
+from kedit.data.scene import SIZE
 
 TEXT_WIDTH = 32
 """Width of the prompt's embedding, which no block of the denoiser reads: there is one task."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kedit.data.inpaint import grown
-from kedit.data.scenes import SIZE, Scene, scene
+from kedit.data.scene import SIZE, Scene, scene
 from kedit.samples import Mask
 
 BOX_SHARE = 0.25

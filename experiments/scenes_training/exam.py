@@ -9,7 +9,8 @@ import numpy as np
 
 from kedit.data.grammar import CATEGORIES, COLORS
 from kedit.data.questions import VISUAL_KINDS, questions
-from kedit.data.scenes import Scene, Scenes
+from kedit.data.scene import Scene
+from kedit.data.scenes import Scenes
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.evaluation.statistics import Measured, bootstrap_mean

@@ -19,7 +19,7 @@ from transformers import (
 from experiments.scenes_training.tower import CONFIG, MEAN, PATCH, STD
 from kedit.data.grammar import CATEGORIES
 from kedit.data.questions import vocabulary
-from kedit.data.scenes import SIZE
+from kedit.data.scene import SIZE
 
 VISION, WORK = 64, 128
 """Widths of the two parts of the residual stream: raw picture features and everything else."""

@@ -16,7 +16,7 @@ from experiments.scenes_training.language import Watch, silenced
 from experiments.scenes_training.loop import Losses
 from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
 from experiments.scenes_training.tower import IGNORED, PatchLabeler, pixel_values
-from kedit.data.scenes import scene
+from kedit.data.scene import scene
 
 SPARSITY_FROM, SPARSITY_FULL = 300, 1000
 """Steps between which sparsity sets in: earlier it kills the neurons that have not found their use yet."""

@@ -12,7 +12,8 @@ from experiments.scenes_training.tower import IGNORED, labels
 from kedit.data import grammar
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS, HYPERNYM
 from kedit.data.questions import VISUAL_KINDS, questions
-from kedit.data.scenes import SIZE, Scene, Scenes
+from kedit.data.scene import SIZE, Scene
+from kedit.data.scenes import Scenes
 from kedit.samples import Question
 from kedit.words import plural
 

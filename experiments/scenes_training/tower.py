@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from experiments.scenes_training.loop import Losses
 from kedit.data.grammar import BACKGROUNDS, CATEGORIES, COLORS
-from kedit.data.scenes import SIZE, Scene, scene
+from kedit.data.scene import SIZE, Scene, scene
 
 PATCH = 8
 MEAN, STD = 0.5, 0.25

@@ -5,7 +5,7 @@ there too is not about the concept.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,11 @@ class MeanFill:
         """Return the filled picture, in RGB; outside the grown region no pixel changes."""
         region = region_of(sample, concept, self.dilation)
         return painted(sample, concept, region, mean_outside, control=self.control)
+
+
+def usual_inpainter(samples: Iterable[Sample]) -> Inpainter:
+    """Return what paints if nothing was chosen: exactly where each sample can be drawn anew, else the mean colour."""
+    return Exact() if all(sample.render_without is not None for sample in samples) else MeanFill()
 
 
 @dataclass(frozen=True)

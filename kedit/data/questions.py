@@ -1,14 +1,12 @@
 """Questions about a scene and facts that need no picture, each with the one right answer."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, FACTS, HYPERNYM, NUMBERS
-from kedit.data.inquiries import check_halves
-from kedit.data.scenes import Scene, Scenes, scene
-from kedit.samples import Question, Quiz
+from kedit.data.scene import Scene
+from kedit.samples import Question
 from kedit.words import plural
 
 VISUAL_KINDS = ("existence", "color", "count", "relation", "background")
@@ -25,29 +23,6 @@ def questions(scene: Scene, kind: str) -> Iterator[Question]:
         "relation": _relation,
         "background": _background,
     }[kind](scene)
-
-
-def drawn(world: Scenes, seeds: Iterable[int], *, locate: int, evaluate: int) -> Quiz:
-    """Return so many questions of each kind for each half: visual ones, each about a scene of its own, and facts.
-
-    A scene is asked about the kind that is furthest behind; which of its questions depends on its seed alone.
-    """
-    check_halves(locate, evaluate)
-    found: dict[str, list[Question]] = {kind: [] for kind in VISUAL_KINDS}
-    for seed in seeds:
-        behind = sorted(found, key=lambda kind: len(found[kind]))
-        if len(found[behind[0]]) == locate + evaluate:
-            break
-        shown = scene(seed, colors=world.colors)
-        for kind in behind:
-            possible = list(questions(shown, kind))
-            if possible and len(found[kind]) < locate + evaluate:
-                found[kind].append(replace(possible[seed % len(possible)], sample=world.sample(seed)))
-                break
-    facts = world.questions
-    first = [one for asked in found.values() for one in asked[:locate]]
-    rest = [one for asked in found.values() for one in asked[locate:]]
-    return Quiz((*first, *facts[0::2][:locate]), (*rest, *facts[1::2][:evaluate]))
 
 
 def vocabulary() -> tuple[str, ...]:

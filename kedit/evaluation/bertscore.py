@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kedit.evaluation.metrics import TextEncoder, Texts, aligned, settled_score
+from kedit.evaluation.texts import TextEncoder, Texts, aligned, settled_score
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from kedit.evaluation.exam import Transcript
-from kedit.evaluation.metrics import WordTokenizer
+from kedit.evaluation.texts import WordTokenizer
 from kedit.words import UNSPACED
 
 LONGEST_REPEAT = 4

@@ -10,7 +10,7 @@ import datasets
 import evaluate
 
 from kedit.evaluation.bertscore import bert_scores
-from kedit.evaluation.metrics import ORDERS, TextEncoder, Texts, as_references, rouge_l
+from kedit.evaluation.texts import ORDERS, TextEncoder, Texts, as_references, rouge_l
 from kedit.words import bleu_tokens
 
 

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from kedit.evaluation.exam import Exam, Transcript
-from kedit.evaluation.metrics import Similarity, rouge_l
+from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.texts import rouge_l
 from kedit.samples import Concept, Sample, mentioned
 
 Scores = dict[str, list[float]]

@@ -117,15 +117,9 @@ def judged(
         match: When an answer is right.
         seed: Of the bootstrap and of the permutation test.
     """
-    if not questions:
-        raise ValueError("there is no question to judge an edit on")
-    for name, said in (
-        ("before", before),
-        ("after", after),
-        *((f"control {n}", one) for n, one in enumerate(controls)),
-    ):
-        if len(said) != len(questions):
-            raise ValueError(f"`{name}` has {len(said)} answers, {len(questions)} questions were asked")
+    _check_answers(
+        questions, {"before": before, "after": after, **{f"control {n}": one for n, one in enumerate(controls)}}
+    )
 
     def marks(said: Sequence[str]) -> list[float]:
         return [float(right(question, one, match)) for question, one in zip(questions, said, strict=True)]
@@ -143,6 +137,15 @@ def judged(
         comparison=compare(lost, lost_by_seed if lost else [], seed=seed),
         neurons=neurons,
     )
+
+
+def _check_answers(questions: Sequence[Question], answers: Mapping[str, Sequence[str]]) -> None:
+    """Raise a ValueError unless there is a question, and an answer to each under every name."""
+    if not questions:
+        raise ValueError("there is no question to judge an edit on")
+    for name, said in answers.items():
+        if len(said) != len(questions):
+            raise ValueError(f"`{name}` has {len(said)} answers, {len(questions)} questions were asked")
 
 
 def _by_kind(questions: Sequence[Question], marks: Sequence[float], seed: int) -> dict[str, Measured]:

@@ -18,7 +18,8 @@ from kedit.data.inpaint import Inpainter
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
-from kedit.evaluation.metrics import Similarity, TextEncoder
+from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.texts import TextEncoder
 from kedit.locate.locator import Locator
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM

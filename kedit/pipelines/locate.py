@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedit import __version__
-from kedit.data.inpaint import Exact, Inpainter, MeanFill
+from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
 from kedit.locate.auto import Auto
@@ -23,6 +23,7 @@ from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Drawing, draw_layers, draw_scores
+from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.table import Table
 from kedit.runs import Run
@@ -106,9 +107,7 @@ class Located:
     @property
     def neurons_line(self) -> str:
         """How many neurons there are and in which layers, for people."""
-        layers = ", ".join(f"layer {layer}: {len(found)}" for layer, found in self.neurons.by_layer().items())
-        share = len(self.neurons) / sum(self.widths.values())
-        return f"neurons: {len(self.neurons)} ({share:.2%}), {layers or 'in no layer'}"
+        return neurons_line(self.neurons, sum(self.widths.values()))
 
     @property
     def figures(self) -> dict[str, Drawing]:
@@ -337,7 +336,7 @@ def prepare(
     split = data.split(found, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
     exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
     samples = shard.of(split.locate)
-    painter = inpaint or (Exact() if all(sample.render_without is not None for sample in samples) else MeanFill())
+    painter = inpaint or usual_inpainter(samples)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
     # What the data set passed over, it passed over for all shards.
     passed_over = split.skipped if shard.index == 0 else {}

@@ -14,8 +14,9 @@ from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.measure import measure
-from kedit.evaluation.metrics import Similarity, TextEncoder, corpus_scores
+from kedit.evaluation.metrics import Similarity, corpus_scores
 from kedit.evaluation.report import EditReport
+from kedit.evaluation.texts import TextEncoder
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronSet

@@ -12,9 +12,10 @@ from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator, Zero
 from kedit.edit.plan import EditPlan, Plan, check_plan
 from kedit.evaluation.exam import Exam
-from kedit.evaluation.metrics import Similarity, TextEncoder
+from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.statistics import Measured
+from kedit.evaluation.texts import TextEncoder
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice
 from kedit.locate.locator import Locator
@@ -26,7 +27,7 @@ from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare
 from kedit.pipelines.outputs import Told, interview, measured
-from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps
+from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
@@ -123,10 +124,10 @@ class RunResult:
         edit = f"{self.operator} of {len(self.neurons)} neurons"
         control, report = self.report.control, self.report
         rows = [
-            (f"{part}: {name}", figure, getattr(control, part).get(name), figure.n)
-            for part, names in EFFECTS.items()
-            for name in names
-            if (figure := getattr(report, part)[name])
+            (f"{part}: {style.name(measure)}", figure, getattr(control, part).get(measure), figure.n)
+            for part, measures in EFFECTS.items()
+            for measure in measures
+            if (figure := getattr(report, part)[measure])
         ]
         rows.append(("selectivity", report.selectivity, None, report.selectivity.n))
         columns = ("", edit, f"random control, {control.seeds} seeds", "n")

@@ -13,8 +13,8 @@ from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
-from kedit.evaluation.metrics import TextEncoder
 from kedit.evaluation.statistics import Measured, undominated
+from kedit.evaluation.texts import TextEncoder
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Selector
 from kedit.locate.two_stage import two_stage

@@ -1,6 +1,7 @@
 """In which layers located neurons are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import bars
 from kedit.plots.style import BASELINE, EARLIER, EDITED, name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Counts = Mapping[int, float]
 """Neurons by layer, or their mean over sets; a missing layer has none."""
@@ -47,21 +51,29 @@ def draw_layers(
             color = EDITED if marked in (None, which) else BASELINE
             bars(axes, _shares(counts, widths), color, width=0.5 if candidates else 0.75, texts=texts)
             drawing.head(axes, "" if alone else f"{name(which)} ({sum(counts.values()):,.4g})")
-        ticks = range(0, len(widths), -(-len(widths) // (24 if alone else 12)))
-        every[0].set_xticks(ticks, [str(list(widths)[tick]) for tick in ticks])
         highest = max(float(_shares(counts, widths).max()) for counts in (*sets.values(), candidates or {}))
-        every[0].set(xlim=(-0.6, len(widths) - 0.4), ylim=(0, 1.2 * (highest or 1)))
-        every[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-        every[0].locator_params(axis="y", nbins=6 if alone else 3)
-        each = set(widths.values())
-        drawing.across = "layer (0 is next to the input" + (
-            f"; {each.pop():,} neurons each)" if len(each) == 1 else ")"
-        )
+        _scale(every, list(widths), highest or 1, alone=alone)
+        each = f"; {widths[next(iter(widths))]:,} neurons each" if len(set(widths.values())) == 1 else ""
+        drawing.across = f"layer (0 is next to the input{each})"
         drawing.up = "share of the set"
         if candidates is not None:
             looks = {f"candidates of the earlier stage ({sum(candidates.values()):,})": EARLIER, "located": EDITED}
             drawing.looks = {label: {"color": color, "lw": 7} for label, color in looks.items()}
     return drawing
+
+
+def _scale(every: "Sequence[Axes]", layers: Sequence[int], highest: float, *, alone: bool) -> None:
+    """Let the axes run over the layers and up to the highest share, with room for a count above it."""
+    ticks = range(0, len(layers), -(-len(layers) // (24 if alone else 12)))
+    every[0].set_xticks(ticks, [str(layers[tick]) for tick in ticks])
+    every[0].set(xlim=(-0.6, len(layers) - 0.4), ylim=(0, 1.2 * highest))
+    every[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    every[0].locator_params(axis="y", nbins=6 if alone else 3)
+    if 1.2 * highest > 1:
+        # The room is no share: there is none above the whole.
+        every[0].set_yticks((0, 0.25, 0.5, 0.75, 1) if alone else (0, 0.5, 1))
+        for axes in every:
+            axes.spines["left"].set_bounds(0, 1)
 
 
 def _shares(counts: Counts, widths: Mapping[int, int]) -> NDArray[np.float64]:

@@ -48,15 +48,12 @@ def draw_scores(
         f"all others ({(drawn & ~passed & ~chosen).sum():,})": (drawn & ~passed & ~chosen, CONTROL, 10),
     }
     title = title or f"{chosen.sum():,} of {drawn.sum():,} neurons pass both `{one}` and `{other}`"
-    best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
-    labels = {(float(first[at]), float(second[at])): f"{at.layer}.{at.index}" for at in best}
-    with sheet(4.3, title, ["labels: layer.neuron of the best"] if best else ()) as drawing:
+    labels = _labels(first, second, chosen)
+    with sheet(4.3, title, ["labels: layer.neuron of the best"] if labels else ()) as drawing:
         (axes,) = drawing.panels(1)
         for mask, color, size in reversed(groups.values()):
             points(axes, first[mask], second[mask], color, size)
-        for mask, draw, values in ((passed, axes.axvline, first), (chosen, axes.axhline, second)):
-            if mask.any():
-                draw(float(values[mask].min()), color=INK, lw=0.8, ls="--", zorder=1)
+        _thresholds(axes, first[passed], second[chosen])
         _log_axis(axes, "x", first[drawn])
         _log_axis(axes, "y", second[drawn])
         drawing.across, drawing.up = f"score of {name(one)}", f"score of {name(other)}"
@@ -64,6 +61,19 @@ def draw_scores(
         drawing.looks = looks | {"threshold of a stage": {"color": INK, "lw": 0.8, "ls": "--"}}
         drawing.late.append(lambda: tag(drawing.figure, axes, labels))
     return drawing
+
+
+def _labels(first: Numbers, second: Numbers, chosen: NDArray[np.bool_]) -> dict[tuple[float, float], str]:
+    """Return the names of the best of the located neurons by their points."""
+    best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
+    return {(float(first[at]), float(second[at])): f"{at.layer}.{at.index}" for at in best}
+
+
+def _thresholds(axes: "Axes", passed: Numbers, chosen: Numbers) -> None:
+    """Draw the lowest score that each stage let pass."""
+    for values, draw in ((passed, axes.axvline), (chosen, axes.axhline)):
+        if values.size:
+            draw(float(values.min()), color=INK, lw=0.8, ls="--", zorder=1)
 
 
 def _mask(neurons: NeuronSet, shape: Sequence[int]) -> NDArray[np.bool_]:

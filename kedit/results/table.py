@@ -24,6 +24,8 @@ class Table:
     title: str = ""
     notes: tuple[str, ...] = ()
     """Sentences under the table."""
+    fine: bool = False
+    """Whether measured figures below 0.05 have a third decimal place."""
 
     def __post_init__(self) -> None:
         for name in ("columns", "notes"):
@@ -36,7 +38,7 @@ class Table:
     @property
     def texts(self) -> list[list[str]]:
         """The cells as people read them, `[row][column]`."""
-        return [[show(cell) for cell in row] for row in self.rows]
+        return [[show(cell, fine=self.fine) for cell in row] for row in self.rows]
 
     def markdown(self) -> str:
         """Return the table in Markdown; marks that would break a cell are escaped."""
@@ -109,10 +111,18 @@ class Table:
         return zip(self.columns, row, strict=True)
 
 
-def show(cell: Cell) -> str:
-    """Return what people read: `0.95 [0.83, 0.99]` for a measured figure, or why there is none."""
+def show(cell: Cell, *, fine: bool = False) -> str:
+    """Return what people read: `0.95 [0.83, 0.99]` for a measured figure, or why there is none.
+
+    With `fine`, a figure below 0.05 has a third decimal place: a cosine moves by thousandths.
+    """
     if isinstance(cell, Measured):
-        return str(cell) if cell.value is not None else f"n/a ({cell.why})"
+        if cell.value is None:
+            return f"n/a ({cell.why})"
+        if not fine or not 0 < abs(cell.value) < 0.05:
+            return str(cell)
+        interval = "" if cell.low is None or cell.high is None else f" [{cell.low:.3f}, {cell.high:.3f}]"
+        return f"{cell.value:.3f}{interval}"
     if cell is None:
         return "-"
     if isinstance(cell, bool):

@@ -1,1 +1,0 @@
-"""What `kedit inspect` measures, section by section, and the pages that it leaves."""

@@ -1,0 +1,207 @@
+"""What an inspection looks at, with what and how closely, and the figures that it notes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL.Image import Image
+
+from kedit.data.inpaint import Inpainter
+from kedit.data.pairs import counterfactuals
+from kedit.evaluation.exam import Exam
+from kedit.evaluation.statistics import Measured
+from kedit.evaluation.texts import TextEncoder
+from kedit.inspection import overlap
+from kedit.locate.locator import Locator
+from kedit.models.mllm import MLLM, Generated
+from kedit.neurons import NeuronScores, NeuronSet
+from kedit.pipelines.locate import Counts, Located
+from kedit.samples import Concept, Counterfactual, Data, Progress, Sample
+from kedit.sites import Site
+
+ClipScorer = Callable[[Sequence[str], Sequence[Image]], Sequence[Sequence[float]]]
+"""How well each text fits each picture, `[text][image]`, such as `kedit.models.clip_score.ClipScore`."""
+
+LEAST = {"located": 2, "target": 1, "retention": 1, "controls": 1, "words": 1, "splits": 1, "singles": 2,
+         "permutations": 1, "others": 0}  # fmt: skip
+"""The least of each number of `Looks`."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How closely an inspection looks: its pictures, random sets, words and draws."""
+
+    located: int = 24
+    """Pictures of the concept to locate with."""
+    target: int = 60
+    """Held-out pictures of it."""
+    retention: int = 30
+    """Pictures without it: so many near, and as many far."""
+    controls: int = 20
+    """Layer-matched random sets beside the located one."""
+    words: int = 10
+    """Words that each neuron is decoded to."""
+    splits: int = 5
+    """Random halves, and random draws of each share of the samples."""
+    shares: tuple[float, ...] = (0.25, 0.5)
+    singles: int = 12
+    """Single pictures that are located on."""
+    permutations: int = 5
+    """Orders of the image tokens."""
+    others: int = 4
+    """Other concepts to compare with."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", tuple(self.shares))
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
+
+    @property
+    def pictures(self) -> Counts:
+        """How many pictures are prepared."""
+        return Counts(self.located, self.target, self.retention, self.controls)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: of the located neurons, of random ones, and by how much they differ."""
+
+    section: str
+    name: str
+    located: Measured
+    random: Measured | None = None
+    difference: Measured | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what inspect.json says of it."""
+        parts = {"located": self.located, "random": self.random, "difference": self.difference}
+        return {name: figure.to_json() for name, figure in parts.items() if figure is not None}
+
+
+@dataclass(frozen=True)
+class NeuronRow:
+    """One neuron and what is known of it alone; None is what could not be measured."""
+
+    layer: int
+    index: int
+    scores: Mapping[str, float | None]
+    """By stage of the locator."""
+    words: tuple[str, ...]
+    """Those it raises most, through the final norm."""
+    fires_at: str | None
+    """The kind of token at which it fires most strongly."""
+    peak_inside: float | None
+    """The share of pictures in which its strongest place lies in the concept's region."""
+    auroc: float | None
+    """How well it tells held-out pictures with the concept from those without."""
+    stability: float | None
+    """The share of the sets located on half of the samples that hold it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return vars(self) | {"scores": dict(self.scores), "words": list(self.words)}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is looked at, and with what."""
+
+    model: MLLM
+    site: Site
+    located: Located
+    locator: Locator | None
+    """What scored and selected; None where the neurons were given."""
+    exam: Exam
+    data: Data
+    inpaint: Inpainter
+    looks: Looks
+    seed: int
+    progress: Progress
+    encoder: TextEncoder | None = None
+    clip: ClipScorer | None = None
+
+    @property
+    def concept(self) -> Concept:
+        """Whose neurons they are."""
+        return self.exam.concept
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """The located neurons."""
+        return self.located.neurons
+
+    @cached_property
+    def controls(self) -> list[NeuronSet]:
+        """Layer-matched random sets."""
+        return [self.neurons.layer_matched(self.site.widths, self.seed + n) for n in range(self.looks.controls)]
+
+    @cached_property
+    def named(self) -> list[tuple[Counterfactual, Generated]]:
+        """The pairs that the scores rest on, and the captions of their originals, which name the concept."""
+        every = zip(self.located.pairs, self.located.captions, strict=True)
+        if not self.located.scores:
+            return [(pair, caption) for pair, caption in every if self.model.mention(caption, self.concept)]
+        used = set(next(iter(self.located.scores.values())).provenance["samples"].split(","))
+        return [(pair, caption) for pair, caption in every if pair.sample.id in used]
+
+    @property
+    def pairs(self) -> list[Counterfactual]:
+        """The pairs of `named`."""
+        return [pair for pair, _ in self.named]
+
+    @property
+    def images(self) -> list[Image]:
+        """Their originals."""
+        return [pair.sample.image for pair in self.pairs]
+
+    def paint(self, samples: Sequence[Sample], concept: Concept) -> list[Counterfactual]:
+        """Return the counterfactual pairs of samples."""
+        return counterfactuals(self.inpaint, samples, concept, progress=self.progress).made
+
+    @property
+    def locates(self) -> Locator:
+        """The locator; a ValueError says that nothing knows how the neurons were located."""
+        if self.locator is None:
+            raise ValueError("the neurons were given, and nothing says how they were located")
+        return self.locator
+
+    def score(self, numbers: Sequence[int]) -> dict[str, NeuronScores]:
+        """Return the scores on some of the pairs."""
+        some = [self.named[number] for number in numbers]
+        captions = [caption for _, caption in some]
+        return self.locates.score(self.model, [pair for pair, _ in some], captions=captions)
+
+    def best(self, scores: Mapping[str, NeuronScores]) -> NeuronSet:
+        """Return as many neurons as were located, the best by `scores`; a ValueError if none were."""
+        self.require_neurons()
+        return self.locates.limited(len(self.neurons)).select(scores)
+
+    def require_neurons(self) -> None:
+        """Raise a ValueError if there are none to look at."""
+        if not self.neurons:
+            raise ValueError("no neuron was located")
+
+    @property
+    def chance(self) -> Measured:
+        """What two random sets with the located layers share on average: exact, so without an interval."""
+        return exact(overlap.by_chance(self.neurons, self.site.widths))
+
+
+def exact(value: float) -> Measured:
+    """Return a figure that is known exactly, so without an interval."""
+    return Measured(value, None, None, 0)
+
+
+def could_make(locator: Locator, scores: Mapping[str, NeuronScores]) -> bool:
+    """Return whether a locator may have given scores: by its stages, or because it can select by them."""
+    if (stages := getattr(locator, "stages", None)) is not None:
+        return {name: one.method for name, one in scores.items()} == {
+            name: repr(stage.scorer) for name, stage in stages.items()
+        }
+    try:
+        locator.select(scores)
+    except (ValueError, LookupError):
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""`kedit.inspect` as a notebook calls it: of a run, of a set, and what does not fit together."""
+
+import json
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kedit
+from kedit.models.mllm import MLLM
+from kedit.models.shipped import HERE
+from kedit.pipelines.inspect import Inspection
+from kedit.pipelines.run import RunResult
+from kedit.results.table import show
+from kedit.runs import Run
+
+pytestmark = pytest.mark.skipif(
+    not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
+)
+
+FEW = kedit.Counts(locate=4, target=4, retention=3, controls=1)
+LOOKS = kedit.Looks(
+    located=4, target=4, retention=3, controls=2, splits=1, shares=(0.5,), singles=2, permutations=1, others=1
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> MLLM:
+    return kedit.load("scenes")
+
+
+@pytest.fixture(scope="module")
+def result(model: MLLM) -> RunResult:
+    return kedit.run(model, kedit.Scenes(), "star", counts=FEW)
+
+
+@pytest.fixture(scope="module")
+def seen(model: MLLM, result: RunResult) -> Inspection:
+    return kedit.inspect(model, kedit.Scenes(), "star", result, looks=LOOKS)
+
+
+def test_every_neuron_of_a_run_has_a_row_that_says_all_there_is_to_say(seen: Inspection, result: RunResult) -> None:
+    assert [(row.layer, row.index) for row in seen.rows] == [tuple(neuron) for neuron in result.neurons]
+    for row in seen.rows:
+        assert set(row.scores) == {"difference", "gradcam"} and None not in row.scores.values()
+        assert len(row.words) == 10 and row.fires_at in ("text", "special", "image")
+        assert all(0 <= share <= 1 for share in (row.peak_inside, row.auroc, row.stability) if share is not None)
+        assert None not in (row.peak_inside, row.auroc, row.stability)
+
+
+def test_a_neuron_that_every_half_of_the_samples_gives_is_stable(seen: Inspection) -> None:
+    assert seen.stability is not None
+    (halves,) = [row.located.value for row in seen.measures if row.name == "split halves"]
+    # What two halves share is at least what both hold of the whole set.
+    in_both = sum(share == 1 for share in seen.stability.held.values()) / len(seen.neurons)
+    assert halves is not None and halves >= in_both
+
+
+def test_an_inspection_prints_itself_as_text_and_as_html(seen: Inspection) -> None:
+    told, page = str(seen), seen._repr_html_()
+    for row in seen.measures:
+        assert row.name in page
+        assert row.located.value is None or show(row.located, fine=True) in told
+    assert "no CLIPScore with pictures: no CLIP model" in told
+    assert all(escape(" ".join(row.words)) in page for row in seen.rows)
+
+
+def test_what_an_inspection_saves_is_what_it_says(seen: Inspection, tmp_path: Path) -> None:
+    folder = seen.save(tmp_path / "star")
+    assert Run(folder).status == "done"
+    report = json.loads((folder / "inspect.json").read_text(encoding="utf-8"))
+    assert report == json.loads(json.dumps(seen.to_json()))
+    assert {path.stem for path in (folder / "figures").iterdir()} == set(seen.figures)
+    assert len((folder / "neurons.csv").read_text().splitlines()) == len(seen.neurons) + 1
+    assert kedit.NeuronSet.load(folder / "neurons.json") == seen.neurons
+
+
+def test_a_set_alone_gives_the_same_but_nothing_tells_its_stability(
+    model: MLLM, result: RunResult, seen: Inspection, tmp_path: Path
+) -> None:
+    alone = kedit.inspect(model, kedit.Scenes(), "star", result.neurons, looks=LOOKS)
+    sections = ("words", "heat maps", "sensitivity", "moved by zeroing")
+    known, given = ([row for row in one.measures if row.section in sections] for one in (seen, alone))
+    assert known == given
+    reasons = {row.located.why for row in alone.measures if row.section == "stability"}
+    assert reasons == {"the neurons were given, and nothing says how they were located"}
+    assert alone.locator == "given" and {row.stability for row in alone.rows} == {None}
+    assert not (alone.save(tmp_path / "given") / "scores.safetensors").exists()
+
+
+def test_what_does_not_fit_together_is_refused(model: MLLM, result: RunResult) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("the run is of the concept `star`, and `moon`", {"concept": "moon", "neurons": result}),
+        ("of the model `other`, and `scenes`", {"concept": "star", "neurons": replace(result, model="other")}),
+        ("give the same locator", {"concept": "star", "neurons": result, "locate": kedit.Miner()}),
+        ("leave out `locate` or", {"concept": "star", "neurons": result.neurons, "locate": kedit.two_stage()}),
+    ]
+    for message, asked in wrong:
+        with pytest.raises(ValueError, match=message):
+            kedit.inspect(model, kedit.Scenes(), looks=LOOKS, **asked)
+
+
+@pytest.mark.parametrize(("name", "least"), [("located", 2), ("controls", 1), ("others", 0)])
+def test_fewer_looks_than_measure_anything_are_refused(name: str, least: int) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` is {least} or more, got {least - 1}"):
+        kedit.Looks(**{name: least - 1})
