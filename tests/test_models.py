@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_llava import byte_level, processor, tiny_llava, wordpiece
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel
 
 from kedit.models import shipped
@@ -28,6 +29,7 @@ from kedit.models.planted import (
     picture,
     without,
 )
+from kedit.prompts import Prompt
 from kedit.samples import Concept, Question
 
 SAMPLES = (
@@ -154,6 +156,26 @@ def test_the_chat_format_of_a_processor_is_used_where_it_has_one(tiny: HuggingFa
     kept = model.forced(IMAGES[:1], [()]).inputs["input_ids"][0].tolist()
     words = [piece for piece in pieces(model, tuple(kept)) if piece not in ("[CLS]", "[SEP]")]
     assert words == ["the", ":", *["[IMG]"] * N_PATCHES, "describe", "this", "a", ":"]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_chat_that_begins_with_a_special_token_begins_with_it_once(tiny: HuggingFaceMLLM, opens: bool) -> None:
+    # SmolLM2's chats begin with `<|im_start|>`, its `bos_token`, which its tokenizer puts before no text.
+    tokenizer = wordpiece()
+    tokenizer.bos_token = "[CLS]"
+    if not opens:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    chat = processor(tokenizer, "[IMG]")
+    chat.chat_template = "[CLS]the : {% for m in messages %}{{ m.content[-1].text }}{% endfor %}"
+    model = HuggingFaceMLLM(tiny.module, chat)
+    ids = model.encode([Prompt("describe this")])["input_ids"][0].tolist()
+    assert [piece for piece in pieces(model, tuple(ids)) if piece != "[SEP]"] == [
+        "[CLS]",
+        "the",
+        ":",
+        "describe",
+        "this",
+    ]
 
 
 # --- mentions

@@ -239,7 +239,13 @@ class HuggingFaceMLLM:
             content = prompt.text
         chat = [{"role": "user", "content": content}]
         rendered = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return str(rendered).removeprefix(self.tokenizer.bos_token or "")
+        return str(rendered).removeprefix(self._opening)
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the tokenizer puts before every text by itself, which the chat format must not write as well."""
+        first = list(self.tokenizer("").input_ids)[:1]
+        return str(self.tokenizer.bos_token) if first == [self.tokenizer.bos_token_id] else ""
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
