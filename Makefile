@@ -15,9 +15,11 @@ BIN := $(VENV)/bin
 LOCK := requirements.lock
 # Nothing here needs the hub, and a look for it without a network takes 23 seconds.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+# Some machines forbid Python to keep what it compiles; a test process would then compile all the tests for itself.
+PYTEST := $(OFFLINE) PYTHONDONTWRITEBYTECODE=
 
-# $(call install,WHAT): uv where it works, for speed; else pip.
-install = $(BIN)/uv pip install -q --python $(BIN)/python $(1) || $(BIN)/python -m pip install -q $(1)
+# $(call install,WHAT): uv where it works, for speed; else pip. Both compile what they install, once for every process.
+install = $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install -q $(1)
 # $(call note,BIN): write down the releases there as those that the tests pass with; tests/test_tested.py compares.
 note = $(1)/python -m pip freeze | $(1)/python tests/note_tested.py
 
@@ -58,20 +60,20 @@ run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=p
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m slow' for the long ones)
-	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-newest:  ## run the tests with the newest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q uv '$(NEWEST_TORCH)'
-	$(NEWEST)/bin/uv pip install -q --python $(NEWEST)/bin/python -e '.[dev]'
-	$(OFFLINE) $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(NEWEST)/bin/uv pip install -q --compile-bytecode --python $(NEWEST)/bin/python -e '.[dev]'
+	$(PYTEST) $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 	$(call note,$(NEWEST)/bin)
 
 test-lowest:  ## run the tests with the oldest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q uv
-	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
-	$(OFFLINE) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(LOWEST)/bin/uv pip install -q --compile-bytecode --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(PYTEST) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

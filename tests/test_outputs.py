@@ -1,6 +1,7 @@
 """What is recorded of the model before and after an edit."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ import torch
 import kedit
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
+from kedit.evaluation.exam import Exam
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.pipelines.outputs import logprobs
-from kedit.samples import Concept, Sample, find_concept
+from kedit.pipelines.outputs import edited, logprobs, unedited
+from kedit.samples import Concept, Sample, find_concept, silent
 
 STARS = Concept("star", ("star", "blue star", "yellow star"))
 """Words of one token and of two."""
@@ -51,3 +53,17 @@ def test_the_probability_of_a_word_is_the_product_over_its_tokens(model: MLLM, s
         with EDIT.applied(model):
             assert under == pytest.approx(token_by_token(model, sample, mention.prefix, mention.word), abs=1e-4)
         assert abs(plain - under) > 1e-3
+
+
+def test_nothing_is_run_for_an_edit_of_no_neurons(
+    model: MLLM, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = Exam(STARS, (STARS,), samples[:2], (), (), ())
+    before = unedited(model, exam, silent)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model was run")
+
+    for name in ("ask", "logits"):
+        monkeypatch.setattr(type(model), name, refuse)
+    assert edited(model, exam, [Edit(NeuronSet(), Zero())], before, silent) == [before]

@@ -116,7 +116,6 @@ def test_without_an_inpainter_a_region_is_filled_where_the_data_cannot_draw(mode
     ("wrong", "error", "told"),
     [
         ({"concept": "stra"}, LookupError, "no concept `stra` in the data; nearest: star"),
-        ({"counts": kedit.Counts(locate=10**6)}, ValueError, "10"),
         ({"select": kedit.TopK(1), "locate": kedit.Miner()}, ValueError, "`select` replaces the selectors"),
     ],
 )

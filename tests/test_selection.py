@@ -135,9 +135,10 @@ def test_at_most_keeps_the_best_of_what_it_would_keep_anyway(
 @pytest.mark.parametrize(
     ("q", "n_kept"), [(0, 10), (0.1, 9), (0.5, 5), (0.85, 1), (0.9, 1), (0.91, 0), (0.99, 0), (1, 0)]
 )
-def test_a_quantile_of_ten_scores_keeps_the_best_share(q: float, n_kept: int) -> None:
+def test_a_quantile_of_ten_scores_keeps_the_best_share_and_at_least_one(q: float, n_kept: int) -> None:
     scores = row(*range(10))
-    assert indices(Quantile(q)(scores)) == list(range(10))[10 - n_kept :]
+    assert indices(Quantile(q, allow_empty=True)(scores)) == list(range(10))[10 - n_kept :]
+    assert indices(Quantile(q)(scores)) == list(range(10))[10 - max(n_kept, int(q < 1)) :]
 
 
 def test_the_quantile_is_taken_among_the_candidates() -> None:

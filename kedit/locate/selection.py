@@ -52,12 +52,14 @@ class TopK:
 
 @dataclass(frozen=True)
 class Quantile:
-    """The best share `1 - q` of the neurons it may choose from: q=0.99 keeps one in a hundred."""
+    """The best share `1 - q` of the neurons it may choose from: q=0.99 keeps one in a hundred, and one of fewer."""
 
     q: float
     of_max: float | None = None
     """If set, what is kept must also score at least this share of the best neuron; see `RatioOfMax`."""
     at_most: int | None = None
+    allow_empty: bool = False
+    """Whether a share of less than one neuron is none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.q <= 1:
@@ -71,6 +73,8 @@ class Quantile:
         ranked = scores.ranking(among)
         # Rounded first: (1 - 0.9) * 10 is 0.9999999999999998.
         n_kept = math.floor(round((1 - self.q) * len(ranked), 9))
+        if self.q < 1 and not self.allow_empty:
+            n_kept = max(n_kept, 1)
         kept = scores.chosen(ranked[:n_kept][: self.at_most])
         return kept if self.of_max is None else kept & RatioOfMax(self.of_max)(scores, among)
 

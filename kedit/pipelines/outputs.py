@@ -83,16 +83,18 @@ def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
 def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
-    Log-probabilities are taken after the words said before.
+    Log-probabilities are taken after the words said before. An edit of no neurons leaves all as it was, and nothing is
+    run for it.
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
-    texts = []
-    for edit in edits:
+    acting, texts = [edit for edit in edits if len(edit.neurons)], []
+    for edit in acting:
         drafts = before.texts if edit.teacher_forceable else None
         with edit.applied(model):
             texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="edited captions"))
-    spoken = logprobs(model, exam.concept, exam.target, named, edits)
-    return [Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True)]
+    spoken = logprobs(model, exam.concept, exam.target, named, acting)
+    changed = (Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True))
+    return [next(changed) if len(edit.neurons) else before for edit in edits]
 
 
 def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
