@@ -65,7 +65,7 @@ def test_one_job_leaves_what_it_found_and_says_it(kedit_locate: Command, tmp_pat
     neurons = NeuronSet.load(out / "neurons.json")
     assert report["samples"]["ids"] == [one.id for one in samples]
     assert report["neurons"]["count"] == len(neurons) == report["stages"]["gradcam"]["count"] > 0
-    assert report["stages"]["gradcam"]["select"] == "Quantile(q=0.9, of_max=0.2, at_most=None)"
+    assert report["stages"]["gradcam"]["select"] == "Quantile(q=0.9, of_max=0.2, at_most=None, allow_empty=False)"
     assert report["cost"] == {"forwards": 6, "backwards": 3}
     scores = load_scores(out / "scores.safetensors")
     assert scores["difference"].values.max().item() == report["stages"]["difference"]["highest"]
