@@ -213,6 +213,14 @@ def test_a_model_stays_the_same_when_it_is_used(planted: Planted) -> None:
     assert identity(fresh) == before
 
 
+def test_a_model_stays_the_same_when_it_is_saved(tmp_path: Path) -> None:
+    fresh = planted_again().model
+    before = identity(fresh)
+    fresh.module.save_pretrained(tmp_path)  # type: ignore[operator]
+    fresh.processor.save_pretrained(tmp_path)
+    assert identity(fresh) == before
+
+
 def _weight(found: Planted) -> object:
     next(found.model.module.parameters()).data += 1e-6
     return found.model

@@ -15,6 +15,8 @@ from kedit.store import digest
 
 OF_THEIR_OWN = ("module", "processor")
 """Fields of a model that have a digest of their own."""
+NOTED = ("architectures", "dtype", "transformers_version")
+"""What saving a model notes in its configuration; class, weights and libraries are told by themselves."""
 AT_ONCE = 1 << 26
 """Bytes of a tensor that are taken off its device at a time."""
 
@@ -84,7 +86,9 @@ def _told(configuration: Any) -> Any:
     """Return a configuration of transformers as plain data."""
     if configuration is None:
         return None
-    told = {key: value for key, value in configuration.to_dict().items() if not key.startswith("_")}
+    told = {
+        key: value for key, value in configuration.to_dict().items() if not key.startswith("_") and key not in NOTED
+    }
     return json.loads(json.dumps(told, sort_keys=True, default=repr))
 
 
