@@ -15,6 +15,7 @@ from tiny_llava import byte_level, processor, tiny_llava, wordpiece
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel
 
+from kedit.data import grammar
 from kedit.models import shipped
 from kedit.models.encoder import FolderEncoder, OwnLayers
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -318,6 +319,12 @@ def test_a_model_of_half_precision_is_computed_in_32_bit_on_a_cpu(saved: Path, t
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(saved / name, tmp_path / "half")
     assert {weight.dtype for weight in load(tmp_path / "half").module.parameters()} == {torch.float32}
+
+
+def test_a_shipped_model_is_asked_what_it_was_trained_with_and_others_the_usual(saved: Path) -> None:
+    assert load("scenes_soft").prompt == grammar.CAPTION_PROMPT
+    assert load(saved).prompt == "Describe this image."
+    assert load("scenes_soft", prompt="what is this :").prompt == "what is this :"
 
 
 def test_a_folder_in_the_home_directory_may_be_written_with_a_tilde(

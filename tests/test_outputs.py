@@ -43,7 +43,7 @@ def token_by_token(model: MLLM, sample: Sample, prefix: tuple[int, ...], word: t
 def test_the_probability_of_a_word_is_the_product_over_its_tokens(model: MLLM, samples: tuple[Sample, ...]) -> None:
     captions = model.caption([sample.image for sample in samples])
     mentions = [model.mention(caption, STARS) for caption in captions]
-    assert {None if one is None else len(one.word) for one in mentions} == {None, 1, 2}
+    assert {None if one is None else len(one.word) for one in mentions} >= {1, 2}
     unedited, edited = logprobs(model, STARS, samples, captions, [None, EDIT])
     for sample, mention, plain, under in zip(samples, mentions, unedited, edited, strict=True):
         if mention is None:

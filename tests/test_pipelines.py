@@ -91,8 +91,8 @@ def test_locating_alone_finds_what_a_run_edits_and_leaves_the_same_files(
 def test_what_was_located_prints_itself_by_stage(model: MLLM) -> None:
     located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW, select=kedit.TopK(3))
     for told in (str(located), located._repr_html_()):
-        assert "`star` in scenes by two_stage: 3 samples" in told and "neurons: 3 (" in told
-    assert located.to_json()["samples"]["skipped"]["caption_does_not_name_it"] == 1
+        assert "`star` in scenes by two_stage: 4 samples" in told and "neurons: 3 (" in told
+    assert located.to_json()["samples"]["skipped"]["caption_does_not_name_it"] == 0
     first, last = located.table().to_json()
     assert first["neurons"] == len(located.located.stages["difference"]) > 3 == last["neurons"]
     assert (last["stage"], last["chosen by"]) == ("gradcam", repr(kedit.TopK(3)))

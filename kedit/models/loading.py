@@ -13,7 +13,7 @@ from kedit.models.fitting import refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
-from kedit.models.shipped import BrokenModelError, located, unreadable
+from kedit.models.shipped import PROMPT, BrokenModelError, asking, located, unreadable
 from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
 
 WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
@@ -25,7 +25,7 @@ def load(
     *,
     task: Task | None = None,
     name: str | None = None,
-    prompt: str = "Describe this image.",
+    prompt: str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 40,
     device: str = "auto",
@@ -44,7 +44,8 @@ def load(
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
             configuration says.
         name: What reports call the model; by default the last part of `path`.
-        prompt: What asks the model for a caption.
+        prompt: What asks the model for a caption; by default what a shipped model was trained with, and for others
+            "Describe this image."
         batch_size: How many pictures are read at once.
         max_new_tokens: Where a caption ends at the latest.
         device: See `Placement`, also for the next five.
@@ -70,14 +71,14 @@ def load(
         processor, module = _read(folder, task, source, how)
     module.requires_grad_(False)
     refuse_misfit(module, processor, called)
-    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+    return HuggingFaceMLLM(module, processor, called, prompt or asking(str(path)), batch_size, max_new_tokens)
 
 
 def wrap(
     module: nn.Module,
     processor: Any,
     *,
-    prompt: str = "Describe this image.",
+    prompt: str = PROMPT,
     name: str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 40,

@@ -4,6 +4,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHIPPED = ("scenes", "scenes_plain", "scenes_soft")
+PROMPT = "Describe this image."
+"""What asks a model for a caption, unless somebody says otherwise."""
+TRAINED_PROMPT = "describe the picture ."
+"""What asks a shipped model, which has seen no other."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 """Files of weights that can run code when they are read."""
 
@@ -37,6 +41,11 @@ def located(path: str) -> str:
     if path.startswith((".", "/")):
         raise FileNotFoundError(f"no model folder `{path}`; shipped models: {', '.join(SHIPPED)}")
     return path
+
+
+def asking(path: str) -> str:
+    """Return what asks the model at `path` for a caption."""
+    return TRAINED_PROMPT if path in SHIPPED else PROMPT
 
 
 def unreadable(path: str, reason: str) -> BrokenModelError:
