@@ -187,6 +187,7 @@ def test_the_set_is_at_the_site_of_the_scores(select: Selector) -> None:
         (lambda: TopK(None), "`k`.*got None"),  # type: ignore[arg-type]
         (lambda: Quantile(1.5), "`q`.*got 1.5"),
         (lambda: Quantile(-0.1), "`q`.*got -0.1"),
+        (lambda: Quantile("high"), "`q`.*got high"),  # type: ignore[arg-type]
         (lambda: Quantile(math.nan), "`q`.*got nan"),
         (lambda: Quantile(0.5, at_most=1.5), "`at_most`.*got 1.5"),  # type: ignore[arg-type]
         (lambda: RatioOfMax(0), "`ratio`.*got 0"),

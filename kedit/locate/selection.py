@@ -62,7 +62,7 @@ class Quantile:
     """Whether a share of less than one neuron is none."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.q <= 1:
+        if not isinstance(self.q, int | float) or not 0 <= self.q <= 1:
             raise ValueError(f"`q` is a quantile between 0 and 1, got {self.q}")
         if self.of_max is not None:
             _check_ratio("of_max", self.of_max)
