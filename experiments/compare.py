@@ -67,23 +67,21 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
 
 def prepared_for(cfg: DictConfig, data: Any, names: Any, counts: Any) -> list[Any]:
     """Return the pictures and questions of each concept."""
-    from experiments.pairs import inpainter, quiet
-    from kedit.pipelines.locate import prepare
+    from experiments.pairs import inpainter, prepared
 
     inpaint = inpainter(cfg)
-    with quiet(inpaint):
-        return [prepare(data, str(name), inpaint, counts, seed=cfg.seed, progress=bar) for name in names]
+    return [prepared(data, name, inpaint, vars(counts), cfg.seed) for name in names]
 
 
 def leave(comparison: Any, kept: Any, tracker: Any) -> None:
     """Write the files of a comparison, tell the tracker, and print it."""
-    from experiments.show import tell_figures
+    from experiments.show import tell_figures, terminal
 
     comparison.save_in(kept)
     tracker.log(dict(metrics(comparison)))
     tracker.table("compare", *comparison.table().flat())
     tell_figures(tracker, kept)
-    print(f"{comparison}\nfiles: {kept.folder}")
+    terminal(comparison, kept)
 
 
 def metrics(comparison: Any) -> Iterator[tuple[str, float]]:

@@ -32,7 +32,7 @@ def locate(cfg: DictConfig) -> None:
         result.save_in(kept)
         if isinstance(result, LocateResult):
             show.mirror_located(result, tracker, kept)
-        print(f"{result}\nfiles: {kept.folder}")
+        show.terminal(result, kept)
 
 
 def job(cfg: DictConfig, name: str) -> Any:

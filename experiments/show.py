@@ -45,6 +45,6 @@ def tell_figures(tracker: Tracker, run: Run) -> None:
         tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
 
 
-def terminal(result: RunResult | Inspection | TaskResult, run: Run) -> None:
+def terminal(result: object, run: Run) -> None:
     """Print what a person reads in ten seconds."""
     print(f"{result}\nfiles: {run.folder}")

@@ -11,9 +11,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 log = logging.getLogger(__name__)
+
+
+class Drawable(Protocol):
+    """What can write itself as a picture, such as `kedit.plots.Drawing`."""
+
+    def save(self, path: Path) -> object:
+        """Write the picture."""
+        ...
 
 
 class RunFolderError(OSError):
@@ -187,6 +195,11 @@ class Run:
     def save_figure(self, name: str, draw: Callable[[Path], object]) -> Path:
         """Let `draw` make `figures/<name>` and return its path."""
         return self.save_file(f"figures/{name}", draw)
+
+    def save_figures(self, drawings: Mapping[str, Drawable]) -> None:
+        """Write each of the `drawings` as a picture of its name."""
+        for name, drawing in drawings.items():
+            self.save_figure(f"{name}.png", drawing.save)
 
 
 def _outcome(error: BaseException | None) -> str:

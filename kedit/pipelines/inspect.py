@@ -199,8 +199,7 @@ class Inspection:
             note = f"The words that the neurons of `{self.concept.name}` raise most; the strongest first."
             run.save_text("decode.md", f"{note}\n\n{markdown_table(header, rows)}\n")
             run.save_json("decode.json", [one.to_json() for one in self.words.decoded])
-        for name, drawing in self.figures.items():
-            run.save_figure(f"{name}.png", drawing.save)
+        run.save_figures(self.figures)
         run.save_json("inspect.json", self.to_json())
         run.save_text("inspect.md", self._markdown(run.figures))
 

@@ -193,8 +193,8 @@ class LocateResult:
         """Leave the same in the folder of a run that is open."""
         leave(self.located, run)
         run.save_json("locate.json", self.to_json())
-        for name, drawing in self.figures.items() if figures else ():
-            run.save_figure(f"{name}.png", drawing.save)
+        if figures:
+            run.save_figures(self.figures)
         # Of merged scores, nobody knows how long they took.
         scoring = {"locate_seconds": float(known)} if (known := self.located.provenance.get("seconds")) else {}
         run.save_json("timing.json", {**scoring, "seconds": round(self.seconds, 3)})
@@ -297,6 +297,11 @@ def check_model(model: MLLM, locator: Locator) -> Site:
     """Return where the neurons are; a ValueError or LookupError says why none can be located in the model."""
     model.require("image")
     refuse_two_sequences(model.module, model.name)
+    return site_of(model, locator)
+
+
+def site_of(model: MLLM, locator: Locator) -> Site:
+    """Return where a locator looks for neurons in a model."""
     return model.site(locator.site, getattr(locator, "scope", "language"))
 
 
@@ -409,7 +414,7 @@ def locate(
     choice = chosen_by(
         select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
     )
-    widths = model.site(locator.site, getattr(locator, "scope", "language")).widths
+    widths = site_of(model, locator).widths
     return Located(scores, choice.stages, widths, skipped, found.pairs, found.captions, choice.significant)
 
 

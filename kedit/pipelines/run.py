@@ -25,7 +25,7 @@ from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.heat_maps import HeatMaps
-from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare
+from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare, site_of
 from kedit.pipelines.outputs import Told, interview, measured
 from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.reports import report_markdown
@@ -168,8 +168,8 @@ class RunResult:
         leave(self.located, run)
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
-        for name, drawing in self.figures.items() if figures else ():
-            run.save_figure(f"{name}.png", drawing.save)
+        if figures:
+            run.save_figures(self.figures)
         examples = [row._asdict() for row in self.examples]
         run.save_text("report.md", report_markdown(self.to_json() | {"examples": examples, "figures": run.figures}))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})
@@ -294,7 +294,7 @@ def run_prepared(
     found = locate_prepared(
         model, prepared, locator, select=select, scores=scores, cache=cache, name=name, progress=progress
     )
-    exam, located, site = prepared.exam, found.located, model.site(locator.site, getattr(locator, "scope", "language"))
+    exam, located, site = prepared.exam, found.located, site_of(model, locator)
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)

@@ -115,8 +115,8 @@ class SweepResult:
         with Run(Path(folder)) as run:
             for number, measured in self.distinct.items():
                 measured.save(run.folder / str(number), figures=False)
-            for name, drawing in self.figures.items() if figures else ():
-                run.save_figure(f"{name}.png", drawing.save)
+            if figures:
+                run.save_figures(self.figures)
             run.save_json("leaderboard.json", self.to_json())
             run.save_text("leaderboard.csv", table.csv())
             run.save_text("leaderboard.md", table.markdown() + "\n")

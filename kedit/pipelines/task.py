@@ -132,8 +132,7 @@ class TaskResult:
         leave_sets(self.scores, self.sets, run)
         run.save_jsonl("answers.jsonl", [row._asdict() for row in self.answers])
         run.save_json("report.json", self.to_json())
-        for name, drawing in self.figures.items():
-            run.save_figure(f"{name}.png", drawing.save)
+        run.save_figures(self.figures)
         run.save_text("report.md", self._markdown(run.figures))
 
     def __str__(self) -> str:

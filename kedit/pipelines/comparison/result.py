@@ -200,8 +200,7 @@ class Comparison:
         run.save_json("compare.json", self.to_json())
         run.save_json("neurons.json", _plain(self.neurons))
         run.save_text("compare.csv", self.table().csv())
-        for name, drawing in self.figures.items():
-            run.save_figure(f"{name}.png", drawing.save)
+        run.save_figures(self.figures)
         run.save_text("compare.md", self.markdown(run.figures))
 
     def __str__(self) -> str:
