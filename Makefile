@@ -85,10 +85,10 @@ format: setup  ## put the code into the house style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench  ## measure hooks and locating beside bare PyTorch, nnsight and pyvene
-	$(OFFLINE) $(BIN)/kedit bench $(ARGS)
+	$(OFFLINE) $(BIN)/python -m experiments.costs.run $(ARGS)
 
 train: setup  ## train the shipped model again
-	$(OFFLINE) $(BIN)/kedit train-scenes $(ARGS)
+	$(OFFLINE) $(BIN)/python -m experiments.training.scenes.run $(ARGS)
 
 clean:  ## remove what the tools leave behind
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.benchmarks import tables
-from experiments.benchmarks.locating import Locating, Prepared
-from experiments.benchmarks.memory import LiveBytes, peak_bytes
-from experiments.benchmarks.ratios import in_turns, ratio, spread
-from experiments.benchmarks.rows import (
+from experiments.costs import tables
+from experiments.costs.locating import Locating, Prepared
+from experiments.costs.ratios import in_turns, ratio, spread
+from experiments.costs.rows import (
     BARE,
     EDIT_TARGET,
     KEDIT,
@@ -26,8 +25,8 @@ from experiments.benchmarks.rows import (
     edit_one_layer,
     locating,
 )
-from experiments.benchmarks.sets import CHECKED, SETS_TARGET, WRITTEN, captioning, n_apart, n_different, sets_in
-from experiments.benchmarks.ways import (
+from experiments.costs.sets import CHECKED, SETS_TARGET, WRITTEN, captioning, n_apart, n_different, sets_in
+from experiments.costs.ways import (
     RIVALS,
     Task,
     UnavailableError,
@@ -38,7 +37,8 @@ from experiments.benchmarks.ways import (
     traces_left,
     unedited,
 )
-from experiments.benchmarks.workload import Workload, drawn
+from experiments.costs.workload import Workload, drawn
+from kedit.cli.comparison.memory import LiveBytes, peak_bytes
 from kedit.edit.edit import active
 from kedit.hooks import before
 from kedit.locate.difference import ActivationDifference
@@ -282,7 +282,7 @@ def test_an_edit_of_every_layer_is_compared_with_raw_hooks_and_with_none(tiny: P
 
 
 def test_a_rival_that_is_not_there_is_a_row_that_says_so(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.benchmarks.ways.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.costs.ways.find_spec", lambda name: None)
     rows = edit_one_layer(task, list(RIVALS), ONCE)
     absent = [row for row in rows if row.way in RIVALS]
     assert [row.way for row in absent] == [*RIVALS, *RIVALS], "one row for the forward pass, one for the generation"
@@ -430,9 +430,9 @@ def test_the_surroundings_name_the_model_and_the_versions(tiny: Planted) -> None
 def test_a_wrong_setting_is_one_line_and_exit_code_2(
     word: str, told: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments import bench
+    from experiments.costs import run as bench
 
-    monkeypatch.setattr(sys, "argv", ["kedit bench", word, f"hydra.run.dir={tmp_path}"])
+    monkeypatch.setattr(sys, "argv", ["run.py", word, f"hydra.run.dir={tmp_path}"])
     assert bench.main() == 2
     error = capsys.readouterr().err
     assert told in error.splitlines()[-1]

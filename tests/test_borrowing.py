@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from experiments import run
 from kedit import cli
+from kedit.cli import run
 
 WRONG = ["concept=strr", "hydra.run.dir=out"]
 """Words of `kedit run` that fail in the job, behind all that Hydra sets up."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cache import UNITS, main, told_bytes
+from kedit.cli.cache import UNITS, main, told_bytes
 from kedit.entries import MARK
 from kedit.store import DRAFT, Store, digest
 

@@ -1,4 +1,4 @@
-"""`kedit calibrate`: shares by hand, what is refused, and both commands from end to end."""
+"""`python -m experiments.false_discoveries.run`: shares by hand, what is refused, and both commands from end to end."""
 
 import json
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments.app import ConfigurationError
-from experiments.calibration.grid import locators, split
-from experiments.calibration.planted import understood
-from experiments.calibration.rates import rate_of, rows, told
+from experiments.false_discoveries.grid import locators, split
+from experiments.false_discoveries.planted import understood
+from experiments.false_discoveries.rates import rate_of, rows, told
 from kedit.cli import main
+from kedit.cli.configuration import ConfigurationError
 from kedit.evaluation.exam import Exam
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage

@@ -1,4 +1,4 @@
-"""The command answers fast, names what it does not know, and finds the recipes wherever kedit lies."""
+"""The command answers fast, names what it does not know, and finds its configuration wherever kedit lies."""
 
 import os
 import resource
@@ -11,17 +11,16 @@ import pytest
 
 import kedit
 from kedit.cli import COMMANDS, main
-from kedit.paths import conf_dir, home
+from kedit.paths import conf_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "transformers", "hydra", "omegaconf", "wandb", "evaluate", "diffusers", "matplotlib")
 
-RECIPE = """
+MODULE = """
 import sys
-from experiments.greeting import HELLO
 
 def main():
-    print(HELLO, __file__, sys.argv)
+    print(__file__, sys.argv)
     return 1 if "fail=true" in sys.argv else None
 """
 
@@ -34,77 +33,65 @@ def python(*words: str, path: Path = ROOT, folder: Path | None = None) -> subpro
     )
 
 
-def lay_out(package_parent: Path, recipes: Path) -> None:
-    """Put the shell of kedit into one folder and a recipe with its configuration into another."""
-    (package_parent / "kedit").mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "cli.py", "deprecations.py", "paths.py"):
-        shutil.copy(ROOT / "kedit" / name, package_parent / "kedit")
-    (recipes / "conf").mkdir(parents=True)
-    (recipes / "conf" / "run.yaml").write_text("concept: star\n")
-    (recipes / "experiments").mkdir()
-    (recipes / "experiments" / "__init__.py").touch()
-    (recipes / "experiments" / "greeting.py").write_text("HELLO = 'hello from'\n")
-    (recipes / "experiments" / "run.py").write_text(RECIPE)
-
-
 @pytest.fixture(params=["checkout", "wheel"])
-def installation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
-    """Return where the package lies and where its recipes do."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a folder with the shell of kedit in it, and a `run` that prints where it lies and what it was told."""
     place = tmp_path / "place"
-    recipes = place if request.param == "checkout" else place / "kedit" / "_shipped"
-    lay_out(place, recipes)
+    shutil.copytree(ROOT / "kedit" / "cli", place / "kedit" / "cli")
+    for name in ("__init__.py", "__main__.py", "deprecations.py", "paths.py"):
+        shutil.copy(ROOT / "kedit" / name, place / "kedit")
+    (place / "kedit" / "cli" / "run.py").write_text(MODULE)
+    conf = place / "conf" if request.param == "checkout" else place / "kedit" / "conf"
+    conf.mkdir()
+    (conf / "run.yaml").write_text("concept: star\n")
     if request.param == "checkout":
         (place / "pyproject.toml").touch()
-    return place, recipes
+    return place
 
 
-def test_a_command_calls_its_recipe_with_the_remaining_words(installation: tuple[Path, Path], tmp_path: Path) -> None:
-    place, recipes = installation
-    # A package of the same name in the working folder must not be taken for kedit's recipes.
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "__init__.py").write_text("raise RuntimeError('not kedit')\n")
+def test_a_command_calls_its_module_with_the_remaining_words(place: Path, tmp_path: Path) -> None:
     done = python("-m", "kedit", "run", "concept=star", "-m", path=place, folder=tmp_path)
-    assert done.stdout == f"hello from {recipes / 'experiments' / 'run.py'} ['kedit run', 'concept=star', '-m']\n"
+    assert done.stdout == f"{place / 'kedit' / 'cli' / 'run.py'} ['kedit run', 'concept=star', '-m']\n"
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_exit_code_of_a_recipe_is_that_of_the_command(installation: tuple[Path, Path]) -> None:
-    assert python("-m", "kedit", "run", "fail=true", path=installation[0]).returncode == 1
+def test_the_exit_code_of_a_module_is_that_of_the_command(place: Path) -> None:
+    assert python("-m", "kedit", "run", "fail=true", path=place).returncode == 1
 
 
-def test_worker_processes_of_a_recipe_find_it_too(installation: tuple[Path, Path], tmp_path: Path) -> None:
-    place, recipes = installation
-    worker = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import experiments.run as r; print(r)'])"
-    (recipes / "experiments" / "run.py").write_text(f"def main():\n    {worker}\n")
-    assert str(recipes) in python("-m", "kedit", "run", path=place, folder=tmp_path).stdout
-
-
-def test_deprecations_stay_off_the_terminal_and_other_warnings_do_not(installation: tuple[Path, Path]) -> None:
-    place, recipes = installation
+def test_deprecations_stay_off_the_terminal_and_other_warnings_do_not(place: Path) -> None:
     said = "warnings.warn('old', FutureWarning); warnings.warn('odd')"
-    (recipes / "experiments" / "run.py").write_text(f"import warnings\ndef main():\n    {said}\n")
+    (place / "kedit" / "cli" / "run.py").write_text(f"import warnings\ndef main():\n    {said}\n")
     done = python("-m", "kedit", "run", path=place)
     assert done.returncode == 0
     assert "FutureWarning: old" not in done.stderr
     assert "UserWarning: odd" in done.stderr
 
 
-def test_an_installation_without_configuration_says_where_it_looked(tmp_path: Path) -> None:
-    lay_out(tmp_path, tmp_path)  # no pyproject.toml: not a checkout
-    told = python("-c", "import kedit.paths; kedit.paths.home()", path=tmp_path).stderr.splitlines()[-1]
-    assert told.startswith("FileNotFoundError: no `conf/run.yaml`")
-    assert str(tmp_path / "kedit" / "_shipped") in told
+def test_the_configuration_is_found_wherever_kedit_lies(place: Path, tmp_path: Path) -> None:
+    # A folder of that name where the command is called must not be taken for kedit's.
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "run.yaml").touch()
+    found = python("-c", "import kedit.paths; print(kedit.paths.conf_dir())", path=place, folder=tmp_path).stdout
+    assert (Path(found.strip()) / "run.yaml").read_text() == "concept: star\n"
 
 
-def test_here_the_recipes_are_those_of_the_checkout() -> None:
-    assert home() == ROOT
-    assert (conf_dir() / "run.yaml").is_file()
+def test_an_installation_without_configuration_says_where_it_looked(place: Path) -> None:
+    for conf in place.rglob("run.yaml"):
+        conf.unlink()
+    told = python("-c", "import kedit.paths; kedit.paths.conf_dir()", path=place).stderr.splitlines()[-1]
+    assert told.startswith("FileNotFoundError: no `run.yaml`")
+    assert str(place / "kedit" / "conf") in told
+
+
+def test_here_the_configuration_is_that_of_the_checkout() -> None:
+    assert conf_dir() == ROOT / "conf"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_recipe(name: str) -> None:
-    recipe = ROOT / Path(*COMMANDS[name].module.split(".")).with_suffix(".py")
-    assert "def main(" in recipe.read_text(encoding="utf-8")
+def test_every_command_has_a_module(name: str) -> None:
+    module = ROOT / Path(*COMMANDS[name].module.split(".")).with_suffix(".py")
+    assert "def main(" in module.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

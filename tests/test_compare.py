@@ -15,12 +15,12 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-import experiments.compare as recipe
 import kedit
-from experiments.comparison.choices import chosen as read
-from experiments.comparison.choices import several, understood
-from experiments.complaints import ConfigurationError
-from experiments.sharing import forget
+import kedit.cli.compare as recipe
+from kedit.cli.comparison.choices import chosen as read
+from kedit.cli.comparison.choices import several, understood
+from kedit.cli.errors import ConfigurationError
+from kedit.cli.sharing import forget
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.statistics import Measured, holm
 from kedit.locate.activation import Activation

@@ -16,14 +16,15 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.app import build, plain
-from experiments.complaints import ConfigurationError
+from kedit.cli.configuration import build, plain
+from kedit.cli.errors import ConfigurationError
 from kedit.data.scenes import Scenes
 from kedit.models.shipped import HERE, SHIPPED
 from kedit.paths import conf_dir
 
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+STUDIES = sorted((CONF.parent / "experiments").rglob("*.yaml"))
 PARTICULAR = frozenset({"model"})
 """Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
 TUNED = {
@@ -47,8 +48,9 @@ def is_usable(path: Path) -> bool:
     return needed is None or bool(list(distributions(name=needed)))
 
 
-def commands(path: Path) -> list[str]:
-    return [line.removeprefix("# ") for line in (CONF / path).read_text().splitlines() if line.startswith("# kedit ")]
+def commands(path: Path, program: str = "kedit ") -> list[str]:
+    lines = (CONF / path).read_text().splitlines()
+    return [line.removeprefix("# ") for line in lines if line.startswith(f"# {program}")]
 
 
 @cache
@@ -152,6 +154,22 @@ def test_the_command_composes_and_uses_the_file_and_builds_its_parts(path: Path,
     assert jobs
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.relative_to(CONF.parent).as_posix())
+def test_a_study_opens_with_commands_that_compose_and_build_its_parts(path: Path) -> None:
+    name = path.with_name("run").stem if path.stem == "config" else path.stem
+    module = ".".join(path.with_name(name).relative_to(CONF.parent).parts)
+    opening = commands(path, "python -m ")
+    assert opening
+    for command in opening:
+        _, _, called, *words = shlex.split(command)
+        assert called == module
+        with initialize_config_dir(str(path.parent), version_base="1.3"):
+            chosen = compose(path.stem, words)
+        for group in ("data", "inpaint", "segment", "locate", "select", "edit", "tracker"):
+            if chosen.get(group) is not None:
+                build(chosen[group])
+
+
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_an_option_composes_into_the_run(path: Path) -> None:
     chosen = chosen_in_run(path)
@@ -183,7 +201,7 @@ def test_every_target_is_kedits(path: Path) -> None:
     # What Hydra builds for itself lies where it looks for it.
     running = told if path.parts[0] == "hydra" else told.pop("hydra", {})
     for node in nodes(running):
-        assert node["_target_"].startswith("experiments.")
+        assert node["_target_"].startswith("kedit.cli.")
     for node in nodes(told) if running is not told else ():
         assert node["_target_"].startswith("kedit.")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-import experiments.counterfactuals as recipe
-from experiments.sources.agreement import Examiner, Found, agreement
-from experiments.sources.painting import AGAIN, Counts, Painted, Studio
-from experiments.sources.rows import row
+import experiments.counterfactual_sources.run as recipe
+from experiments.counterfactual_sources.agreement import Examiner, Found, agreement
+from experiments.counterfactual_sources.painting import AGAIN, Counts, Painted, Studio
+from experiments.counterfactual_sources.rows import row
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
 from kedit.edit.operators import Zero
@@ -140,7 +140,11 @@ def test_the_command_compares_the_sources_and_goes_on_from_what_it_has(
 ) -> None:
     cheap = ["~inpaint@sources.diffusers", "~inpaint@sources.blur", "~inpaint@sources.telea"]
     cheap += ["~inpaint@sources.navier_stokes"]
-    monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", "hydra.run.dir=out", "store=kept", *FEW, *cheap])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["run.py", "hydra.run.dir=out", "store=kept", *FEW, *cheap],
+    )
     with chdir(tmp_path):
         assert recipe.main() == 0
         first = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -169,6 +173,10 @@ def test_the_command_compares_the_sources_and_goes_on_from_what_it_has(
 def test_an_unknown_reference_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["kedit counterfactuals", f"hydra.run.dir={tmp_path}", "reference=truth", *FEW])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["run.py", f"hydra.run.dir={tmp_path}", "reference=truth", *FEW],
+    )
     assert recipe.main() == 2
     assert "`reference` is one of exact" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import warnings
 import pytest
 from omegaconf import DictConfig
 
-from experiments.commands import reported
+from kedit.cli.jobs import reported
 from kedit.deprecations import KINDS, deprecations_logged
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -20,9 +20,10 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-import experiments.run as recipe
-from experiments import commands, sharing
+import kedit.cli.run as recipe
 from kedit import __version__, cli
+from kedit.cli import jobs as commands
+from kedit.cli import sharing
 from kedit.models import loading
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
@@ -561,10 +562,10 @@ def test_the_corpus_figures_say_that_the_captions_of_the_concept_changed_most(go
 def test_the_operators_act_on_a_fading_concept_as_they_are_called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from experiments.operators import main
+    from experiments.operators.run import main
 
     few = ["located=12", "target=24", "strengths=[0.35,1.0]"]
-    monkeypatch.setattr(sys, "argv", ["kedit operators", "hydra.run.dir=out", *few])
+    monkeypatch.setattr(sys, "argv", ["run.py", "hydra.run.dir=out", *few])
     with chdir(tmp_path):
         assert main() == 0
     rows = json.loads((tmp_path / "out" / "operators.json").read_text())

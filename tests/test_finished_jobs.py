@@ -17,10 +17,10 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import sweeps
-from experiments.commands import guarded, reported, run_folder
-from experiments.complaints import ConfigurationError
-from experiments.sweeps import key_of, statuses
+from kedit.cli import sweep_folder as sweeps
+from kedit.cli.errors import ConfigurationError
+from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.sweep_folder import key_of, statuses
 from kedit.runs import write_atomic, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ model: {path: model}
 tracker: {_target_: kedit.tracking.NoTracker}
 hydra:
   sweep: {dir: swept, subdir: "${hydra.job.num}"}
-  callbacks: {sweep: {_target_: experiments.endings.Sweeping}}
+  callbacks: {sweep: {_target_: kedit.cli.sweep_callbacks.Sweeping}}
 """,
     "edit/zero.yaml": "factor: 0",
     "edit/scale.yaml": "factor: 0.5",
@@ -121,7 +121,7 @@ def test_a_finished_job_is_left_alone_and_told_and_returns_what_it_returned(
     capsys.readouterr()
     status = (tmp_path / "swept" / "1" / "STATUS").stat()
     found, once = [], sweeps.once
-    monkeypatch.setattr("experiments.commands.once", lambda *words: found.append(once(*words)))
+    monkeypatch.setattr("kedit.cli.jobs.once", lambda *words: found.append(once(*words)))
     assert (kedit(), recipe.seeds) == (0, [])
     assert capsys.readouterr().out == "[1/2] seed=1   finished before\n[2/2] seed=2   finished before\n"
     assert (tmp_path / "swept" / "1" / "STATUS").stat().st_ino == status.st_ino
@@ -260,7 +260,7 @@ from pathlib import Path
 
 import hydra
 
-from experiments.commands import guarded, reported, run_folder
+from kedit.cli.jobs import guarded, reported, run_folder
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="recipe")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import experiments.inpaint as recipe
+import kedit.cli.inpaint as recipe
 from kedit.data.inpaint import MeanFill
 from kedit.data.scenes import Scenes
 from kedit.samples import find_concept

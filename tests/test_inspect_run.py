@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import experiments.inspect_neurons as recipe
+import kedit.cli.inspect_neurons as recipe
 from kedit.models.shipped import HERE
 
 pytestmark = [

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from experiments.complaints import PLUGINS, explained
-from experiments.launching import threads_for, workers_of
+from kedit.cli.errors import PLUGINS, explained
+from kedit.cli.launching import threads_for, workers_of
 from kedit.models.shipped import HERE
 from kedit.paths import conf_dir
 from tests import slurm

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import experiments.locate as recipe
+import kedit.cli.locate as recipe
 from kedit.data.scenes import Scenes
 from kedit.neurons import NeuronSet, load_scores
 from kedit.samples import find_concept

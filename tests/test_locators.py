@@ -14,7 +14,7 @@ from tiny_llava import tiny_llava
 from tiny_minigpt4 import DOG, tiny_minigpt4
 from tiny_minigpt4 import picture as tiny_picture
 
-from experiments.app import build
+from kedit.cli.configuration import build
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
 from kedit.locate.shards import Shard, check_shareable, merge, who_scores

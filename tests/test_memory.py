@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_llava import tiny_llava
 
-from experiments.benchmarks.memory import peak_bytes
+from kedit.cli.comparison.memory import peak_bytes
 from kedit.locate.locator import Locator
 from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage

@@ -28,10 +28,7 @@ import json, sys
 from pathlib import Path
 from hydra import compose, initialize_config_dir
 import kedit
-from kedit.paths import conf_dir, home
-
-sys.path.insert(0, str(home()))
-import experiments
+from kedit.paths import conf_dir
 
 conf = conf_dir()
 composed = []
@@ -45,7 +42,7 @@ with initialize_config_dir(str(conf), version_base="1.3"):
         group, name = option.parent.relative_to(conf).as_posix(), option.stem
         compose("run", overrides=[f"{group}={name}"])
         composed.append(f"{group}={name}")
-print(json.dumps({"kedit": kedit.__file__, "experiments": experiments.__file__, "composed": composed}))
+print(json.dumps({"kedit": kedit.__file__, "conf": str(conf), "composed": composed}))
 """
 
 
@@ -87,18 +84,18 @@ def test_the_wheel_claims_one_top_level_name(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names_in(wheel)} == {"kedit", f"kedit-{__version__}.dist-info"}
 
 
-def test_the_wheel_carries_code_weights_configuration_and_recipes(wheel: Path) -> None:
-    recipes = shipped("conf", "*.yaml", "*.md") | shipped("experiments", "*.py", "*.md")
+def test_the_wheel_carries_code_weights_and_configuration_and_no_study(wheel: Path) -> None:
     wanted = shipped("kedit", "*.py", "*.json", "*.safetensors", "py.typed", "*.md")
-    wanted |= {f"kedit/_shipped/{name}" for name in recipes}
-    assert "kedit/_shipped/conf/run.yaml" in wanted
+    wanted |= {f"kedit/{name}" for name in shipped("conf", "*.yaml", "*.md")}
+    assert "kedit/conf/run.yaml" in wanted
     assert wanted - names_in(wheel) == set()
+    assert [name for name in names_in(wheel) if "experiments" in name] == []
 
 
 def test_the_wheel_carries_the_license_and_no_litter(wheel: Path) -> None:
     names = names_in(wheel)
     assert f"kedit-{__version__}.dist-info/licenses/LICENSE" in names
-    assert [name for name in names if "__pycache__" in name or name.startswith("kedit/_shipped/tests")] == []
+    assert [name for name in names if "__pycache__" in name or name.startswith("kedit/tests")] == []
 
 
 def test_every_group_composes_from_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
@@ -107,15 +104,15 @@ def test_every_group_composes_from_an_installed_wheel(installed: Path, tmp_path:
     absent = [path for path, needed in PLUGINS.items() if not list(importlib.metadata.distributions(name=needed))]
     found = json.loads(run(sys.executable, str(script), *absent, PYTHONPATH=str(installed)).splitlines()[-1])
     assert Path(found["kedit"]).is_relative_to(installed)
-    assert Path(found["experiments"]).is_relative_to(installed)
+    assert Path(found["conf"]).is_relative_to(installed)
     conf = ROOT / "conf"
     there = [path for path in conf.glob("*/**/*.yaml") if path.relative_to(conf).as_posix() not in absent]
     options = {f"{path.parent.relative_to(conf).as_posix()}={path.stem}" for path in there}
     assert options | {path.stem for path in conf.glob("*.yaml")} == set(found["composed"])
 
 
-def test_an_installed_wheel_finds_its_recipe(installed: Path) -> None:
-    # `--cfg job` makes Hydra print what it composed and leave, before the recipe does any work.
+def test_an_installed_wheel_finds_its_command(installed: Path) -> None:
+    # `--cfg job` makes Hydra print what it composed and leave, before the command does any work.
     shown = run(sys.executable, "-m", "kedit", "run", "--cfg", "job", PYTHONPATH=str(installed))
     assert "concept:" in shown
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.comparison.truth import truth
+from kedit.cli.comparison.truth import truth
 from kedit.evaluation.ranking import expected_average_precision
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM

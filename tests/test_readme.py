@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import kedit
-from experiments.comparison.choices import understood
 from kedit.cli import COMMANDS
+from kedit.cli.comparison.choices import understood
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
@@ -53,7 +53,7 @@ def quotes(page: Path) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Return the command lines of a page: those of its blocks, and those in its text."""
     lines = [line for code in blocks(page, "bash") for line in code.replace("\\\n", " ").splitlines()]
-    told = [quoted for quoted in quotes(page) if quoted.startswith(("kedit ", "make "))]
+    told = [quoted for quoted in quotes(page) if quoted.startswith(("kedit ", "make ", "python -m "))]
     return [command for line in [*lines, *told] if (command := line.partition("#")[0].strip())]
 
 
@@ -69,11 +69,14 @@ def single_job(name: str, words: list[str]) -> list[str]:
     ]
 
 
-def composed_by(command: str) -> str | None:
-    """Return the configuration that a command of kedit reads, or None where it reads none."""
-    tool, name, *_ = [*shlex.split(command), ""]
-    file = name.replace("-", "_")
-    return file if tool == "kedit" and "--help" not in command and (conf_dir() / f"{file}.yaml").is_file() else None
+def composed_by(command: str) -> Path | None:
+    """Return the configuration that a command of kedit or a study reads, or None where it reads none."""
+    tool, name, module, *_ = [*shlex.split(command), "", ""]
+    if (tool, name) == ("python", "-m"):
+        *folder, file = module.split(".")
+        return ROOT.joinpath(*folder, "config.yaml" if file == "run" else f"{file}.yaml")
+    file = conf_dir() / f"{name.replace('-', '_')}.yaml"
+    return file if tool == "kedit" and "--help" not in command and file.is_file() else None
 
 
 RUNS = sorted({command for page in PAGES for command in commands(page) if composed_by(command)})
@@ -136,9 +139,12 @@ def test_what_the_code_of_a_page_takes_from_kedit_is_there(page: Path) -> None:
 
 @pytest.mark.parametrize("command", RUNS)
 def test_each_run_of_a_page_composes(command: str) -> None:
+    file = composed_by(command)
+    assert file is not None
     _, name, *words = shlex.split(command)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        assert compose(composed_by(command), overrides=single_job(name, words))
+    settings = single_job(name, words[1:] if name == "-m" else words)
+    with initialize_config_dir(str(file.parent), version_base="1.3"):
+        assert compose(file.stem, overrides=settings)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)
@@ -149,6 +155,8 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
             assert rest[0] in TARGETS, line
         elif tool == "kedit":
             assert rest[0] in COMMANDS or rest[0] == "--help", line
+        elif tool == "python":
+            assert rest[0] == "-m" and ROOT.joinpath(*rest[1].split(".")).with_suffix(".py").is_file(), line
         elif tool in ("pip", "wandb"):
             assert rest[0] == {"pip": "install", "wandb": "sync"}[tool], line
         else:

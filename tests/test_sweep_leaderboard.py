@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import experiments.leaderboard as recipe
-from experiments.sweeping.axes import best_cell, grid, line, numeric_keys, ordered
-from experiments.sweeping.leaderboard import HEADER, as_csv, as_json, as_markdown, flat, ranked
-from experiments.sweeping.pareto import pareto
-from experiments.sweeping.rows import read
-from experiments.sweeping.summary import TABLES, chosen, lines, table, terminal, written
+import kedit.cli.leaderboard as recipe
+from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys, ordered
+from kedit.cli.sweeping.leaderboard import HEADER, as_csv, as_json, as_markdown, flat, ranked
+from kedit.cli.sweeping.pareto import pareto
+from kedit.cli.sweeping.rows import read
+from kedit.cli.sweeping.summary import TABLES, chosen, lines, table, terminal, written
 from kedit.tracking import NoTracker, WandbTracker
 from tests.wandb_reader import offline_run
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweeping.overrides import settings, short_keys, shown, swept_by_job, swept_keys
-from experiments.sweeping.pareto import pareto
-from experiments.sweeping.progress import duration, job_line, time_left
-from experiments.sweeping.results import FIGURES, Result
-from experiments.sweeping.rows import read
+from kedit.cli.sweeping.overrides import settings, short_keys, shown, swept_by_job, swept_keys
+from kedit.cli.sweeping.pareto import pareto
+from kedit.cli.sweeping.progress import duration, job_line, time_left
+from kedit.cli.sweeping.results import FIGURES, Result
+from kedit.cli.sweeping.rows import read
 
 REAL = Path(__file__).parent / "fixtures" / "sweep"
 DIFFERENCE, GRADCAM = "locate.stages.difference.select.q", "locate.stages.gradcam.select.q"
@@ -262,7 +262,7 @@ def test_the_estimate_follows_a_change_of_pace_within_twenty_jobs() -> None:
 
 def test_reading_takes_no_model_and_no_hydra() -> None:
     script = (
-        f"import sys; from experiments.sweeping.rows import read; read({str(REAL)!r}); "
+        f"import sys; from kedit.cli.sweeping.rows import read; read({str(REAL)!r}); "
         "print({'torch', 'hydra', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

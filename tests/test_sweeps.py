@@ -17,9 +17,9 @@ from typing import NamedTuple
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-import experiments.run as recipe
-from experiments import sharing
-from experiments.sweeps import alone, statuses
+import kedit.cli.run as recipe
+from kedit.cli import sharing
+from kedit.cli.sweep_folder import alone, statuses
 from kedit.models.shipped import HERE
 from kedit.pipelines import run as pipeline
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.table import COLUMNS, main, results, row
+from kedit.cli.table import COLUMNS, main, results, row
 from kedit.results.table import Table, show
 
 

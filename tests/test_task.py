@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import experiments.task as recipe
-from experiments import sharing, table
+import kedit.cli.task as recipe
+from kedit.cli import sharing, table
 from kedit.data.folder import Folder
 from kedit.evaluation.task import ALL, judged, right
 from kedit.locate.miner import UNION, Miner

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import blocks, run, teach
-from experiments.teaching.blocks import COLORS, KINDS, NOTHING, write_blocks
-from experiments.teaching.lesson import Lesson, caption_loss, examined
+from experiments.training.tiny import blocks, teach
+from experiments.training.tiny.lesson import Lesson, caption_loss, examined
+from experiments.training.tiny.pictures import COLORS, KINDS, NOTHING, write_blocks
+from kedit.cli import run
 from kedit.data.coco import Coco
 from kedit.data.inpaint_diffusers import DiffusersFill
 from kedit.edit.operators import Zero

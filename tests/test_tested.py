@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import experiments.run as recipe
+import kedit.cli.run as recipe
 from kedit import tested
 from kedit.models.planted import Planted
 from tests.note_tested import raised

@@ -12,12 +12,12 @@ from diffusers import AutoPipelineForInpainting
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from experiments import train_inpainter
-from experiments.app import build
-from experiments.inpainter_training import autoencoder, denoiser, export
-from experiments.inpainter_training.card import seconds_of
-from experiments.inpainter_training.exam import held_out, verdict
-from experiments.inpainter_training.examples import BOX_SHARE, examples
+from experiments.training.inpainter import autoencoder, denoiser, export
+from experiments.training.inpainter import run as train_inpainter
+from experiments.training.inpainter.card import seconds_of
+from experiments.training.inpainter.exam import held_out, verdict
+from experiments.training.inpainter.examples import BOX_SHARE, examples
+from kedit.cli.configuration import build
 from kedit.data.grammar import CAPTION_PROMPT
 from kedit.data.inpaint import Exact
 from kedit.data.inpaint_pipeline import HERE
@@ -188,7 +188,7 @@ def test_the_seconds_of_a_training_that_was_resumed_are_those_of_all_its_parts(t
 def test_the_command_leaves_a_pipeline_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("autoencoder.steps=2", "autoencoder.batch=4", "denoiser.steps=2", "denoiser.batch=4", "denoiser.pool=8")
     few = ("exam.samples=1", "exam.steps=2")
-    monkeypatch.setattr(sys, "argv", ["kedit train-inpainter", f"folder={tmp_path}", *small, *few])
+    monkeypatch.setattr(sys, "argv", ["run.py", f"folder={tmp_path}", *small, *few])
     assert train_inpainter.main() == 0
     out = tmp_path / "scenes_inpainter"
     card = (out / "README.md").read_text()

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments import train_scenes
-from experiments.scenes_training import export, language, loop, objective, tower
-from experiments.scenes_training.exam import named
-from experiments.scenes_training.recipes import RECIPES
-from experiments.scenes_training.rows import PREFIX, RowMaker, Rows
+from experiments.training.scenes import export, language, loop, objective, tower
+from experiments.training.scenes import run as train_scenes
+from experiments.training.scenes.exam import named
+from experiments.training.scenes.recipes import RECIPES
+from experiments.training.scenes.rows import PREFIX, RowMaker, Rows
 from kedit.data import grammar
 from kedit.data.grammar import CATEGORIES, HYPERNYM
 from kedit.data.scene import Scene, scene
@@ -411,7 +411,11 @@ def test_the_command_leaves_a_model_that_loads_and_its_card(
 ) -> None:
     small = ("tower.steps=2", "tower.batch=4", "language.steps=2", "language.batch=4", "language.pool=8")
     few = ("exam.scenes=3", "exam.layers=2")
-    monkeypatch.setattr(sys, "argv", ["kedit train-scenes", f"variant={variant}", f"folder={tmp_path}", *small, *few])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["run.py", f"variant={variant}", f"folder={tmp_path}", *small, *few],
+    )
     assert train_scenes.main() == 0
     out = tmp_path / variant
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "curve.jsonl", "curve.png"} <= {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from wandb_server import serving
 
-from experiments.commands import tell_offline
+from kedit.cli.jobs import tell_offline
 from kedit.tracking import WandbTracker
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import experiments.run as recipe
-from experiments import verify
+import kedit.cli.run as recipe
+from kedit.cli import verify
 from kedit.models.shipped import HERE
 from kedit.neurons import load_scores, save_scores
 

@@ -59,10 +59,25 @@ def of_kind(kinds: Tensor, which: Kind) -> Tensor:
 class MLLM(Protocol):
     """What locating, editing and evaluating need of a model."""
 
-    name: str
-    module: nn.Module
-    prompt: str
-    batch_size: int
+    @property
+    def name(self) -> str:
+        """What tables and figures call the model."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """What hooks go into."""
+        ...
+
+    @property
+    def prompt(self) -> str:
+        """What asks for a caption."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples go through the model at once."""
+        ...
 
     def site(self, name: SiteName, scope: Scope = "language") -> Site:
         """Return where the neurons of a part of the model live."""

@@ -11,6 +11,7 @@ from kedit.evaluation.ranking import average_precision, expected_average_precisi
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.locate.locator import Locator
 from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
+from kedit.models.planted_variants import Variant
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
@@ -217,7 +218,7 @@ def rank_planted(
     precisions: dict[str, dict[str, list[float]]] = {name: {} for name in (*(one.name for one in able), RANDOM)}
     failures: dict[str, str] = {}
     for variant, number in progress(jobs, len(jobs), "planted models"):
-        for name, value in _precisions(family(variant, number), able, pictures):  # type: ignore[arg-type]
+        for name, value in _precisions(family(variant, number), able, pictures):
             if isinstance(value, Failed):
                 failures.setdefault(name, value.why)
             else:
@@ -228,15 +229,15 @@ def rank_planted(
     return PlantedBenchmark(verdicts, chosen, reference, about)
 
 
-def check_variants(asked: Sequence[str] | None) -> list[str]:
+def check_variants(asked: Sequence[str] | None) -> list[Variant]:
     """Return the variants that are asked for, all of them for None; a ValueError names the one there is not."""
-    known = list(variants())
+    known: dict[str, Variant] = {name: name for name in variants()}
     names = known if asked is None else [asked] if isinstance(asked, str) else list(asked)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         got = f"`{unknown[0]}`" if unknown else "none"
         raise ValueError(f"`planted.variants` names some of {', '.join(known)}, or is null; got {got}")
-    return list(dict.fromkeys(names))
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def ranks(locator: Any, scores: Scores) -> dict[NeuronId, int]:
@@ -270,7 +271,7 @@ def _precisions(case: PlantedCase, methods: Sequence[Method], pictures: int) -> 
     """Yield the average precision of each method on a model, or why there is none, and that of a random order."""
     pairs = planted_pairs(pictures, case.seed)
     usable = Usable(pairs, case.model.caption([pair.sample.image for pair in pairs]), 0)
-    scored = Bench(case.model, usable).scores(methods)  # type: ignore[arg-type]
+    scored = Bench(case.model, usable).scores(methods)
     for method in methods:
         scores = scored[method.name]
         if isinstance(scores, Failed):

@@ -1,0 +1,56 @@
+"""What editing sets of neurons does, on samples whose unedited captions are known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from kedit.cli.configuration import bar, build
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
+from kedit.evaluation.exam import Exam
+from kedit.evaluation.measure import measure
+from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.report import EditReport
+from kedit.models.encoder import OwnLayers
+from kedit.models.mllm import MLLM
+from kedit.neurons import NeuronSet
+from kedit.pipelines.outputs import edited, unedited
+from kedit.pipelines.transcripts import Said
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A model, an operator, and what the model said to some samples before any edit."""
+
+    model: MLLM
+    exam: Exam
+    plan: EditPlan
+    operator: Operator
+    before: Said
+    similarity: Similarity
+    seed: int
+
+    @classmethod
+    def of(cls, model: MLLM, exam: Exam, plan: EditPlan, operator: Operator, cfg: DictConfig) -> "Judge":
+        """Ask the unedited model."""
+        encoder: Any = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else OwnLayers(model)
+        return cls(model, exam, plan, operator, unedited(model, exam, bar), Similarity(encoder), cfg.seed)
+
+    def reports(self, sets: Sequence[NeuronSet]) -> dict[NeuronSet, EditReport]:
+        """Return what each edit does, without a random control; equal sets are judged once."""
+        unique = list(dict.fromkeys(sets))
+        edits = [self.plan.edit(one, self.operator, self.exam.concept.name) for one in unique]
+        before = self.before.transcript(self.exam)
+        texts = [one.transcript(self.exam) for one in edited(self.model, self.exam, edits, self.before, bar)]
+        return {
+            one: measure(self.exam, before, after, [], self.similarity, neurons=len(one), seed=self.seed)
+            for one, after in bar(zip(unique, texts, strict=True), len(unique), "measured")
+        }
+
+
+def value(report: EditReport) -> float:
+    """Return the selectivity; below all others where the edited model is not fluent."""
+    found = report.selectivity.value
+    return -1.0 if found is None else found

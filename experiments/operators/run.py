@@ -1,0 +1,99 @@
+"""What each operator does to a concept's neurons, from pictures that hardly show it to pictures that clearly do.
+
+python -m experiments.operators.run concept=star
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.jobs import guarded, reported
+from kedit.cli.sharing import loaded
+
+
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")
+@reported
+def operators(cfg: DictConfig) -> None:
+    """Locate, then caption faded pictures under each operator."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit.cli.pairs import inpainter, paired
+    from kedit.edit.operators import Scale, Zero, amplify
+    from kedit.edit.reference import CounterfactualMean
+    from kedit.results.table import Table
+    from kedit.runs import Run
+    from kedit.samples import find_concept
+
+    use_threads(cfg.threads)
+    data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
+    with misuse():
+        concept = find_concept(data.concepts, cfg.concept)
+        split = data.split(concept, locate=cfg.located, target=cfg.target, retention=0, seed=cfg.seed)
+        pairs, faded = (paired(inpaint, part, concept).made for part in (split.locate, split.target))
+        chosen = {
+            "none": Scale(1.0),
+            f"scale {cfg.scale}": Scale(cfg.scale),
+            f"amplify {cfg.amplify}": amplify(cfg.amplify),
+        }
+    with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
+        model = loaded(cfg.model)
+        neurons = locator.select(locator.score(model, pairs, progress=bar))
+        chosen |= {"zero": Zero(), "patch": CounterfactualMean(locator.site)(model, pairs)}
+        rows = {
+            strength: {name: share(model, faded, strength, neurons, one) for name, one in chosen.items()}
+            for strength in cfg.strengths
+        }
+        cells = [(f"{strength:.0%}", *row.values()) for strength, row in rows.items()]
+        table = Table(("concept drawn", *chosen), tuple(cells)).markdown()
+        kept.save_text("operators.md", table + "\n")
+        kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
+        kept.save_figure("operators.png", draw(rows, concept.name, len(neurons)).save)
+        print(f"share of captions that name `{concept.name}`, {len(neurons)} neurons edited, n = {len(faded)}\n{table}")
+        print(f"files: {kept.folder}")
+
+
+def share(model: Any, faded: Sequence[Any], strength: float, neurons: Any, operator: Any) -> Any:
+    """Return the share of captions that name the concept, drawn with `strength`, under an edit."""
+    from PIL import Image
+
+    from kedit.edit.edit import Edit
+    from kedit.evaluation.statistics import bootstrap_mean
+
+    images = [Image.blend(pair.image, pair.sample.image, strength) for pair in faded]
+    with Edit(neurons, operator).applied(model):
+        captions = model.caption(images, progress=bar)
+    named = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(faded, captions, strict=True)]
+    return bootstrap_mean([float(one) for one in named])
+
+
+def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) -> Any:
+    """Return the share of captions that name the concept by how much of it is drawn."""
+    from kedit.plots import Curve, Look, draw_lines
+    from kedit.plots.style import BASELINE, SERIES
+
+    looks = (Look(BASELINE), *SERIES[1:])
+    operators = {"unedited" if name == "none" else name: name for name in next(iter(rows.values()))}
+    curves = {
+        # Side by side: two operators that both silence the concept would hide each other.
+        label: Curve([strength + 0.012 * (number - 2) for strength in rows], [row[name] for row in rows.values()], look)
+        for number, ((label, name), look) in enumerate(zip(operators.items(), looks, strict=False))
+    }
+    title = f"What {len(curves) - 1} operators do to the {n_neurons} neurons of `{concept}`"
+    up = f"captions that say \u201c{concept}\u201d, with 95 % interval"
+    across, ticks = f"how much of the {concept} is drawn", [f"{strength:.0%}" for strength in rows]
+    axis = {"prepare": lambda axes: (axes.set_xticks(list(rows), ticks), axes.set_ylim(-0.03, 1.03)), "bars": True}
+    return draw_lines({"": curves}, title=title, across=across, up=up, **axis)
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(operators)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

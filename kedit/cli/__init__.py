@@ -1,0 +1,95 @@
+"""The `kedit` command: a table of modules, each imported only when it is asked for."""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+from kedit import __version__
+
+
+class Command(NamedTuple):
+    """A command: the module whose `main()` it calls, and what it does in a few words."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "run": Command("kedit.cli.run", "locate a concept's neurons, edit them, measure what changed"),
+    "task": Command("kedit.cli.task", "edit a modality's neurons, measure how many questions go wrong"),
+    "compare": Command("kedit.cli.compare", "put locating methods side by side, with equal budgets"),
+    "inspect": Command("kedit.cli.inspect_neurons", "look at what was located: words, places, layers, stability"),
+    "locate": Command("kedit.cli.locate", "locate alone, also in shards that are merged"),
+    "inpaint": Command("kedit.cli.inpaint", "paint a concept out of some pictures and look at them"),
+    "doctor": Command("kedit.cli.doctor", "check that what kedit relies on holds for a model"),
+    "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),
+    "table": Command("kedit.cli.table", "print one table of the runs in a folder"),
+    "leaderboard": Command("kedit.cli.leaderboard", "rank the jobs of a sweep and draw them, also after failures"),
+    "cache": Command("kedit.cli.cache", "list, check or remove the results that are kept between runs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Obey one command line and return the exit code: 0 done, 1 a job failed, 2 the command is wrong.
+
+    Args:
+        argv: The words after `kedit`; by default those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        sys.stderr.write(usage())
+        return 2
+    name, *rest = words
+    if name in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"kedit {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        sys.stderr.write(_unknown(name))
+        return 2
+    return _call(name, rest)
+
+
+def usage() -> str:
+    """Return the help text."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""\
+kedit {__version__}: locate, edit and evaluate knowledge neurons
+
+usage: kedit COMMAND [KEY=VALUE ...]
+       kedit COMMAND --help
+       kedit --version
+
+commands:
+{listed}
+
+example:
+  kedit run concept=star locate=two_stage edit=zero
+"""
+
+
+def _unknown(name: str) -> str:
+    # A setting, as in `concept=star`, is no misspelled command.
+    nearest = [] if "=" in name else get_close_matches(name, COMMANDS, cutoff=0.5)
+    label = "nearest" if nearest else "commands"
+    listed = ", ".join(f"`{near}`" for near in nearest or COMMANDS)
+    return f"kedit: no command `{name}`; {label}: {listed}; `kedit --help` lists what each does\n"
+
+
+def _call(name: str, rest: Sequence[str]) -> int:
+    """Import the module of `name` and call its `main()` as if it had been started as a script."""
+    from kedit.deprecations import deprecations_logged
+
+    # Hydra and argparse read the words of the process.
+    words, sys.argv = sys.argv, [f"kedit {name}", *rest]
+    try:
+        with deprecations_logged():
+            code: int | None = import_module(COMMANDS[name].module).main()
+    finally:
+        sys.argv = words
+    return code or 0

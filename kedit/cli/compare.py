@@ -1,0 +1,106 @@
+"""Locating methods side by side: what editing each one's neurons does, with equal budgets and the same samples.
+
+kedit compare concept=star
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from kedit.cli.comparison.choices import chosen, several, understood
+from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.errors import ConfigurationError
+from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.sharing import unchanged
+from kedit.paths import conf_dir
+
+LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "evaluate.target": 1,
+         "evaluate.retention": 0, "matrix.target": 1}  # fmt: skip
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="compare")
+@reported
+def compare(cfg: DictConfig) -> None:
+    """Run one comparison in its Hydra folder; what an earlier one has in the store is not computed again."""
+    least = {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")}
+    with run_folder(cfg, least) as (kept, tracker):
+        use_threads(cfg.threads)
+        if cfg.against == "truth":
+            from kedit.cli.comparison.truth import truth
+
+            truth(cfg, kept, tracker)
+        elif cfg.against == "effect":
+            # An interrupted comparison leaves what there is, too.
+            leave(effect(cfg, lambda partial: leave(partial, kept, tracker)), kept, tracker)
+        else:
+            raise ConfigurationError(f"`against` is effect or truth; got {cfg.against}")
+
+
+def effect(cfg: DictConfig, keep: Any) -> Any:
+    """Build what the configuration names and return what `kedit.compare` makes of it."""
+    from kedit.pipelines.compare import compare_prepared, of_matrix
+    from kedit.pipelines.locate import check_model
+    from kedit.results.cache import Recall
+
+    # Whatever can be wrong is found before the model is loaded, which is slow.
+    choices, data, plan = chosen(cfg), build(cfg.data), build(cfg.edit)
+    encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
+    with misuse():
+        asked = prepared_for(cfg, data, several(cfg.concept, "concept"), choices.counts)
+        shown, method = [], (cfg.matrix or {}).get("method") or choices.reference
+        if cfg.matrix and (cfg.matrix.concepts is None or len(cfg.matrix.concepts)):
+            choices.method(str(method), "matrix.method")
+            names = cfg.matrix.concepts or [concept.name for concept in data.concepts]
+            shown = prepared_for(cfg, data, names, of_matrix(choices.counts, cfg.matrix.target))
+    with unchanged(cfg.model) as found:
+        with misuse():
+            check_model(found.model, choices.method(choices.reference).locator)
+        return compare_prepared(
+            found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
+            encoder=encoder or found.encoder, share=bool(cfg.share_passes), cache=Recall.at(cfg.store, found.identity),
+            keep=keep, progress=bar,
+        )  # fmt: skip
+
+
+def prepared_for(cfg: DictConfig, data: Any, names: Any, counts: Any) -> list[Any]:
+    """Return the pictures and questions of each concept."""
+    from kedit.cli.pairs import inpainter, prepared
+
+    inpaint = inpainter(cfg)
+    return [prepared(data, name, inpaint, vars(counts), cfg.seed) for name in names]
+
+
+def leave(comparison: Any, kept: Any, tracker: Any) -> None:
+    """Write the files of a comparison, tell the tracker, and print it."""
+    from kedit.cli.show import tell_figures, terminal
+
+    comparison.save_in(kept)
+    tracker.log(dict(metrics(comparison)))
+    tracker.table("compare", *comparison.table().flat())
+    tell_figures(tracker, kept)
+    terminal(comparison, kept)
+
+
+def metrics(comparison: Any) -> Iterator[tuple[str, float]]:
+    """Yield each figure of the last ranking under `method/figure`, and the specificity."""
+    from kedit.pipelines.comparison.effects import FIGURES
+
+    for row in comparison.shown[-1].rows:
+        for name in FIGURES:
+            if (value := row.figure(name).value) is not None:
+                yield f"{row.method}/{name}", value
+    if comparison.matrix and comparison.matrix.specificity.value is not None:
+        yield "specificity", comparison.matrix.specificity.value
+
+
+def main() -> int:
+    """Run the command line."""
+    sys.argv[1:] = understood(sys.argv[1:])
+    return guarded(compare)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

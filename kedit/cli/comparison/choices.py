@@ -1,0 +1,80 @@
+"""What is to be compared, read from the configuration and checked before a model is loaded."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from kedit.cli.configuration import build, misuse
+from kedit.cli.errors import ConfigurationError
+from kedit.locate.shipped import file_of
+from kedit.pipelines.comparison.choices import Choices, Method
+from kedit.pipelines.locate import Counts
+
+LISTS = ("concept", "methods", "budget")
+
+
+def chosen(cfg: DictConfig) -> Choices:
+    """Read and check the configuration; a ConfigurationError names the key that is wrong."""
+    numbers = {key: cfg.evaluate[key] for key in ("locate", "target", "retention")}
+    counts = Counts(**numbers, controls=cfg.random_seeds)
+    with misuse():
+        for key in ("overrides", "samples"):
+            for name in cfg[key] or {}:
+                file_of(str(name), key)
+        methods = [_method(str(name), cfg) for name in several(cfg.methods, "methods")]
+        budgets = [int(one) if str(one).isdigit() else one for one in several(cfg.budget, "budget")]
+        return Choices(methods, budgets, cfg.reference, cfg.site, cfg.positions, counts, cfg.seed)
+
+
+def several(value: Any, key: str) -> list[Any]:
+    """Return what a list, a text with commas or a single value holds, without repeats."""
+    if isinstance(value, ListConfig | list | tuple):
+        parts = list(value)
+    elif isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+    else:
+        parts = [] if value is None else [value]
+    if not parts:
+        raise ConfigurationError(f"`{key}` is empty; name at least one, as `{key}=...` or `{key}=[...,...]`")
+    return list(dict.fromkeys(parts))
+
+
+def understood(words: list[str]) -> list[str]:
+    """Return a command line as Hydra has to read it.
+
+    `concept=star,house` becomes a list, where Hydra would ask for a sweep; an option of a method that the file
+    does not mention, as in `samples.gradcam=8`, is added.
+    """
+    sweep = bool({"-m", "--multirun"} & set(words))
+    added = [f"++{word}" if word.startswith(("overrides.", "samples.")) else word for word in words]
+    return added if sweep else [_listed(word) for word in added]
+
+
+def _listed(word: str) -> str:
+    key, _, value = word.partition("=")
+    plain = "," in value and not set(value) & set("[](){}'\"")
+    return f"{key}=[{value}]" if plain and key in LISTS else word
+
+
+def _method(name: str, cfg: DictConfig) -> Method:
+    node = OmegaConf.load(file_of(name, "methods"))
+    changes = OmegaConf.select(cfg.overrides, name) if cfg.overrides else None
+    if changes:
+        OmegaConf.set_struct(node, True)
+        try:
+            node = OmegaConf.merge(node, changes)
+        except Exception as error:
+            raise ConfigurationError(f"`overrides.{name}`: {str(error).splitlines()[0]}") from error
+    return Method(name, build(node), (cfg.samples or {}).get(name), ", ".join(_flat(changes)) if changes else "")
+
+
+def _flat(node: Any) -> Iterator[str]:
+    """Yield the changed options as `key=value`, the last part of the path only."""
+    for key, value in node.items():
+        if isinstance(value, DictConfig) and "_target_" in value:
+            yield f"{key}={str(value['_target_']).rpartition('.')[2]}"
+        elif isinstance(value, DictConfig):
+            yield from _flat(value)
+        else:
+            yield f"{key}={value}"

@@ -1,0 +1,72 @@
+"""Look at what was located: what the neurons say, where they fire, how stable the set is.
+
+kedit inspect concept=star locate=two_stage
+"""
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from kedit.cli.configuration import bar, build, misuse, plain, use_threads
+from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.sharing import loaded
+from kedit.paths import conf_dir
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="inspect")
+@reported
+def inspect(cfg: DictConfig) -> None:
+    """Inspect in one Hydra folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit.cli import show
+    from kedit.pipelines.subject import LEAST
+
+    with run_folder(cfg, {"seed": 0, "threads": 1, **LEAST}) as (kept, tracker):
+        result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
+        result.save_in(kept)
+        show.mirror_inspection(result, tracker, kept)
+        show.terminal(result, kept)
+
+
+def job(cfg: DictConfig, name: str, kept: Any) -> Any:
+    """Build what the configuration names and return what `kedit.inspect` makes of it.
+
+    Args:
+        cfg: The configuration.
+        name: The locator's.
+        kept: The run's folder, which has the scores and the neurons as soon as they are known.
+    """
+    from kedit.cli.pairs import inpainter, prepared, quiet
+    from kedit.pipelines.inspect import inspect_prepared
+    from kedit.pipelines.locate import language_only, leave
+    from kedit.pipelines.subject import Looks
+
+    use_threads(cfg.threads)
+    data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
+    encoder, clip = (build(cfg[key]) if cfg[key] is not None else None for key in ("encoder", "clip"))
+    asked = plain(cfg)
+    looks = Looks(**{field.name: asked[field.name] for field in fields(Looks)})
+    with misuse():
+        language_only(locator, "inspect")
+        pictures = prepared(data, cfg.concept, inpaint, {**asked, "locate": looks.located}, cfg.seed)
+    model = loaded(cfg.model)
+    with misuse():
+        model.site(locator.site)
+    with quiet(inpaint):
+        return inspect_prepared(
+            model, data, pictures, locator, inpaint=inpaint, encoder=encoder, clip=clip, looks=looks, seed=cfg.seed,
+            name=name, keep=lambda located: leave(located, kept), progress=bar,
+        )  # fmt: skip
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(inspect)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

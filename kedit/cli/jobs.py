@@ -1,0 +1,217 @@
+"""A command's job: run folders, one line for whatever goes wrong, and the right exit code."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from kedit.cli.configuration import build, mirrored, sweep_folder, whole_numbers
+from kedit.cli.errors import ConfigurationError, NegativeResult, explained, misused
+from kedit.cli.logs import logged
+from kedit.cli.process import borrowed_process
+from kedit.cli.sweep_folder import KEY, STOPPED, once
+from kedit.deprecations import deprecations_logged
+from kedit.runs import write_atomic
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+LOG = "kedit.log"
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+Ending = Callable[[bool], list[int]]
+"""Puts the results of a sweep together, of which a job is known to have failed or not; returns the exit codes."""
+
+_exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
+"""The codes of the jobs that failed so far; None where no `guarded` waits for them."""
+_sweep: ContextVar[list[tuple[ExitStack, Ending]] | None] = ContextVar("sweep", default=None)
+"""What the sweep that has begun holds, and how it ends; None where no `guarded` waits for it."""
+
+
+class RefusedSweep(SystemExit):
+    """A sweep does not begin; Hydra would make a mere warning of any other error of a callback, and go on."""
+
+    code: int
+
+
+def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]:
+    """Let a job that fails say so in one line and leave its traceback in kedit.log.
+
+    The other jobs of a sweep still run, unless `on_error=stop`; what is finished does not run again. Hydra would
+    announce a raised error in a second line, so the failure is handed to `guarded` instead; from a launcher's worker
+    process, where none waits, STATUS tells it.
+    """
+
+    @wraps(job)
+    def attempt(settings: DictConfig) -> T | None:
+        sweep = sweep_folder()
+        try:
+            # A launcher's worker process has not come through the command line.
+            with logged(_log()), deprecations_logged():
+                return _told_to_log(job if sweep is None else partial(once, job), settings)
+        except Exception as error:
+            codes = _waiting()
+            if codes is None and sweep is None:
+                raise
+            code = said(code_of(error), _job_label() + explained(error) + _where_to_look(error))
+            if codes is not None:
+                codes.append(code)
+            if sweep is not None and settings.on_error == "stop":
+                write_atomic(sweep / STOPPED, f"{_job_label()}{explained(error)}\n")
+            return None
+
+    return attempt
+
+
+def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
+    try:
+        return job(settings)
+    except Exception:
+        with suppress(OSError):
+            logger.info("the job failed", exc_info=True)
+        raise
+
+
+@borrowed_process()
+def guarded(main: Callable[[], Any]) -> int:
+    """Call a Hydra main and return the exit code; whatever goes wrong is one line on standard error.
+
+    A sweep is put together as it asked for when it began, also after failures and when it is interrupted.
+    """
+    # Hydra then raises instead of printing half a page and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # On a full disk, each line for kedit.log would bring a traceback to the terminal.
+    logging.raiseExceptions = False
+    codes: list[int] = []
+    composed = True
+    token, sweep = _exit_codes.set(codes), _sweep.set([])
+    try:
+        main()
+    except KeyboardInterrupt:
+        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+    except Exception as error:
+        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        composed = not misused(error)
+    except RefusedSweep as refused:
+        codes.append(refused.code)
+    finally:
+        begun = (_sweep.get() or [])[:]
+        _exit_codes.reset(token)
+        _sweep.reset(sweep)
+    for held, end in begun:
+        with held:
+            codes += end(bool(codes)) if composed else []
+    if not codes:
+        return DONE
+    if INTERRUPTED in codes:
+        return INTERRUPTED
+    return MISUSED if set(codes) == {MISUSED} else FAILED
+
+
+def sweeping(held: ExitStack, end: Ending) -> None:
+    """Tell the `guarded` that waits that a sweep has begun, how it ends, and what to let go of afterwards."""
+    if (begun := _sweep.get()) is not None:
+        begun.append((held, end))
+
+
+@contextmanager
+def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple[Any, Any]]:
+    """Open Hydra's folder for a job and yield it, as a `Run`, with its tracker.
+
+    Args:
+        settings: The job's configuration.
+        least: The settings that are whole numbers, and the least of each; see `whole_numbers`.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit import __version__
+    from kedit.runs import Run
+    from kedit.tested import tell_untested
+
+    running = HydraConfig.get()
+    folder = Path(running.runtime.output_dir)
+    with Run(folder) as kept:
+        (folder / KEY).unlink(missing_ok=True)
+        logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
+        tell_untested()
+        whole_numbers(settings, least, optional=["threads"])
+        if settings.on_error not in ("continue", "stop"):
+            raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
+        sweep = sweep_folder()
+        tracker = build(settings.tracker)
+        if sweep is not None and getattr(tracker, "group", "") is None:
+            tracker = replace(tracker, group=sweep.name)
+        try:
+            with mirrored(tracker, settings, folder):
+                yield kept, tracker
+        finally:
+            if sweep is None:
+                tell_offline(folder)
+        logger.info("done")
+
+
+def tell_offline(folder: Path) -> None:
+    """Say in one line where W&B has kept a run or a sweep offline, and how to upload it."""
+    place = shlex.quote(str(folder))
+    runs = [f"{place}/{one.relative_to(folder)}" for one in sorted(folder.glob("wandb/offline-run-*"))[-1:]]
+    if any(folder.glob("*/wandb/offline-run-*")):
+        runs.append(f"{place}/*/wandb/offline-run-*")
+    if runs:
+        sys.stdout.write(f"W&B: kept offline; to upload it: wandb sync {' '.join(runs)}\n")
+
+
+def _waiting() -> list[int] | None:
+    # A launcher pickles `attempt` with what it names, and a ContextVar cannot be pickled.
+    return _exit_codes.get()
+
+
+def code_of(error: Exception) -> int:
+    """Return the exit code of an error: whether the command was wrong, or a job failed."""
+    return MISUSED if misused(error) else FAILED
+
+
+def _job_label() -> str:
+    """Return which job of a sweep this is: the name of its folder, and what it was asked for."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if sweep_folder() is None:
+        return ""
+    running = HydraConfig.get()
+    return f"job {Path(running.runtime.output_dir).name} ({', '.join(running.overrides.task)}): "
+
+
+def _where_to_look(error: Exception) -> str:
+    """Return where the traceback is, for an error that is not the user's."""
+    log = _log()
+    worth_it = code_of(error) == FAILED and not isinstance(error, NegativeResult)
+    return f"; the traceback is in {log}" if worth_it and log is not None and log.is_file() else ""
+
+
+def _log() -> Path | None:
+    """Return the log of the job that runs; None for a command that has no run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized() or (running := HydraConfig.get()).output_subdir is None:
+        return None
+    return Path(running.runtime.output_dir) / LOG
+
+
+def _other_folder(error: Exception) -> str:
+    """Return the way out when Hydra cannot write the run folder."""
+    unwritable = isinstance(error, OSError) and not misused(error)
+    return "; choose another run folder with `hydra.run.dir`" if unwritable else ""
+
+
+def said(code: int, text: str) -> int:
+    """Say in one line on standard error what went wrong, and return `code`."""
+    sys.stderr.write(f"kedit: {text}\n")
+    return code

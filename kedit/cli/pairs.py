@@ -1,0 +1,46 @@
+"""Counterfactual pairs as the configuration asks for them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli.configuration import bar, build
+from kedit.data.found import FoundRegions
+from kedit.data.inpaint import Inpainter
+from kedit.data.pairs import Heavy, Pairs, counterfactuals
+from kedit.locate.shards import ALL, Shard
+from kedit.pipelines.locate import Counts, Prepared, prepare
+from kedit.samples import Concept, Data, Sample
+
+
+def inpainter(cfg: DictConfig) -> Inpainter:
+    """Return the inpainter that was chosen, behind the segmenter if there is one."""
+    inpaint: Inpainter = build(cfg.inpaint)
+    segment = OmegaConf.select(cfg, "segment")
+    return inpaint if segment is None else FoundRegions(inpaint, build(segment))
+
+
+def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
+    """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
+    with quiet(inpaint):
+        return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
+
+
+def prepared(
+    data: Data, concept: str, inpaint: Inpainter, counts: Mapping[Any, Any], seed: int, shard: Shard = ALL
+) -> Prepared:
+    """Return the pictures and questions of a concept, as many as the configuration says."""
+    names = [field.name for field in fields(Counts)]
+    wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
+    with quiet(inpaint):
+        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, progress=bar)
+
+
+def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:
+    """Return a context without the bars that an inpainter's models show while they load."""
+    from kedit.models.loading import without_bars
+
+    return without_bars() if isinstance(inpaint, Heavy) else nullcontext()

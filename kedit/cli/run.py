@@ -1,0 +1,99 @@
+"""The main job: locate a concept's neurons, edit them, and measure what the edit did.
+
+kedit run concept=star locate=two_stage edit=zero
+"""
+
+import math
+import sys
+import time
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli.configuration import bar, build, misuse, plain, sweep_folder, use_threads
+from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.sharing import shared, unchanged
+from kedit.paths import conf_dir
+
+ASKED = ("data", "inpaint", "segment", "concept", "evaluate", "seed")
+"""The settings that decide the pictures and the questions."""
+LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "evaluate.retention": 0,
+         "evaluate.controls": 0}  # fmt: skip
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="run")
+@reported
+def run(cfg: DictConfig) -> tuple[float, float]:
+    """Run one job in its Hydra folder and return suppression and retention, which a sweeper may maximize."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from kedit.cli import show
+    from kedit.cli.sweeping import telling
+
+    began = time.perf_counter()
+    running: Any = HydraConfig.get()
+    with run_folder(cfg, LEAST) as (kept, tracker):
+        result = job(cfg, running.runtime.choices["locate"], kept)
+        result.save_in(kept, figures=cfg.figures)
+        show.mirror(result, tracker, kept)
+        if sweep_folder() is not None:
+            telling.tell(running, result.to_json(), time.perf_counter() - began)
+        else:
+            show.terminal(result, kept)
+    values = result.report.suppression["mention_drop"].value, result.report.retention["overall"].value
+    return tuple(math.nan if value is None else value for value in values)  # type: ignore[return-value]
+
+
+def job(cfg: DictConfig, name: str, kept: Any) -> Any:
+    """Build what the configuration names and return what `kedit.run` makes of it.
+
+    Args:
+        cfg: The configuration.
+        name: The locator's.
+        kept: The run's folder, which has the scores and the neurons as soon as they are known.
+    """
+    from kedit.locate.choosing import check_pairs
+    from kedit.neurons import load_scores
+    from kedit.pipelines import run as pipeline
+    from kedit.pipelines.locate import check_model, leave
+    from kedit.results.cache import Recall
+
+    use_threads(cfg.threads)
+    # Whatever can be wrong is found before the model is loaded, which is slow.
+    locator, plan = build(cfg.locate), build(cfg.edit)
+    select = None if (node := OmegaConf.select(cfg, "select")) is None else build(node)
+    encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
+    with misuse():
+        scores = load_scores(cfg.scores) if cfg.scores is not None else None
+        pipeline.check(locator, plan, select)
+        prepared = prepared_for(cfg)
+        check_pairs(select, locator, prepared.pairs)
+    with unchanged(cfg.model) as found:
+        with misuse():
+            check_model(found.model, locator)
+        return pipeline.run_prepared(
+            found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
+            controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed, cache=Recall.at(cfg.store, found.identity),
+            name=name, keep=lambda located: leave(located, kept), progress=bar,
+        )  # fmt: skip
+
+
+def prepared_for(cfg: DictConfig) -> Any:
+    """Return the pictures and questions that the configuration asks for, once for all jobs that ask for the same."""
+    from kedit.cli.pairs import inpainter, prepared
+
+    return shared(
+        "questions",
+        {key: value for key, value in plain(cfg).items() if key in ASKED},
+        lambda: prepared(build(cfg.data), cfg.concept, inpainter(cfg), cfg.evaluate, cfg.seed),
+    )
+
+
+def main() -> int:
+    """Run the command line."""
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

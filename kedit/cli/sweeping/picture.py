@@ -1,0 +1,127 @@
+"""The figures of a sweep: its Pareto front, its thresholds, and its doses of neurons."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys
+from kedit.cli.sweeping.leaderboard import ranked, sample_counts
+from kedit.cli.sweeping.pareto import Pareto
+from kedit.cli.sweeping.results import Result
+from kedit.cli.sweeping.rows import Row, Sweep
+from kedit.plots import Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
+from kedit.runs import write_file
+
+Draw = Callable[[Path], None]
+
+
+class Drawn(NamedTuple):
+    """Which figures there are, as paths relative to the sweep, and for each other one a sentence that says why not."""
+
+    figures: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+
+def draw(sweep: Sweep, front: Pareto) -> Drawn:
+    """Draw the figures into `figures/` of the sweep; one that there is no longer anything to draw for is removed."""
+    figures, lacking, points = [], [], trials(sweep, front)
+    plans = {"pareto": _pareto(sweep, points), "thresholds": _thresholds(sweep), "dose": _dose(sweep, points)}
+    for name, drawing in plans.items():
+        path = sweep.folder / "figures" / f"{name}.png"
+        if isinstance(drawing, str):
+            lacking.append(f"There is no {path.name}: {drawing}.")
+            path.unlink(missing_ok=True)
+        else:
+            write_file(path, drawing)
+            figures.append(f"figures/{path.name}")
+    return Drawn(tuple(figures), tuple(lacking))
+
+
+def trials(sweep: Sweep, front: Pareto) -> list[Trial]:
+    """Return the jobs that have a result as points."""
+    several = len({result.model for _, result in sweep.done}) > 1
+    return [_trial(row, result, row.number in front.jobs, several) for row, result in sweep.done]
+
+
+def _trial(row: Row, result: Result, on_front: bool, several: bool) -> Trial:
+    one = result.figures
+    return Trial(
+        number=row.number,
+        panel=f"{result.concept} in {result.model}" if several else result.concept,
+        locator=result.locator,
+        neurons=result.neurons,
+        drop=one["mention_drop"],
+        kept=one["retention"],
+        control_drop=one["control_mention_drop"],
+        control_kept=one["control_retention"],
+        on_front=on_front,
+        evidence=result.fluent is not False and result.beats_control is not False,
+    )
+
+
+def _pareto(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
+    if not any(one.place for one in points):
+        return "no job has both a mention_drop and a retention"
+    return draw_pareto(points, title=f"{_about(sweep)}: {_finding(sweep)}").save
+
+
+def _dose(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
+    if not any(one.place for one in points):
+        return "no job has both a mention_drop and a retention"
+    if len(counts := {one.neurons for one in points}) < 2:
+        return f"all jobs edit the same number of neurons ({counts.pop()})"
+    return draw_doses(points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}").save
+
+
+def _thresholds(sweep: Sweep) -> Draw | str:
+    names = numeric_keys(sweep)
+    if not sweep.done:
+        return "no job has a result"
+    if not names:
+        return "no setting with numbers differs between the jobs"
+    if len(names) == 1:
+        values, measures, jobs = line(sweep, names[0])
+        if not any(one.value is not None for figures in measures.values() for one in figures):
+            return "no job has a value to draw"
+        title = f"What `{names[0]}` changes: {_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
+        return draw_setting(values, measures, title=title, setting=names[0]).save
+    found, jobs = grid(sweep, (names[0], names[1]))
+    best = best_cell(found)
+    where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
+    return draw_thresholds(found, title=f"Selectivity is highest, {best}; {where}" if best else where).save
+
+
+def _about(sweep: Sweep) -> str:
+    concepts = _concepts(sweep)
+    named = f"`{concepts[0]}`" if len(concepts) == 1 else f"{len(concepts)} concepts"
+    without = f", {len(sweep.undone)} without a result" if sweep.undone else ""
+    return f"{named}, {len(sweep.rows)} job{'s' * (len(sweep.rows) != 1)}{without}"
+
+
+def _concepts(sweep: Sweep) -> list[str]:
+    return list(dict.fromkeys(result.concept for _, result in sweep.done))
+
+
+def _finding(sweep: Sweep) -> str:
+    row, result = ranked(sweep)[0]
+    if result.figures["selectivity"].value is None:
+        return "selectivity could not be measured"
+    drop, kept = (result.figures[name].value or 0.0 for name in ("mention_drop", "retention"))
+    on = f" on `{result.concept}`" if len(_concepts(sweep)) > 1 else ""
+    did = f"suppresses {drop:.2f} and keeps {kept:.2f} of the rest{on} (n = {result.figures['mention_drop'].n})"
+    beaten = ", no evidence: random neurons do as much" if result.beats_control is False else ""
+    return f"job {row.number}, the most selective, {did}{beaten}"
+
+
+def _averaged(sweep: Sweep, jobs: int) -> str:
+    """Return of what each drawn value is the mean, when it is one of up to `jobs` jobs."""
+    if jobs < 2:
+        return ""
+    concepts = _concepts(sweep)
+    over = f" over {', '.join(concepts)}" if 1 < len(concepts) <= 4 else ""
+    return f", means{over} of up to {jobs} jobs"
+
+
+def _samples(sweep: Sweep) -> str:
+    """Return how many samples are behind a mention_drop."""
+    return sample_counts(sweep).get("mention_drop", "0")

@@ -1,0 +1,57 @@
+"""Compute finished runs again, with their own settings and without the store, and compare every byte."""
+
+import sys
+from filecmp import cmpfiles
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli import run as recipe
+from kedit.cli.configuration import misuse
+from kedit.cli.errors import ConfigurationError, explained
+from kedit.cli.jobs import code_of, said
+
+FILES = (
+    *("scores.safetensors", "neurons.json", "captions.jsonl", "report.json"),
+    *("significance.json", "pvalues.safetensors"),
+)
+"""All that a run finds out; the other files are made from these, or say how long it took."""
+UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.tracking.NoTracker"}}
+
+
+def differing(run: Path) -> list[str]:
+    """Return the files of `run` that come out differently."""
+    from kedit.runs import Run
+
+    with misuse():
+        if not (run / "report.json").is_file() or Run(run).status != "done":
+            raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
+        chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        settings = OmegaConf.merge(OmegaConf.load(run / ".hydra" / "config.yaml"), UNKEPT)
+    with TemporaryDirectory(prefix="kedit-verify-") as scratch:
+        again = Path(scratch)
+        with Run(again) as kept:
+            recipe.job(DictConfig(settings), chosen.locate, kept).save_in(kept, figures=False)
+        there = [name for name in FILES if (run / name).is_file() or (again / name).is_file()]
+        _, differ, missing = cmpfiles(run, again, there, shallow=False)
+    return differ + missing
+
+
+def main() -> int:
+    """Verify the runs on the command line; 1 if a file of one differs."""
+    runs, code = sys.argv[1:], 0
+    if not runs or any(one.startswith("-") for one in runs):
+        return said(2, "usage: kedit verify RUN [RUN ...]")
+    for run in runs:
+        try:
+            differ = differing(Path(run))
+        except Exception as error:
+            return said(code_of(error), explained(error))
+        print(f"{run}: {', '.join(differ)} came out differently" if differ else f"{run}: the same", flush=True)
+        code = max(code, int(bool(differ)))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
