@@ -1,6 +1,7 @@
 """`python -m experiments.false_discoveries.run`: shares by hand, what is refused, and both commands from end to end."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from experiments.false_discoveries import run
 from experiments.false_discoveries.grid import locators, split
 from experiments.false_discoveries.planted import understood
 from experiments.false_discoveries.rates import rate_of, rows, told
-from kedit.cli import main
 from kedit.cli.configuration import ConfigurationError
 from kedit.evaluation.exam import Exam
 from kedit.locate.difference import ActivationDifference
@@ -19,7 +20,6 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile, TopK
 from kedit.models.planted import STAR_CONCEPT, picture
 from kedit.models.planted_nulls import null_pairs, planted_nulls
-from kedit.paths import conf_dir
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,15 @@ class Counted:
     anything: bool = False
 
 
+def calibrate(*words: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["run.py", *words])
+        return run.main()
+
+
 def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("calibrate", list(overrides))
+    with initialize_config_dir(str(Path(run.__file__).parent), version_base="1.3"):
+        return compose("config", list(overrides))
 
 
 def test_a_promise_is_broken_where_the_whole_interval_lies_above_the_rate() -> None:
@@ -96,7 +102,7 @@ def test_the_halves_of_an_exam_share_no_sample() -> None:
 
 def test_the_promise_is_kept_on_a_few_planted_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["planted.models=2", "planted.pictures=24", "planted.rates=[0.05,0.2]"]
-    assert main(["calibrate", *asked, f"hydra.run.dir={tmp_path}"]) == 0
+    assert calibrate(*asked, f"hydra.run.dir={tmp_path}") == 0
     assert "No stage makes more false discoveries" in capsys.readouterr().out
     rates = json.loads((tmp_path / "calibration.json").read_text())["rates"]
     assert [(one["stage"], one["q"]) for one in rates] == [
@@ -113,7 +119,7 @@ def test_the_promise_is_kept_on_a_few_planted_models(tmp_path: Path, capsys: pyt
 
 @pytest.mark.slow
 def test_the_promise_is_kept_on_many_planted_models(tmp_path: Path) -> None:
-    assert main(["calibrate", "planted.models=40", f"hydra.run.dir={tmp_path}"]) == 0
+    assert calibrate("planted.models=40", f"hydra.run.dir={tmp_path}") == 0
     rates = json.loads((tmp_path / "calibration.json").read_text())["rates"]
     assert all(one["false_discoveries"]["value"] <= 1.2 * one["q"] + 0.01 for one in rates)
     # Where nothing is to be found, a rate is the chance of finding anything.
@@ -124,7 +130,7 @@ def test_the_promise_is_kept_on_many_planted_models(tmp_path: Path) -> None:
 def test_what_is_chosen_is_put_beside_the_best_of_a_grid(tmp_path: Path) -> None:
     asked = ["grid.concepts=[star]", "grid.first=[0.9,0.95]", "grid.last=[0.5,0.9]"]
     counts = ["evaluate.locate=24", "evaluate.target=20", "evaluate.retention=10"]
-    assert main(["calibrate", "against=grid", *asked, *counts, f"hydra.run.dir={tmp_path}"]) == 0
+    assert calibrate("against=grid", *asked, *counts, f"hydra.run.dir={tmp_path}") == 0
     found = json.loads((tmp_path / "grid.json").read_text())["rows"]
     assert [row["by"] for row in found] == ["select=auto", "the locator's own", "the best of the grid"]
     assert all(0 <= row["above"] <= 1 for row in found)

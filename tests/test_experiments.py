@@ -36,8 +36,8 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
-TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1")
-LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "evaluate.controls=0")
+TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "figures=false")
+LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "evaluate.controls=0", "figures=false")
 FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "kedit.log", "STATUS", "scores.safetensors",
     "neurons.json", "captions.jsonl", "report.json", "report.md", "timing.json",
@@ -249,7 +249,7 @@ def test_the_same_seed_gives_the_same_report_and_the_tracker_mirrors_it(
 def test_a_stage_that_keeps_nothing_leaves_a_finished_run_that_says_so(
     kedit_run: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    done = kedit_run(*TINY, "locate.stages.gradcam.select.at_most=0")
+    done = kedit_run(*TINY, "locate.stages.gradcam.select.at_most=0", "figures=true")
     assert done.code == 0
     assert "stage `gradcam` keeps no neuron" in done.line
     assert "its highest score is" in done.line
@@ -509,19 +509,13 @@ def test_in_a_worker_process_a_failure_is_raised_for_the_launcher_to_carry_over(
 # The command
 
 
-def test_kedit_run_and_the_script_are_the_same(tmp_path: Path) -> None:
-    words = ["concept=strr", "hydra.run.dir=out"]
-    starts = {"command": ["-m", "kedit", "run"], "script": [str(ROOT / "experiments" / "run.py")]}
-    said = {}
-    for name, start in starts.items():
-        (tmp_path / name).mkdir()
-        done = subprocess.run(
-            [sys.executable, *start, *words], cwd=tmp_path / name, capture_output=True, text=True, check=False
-        )
-        told = [line for line in done.stderr.splitlines() if "kedit.tested" not in line]  # which names the time
-        said[name] = (done.returncode, done.stdout, told, (tmp_path / name / "out" / "STATUS").read_text())
-    assert said["command"] == said["script"]
-    assert said["script"][:3] == (2, "", ["kedit: no concept `strr` in the data; nearest: star, tree"])
+def test_a_process_of_its_own_says_what_is_wrong_and_nothing_else(tmp_path: Path) -> None:
+    words = ["-m", "kedit", "run", "concept=strr", "hydra.run.dir=out"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = [line for line in done.stderr.splitlines() if "kedit.tested" not in line]  # which names the time
+    wrong = "no concept `strr` in the data; nearest: star, tree"
+    assert (done.returncode, done.stdout, told) == (2, "", [f"kedit: {wrong}"])
+    assert status(tmp_path / "out").startswith("failed: ")
 
 
 def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -535,7 +529,7 @@ def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_a_process_of_its_own_leaves_the_terminal_clean_and_obeys_a_signal(tmp_path: Path) -> None:
-    start = [sys.executable, str(ROOT / "experiments" / "run.py")]
+    start = [sys.executable, "-m", "kedit", "run"]
     done = subprocess.run(
         [*start, *TINY, "hydra.run.dir=fine"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

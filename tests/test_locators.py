@@ -136,7 +136,7 @@ def allowed(method: str, name: str, scores: dict[str, NeuronScores], k: int) -> 
 
 
 @every_method_on_every_model
-def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, name: str) -> None:
+def test_scores_are_one_number_for_each_neuron_and_always_the_same_and_leave_the_model(method: str, name: str) -> None:
     bench, scores = BENCHES[name](), first(method, name)
     site = bench.model.site(located(method, name).site)
     for one in scores.values():
@@ -145,7 +145,9 @@ def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, 
         assert (method, name) in PARTIAL or bool(one.values.isfinite().all())
         assert not one.values.isinf().any()
         assert name == "planted" or (method, name) in SILENT or one.values.nan_to_num(0.0).abs().max() > 0
+    before = tiny.state_of(bench.model.module)
     again = scored(method, name)
+    assert tiny.state_of(bench.model.module) == before
     assert list(again) == list(scores)
     for stage, one in again.items():
         assert torch.equal(one.values.nan_to_num(-1.0), scores[stage].values.nan_to_num(-1.0))
@@ -153,13 +155,8 @@ def test_scores_are_one_number_for_each_neuron_and_always_the_same(method: str, 
 
 
 @every_method_on_every_model
-def test_scores_do_not_depend_on_the_batch(method: str, name: str) -> None:
-    assert_close(method, name, scored(method, name, batch_size=1))
-
-
-@every_method_on_every_model
-def test_scores_do_not_depend_on_the_order_of_the_samples(method: str, name: str) -> None:
-    assert_close(method, name, scored(method, name, order=(2, 0, 1)))
+def test_scores_depend_neither_on_the_batch_nor_on_the_order_of_the_samples(method: str, name: str) -> None:
+    assert_close(method, name, scored(method, name, order=(2, 0, 1), batch_size=1))
 
 
 @every_method_on_every_model
@@ -178,14 +175,6 @@ def test_scores_of_two_shards_are_those_of_all_samples_or_the_method_refuses(met
     assert_close(method, name, merged, within=1e-9)
     for stage, one in merged.items():
         assert dict(one.provenance) | {"seconds": ""} == dict(expected[stage].provenance) | {"seconds": ""}
-
-
-@every_method_on_every_model
-def test_scoring_leaves_the_model_as_it_was(method: str, name: str) -> None:
-    bench = BENCHES[name]()
-    before = tiny.state_of(bench.model.module)
-    scored(method, name)
-    assert tiny.state_of(bench.model.module) == before
 
 
 @every_method_on_every_model

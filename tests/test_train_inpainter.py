@@ -208,6 +208,7 @@ def test_the_shipped_inpainter_is_small_and_has_a_card() -> None:
     assert "# scenes_inpainter" in (SHIPPED / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_shipped_inpainter_removes_things_and_invents_none() -> None:
     model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
