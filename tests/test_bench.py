@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from experiments.costs import sweeping as costs_of_sweeps
 from experiments.costs import tables
 from experiments.costs.locating import Locating, Prepared
 from experiments.costs.ratios import in_turns, ratio, spread
@@ -437,3 +439,28 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert told in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_a_sweep_is_held_against_runs_alone_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def obey(words: Sequence[str], store: Path, clock: str) -> float:
+        """Leave the files that a command would, of which job 1 differs alone, and take a second for it."""
+        commands.append(list(words))
+        folder = Path(words[-1].partition("dir=")[2])
+        if "-m" in words:
+            folder.mkdir(exist_ok=True)
+            (folder / "sweep.json").write_text(json.dumps({"jobs": [["seed=0"], ["seed=1"]]}))
+        for job in [folder / "0", folder / "1"] if "-m" in words else [folder] if "store=null" in words else []:
+            job.mkdir(parents=True, exist_ok=True)
+            differs = "store=null" in words and job.name == "1"
+            (job / "report.json").write_text("other" if differs else "the same")
+            (job / "neurons.json").write_text("[]")
+        return 1.0
+
+    monkeypatch.setattr(costs_of_sweeps, "_seconds", obey)
+    alone, whole, _ = costs_of_sweeps.sweeping(tmp_path, ["seed=0,1"], singles=2, seed=0)
+    assert len(commands) == 5
+    assert "1 of their files differ from the sweep's" in str(alone.note)
+    assert whole.ratio is not None
+    assert whole.ratio.value == 0.5

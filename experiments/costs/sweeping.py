@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.costs.ratios import Ratio, spread
 from experiments.costs.rows import Row
-from kedit.cli.verify import FILES
+from kedit.cli.verify import differing_files
 from kedit.paths import conf_dir
 from kedit.samples import Progress, silent
 
@@ -48,8 +48,7 @@ def sweeping(
     for number in progress(chosen, len(chosen), "runs alone"):
         place = folder / "alone" / str(number)
         alone.append(_seconds(["run", *jobs[number], "store=null", f"hydra.run.dir={place}"], folder / "none", clock))
-        pairs = ((swept / str(number) / name, place / name) for name in FILES)
-        differ += [str(one) for one, other in pairs if one.read_bytes() != other.read_bytes()]
+        differ += [f"{number}/{name}" for name in differing_files(swept / str(number), place)]
     task, n = f"a sweep of {len(jobs)} points", len(jobs)
     expected = statistics.fmean(alone) * n
     note = f"expected from {len(alone)} of them, drawn at random; {len(differ)} of their files differ from the sweep's"

@@ -33,8 +33,13 @@ def differing(run: Path) -> list[str]:
         again = Path(scratch)
         with Run(again) as kept:
             recipe.job(DictConfig(settings), chosen.locate, kept).save_in(kept, figures=False)
-        there = [name for name in FILES if (run / name).is_file() or (again / name).is_file()]
-        _, differ, missing = cmpfiles(run, again, there, shallow=False)
+        return differing_files(run, again)
+
+
+def differing_files(run: Path, other: Path) -> list[str]:
+    """Return which of the `FILES` of two runs differ, or are in one of the folders alone."""
+    there = [name for name in FILES if (run / name).is_file() or (other / name).is_file()]
+    _, differ, missing = cmpfiles(run, other, there, shallow=False)
     return differ + missing
 
 
