@@ -1,6 +1,40 @@
-"""Where the configuration lies: in a checkout, or inside an installed wheel."""
+"""Where the configuration lies, and where the user is at home."""
 
+import os
 from pathlib import Path
+
+
+class NoHomeError(OSError):
+    """A path begins with `~`, and whose home that is, nobody knows, as in a container without accounts."""
+
+
+def users_home() -> Path | None:
+    """Return the home folder of the process; None where it knows of none. An empty `HOME` is none."""
+    try:
+        return None if os.environ.get("HOME") == "" else Path.home()
+    except RuntimeError:
+        return None
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be put into `folder`, which need not be there yet."""
+    while not os.access(folder, os.F_OK):
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return `path` with the home folder in the place of a leading `~`.
+
+    Raises:
+        NoHomeError: There is none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise NoHomeError(
+            f"no home folder is known for `{path}` (no HOME, no account): write the path in full"
+        ) from error
 
 
 def conf_dir() -> Path:

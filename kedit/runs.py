@@ -6,14 +6,27 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 log = logging.getLogger(__name__)
+
+STEMS = (
+    *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "report", "timing"),
+    *("locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted", "calibration", "grid"),
+    *("operators",),
+)
+SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
+FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
+"""Names of all files that a run may leave beside its folders, so that whoever takes its place can remove them."""
+FOLDERS = {"figures": "*.png", "pictures": "*.png", "wandb": "*", ".hydra": "*.yaml"}
+"""The folders that a run may leave, and what it puts there."""
 
 
 class Drawable(Protocol):
@@ -26,6 +39,10 @@ class Drawable(Protocol):
 
 class RunFolderError(OSError):
     """A file of a run cannot be written; the message names it."""
+
+
+class FinishedRunError(FileExistsError):
+    """A folder holds a finished run of another result."""
 
 
 def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -200,6 +217,102 @@ class Run:
         """Write each of the `drawings` as a picture of its name."""
         for name, drawing in drawings.items():
             self.save_figure(f"{name}.png", drawing.save)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether `folder` holds a run that is done."""
+    try:
+        return (folder / "STATUS").read_text(encoding="utf-8") == "done\n"
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make the folder `wanted`, or the first of `wanted-2`, `wanted-3`, ... that nobody has made, and return it.
+
+    Of several processes that ask at the same moment, each gets a folder of its own.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = wanted, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def clear(folder: Path, keep: Iterable[str] = ()) -> None:
+    """Remove what a run left in `folder`, and the runs in its numbered folders; other files stay.
+
+    A folder without a STATUS holds no run, and the one that the process works in, or one around it, is the user's:
+    nothing is removed there.
+
+    Args:
+        folder: The run's.
+        keep: Names of files and folders that stay.
+    """
+    here = Path.cwd()
+    if not (folder / "STATUS").exists() or folder.resolve() in (here, *here.parents):
+        return
+    for path in list(folder.iterdir()):
+        if path.name in keep:
+            continue
+        if path.name in FOLDERS and path.is_dir():
+            for inner in list(path.glob(FOLDERS[path.name])):
+                _remove(inner)
+            _remove_empty(path)
+        elif path.name.isdigit() and (path / "STATUS").exists():
+            clear(path)
+            _remove_empty(path)
+        elif any(fnmatch(path.name, name) for name in FILES):
+            path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # somebody else has put something there
+        folder.rmdir()
+
+
+@contextmanager
+def result_folder(folder: str | Path, name: str, content: object, *, overwrite: bool) -> Iterator[Run]:
+    """Open `folder` for a result, as a run; what an unfinished run, or one to be overwritten, left there is removed.
+
+    Args:
+        folder: Where the result goes.
+        name: The file that tells the result.
+        content: What that file will say.
+        overwrite: Whether a finished run of another result may be replaced.
+
+    Raises:
+        FinishedRunError: There is one, and it may not.
+    """
+    folder = Path(folder)
+    if not overwrite and is_finished(folder) and not _says(folder / name, content):
+        raise FinishedRunError(
+            f"`{folder}` holds a finished run with another result; name another folder, or replace it with "
+            "`overwrite=True`"
+        )
+    if overwrite or not is_finished(folder):
+        clear(folder)
+    with Run(folder) as run:
+        yield run
+
+
+def _says(path: Path, content: object) -> bool:
+    """Return whether the JSON file at `path` says `content`."""
+    try:
+        return path.read_text(encoding="utf-8") == _json(content, indent=2) + "\n"
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.entries import Entry, content_of, end_of, ending, entry_at, is_of_another_edition, is_whole
+from kedit.paths import NoHomeError, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +25,12 @@ ABANDONED = 3600.0
 
 
 def default_folder() -> Path:
-    """Return where the store is unless the user says otherwise: `$KEDIT_STORE`, or `~/.cache/kedit`."""
-    return Path(os.environ.get("KEDIT_STORE") or "~/.cache/kedit").expanduser()
+    """Return where the store is unless the user says otherwise: `$KEDIT_STORE`, or `~/.cache/kedit`.
+
+    Raises:
+        NoHomeError: It is in the user's home, and there is none.
+    """
+    return expanded(os.environ.get("KEDIT_STORE") or "~/.cache/kedit")
 
 
 def digest(about: object, *contents: bytes) -> str:
@@ -161,6 +166,15 @@ class Store:
 
     def _files(self) -> Iterator[Path]:
         return (path for path in self.folder.glob("??/*") if KEY.fullmatch(path.name))
+
+
+def store_at(folder: str | Path) -> Store | None:
+    """Return the store in `folder`, in the usual one if that is empty; None, with a warning, where there is no home."""
+    try:
+        return Store(expanded(folder) if folder else default_folder())
+    except NoHomeError as error:
+        logger.warning("%s; going on without a store, unless KEDIT_STORE=/a/folder names one", error)
+        return None
 
 
 def _abandoned(folder: Path) -> Iterator[Path]:

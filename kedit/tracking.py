@@ -4,6 +4,7 @@ import json
 import logging
 import netrc
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ OFFLINE_SECONDS = 90.0
 PROBE_SECONDS = 3.0
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """Either name of the hosted server; a key stored for one serves the other."""
+
+_used_ids: set[str] = set()
+"""What `$WANDB_RUN_ID` was for runs of this process; a second run of one id would be merged with the first."""
 
 
 class Tracker(Protocol):
@@ -80,11 +84,13 @@ class WandbTracker:
     or a server becomes `offline`, with a warning. Whatever W&B cannot do is a warning too.
     """
 
-    project: str = "kedit"
+    project: str | None = None
+    """By default `$WANDB_PROJECT`, or `kedit`."""
     mode: Mode = "offline"
-    """`disabled` does not even import wandb."""
+    """`disabled` does not even import wandb, and `WANDB_MODE=disabled` does the same whatever this says."""
     group: str | None = None
-    """What the runs of one sweep have in common."""
+    """What the runs of one sweep have in common. A run of a group has an id and a name of its own; any other has
+    `$WANDB_NAME`, and the first of a process `$WANDB_RUN_ID`, where these are set."""
     job_type: str | None = None
     """What a run is among those of its group: `summary` for the one that tells about all."""
     entity: str | None = None
@@ -101,7 +107,7 @@ class WandbTracker:
     def start(self, name: str, settings: Mapping[str, Any], folder: Path) -> None:
         """Open a W&B run whose files lie in `folder/wandb`, closing the one before it."""
         self.finish(failed="another run was started")
-        if self.mode == "disabled":
+        if self.mode == "disabled" or _is_disabled():
             return
         self._open.folder = folder
         with self._mirroring("start"):
@@ -142,6 +148,16 @@ class WandbTracker:
                     run.summary["failed"] = failed
                 run.finish(exit_code=0 if failed is None else 1)
 
+    def _own_id(self, name: str) -> dict[str, str | None]:
+        """Return what sets this run apart from others that the environment would give the same id."""
+        if self.group is not None:
+            return {"id": secrets.token_hex(4), "resume": "never"}
+        own: dict[str, str | None] = {"name": os.environ.get("WANDB_NAME") or name}
+        if (asked := os.environ.get("WANDB_RUN_ID")) in _used_ids:
+            return own | {"id": secrets.token_hex(4), "resume": "never"}
+        _used_ids.update([asked] if asked else [])
+        return own | {"id": asked}
+
     @contextmanager
     def _mirroring(self, action: str) -> Iterator[None]:
         """Turn whatever goes wrong inside into a warning: a lost mirror must not lose the run."""
@@ -156,10 +172,12 @@ class WandbTracker:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        common: dict[str, Any] = {"project": self.project, "entity": self.entity, "group": self.group}
+        project = self.project or os.environ.get("WANDB_PROJECT") or "kedit"
+        common: dict[str, Any] = {"project": project, "entity": self.entity, "group": self.group}
         # Another tracker's run, or the user's own, stays open.
         common |= {"job_type": self.job_type, "name": name, "reinit": "create_new"}
         common |= {"config": settings, "dir": str(folder)}
+        common |= self._own_id(name)
         if self.mode == "online":
             try:
                 if (missing := _missing_for_online(self.timeout)) is None:
@@ -168,6 +186,12 @@ class WandbTracker:
                 missing = next(iter(str(error).splitlines()), type(error).__name__)
             log.warning("W&B is offline for this run: %s; upload it later with `wandb sync`", missing)
         return wandb.init(mode="offline", settings=_quiet(OFFLINE_SECONDS), **common)
+
+
+def _is_disabled() -> bool:
+    """Return whether the environment asks for no W&B at all, in the new way or the old one."""
+    old = os.environ.get("WANDB_DISABLED", "").lower()
+    return os.environ.get("WANDB_MODE", "").lower() == "disabled" or old in ("true", "1", "yes")
 
 
 def _quiet(start_seconds: float) -> Any:

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.paths", "kedit.store", "kedit.weights"}),
+    frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words", "kedit.paths"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
     frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
     frozenset({"kedit.sites"}),

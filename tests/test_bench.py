@@ -422,10 +422,10 @@ def test_the_surroundings_name_the_model_and_the_versions(tiny: Planted) -> None
     [
         ("rivals=[baukit]", "`rivals` may name nnsight, pyvene, got `baukit`"),
         ("clock=sun", "`clock` is one of wall, cpu, got `sun`"),
-        ("repeats=0", "`repeats` is at least 1, got 0"),
+        ("repeats=0", "`repeats` is a whole number, 1 or more; got 0"),
         ("parts=[edits,bats]", "`parts` names some of edits, locating, sets, sweep, got ['bats']"),
         ("parts=[]", "`parts` names some of edits, locating, sets, sweep, got none"),
-        ("sets=1", "`sets` is at least 2, got 1"),
+        ("sets=1", "`sets` is a whole number, 2 or more; got 1"),
         ("repeat=3", "repeat"),
     ],
 )

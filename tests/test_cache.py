@@ -115,7 +115,6 @@ def test_a_size_is_told_in_two_or_three_digits(size: int, told: str) -> None:
     ("words", "left", "told"),
     [
         (["--kind", "scores"], {2, 3}, "removed 2 of `scores`: 2.2 kB"),
-        (["--kind", "none"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
         (["--older", "1h"], {0, 2, 3}, "removed 1 of `scores`: 1.1 kB"),
         (["--older", "30d"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
         (["--kind", "generations", "--older", "1h"], {0, 1, 2, 3}, "removed nothing: 0 bytes"),
@@ -183,6 +182,7 @@ def test_damaged_entries_are_named_and_only_they_are_removed(store: Store, cache
         (["verify", "--kind", "scores"], "unrecognized arguments: --kind scores"),
         (["rm"], "say what to remove"),
         (["rm", "--all", "--kind", "scores"], "say what to remove"),
+        (["rm", "--kind", "socres"], "no entries of kind `socres` in"),
         (["rm", "--older", "30"], "argument --older: an age is a whole number and a unit"),
         (["rm", "--older", "1.5d"], "an age is a whole number and a unit"),
         (["rm", "--key", "star"], "`--key star`: write the first digits of a key"),

@@ -1,6 +1,7 @@
 """The command answers fast, names what it does not know, and finds its configuration wherever kedit lies."""
 
 import os
+import pwd
 import resource
 import shutil
 import subprocess
@@ -106,6 +107,50 @@ def test_no_command_prints_help_on_stderr_and_fails(capsys: pytest.CaptureFixtur
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "usage: kedit COMMAND" in captured.err
+
+
+def test_a_process_without_a_home_has_one_until_the_command_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "KEDIT_STORE", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["cache", "ls"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("kedit: no home folder is known") and said.err.count("\n") == 1
+    assert "KEDIT_STORE=/a/folder" in said.err
+    scratch = Path(said.err.split("`")[1])
+    assert f"no entries in {scratch / '.cache' / 'kedit'}" in said.out and not scratch.exists()
+    assert not {"HOME", "USER"} & os.environ.keys() and not list(tmp_path.iterdir())
+
+
+def test_a_home_that_cannot_be_written_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    assert main(["cache", "ls"]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"kedit: the home folder `{tmp_path / 'file' / 'home'}` cannot be written: caches go to `")
+    assert told.count("\n") == 1 and "MPLCONFIGDIR" not in os.environ
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    assert main(["cache", "ls"]) == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "table"], ["table", "help"], ["table", "-h"], ["cache", "help"]])
+def test_help_is_given_however_it_is_asked_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(words)
+    except SystemExit as ended:  # argparse's and Hydra's way
+        code = ended.code
+    said = capsys.readouterr()
+    assert (code, said.err) == (0, "")
+    assert "usage: kedit" in said.out
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

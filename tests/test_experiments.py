@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -405,7 +406,7 @@ def test_interrupting_ends_with_130_and_a_status(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(outputs, "edited", interrupted)
-    fails(kedit_run(*TINY, "store=null"), 130, "interrupted")
+    fails(kedit_run(*TINY, "store=null"), 130, "interrupted; to go on: kedit run", "hydra.run.dir=out")
     assert status(tmp_path / "out") == "failed: interrupted\n"
     assert {"scores.safetensors", "neurons.json"} <= files_in(tmp_path / "out")
     assert "report.json" not in files_in(tmp_path / "out")
@@ -543,7 +544,8 @@ def test_a_process_of_its_own_leaves_the_terminal_clean_and_obeys_a_signal(tmp_p
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
-    assert (running.returncode, err) == (130, "kedit: interrupted; STATUS in the run folder says so\n")
+    way = shlex.join(["python", *start[1:], "evaluate.target=2000", "hydra.run.dir=cut"])
+    assert (running.returncode, err) == (130, f"kedit: interrupted; to go on: {way}\n")
     assert status(tmp_path / "cut") == "failed: interrupted\n"
 
 

@@ -36,6 +36,7 @@ defaults:
 seed: 0
 match: contains
 on_error: continue
+overwrite: false
 data: {folder: data}
 model: {path: model}
 tracker: {_target_: kedit.tracking.NoTracker}
@@ -299,20 +300,21 @@ def test_a_single_run_in_the_folder_of_a_job_takes_its_place(
     kedit: Command, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kedit("seed=1")
-    monkeypatch.setattr(sys, "argv", ["kedit", "seed=2", "hydra.run.dir=swept/0"])
+    monkeypatch.setattr(sys, "argv", ["kedit", "seed=2", "hydra.run.dir=swept/0", "overwrite=true"])
     with chdir(tmp_path):
         assert guarded(recipe.main) == 0
-    kedit("seed=1")
+    assert (kedit("seed=1"), recipe.seeds) == (2, [])
+    kedit("seed=1", "overwrite=true")
     assert recipe.seeds == [1]
 
 
 def test_an_old_key_never_vouches_for_new_results(kedit: Command, recipe: Recipe, tmp_path: Path) -> None:
     kedit("seed=1")
     recipe.then = killed
-    assert kedit("seed=2") == 130
+    assert kedit("seed=2", "overwrite=true") == 130
     (tmp_path / "swept" / "0" / "STATUS").write_text("done\n")  # as if it was killed a moment later
     recipe.then = lambda settings: None
-    kedit("seed=1")
+    kedit("seed=1", "overwrite=true")
     assert recipe.seeds == [1]
 
 
@@ -336,7 +338,8 @@ def test_what_another_sweep_left_does_not_count_as_done(
     if changed == "inputs":
         change(tmp_path / "data" / "pictures" / "1.png")
     recipe.then = killed
-    assert kedit("seed=5,2,6" if changed == "jobs" else "seed=1,2") == 130
+    words = ["seed=5,2,6", "overwrite=true"] if changed == "jobs" else ["seed=1,2"]
+    assert kedit(*words) == 130
     # Job 0 is interrupted, the others do not start.
     kept = {"1": "done"} if changed == "jobs" else {}
     assert statuses(tmp_path / "swept") == {"0": "failed: interrupted"} | kept
@@ -412,6 +415,7 @@ def test_jobs_whose_order_nobody_knows_are_not_listed(kedit: Command, recipe: Re
     assert kedit("seed=shuffle(1,2)") == 0
     assert not (tmp_path / "swept" / "sweep.json").exists()
     assert statuses(tmp_path / "swept") == {"0": "done", "1": "done"}
+    assert kedit("seed=shuffle(1,2)", "edit=scale") == 2, "what is not shuffled differs"
 
 
 def test_values_that_cannot_be_counted_are_refused_in_one_line(

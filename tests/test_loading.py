@@ -208,6 +208,7 @@ def test_a_processor_of_which_only_the_tokenizer_is_there_is_refused(tmp_path: P
         ({"max_memory": {"cpu": "1GiB"}}, "`max_memory` is read by `device_map`, which is not set"),
         ({"offload_folder": "/tmp"}, "`offload_folder` is read by `device_map`, which is not set"),
         ({"quantization": "2bit"}, "`quantization` is 8bit, 4bit or null, got '2bit'"),
+        ({"dtype": "fp16"}, "`dtype=fp16` is called `float16` here"),
         ({"dtype": "int8"}, "`dtype` is auto, float32, float16 or bfloat16, got 'int8'"),
         ({"device": "gpu"}, "`device` is auto, cpu, cuda, cuda:0 and so on, got 'gpu'"),
         ({"device": "cuda:99"}, r"`device` is 'cuda:99', and PyTorch sees (no|\d+) CUDA devices"),

@@ -83,7 +83,7 @@ def test_shards_merge_into_what_one_job_leaves(kedit_locate: Command, tmp_path: 
     assert (done.code, done.err) == (0, "")
     assert "shard 0 of 4: 0 samples scored" in done.out
     for merge in ("merge=sweep", "merge=[sweep/2,sweep/0,sweep/1,sweep/3]"):
-        done = kedit_locate(merge, "hydra.run.dir=merged")
+        done = kedit_locate(merge, "hydra.run.dir=merged", "overwrite=true")
         assert (done.code, done.err) == (0, "")
         assert_close(tmp_path / "merged", tmp_path / "one")
     assert (tmp_path / "merged" / "figures" / "layers.png").is_file()

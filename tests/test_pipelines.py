@@ -1,6 +1,7 @@
 """The jobs as a notebook calls them: one call, one result that prints and saves itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from kedit.pipelines import sweep as pipeline
 from kedit.pipelines.locate import prepare
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
-from kedit.runs import Run
+from kedit.runs import FinishedRunError, Run
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
 
@@ -56,6 +57,11 @@ def test_what_is_saved_is_whole_and_reads_back(result: RunResult, tmp_path: Path
     assert figures == set(result.figures) == {"layers", "before_after", "scores", "effects", "heatmaps"}
     named = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [tuple(row.values()) for row in named] == [tuple(row) for row in result.captions]
+    other = replace(result, skipped={"invented": 1})
+    with pytest.raises(FinishedRunError):
+        other.save(folder, figures=False)
+    other.save(folder, figures=False, overwrite=True)
+    assert not (folder / "figures").exists()
 
 
 def test_a_store_gives_the_same_without_running_the_model_again(

@@ -20,7 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedit.neurons import NeuronScores, load_scores, save_scores
-from kedit.runs import Run, RunFolderError, write_atomic, write_file, write_json, write_jsonl
+from kedit.runs import (
+    FinishedRunError,
+    Run,
+    RunFolderError,
+    new_folder,
+    result_folder,
+    write_atomic,
+    write_file,
+    write_json,
+    write_jsonl,
+)
 
 SIZE = 1_000_000
 WRITE_FOREVER = f"""
@@ -165,6 +175,48 @@ def test_each_row_is_one_line_whatever_it_says(tmp_path: Path) -> None:
     lines = (tmp_path / "captions.jsonl").read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == rows
+
+
+def test_everybody_who_asks_for_a_folder_at_once_gets_one_of_his_own(tmp_path: Path) -> None:
+    together = threading.Barrier(16)
+    folders = []
+
+    def ask() -> None:
+        together.wait()
+        folders.append(new_folder(tmp_path / "outputs" / "10-00-00"))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names_in(tmp_path / "outputs") == {"10-00-00", *(f"10-00-00-{number}" for number in range(2, 17))}
+    assert len(set(folders)) == 16
+
+
+def save(folder: Path, content: object, *more: str, overwrite: bool = False) -> None:
+    with result_folder(folder, "report.json", content, overwrite=overwrite) as run:
+        run.save_json("report.json", content)
+        for name in more:
+            run.save_text(name, "more")
+
+
+def test_a_result_does_not_replace_another_unless_asked(tmp_path: Path) -> None:
+    save(tmp_path / "out", {"drop": 0.1}, "captions.jsonl", "figures/a.png")
+    save(tmp_path / "out", {"drop": 0.1})
+    with pytest.raises(FinishedRunError, match=r"out` holds a finished run with another result; .*`overwrite=True`"):
+        save(tmp_path / "out", {"drop": 0.2})
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == {"drop": 0.1}
+    save(tmp_path / "out", {"drop": 0.2}, overwrite=True)
+    assert names_in(tmp_path / "out") == {"STATUS", "report.json"}
+
+
+def test_a_result_takes_the_place_of_a_run_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="disk"), result_folder(tmp_path, "report.json", 1, overwrite=False) as run:
+        run.save_text("captions.jsonl", "old")
+        raise ValueError("disk")
+    save(tmp_path, 2)
+    assert names_in(tmp_path) == {"STATUS", "report.json"}
 
 
 def test_a_run_is_running_inside_and_done_afterwards(tmp_path: Path) -> None:

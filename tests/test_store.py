@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kedit.entries import DAMAGED, GLANCE, MARK, Entry
-from kedit.store import ABANDONED, DRAFT, Store, default_folder, digest
+from kedit.paths import NoHomeError
+from kedit.store import ABANDONED, DRAFT, Store, default_folder, digest, store_at
 
 KEY, OTHER = digest("one"), digest("other")
 
@@ -168,6 +170,24 @@ def test_the_users_variable_says_where_the_store_is(monkeypatch: pytest.MonkeyPa
     assert default_folder() == tmp_path / ".cache" / "kedit"
     monkeypatch.setenv("KEDIT_STORE", "~/elsewhere")
     assert default_folder() == tmp_path / "elsewhere"
+
+
+def test_without_a_home_there_is_no_store_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "KEDIT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    with caplog.at_level(logging.WARNING, "kedit"):
+        assert store_at("") is None and store_at("~/.cache/kedit") is None
+    assert all("KEDIT_STORE=/a/folder" in one.getMessage() for one in caplog.records) and caplog.records
+    with pytest.raises(NoHomeError, match=r"no home folder is known for `~/\.cache/kedit`"):
+        default_folder()
+    monkeypatch.setenv("KEDIT_STORE", str(tmp_path))
+    assert store_at("") == Store(tmp_path) and default_folder() == tmp_path
 
 
 # --- damage

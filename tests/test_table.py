@@ -62,13 +62,14 @@ def test_the_table_has_as_many_cells_in_each_line(tmp_path: Path) -> None:
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
 
 
-@pytest.mark.parametrize("words", [[], ["--help"]])
-def test_no_folder_is_a_wrong_command(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["--columns", "n"], 2), (["--help"], 0), (["-h"], 0)])
+def test_how_it_is_used_is_told(
+    words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kedit table", *words])
-    assert main() == 2
-    assert "kedit table FOLDER" in capsys.readouterr().err
+    assert main() == code
+    said = capsys.readouterr()
+    assert "usage: kedit table FOLDER" in (said.err if code else said.out)
 
 
 def test_a_folder_without_runs_is_named(

@@ -197,6 +197,39 @@ assert "wandb" not in sys.modules
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_an_environment_that_asks_for_no_wandb_gets_none(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    for mode in ("offline", "online"):
+        tell(WandbTracker(mode=mode), tmp_path / mode)  # type: ignore[arg-type]
+        assert not (tmp_path / mode / "wandb").exists()
+
+
+def test_the_id_in_the_environment_is_that_of_one_run_and_of_none_in_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RUN_ID": "requeue42", "RESUME": "must", "NAME": "mine", "PROJECT": "p"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    runs = {"job": WandbTracker(group="sweep"), "alone": WandbTracker(), "again": WandbTracker()}
+    runs["summary"] = WandbTracker(group="sweep", job_type="summary")
+    for name, tracker in runs.items():
+        tell(tracker, tmp_path / name)
+    found = {name: offline_run(tmp_path / name)["run"] for name in runs}
+    assert [name for name in runs if found[name].run_id == "requeue42"] == ["alone"]
+    assert len({run.run_id for run in found.values()}) == len(runs)
+    names = {name: run.display_name for name, run in found.items()}
+    assert names == {"job": "star", "summary": "star", "alone": "mine", "again": "mine"}
+    assert {run.project for run in found.values()} == {"p"}
+
+
+def test_folders_in_the_environment_do_not_move_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", "/proc/nowhere")
+    tell(WandbTracker(), tmp_path / "run")
+    assert offline_run(tmp_path / "run")["exit"] == 0
+
+
 def test_a_mode_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match="one of offline, online, disabled; got 'ofline'"):
         WandbTracker(mode="ofline")  # type: ignore[arg-type]

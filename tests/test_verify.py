@@ -80,7 +80,7 @@ def test_the_store_is_not_asked(folder: Path, kedit_verify: Verify, monkeypatch:
     [
         (["nowhere"], "`nowhere` is no finished run of `kedit run`"),
         ([], "usage: kedit verify RUN"),
-        (["--help"], "usage: kedit verify RUN"),
+        (["--runs"], "no option `--runs`; usage: kedit verify RUN"),
     ],
 )
 def test_what_cannot_be_verified_is_one_line(kedit_verify: Verify, words: list[str], told: str) -> None:

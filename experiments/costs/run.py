@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import bar, build, misuse, use_threads, whole_numbers
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
 
@@ -90,9 +90,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.clock not in CLOCKS:
         raise ConfigurationError(f"`clock` is one of {', '.join(CLOCKS)}, got `{cfg.clock}`")
     least_of = {"repeats": 1, "warmup": 0, "tokens": 1, "sets": 2, "set_pictures": 4, "set_repeats": 1, "singles": 1}
-    for name, least in least_of.items():
-        if cfg[name] < least:
-            raise ConfigurationError(f"`{name}` is at least {least}, got {cfg[name]}")
+    whole_numbers(cfg, least_of)
 
 
 def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any], list[Any]]:

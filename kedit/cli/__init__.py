@@ -1,12 +1,15 @@
 """The `kedit` command: a table of modules, each imported only when it is asked for."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
 from kedit import __version__
+from kedit.paths import is_writable, users_home
 
 
 class Command(NamedTuple):
@@ -31,6 +34,9 @@ COMMANDS = {
 }
 
 
+HELP = ("-h", "--help", "help")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Obey one command line and return the exit code: 0 done, 1 a job failed, 2 the command is wrong.
 
@@ -42,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(usage())
         return 2
     name, *rest = words
-    if name in ("-h", "--help"):
+    if name == "help" and rest:
+        name, *rest = rest[0], "--help"
+    if name in HELP:
         sys.stdout.write(usage())
         return 0
     if name in ("-V", "--version"):
@@ -85,11 +93,64 @@ def _call(name: str, rest: Sequence[str]) -> int:
     """Import the module of `name` and call its `main()` as if it had been started as a script."""
     from kedit.deprecations import deprecations_logged
 
-    # Hydra and argparse read the words of the process.
-    words, sys.argv = sys.argv, [f"kedit {name}", *rest]
+    asked = ["--help"] if len(rest) == 1 and rest[0] in HELP else rest
     try:
-        with deprecations_logged():
+        with _as_a_script([f"kedit {name}", *asked]), _at_home(), deprecations_logged():
             code: int | None = import_module(COMMANDS[name].module).main()
-    finally:
-        sys.argv = words
+    except KeyboardInterrupt:  # before the command could say how to go on
+        sys.stderr.write("kedit: interrupted\n")
+        return 130
     return code or 0
+
+
+@contextmanager
+def _at_home() -> Iterator[None]:
+    """Give a process without a home that it can write, as in many containers, one for as long as the command lasts.
+
+    Where no home is known, libraries would fail, or write into a folder that is called `~`; of one that cannot be
+    written, only matplotlib complains, and the store by itself.
+    """
+    place = users_home()
+    if place is not None and (is_writable(place) or {"MPLCONFIGDIR", "KEDIT_STORE"} <= os.environ.keys()):
+        yield
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="kedit-home-") as scratch:
+        trouble = "no home folder is known (no HOME, no account)"
+        added = {"HOME": scratch, **_user()}
+        if place is not None:
+            trouble = f"the home folder `{place}` cannot be written"
+            added = {"MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", scratch)}
+        sys.stderr.write(
+            f"kedit: {trouble}: caches go to `{scratch}` until the command ends; KEDIT_STORE=/a/folder keeps results\n"
+        )
+        before = {name: os.environ.get(name) for name in added}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _user() -> dict[str, str]:
+    """Return a name for a user that has none; PyTorch names a cache after it."""
+    from getpass import getuser
+
+    try:
+        return {"USER": getuser()}
+    except (KeyError, OSError):
+        return {"USER": f"uid{os.getuid()}"}
+
+
+@contextmanager
+def _as_a_script(words: list[str]) -> Iterator[None]:
+    """Give this process the words of one that was started as a script: Hydra and argparse read them there."""
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 from kedit.cli.errors import ConfigurationError, explained
 from kedit.entries import Entry
+from kedit.paths import expanded
 from kedit.store import Store, default_folder
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -64,6 +64,8 @@ def rm(
             "say what to remove: `--kind`, `--older` and `--key`, alone or together, or `--damaged`, or `--all`"
         )
     entries = store.ls()
+    if kind is not None and entries and kind not in {one.kind for one in entries}:
+        raise ConfigurationError(_nothing(store, kind))
     if key is not None:
         entries = [_only_one(entries, key, store)]
     if damaged:
@@ -146,7 +148,7 @@ def told_bytes(size: int) -> str:
 
 
 def _store(named: str | None) -> Store:
-    folder = default_folder() if named is None else Path(named).expanduser()
+    folder = default_folder() if named is None else expanded(named)
     if not folder.is_dir() and (named is not None or folder.exists()):
         raise ConfigurationError(f"there is no folder `{folder}`; `--store` names one that kedit has written to")
     return Store(folder)

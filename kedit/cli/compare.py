@@ -26,7 +26,7 @@ LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "eval
 def compare(cfg: DictConfig) -> None:
     """Run one comparison in its Hydra folder; what an earlier one has in the store is not computed again."""
     least = {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")}
-    with run_folder(cfg, least) as (kept, tracker):
+    with run_folder(cfg, least, ["concept"]) as (kept, tracker):
         use_threads(cfg.threads)
         if cfg.against == "truth":
             from kedit.cli.comparison.truth import truth

@@ -1,7 +1,7 @@
 """What a command does with its configuration: build what it names, refuse what is wrong; threads, mirrored runs."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from kedit.cli.errors import ConfigurationError, explained, one_line
+from kedit.cli.errors import ConfigurationError, explained, one_line, written
 from kedit.paths import conf_dir
 
 # A study's own `config.yaml` lies beside its code and finds kedit's groups by this name.
@@ -18,11 +18,25 @@ OmegaConf.register_new_resolver("kedit.conf", lambda: f"file://{conf_dir()}", re
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+TEXTS = frozenset({"concept", "folder", "path", "concepts_file", "questions_file", "scores", "subset"})
+"""Last parts of the settings that are a text, which is not empty."""
+SWITCHES = frozenset({"figures", "share_passes", "crowds", "boxes", "control", "download", "trust_remote_code"})
+"""Last parts of the settings that are true or false."""
+READ_AS = {"int": "a number", "float": "a number", "bool": "true or false", "NoneType": "nothing"}
+"""What a value is called that Hydra read as a type of Python's."""
+OF_MODELS = {"model.batch_size": 1, "model.max_new_tokens": 1}
+"""The settings that are whole numbers wherever a model is chosen, and the least of each."""
+FILES = {"scores": "", **{f"data.{name}": "data.folder" for name in ("index", "concepts_file", "questions_file")},
+         **{f"data.{name}": "data.folder" for name in ("instances", "captions")}}  # fmt: skip
+"""The settings that name a file, and those that name the folder it lies in."""
+
 
 def build(node: Any) -> Any:
     """Instantiate a configuration whose every `_target_` is kedit's own."""
     from hydra.utils import instantiate
 
+    if not isinstance(node, DictConfig):
+        raise ConfigurationError(f"`{node}` is nothing that can be built: a mapping with a `_target_` is")
     for key in sorted(OmegaConf.missing_keys(node)):
         raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
     for target in _targets(node):
@@ -52,8 +66,48 @@ def whole_numbers(settings: DictConfig, least: Mapping[str, int], optional: Iter
             continue
         if not isinstance(found, int) or isinstance(found, bool) or found < smallest:
             null = " or null" if key in optional else ""
-            shown = "null" if found is None else found
+            shown = "null" if found is None else "nothing" if found == "" else found
             raise ConfigurationError(f"`{key}` is a whole number, {smallest} or more{null}; got {shown}")
+
+
+def texts(settings: DictConfig, lists: Sequence[str] = ()) -> None:
+    """Refuse a text that Hydra read as something else, and a folder in the place of a file.
+
+    Args:
+        settings: The job's.
+        lists: The texts that may be several.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    for word in HydraConfig.get().overrides.task:
+        key, _, given = word.lstrip("+").partition("=")
+        if key not in lists and not key.startswith("~"):
+            _check_word(key, OmegaConf.select(settings, key), given)
+    for key, within in FILES.items():
+        folder = OmegaConf.select(settings, within, default=None, throw_on_missing=False) if within else None
+        value = OmegaConf.select(settings, key, default=None)
+        if isinstance(value, str) and (path := Path(folder or ".", value)).is_dir():
+            raise ConfigurationError(f"`{key}` is a file, and `{path}` is a folder{_inside(key, value, path)}")
+
+
+def _check_word(key: str, value: Any, given: str) -> None:
+    name = key.rpartition(".")[2]
+    if name in SWITCHES and not isinstance(value, bool):
+        raise ConfigurationError(f"`{key}` is true or false; got {given}")
+    if name not in TEXTS:
+        return
+    if value == "":
+        raise ConfigurationError(f"`{key}` is empty; give it as `{key}=...`")
+    # A concept may be called 7; other texts may be left out.
+    if not (isinstance(value, str) or (str(value) == given if name == "concept" else value is None)):
+        read = READ_AS.get(type(value).__name__, "a list or a mapping")
+        raise ConfigurationError(f"`{key}` is a text, and {given} was read as {read}; write {written(key, given)}")
+
+
+def _inside(key: str, value: str, path: Path) -> str:
+    kinds = ("*.safetensors",) if key == "scores" else ("*.jsonl", "*.json")
+    files = sorted(file.name for kind in kinds for file in path.glob(kind))
+    return f"; in it: `{key}={Path(value) / files[0]}`" if files else ""
 
 
 def sweep_folder() -> Path | None:
@@ -100,11 +154,16 @@ def mirrored(tracker: Any, settings: DictConfig, folder: Path) -> Iterator[None]
     tracker.finish()
 
 
-def plain(node: Any) -> dict[str, Any]:
-    """Return a configuration as plain data, resolved."""
-    data = OmegaConf.to_container(node, resolve=True)
+def plain(node: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data, resolved or as it was written."""
+    data = OmegaConf.to_container(node, resolve=resolve)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
+
+
+def without_hydra(settings: DictConfig) -> DictConfig:
+    """Return a whole configuration without Hydra's part of it."""
+    return OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
 
 
 def _targets(node: Any) -> Iterator[str]:

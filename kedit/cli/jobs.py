@@ -4,18 +4,18 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import build, mirrored, sweep_folder, whole_numbers
-from kedit.cli.errors import ConfigurationError, NegativeResult, explained, misused
+from kedit.cli.configuration import OF_MODELS, build, mirrored, sweep_folder, texts, whole_numbers
+from kedit.cli.errors import ConfigurationError, NegativeResult, check_words, explained, misused, repeated
 from kedit.cli.logs import logged
 from kedit.cli.process import borrowed_process
 from kedit.cli.sweep_folder import KEY, STOPPED, once
@@ -33,12 +33,24 @@ Ending = Callable[[bool], list[int]]
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
 """The codes of the jobs that failed so far; None where no `guarded` waits for them."""
-_sweep: ContextVar[list[tuple[ExitStack, Ending]] | None] = ContextVar("sweep", default=None)
-"""What the sweep that has begun holds, and how it ends; None where no `guarded` waits for it."""
 
 
-class RefusedSweep(SystemExit):
-    """A sweep does not begin; Hydra would make a mere warning of any other error of a callback, and go on."""
+class Begun(NamedTuple):
+    """A run or a sweep that has begun."""
+
+    held: ExitStack
+    """What is let go of at the end."""
+    end: Ending
+    resume: str
+    """The command that goes on with it after an interruption."""
+
+
+_begun: ContextVar[list[Begun] | None] = ContextVar("begun", default=None)
+"""What has begun so far; None where no `guarded` waits for it."""
+
+
+class Refused(SystemExit):
+    """A run or a sweep does not begin; Hydra would make a mere warning of any other error of a callback, and go on."""
 
     code: int
 
@@ -93,23 +105,27 @@ def guarded(main: Callable[[], Any]) -> int:
     logging.raiseExceptions = False
     codes: list[int] = []
     composed = True
-    token, sweep = _exit_codes.set(codes), _sweep.set([])
+    token, waiting = _exit_codes.set(codes), _begun.set([])
     try:
+        check_words(sys.argv[1:])
+        for notice in repeated(sys.argv[1:]):
+            said(DONE, notice)
         main()
     except KeyboardInterrupt:
-        codes.append(said(INTERRUPTED, "interrupted; STATUS in the run folder says so"))
+        ways = [f"to go on: {one.resume}" for one in _begun_now()]
+        codes.append(said(INTERRUPTED, "; ".join(["interrupted", *ways])))
     except Exception as error:
-        codes.append(said(code_of(error), explained(error) + _other_folder(error)))
+        codes.append(tell_error(error))
         composed = not misused(error)
-    except RefusedSweep as refused:
+    except Refused as refused:
         codes.append(refused.code)
     finally:
-        begun = (_sweep.get() or [])[:]
+        begun = _begun_now()
         _exit_codes.reset(token)
-        _sweep.reset(sweep)
-    for held, end in begun:
-        with held:
-            codes += end(bool(codes)) if composed else []
+        _begun.reset(waiting)
+    for one in begun:
+        with one.held:
+            codes += one.end(bool(codes)) if composed else []
     if not codes:
         return DONE
     if INTERRUPTED in codes:
@@ -117,19 +133,24 @@ def guarded(main: Callable[[], Any]) -> int:
     return MISUSED if set(codes) == {MISUSED} else FAILED
 
 
-def sweeping(held: ExitStack, end: Ending) -> None:
-    """Tell the `guarded` that waits that a sweep has begun, how it ends, and what to let go of afterwards."""
-    if (begun := _sweep.get()) is not None:
-        begun.append((held, end))
+def announce(what: Begun) -> None:
+    """Tell the `guarded` that waits what has begun."""
+    if (waiting := _begun.get()) is not None:
+        waiting.append(what)
+
+
+def _begun_now() -> list[Begun]:
+    return (_begun.get() or [])[:]
 
 
 @contextmanager
-def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple[Any, Any]]:
+def run_folder(settings: DictConfig, least: Mapping[str, int], lists: Sequence[str] = ()) -> Iterator[tuple[Any, Any]]:
     """Open Hydra's folder for a job and yield it, as a `Run`, with its tracker.
 
     Args:
         settings: The job's configuration.
         least: The settings that are whole numbers, and the least of each; see `whole_numbers`.
+        lists: The texts that may be several; see `texts`.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -143,13 +164,15 @@ def run_folder(settings: DictConfig, least: Mapping[str, int]) -> Iterator[tuple
         (folder / KEY).unlink(missing_ok=True)
         logger.info("kedit %s, overrides: %s", __version__, ", ".join(running.overrides.task) or "none")
         tell_untested()
-        whole_numbers(settings, least, optional=["threads"])
+        asked = {key: one for key, one in OF_MODELS.items() if OmegaConf.select(settings, key) is not None}
+        whole_numbers(settings, {**least, **asked}, optional=["threads"])
+        texts(settings, lists)
         if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
         sweep = sweep_folder()
         tracker = build(settings.tracker)
         if sweep is not None and getattr(tracker, "group", "") is None:
-            tracker = replace(tracker, group=sweep.name)
+            tracker = replace(tracker, group=os.environ.get("WANDB_RUN_GROUP") or sweep.name)
         try:
             with mirrored(tracker, settings, folder):
                 yield kept, tracker
@@ -205,10 +228,15 @@ def _log() -> Path | None:
     return Path(running.runtime.output_dir) / LOG
 
 
-def _other_folder(error: Exception) -> str:
-    """Return the way out when Hydra cannot write the run folder."""
+def _other_folder(error: Exception, what: str) -> str:
+    """Return the way out when the folder of a run or a sweep cannot be written."""
     unwritable = isinstance(error, OSError) and not misused(error)
-    return "; choose another run folder with `hydra.run.dir`" if unwritable else ""
+    return f"; choose another {what} folder with `hydra.{what}.dir`" if unwritable else ""
+
+
+def tell_error(error: Exception, what: str = "run") -> int:
+    """Say in one line what an error of a run or a sweep means, and return its exit code."""
+    return said(code_of(error), explained(error) + _other_folder(error, what))
 
 
 def said(code: int, text: str) -> int:

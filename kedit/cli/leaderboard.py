@@ -5,15 +5,15 @@ kedit leaderboard multirun/2026-11-22/10-00-00
 
 import sys
 
+from kedit.cli.errors import usage_code
 from kedit.cli.sweeping.summary import terminal, written
 
 
 def main() -> int:
     """Write and print the leaderboard of each folder on the command line."""
     folders = sys.argv[1:]
-    if not folders or any(folder.startswith("-") for folder in folders):
-        sys.stderr.write("usage: kedit leaderboard FOLDER [FOLDER ...]\n")
-        return 2
+    if (code := usage_code("kedit leaderboard FOLDER [FOLDER ...]", folders)) is not None:
+        return code
     complete = True
     for folder in folders:
         try:

@@ -1,7 +1,8 @@
 """A sweep's folder: which jobs it has, and which of them are finished and need not run again."""
 
 import json
-import shutil
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -15,12 +16,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
+from kedit.cli.previous_runs import ASIDE, NO_MATTER, other_settings, overwrites
 from kedit.fingerprints import PACKAGE, of_files, of_libraries
-from kedit.runs import write_atomic, write_json
+from kedit.runs import clear, is_finished, write_atomic, write_json
 from kedit.store import digest
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 STOPPED = "STOPPED"
 """The file that tells the jobs to come that one has failed and the rest is not to run."""
@@ -28,10 +32,6 @@ PLAN = "sweep.json"
 """The file that lists the jobs."""
 KEY = "KEY"
 """The file in the folder of a job that is done: what its results belong to, and what the job returned."""
-ASIDE = ".STATUS"
-"""The STATUS of a job that another sweep left, until this one comes to it and sees whether it fits."""
-NO_MATTER = frozenset({"on_error", "store"})
-"""Settings that change no result."""
 LIBRARIES = (
     *("torch", "torchvision", "transformers", "tokenizers", "accelerate", "diffusers", "numpy", "pillow"),
     *("evaluate", "sacrebleu", "rouge-score", "pycocotools", "datasets", "opencv-python-headless"),
@@ -76,10 +76,9 @@ def once(job: Callable[[DictConfig], T], settings: DictConfig) -> T | None:
 
         tell_finished(running)
         return kept["returned"]  # type: ignore[no-any-return]
-    for name in (KEY, "STATUS"):
-        (folder / name).unlink(missing_ok=True)
-    # What a job that was killed told W&B would be uploaded as a run of its own.
-    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    # The log goes on; what a job that was killed told W&B would be uploaded as a run of its own.
+    clear(folder, keep=[".hydra", "kedit.log"])
+    (folder / KEY).unlink(missing_ok=True)
     if (Path(running.sweep.dir) / STOPPED).exists():
         return None
     returned = job(settings)
@@ -101,11 +100,11 @@ def _key(settings: DictConfig, running: DictConfig) -> str | None:
 def finished(folder: Path, key: str | None) -> dict[str, Any] | None:
     """Return what KEY says of the job in `folder`, if it is done and has this key."""
     try:
-        done = (folder / "STATUS").read_text(encoding="utf-8") == "done\n"
         kept = json.loads((folder / KEY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return kept if done and key is not None and isinstance(kept, dict) and kept.get("key") == key else None
+    fits = key is not None and isinstance(kept, dict) and kept.get("key") == key
+    return kept if fits and is_finished(folder) else None
 
 
 def begin(settings: DictConfig) -> None:
@@ -115,14 +114,16 @@ def begin(settings: DictConfig) -> None:
 
     Args:
         settings: The whole configuration that the jobs have in common, Hydra's part included.
+
+    Raises:
+        ConfigurationError: A finished job there had other settings, and `overwrite` is not set.
     """
     folder, plan = Path(settings.hydra.sweep.dir), dict[str, Any]()
     if settings.hydra.runtime.choices["hydra/sweeper"] == "basic" and (jobs := _jobs(settings.hydra)):
-        common = OmegaConf.to_container(
-            OmegaConf.masked_copy(settings, [str(key) for key in settings if key != "hydra"])
-        )
+        common = OmegaConf.to_container(without_hydra(settings))
         plan = {"key": key_of(common, settings.hydra), "jobs": jobs}
     same = _in_common(_plan(folder), plan)
+    _make_room(folder, settings, plan.get("jobs", []), same)
     for status in folder.glob("*/STATUS"):
         if status.parent.name.isdigit() and status.parent.name not in same:
             status.replace(status.with_name(ASIDE))
@@ -131,6 +132,43 @@ def begin(settings: DictConfig) -> None:
         write_json(folder / PLAN, plan)
     else:
         (folder / PLAN).unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: set[str]) -> None:
+    """Remove the finished jobs in a sweep's folder that have other settings now, or that there are no longer."""
+    planned, loader = {str(number): words for number, words in enumerate(jobs)}, GlobalHydra.instance().config_loader()
+    for old in sorted(path for path in folder.glob("*") if path.name.isdigit()):
+        words, difference = planned.get(old.name), ""
+        if words is not None and (old.name not in same or _words(old) != words):
+            difference = other_settings(old, loader.load_sweep_config(settings, words))
+        elif not jobs:  # a search may choose other values of what it varies than it did before
+            difference = other_settings(old, settings, but=_varied(settings.hydra))
+        if difference and not overwrites(settings):
+            raise ConfigurationError(
+                f"`{old}` holds a finished job with other settings ({difference}); name another folder with "
+                "`hydra.sweep.dir`, or replace it with `overwrite=true`"
+            )
+        if overwrites(settings) and (difference or (jobs and words is None)):
+            with suppress(FileNotFoundError):
+                (old / ASIDE).replace(old / "STATUS")
+            clear(old)
+            with suppress(OSError):  # the user has put something there
+                old.rmdir()
+
+
+def _varied(running: DictConfig) -> set[str]:
+    """Return the keys that differ from job to job."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    swept = [one for one in parser.parse_overrides(list(running.overrides.task)) if one.is_sweep_override()]
+    return {one.get_key_element().lstrip("+") for one in swept} | {str(key) for key in running.sweeper.params or {}}
+
+
+def _words(folder: Path) -> list[str] | None:
+    """Return the overrides of the run in `folder`."""
+    try:
+        return list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    except Exception:  # YAML of any kind, or none
+        return None
 
 
 def _in_common(plan: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -168,18 +206,41 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: Another process is at it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock, _locked(lock.fileno(), "sweep", folder):
+        yield
+
+
+@contextmanager
+def alone_in_run(folder: Path) -> Iterator[None]:
+    """Keep other processes from running in the same folder, which stays as it is.
+
+    Raises:
+        ConfigurationError: Another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with _locked(handle, "run", folder):
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(handle: int, what: str, folder: Path) -> Iterator[None]:
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"another process is working on this sweep in `{folder}`; wait for it, or name another folder with "
-                "`hydra.sweep.dir`"
-            ) from error
-        yield
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"another process is working on this {what} in `{folder}`; wait for it, or name another folder with "
+            f"`hydra.{what}.dir`"
+        ) from error
+    except OSError as error:  # NFS locks no folder
+        logger.info("cannot lock `%s`: %s", folder, error)
+    yield
 
 
 def statuses(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kedit.cli.errors import usage_code
 from kedit.cli.sweeping.results import Result
 from kedit.results.table import Cell, Table
 
@@ -49,9 +50,8 @@ def _number(part: str) -> tuple[int, str]:
 def main() -> int:
     """Print the table of the folders on the command line."""
     folders = sys.argv[1:]
-    if not folders or any(folder.startswith("-") for folder in folders):
-        sys.stderr.write("usage: kedit table FOLDER [FOLDER ...]\n")
-        return 2
+    if (code := usage_code("kedit table FOLDER [FOLDER ...]", folders)) is not None:
+        return code
     try:
         print(Table(COLUMNS, tuple(row(one) for one in results(folders))).markdown())
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli import run as recipe
 from kedit.cli.configuration import misuse
-from kedit.cli.errors import ConfigurationError, explained
+from kedit.cli.errors import ConfigurationError, explained, usage_code
 from kedit.cli.jobs import code_of, said
 
 FILES = (
@@ -46,8 +46,8 @@ def differing_files(run: Path, other: Path) -> list[str]:
 def main() -> int:
     """Verify the runs on the command line; 1 if a file of one differs."""
     runs, code = sys.argv[1:], 0
-    if not runs or any(one.startswith("-") for one in runs):
-        return said(2, "usage: kedit verify RUN [RUN ...]")
+    if (ended := usage_code("kedit verify RUN [RUN ...]", runs)) is not None:
+        return ended
     for run in runs:
         try:
             differ = differing(Path(run))

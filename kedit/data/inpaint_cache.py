@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from kedit import __version__
 from kedit.data.inpaint import Filling, Pixels, filled
 from kedit.samples import Mask
-from kedit.store import Store, digest
+from kedit.store import Store, digest, store_at
 
 
 def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], filling: Filling) -> Filling:
@@ -25,9 +24,9 @@ def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], fillin
         about: Returns what the result depends on besides picture and region: method, parameters, versions.
         filling: Paints a region of a picture.
     """
-    if cache is None:
+    store = None if cache is None else _store(cache)
+    if store is None:
         return filling
-    store = _store(cache)
 
     def kept(pixels: NDArray[np.uint8], region: Mask) -> Pixels:
         told = {**about(), "height": region.shape[0], "width": region.shape[1]}
@@ -45,9 +44,9 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 @lru_cache
-def _store(cache: str) -> Store:
+def _store(cache: str) -> Store | None:
     # One for all calls, so that what cannot be written is said once.
-    return Store(Path(cache).expanduser())
+    return store_at(cache)
 
 
 def _version(package: str) -> str | None:

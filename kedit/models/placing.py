@@ -11,6 +11,8 @@ import torch
 Bits = Literal["8bit", "4bit"]
 """How bitsandbytes may store weights."""
 DTYPES = ("float32", "float16", "bfloat16")
+ELSEWHERE = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+"""What other programs call them."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def data_type(name: str) -> torch.dtype | None:
     """Return the data type called `name`; None for `auto`."""
     if name == "auto":
         return None
+    if name in ELSEWHERE:
+        raise ValueError(f"`dtype={name}` is called `{ELSEWHERE[name]}` here: `dtype={ELSEWHERE[name]}`")
     if name not in DTYPES:
         raise ValueError(f"`dtype` is auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {name!r}")
     found = getattr(torch, name)

@@ -59,7 +59,7 @@ from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subje
 from kedit.plots import Drawing, draw_heatmaps, draw_layers, draw_matrix, draw_measures, draw_responses, draw_streams
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Cell, Table
-from kedit.runs import Run
+from kedit.runs import Run, result_folder
 from kedit.samples import Concept, Data, Progress, silent
 from kedit.sites import Site
 
@@ -184,9 +184,12 @@ class Inspection:
             "rows": [row.to_json() for row in self.rows],
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it."""
-        with Run(Path(folder)) as run:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it.
+
+        A finished run of another result stays, and is refused, unless `overwrite`.
+        """
+        with result_folder(folder, "inspect.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run)
         return Path(folder)
 

@@ -26,7 +26,7 @@ from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.table import Table
-from kedit.runs import Run
+from kedit.runs import Run, result_folder
 from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept, silent
 from kedit.sites import Site
 
@@ -183,9 +183,12 @@ class LocateResult:
             "cost": self.located.cost,
         }
 
-    def save(self, folder: str | Path, *, figures: bool = True) -> Path:
-        """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it."""
-        with Run(Path(folder)) as run:
+    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
+        """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it.
+
+        A finished run of another result stays, and is refused, unless `overwrite`.
+        """
+        with result_folder(folder, "locate.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run, figures=figures)
         return Path(folder)
 

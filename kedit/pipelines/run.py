@@ -31,7 +31,7 @@ from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, dr
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
-from kedit.runs import Run
+from kedit.runs import Run, result_folder
 from kedit.samples import Data, Progress, silent
 from kedit.sites import Site
 
@@ -157,9 +157,12 @@ class RunResult:
             "heat_maps": self.heat_maps.measures,
         }
 
-    def save(self, folder: str | Path, *, figures: bool = True) -> Path:
-        """Leave scores, neurons, captions, report and figures in `folder`, with a STATUS, and return it."""
-        with Run(Path(folder)) as run:
+    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
+        """Leave scores, neurons, captions, report and figures in `folder`, with a STATUS, and return it.
+
+        A finished run of another result stays, and is refused, unless `overwrite`.
+        """
+        with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run, figures=figures)
         return Path(folder)
 

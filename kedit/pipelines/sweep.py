@@ -26,7 +26,7 @@ from kedit.pipelines.run import RunResult, as_plan, check, run_prepared
 from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
 from kedit.results.cache import Recall
 from kedit.results.table import Cell, Table
-from kedit.runs import Run
+from kedit.runs import result_folder
 from kedit.samples import Data, Progress, silent
 
 Scores = Mapping[str, NeuronScores]
@@ -106,15 +106,16 @@ class SweepResult:
         rows = zip(self.table().to_json(), self.rows, strict=True)
         return [{"kedit": __version__, **told, "measured": numbers[row.run]} for told, row in rows]
 
-    def save(self, folder: str | Path, *, figures: bool = True) -> Path:
+    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
         """Leave the table, the figures and a run's folder for each distinct set, with a STATUS, and return `folder`.
 
-        The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them.
+        The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them. A finished
+        run or sweep of another result stays, and is refused, unless `overwrite`.
         """
         table = self.table()
-        with Run(Path(folder)) as run:
+        with result_folder(folder, "leaderboard.json", self.to_json(), overwrite=overwrite) as run:
             for number, measured in self.distinct.items():
-                measured.save(run.folder / str(number), figures=False)
+                measured.save(run.folder / str(number), figures=False, overwrite=overwrite)
             if figures:
                 run.save_figures(self.figures)
             run.save_json("leaderboard.json", self.to_json())

@@ -23,7 +23,7 @@ from kedit.pipelines.run import as_plan
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Table
-from kedit.runs import Run
+from kedit.runs import Run, result_folder
 from kedit.samples import Progress, Question, Quiz, Quizzed, silent
 from kedit.sites import Site
 
@@ -121,9 +121,12 @@ class TaskResult:
             "cost": cost_part(self.scores) | {"seconds": round(self.seconds, 2)},
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """Leave scores, neurons, answers, report and figures in `folder`, with a STATUS, and return it."""
-        with Run(Path(folder)) as run:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Leave scores, neurons, answers, report and figures in `folder`, with a STATUS, and return it.
+
+        A finished run of another result stays, and is refused, unless `overwrite`.
+        """
+        with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run)
         return Path(folder)
 

@@ -19,7 +19,7 @@ from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_p
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
-from kedit.store import Store, default_folder, digest
+from kedit.store import Store, digest, store_at
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class Recall:
 
         An empty text, such as that of an empty variable, is the usual folder.
         """
-        if folder is None or identity is None:
+        if folder is None or identity is None or (store := store_at(folder)) is None:
             return cls()
-        return cls(Store(Path(folder).expanduser() if folder else default_folder()), identity)
+        return cls(store, identity)
 
     @classmethod
     def of_model(cls, folder: str | Path | None, model: MLLM) -> "Recall":

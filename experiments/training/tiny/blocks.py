@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import whole_numbers
+from kedit.cli.configuration import texts, whole_numbers
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
 
@@ -21,9 +21,12 @@ def blocks(cfg: DictConfig) -> None:
     from experiments.training.tiny.pictures import write_blocks
 
     whole_numbers(cfg, {"pictures": 1, "seed": 0})
+    texts(cfg)
     folder = Path(cfg.folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigurationError(f"`folder` `{folder}` is not empty; give a new one")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(
+            f"`folder` `{folder}` is {'not empty' if folder.is_dir() else 'a file'}; give a new one"
+        )
     write_blocks(folder, cfg.pictures, cfg.seed)
     print(f"files: {folder}")
 

@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 import kedit
-from kedit.cli.configuration import bar, build, misuse, use_threads, whole_numbers
+from kedit.cli.configuration import bar, build, misuse, texts, use_threads, whole_numbers
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
 from kedit.samples import Sample
@@ -28,8 +28,13 @@ def teach(cfg: DictConfig) -> None:
     from kedit.models.loading import without_bars
 
     whole_numbers(cfg, LEAST, optional=["threads"])
+    texts(cfg)
     use_threads(cfg.threads)
     folder, data = Path(cfg.folder), build(cfg.data)
+    if (folder / "config.json").exists() and not cfg.overwrite:
+        raise ConfigurationError(
+            f"`folder` `{folder}` holds a model; name another, or replace it with `overwrite=true`"
+        )
     with misuse():
         samples = _captioned(data, cfg.pictures + cfg.exam, cfg.seed)
     model = build(cfg.model)

@@ -13,7 +13,7 @@ from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
 from kedit.plots import Drawing, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
 from kedit.results.table import Cell, Table
-from kedit.runs import Run
+from kedit.runs import Run, result_folder
 
 DRAWN = ("mention_drop", "retention", "selectivity")
 """The figures that are drawn: all of them shares."""
@@ -189,9 +189,12 @@ class Comparison:
         blocks += [*FOOTNOTES, *([self.matrix.table().markdown()] if self.matrix else [])]
         return "\n\n".join([*blocks, *(f"![{one}]({one})" for one in figures)]) + "\n"
 
-    def save(self, folder: str | Path) -> Path:
-        """Leave tables, neurons and figures in `folder`, with a STATUS, and return it."""
-        with Run(Path(folder)) as run:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Leave tables, neurons and figures in `folder`, with a STATUS, and return it.
+
+        A finished run of another result stays, and is refused, unless `overwrite`.
+        """
+        with result_folder(folder, "compare.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run)
         return Path(folder)
 

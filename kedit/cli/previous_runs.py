@@ -1,0 +1,127 @@
+"""What a folder that is asked for holds already: a run of the same settings, of others, or none."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli.configuration import without_hydra
+from kedit.cli.errors import ConfigurationError
+from kedit.runs import clear, is_finished
+
+NO_MATTER = frozenset({"on_error", "store", "overwrite"})
+"""Settings that change no result."""
+ASIDE = ".STATUS"
+"""The STATUS of a job that another sweep left, until this one comes to it and sees whether it fits."""
+SHOWN = 4
+"""How many of the settings that differ are told."""
+
+
+def make_room(folder: Path, settings: DictConfig) -> None:
+    """Remove what an earlier run left in `folder`, unless that is done and had other settings.
+
+    Args:
+        folder: Where a run is about to begin.
+        settings: All that the run is asked for, Hydra's part included.
+
+    Raises:
+        ConfigurationError: It is, and `overwrite` is not set.
+    """
+    if not overwrites(settings) and (difference := other_settings(folder, settings)):
+        raise ConfigurationError(
+            f"`{folder}` holds a finished run with other settings ({difference}); name another folder with "
+            "`hydra.run.dir`, or replace it with `overwrite=true`"
+        )
+    if inside := _read_from(folder, settings):
+        raise ConfigurationError(f"`{inside}` is read by this run and would be replaced by it; name another folder")
+    clear(folder)
+
+
+def overwrites(settings: DictConfig) -> bool:
+    """Return the setting `overwrite`."""
+    wanted = OmegaConf.select(settings, "overwrite", default=False)
+    if not isinstance(wanted, bool):
+        raise ConfigurationError(f"`overwrite` is true or false; got {wanted}")
+    return wanted
+
+
+def other_settings(folder: Path, settings: DictConfig, but: Iterable[str] = ()) -> str:
+    """Return how the settings of the finished run in `folder` differ from these; nothing where it fits, or is not.
+
+    Args:
+        folder: The run's.
+        settings: All that is asked for now, Hydra's part included.
+        but: Keys, of settings or of choices, that may differ.
+    """
+    if not (is_finished(folder) or _text(folder / ASIDE) == "done\n"):
+        return ""
+    try:
+        had = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        of_hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
+        chose: dict[str, Any] = {"command": of_hydra.hydra.job.config_name, **of_hydra.hydra.runtime.choices}
+    except Exception:  # YAML of any kind, or none
+        return "which, nobody knows"
+    chooses = {"command": settings.hydra.job.config_name, **settings.hydra.runtime.choices}
+    asked = without_hydra(settings)
+    may = tuple(but)
+    differing = _differing(_plain(had), _plain(asked), chose, chooses)
+    lines = [line for key, line in differing if key not in may and not key.startswith(tuple(f"{one}." for one in may))]
+    more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "; ".join(lines[:SHOWN]) + more
+
+
+def _differing(
+    had: Mapping[str, Any], asked: Mapping[str, Any], chose: Mapping[str, Any], chooses: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield each choice, and each setting of what was chosen alike, that differs, and how."""
+    groups = [name for name in sorted({*chose, *chooses}) if name in {*had, *asked, "command"}]
+    changed = [name for name in groups if chose.get(name) != chooses.get(name)]
+    for name in changed:
+        yield name, f"`{name}` was {chose.get(name)}, is {chooses.get(name)}"
+    if "command" in changed:
+        return
+    before, after = dict(_leaves(had)), dict(_leaves(asked))
+    for key in sorted({*before, *after}):
+        if key.partition(".")[0] in {*changed, *NO_MATTER} or before.get(key, ...) == after.get(key, ...):
+            continue
+        was, now = (_shown(leaves[key]) if key in leaves else "not there" for leaves in (before, after))
+        yield key, f"`{key}` was {was}, is {now}"
+
+
+def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, Mapping) and settings:
+        for key, value in settings.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, settings
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    # As written, since what an interpolation comes to is no setting.
+    plain: dict[str, Any] = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
+    return plain
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read_from(folder: Path, settings: DictConfig) -> str:
+    """Return a path that the settings name inside `folder`, if any."""
+    if not (folder / "STATUS").exists():
+        return ""
+    asked = without_hydra(settings)
+    for _, value in _leaves(_plain(asked)):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "/" in text and folder.resolve() in Path(text).resolve().parents:
+                return text
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
