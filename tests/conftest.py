@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "TRANSFORMERS_VERBOSITY": "error",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",
             "MPLBACKEND": "Agg",
             "WANDB_MODE": "offline",
             "WANDB_SILENT": "true",

@@ -16,7 +16,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words", "kedit.paths"}),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.store", "kedit.weights"}),
     frozenset({"kedit.samples", "kedit.stacks"}),
-    frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints"}),
+    frozenset({"kedit.structure", "kedit.experts", "kedit.fingerprints", "kedit.progress"}),
     frozenset({"kedit.sites"}),
     frozenset({"kedit.unembedding"}),
     frozenset({"kedit.hooks"}),

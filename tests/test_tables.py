@@ -4,6 +4,7 @@ import csv
 import io
 
 import pytest
+from rich.cells import cell_len
 
 from kedit.evaluation.statistics import Measured
 from kedit.results.table import Table
@@ -54,6 +55,36 @@ def test_a_terminal_of_80_columns_shows_every_cell_as_text_not_as_markup() -> No
     told = str(Table(("name", "value"), (("[bold]x", HALF),), "[red]"))
     assert "[bold]x" in told and "0.50 [0.25, 0.75]" in told and "[red]" in told
     assert max(map(len, told.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 132])
+@pytest.mark.parametrize("name", ["star", "a_name_without_a_space_" * 6, "消火栓" * 20])
+def test_a_table_is_never_wider_than_the_terminal_and_loses_nothing(name: str, width: int) -> None:
+    columns = ("concept", *(f"figure {number}" for number in range(9)), "why")
+    reason = "nothing of the kind is shown in any of the pictures"
+    table = Table(columns, ((name, *[HALF] * 9, reason), ("moon", *[NOTHING] * 9, reason)), name, (f"of {name}",))
+    lines = table.text(width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    told = "".join("".join(lines).split())
+    marks = "".join(sign for sign in told if sign not in "│┃")
+    assert all(marks.count("".join(str(one).split())) or width < 40 for one in columns)
+    for sign in set(name) | set(reason) - {" "}:
+        assert marks.count(sign) >= (name + name + reason + reason).count(sign)
+
+
+def test_columns_that_do_not_fit_stand_below_each_row_again_with_its_first_cell() -> None:
+    table = Table(("folder", *"abcdef"), (("one", *[HALF] * 6), ("two", *[HALF] * 6)))
+    text = table.text(80)
+    assert text.count("one") == text.count("two") == text.count("folder") == 2
+    assert text.count("0.50 [0.25, 0.75]") == 12
+    assert table.text(200).count("folder") == 1
+
+
+def test_a_table_is_as_wide_as_the_terminal_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(("folder", *"abcdef"), (("one", *[HALF] * 6),))
+    for width in (60, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert str(table) == table.text(width)
 
 
 def test_a_row_that_does_not_fit_is_refused() -> None:

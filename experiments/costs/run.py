@@ -11,9 +11,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, use_threads, whole_numbers
+from kedit.cli.configuration import build, misuse, use_threads, whole_numbers
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
+from kedit.progress import show_progress
 
 PARTS = ("edits", "locating", "sets", "sweep")
 """What can be measured; see `experiments/costs/config.yaml`."""
@@ -42,7 +43,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     check(cfg)
     model = build(cfg.model)
     work, images, exam = located(cfg, model)
-    clock = Clock(cfg.repeats, cfg.warmup, cfg.clock, cfg.seed, bar)
+    clock = Clock(cfg.repeats, cfg.warmup, cfg.clock, cfg.seed, show_progress)
     rows = []
     if "edits" in cfg.parts:
         rows += edited(cfg, model, images, clock)
@@ -51,7 +52,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     if "sets" in cfg.parts:
         rows += captioning(model, work, exam, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
     if "sweep" in cfg.parts:
-        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, bar, cfg.clock)
+        rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, show_progress, cfg.clock)
 
     about = tables.surroundings(model, clock)
     kept.save_json("bench.json", tables.plain(rows, about))
@@ -111,7 +112,7 @@ def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any], list[Any]]:
         counts = {"target": max(cfg.pictures, half), "retention": half // 2}
         split = data.split(concept, locate=cfg.pairs, seed=cfg.seed, **counts)
         pairs = paired(inpaint, split.locate, concept).made
-    captions = model.caption([pair.sample.image for pair in pairs], progress=bar)
+    captions = model.caption([pair.sample.image for pair in pairs], progress=show_progress)
     forcing = replace(locator, target=replace(locator.target, on_missing="force"))
     exam = [sample.image for sample in (*split.target[:half], *split.near, *split.far)]
     return Locating(forcing, pairs, captions), [sample.image for sample in split.target[: cfg.pictures]], exam

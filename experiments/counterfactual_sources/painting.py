@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from kedit.cli.configuration import bar
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, counterfactuals
+from kedit.progress import show_progress
 from kedit.samples import Concept, Counterfactual, Data, Sample, Split
 
 AGAIN = " (other pictures)"
@@ -59,7 +59,7 @@ class Studio:
         sources = {self.reference: self.sources[self.reference], **self.sources}
         made = [
             self._painted(name, source, concept, first)
-            for name, source in bar(sources.items(), len(sources), f"painting out {concept.name}")
+            for name, source in show_progress(sources.items(), len(sources), f"painting out {concept.name}")
         ]
         again = self._painted(self.reference, self.sources[self.reference], concept, second)
         return [*made, replace(again, source=self.reference + AGAIN)]

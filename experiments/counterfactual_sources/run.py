@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 from experiments.counterfactual_sources.painting import AGAIN
 from kedit import __version__
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import unchanged
+from kedit.progress import show_progress
 
 LEAST = {"seed": 0, "threads": 1, "top": 1, "dilation": 0, "shown": 1, "budget": 1, "evaluate.locate": 1,
          "evaluate.target": 1, "evaluate.retention": 0}  # fmt: skip
@@ -54,7 +55,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     found = {}
     for name, node in cfg.models.items():
         with unchanged(node) as loaded:
-            examiner = Examiner(loaded.model, locator, Recall.at(cfg.store, loaded.identity), bar)
+            examiner = Examiner(loaded.model, locator, Recall.at(cfg.store, loaded.identity), show_progress)
             found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
     about = {"kedit": __version__, **{key: cfg[key] for key in ("reference", "top", "dilation", "budget", "seed")}}
     about |= {"concepts": [concept.name for concept in splits], "samples": vars(counts)}
@@ -98,10 +99,10 @@ def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, see
 
     model = examiner.model
     similarity, found = Similarity(OwnLayers(model)), {}
-    for concept, split in bar(splits.items(), len(splits), model.name):
+    for concept, split in show_progress(splits.items(), len(splits), model.name):
         exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
         # An operator that needs a reference takes the same one whatever the source: the neurons alone differ.
-        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, examiner.cache, bar, seed)
+        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, examiner.cache, show_progress, seed)
         found[concept.name] = {each.source: examiner.found(each, trial) for each in painted[concept]}
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.false_discoveries.judging import Judge, value
-from kedit.cli.configuration import bar, build, misuse
+from kedit.cli.configuration import build, misuse
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.pairs import inpainter, prepared
 from kedit.cli.sharing import loaded
@@ -23,6 +23,7 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
 from kedit.pipelines.locate import locate
+from kedit.progress import show_progress
 from kedit.reports import markdown_table
 
 HEADER = ("concept", "chosen by", "neurons", "selectivity", "mention drop", "retention", "above points of the grid")
@@ -71,10 +72,10 @@ def grid(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     rows: list[Row] = []
     for one in asked:
         with misuse():
-            located = locate(model, locator, one.pairs, bar, select=select, words=data.concepts)
+            located = locate(model, locator, one.pairs, show_progress, select=select, words=data.concepts)
         sets = {by: located.neurons, OWN: locator.select(located.scores)}
         on_grid = [point.select(located.scores) for point in points]
-        operator = plan.operator_for(model, located.pairs, progress=bar)
+        operator = plan.operator_for(model, located.pairs, progress=show_progress)
         halves = [Judge.of(model, half, plan, operator, cfg) for half in split(one.exam)]
         rows += judged(one.exam.concept.name, sets, on_grid, *halves)
     report(rows, cfg, kept, tracker)

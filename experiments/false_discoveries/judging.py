@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build
+from kedit.cli.configuration import build
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam
@@ -18,6 +18,7 @@ from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.pipelines.outputs import edited, unedited
 from kedit.pipelines.transcripts import Said
+from kedit.progress import show_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +37,17 @@ class Judge:
     def of(cls, model: MLLM, exam: Exam, plan: EditPlan, operator: Operator, cfg: DictConfig) -> "Judge":
         """Ask the unedited model."""
         encoder: Any = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else OwnLayers(model)
-        return cls(model, exam, plan, operator, unedited(model, exam, bar), Similarity(encoder), cfg.seed)
+        return cls(model, exam, plan, operator, unedited(model, exam, show_progress), Similarity(encoder), cfg.seed)
 
     def reports(self, sets: Sequence[NeuronSet]) -> dict[NeuronSet, EditReport]:
         """Return what each edit does, without a random control; equal sets are judged once."""
         unique = list(dict.fromkeys(sets))
         edits = [self.plan.edit(one, self.operator, self.exam.concept.name) for one in unique]
         before = self.before.transcript(self.exam)
-        texts = [one.transcript(self.exam) for one in edited(self.model, self.exam, edits, self.before, bar)]
+        texts = [one.transcript(self.exam) for one in edited(self.model, self.exam, edits, self.before, show_progress)]
         return {
             one: measure(self.exam, before, after, [], self.similarity, neurons=len(one), seed=self.seed)
-            for one, after in bar(zip(unique, texts, strict=True), len(unique), "measured")
+            for one, after in show_progress(zip(unique, texts, strict=True), len(unique), "measured")
         }
 
 

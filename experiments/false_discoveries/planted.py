@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.false_discoveries.rates import Rate, drawn, plain, rate_of, rows, told
-from kedit.cli.configuration import bar, build
+from kedit.cli.configuration import build
 from kedit.cli.errors import ConfigurationError
 from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
@@ -20,6 +20,7 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import Generated
 from kedit.models.planted_nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
 from kedit.neurons import NeuronSet
+from kedit.progress import show_progress
 from kedit.reports import markdown_table
 from kedit.samples import Concept, Counterfactual
 
@@ -45,7 +46,7 @@ def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     auto, locator, rates = understood(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.planted.models)
     found: list[Found] = []
-    for seed in bar(seeds, len(seeds), "planted models"):
+    for seed in show_progress(seeds, len(seeds), "planted models"):
         found += judged(planted_nulls(seed), replace(auto, seed=seed), locator, cfg.planted.pictures, rates)
     measured = [
         rate_of(stage, q, [one for one in found if (one.stage, one.q) == (stage, q)], cfg.seed)

@@ -11,9 +11,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.jobs import guarded, reported
 from kedit.cli.sharing import loaded
+from kedit.progress import show_progress
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")
@@ -42,11 +43,11 @@ def operators(cfg: DictConfig) -> None:
         }
     with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
         model = loaded(cfg.model)
-        neurons = locator.select(locator.score(model, pairs, progress=bar))
+        neurons = locator.select(locator.score(model, pairs, progress=show_progress))
         chosen |= {"zero": Zero(), "patch": CounterfactualMean(locator.site)(model, pairs)}
         rows = {
             strength: {name: share(model, faded, strength, neurons, one) for name, one in chosen.items()}
-            for strength in cfg.strengths
+            for strength in show_progress(cfg.strengths, len(cfg.strengths), "strengths")
         }
         cells = [(f"{strength:.0%}", *row.values()) for strength, row in rows.items()]
         table = Table(("concept drawn", *chosen), tuple(cells)).markdown()
@@ -66,7 +67,7 @@ def share(model: Any, faded: Sequence[Any], strength: float, neurons: Any, opera
 
     images = [Image.blend(pair.image, pair.sample.image, strength) for pair in faded]
     with Edit(neurons, operator).applied(model):
-        captions = model.caption(images, progress=bar)
+        captions = model.caption(images, progress=show_progress)
     named = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(faded, captions, strict=True)]
     return bootstrap_mean([float(one) for one in named])
 

@@ -94,9 +94,10 @@ def _call(name: str, rest: Sequence[str]) -> int:
     from kedit.deprecations import deprecations_logged
 
     asked = ["--help"] if len(rest) == 1 and rest[0] in HELP else rest
+    module = COMMANDS[name].module if {"-h", "--help"}.isdisjoint(asked) else "kedit.cli.help"
     try:
         with _as_a_script([f"kedit {name}", *asked]), _at_home(), deprecations_logged():
-            code: int | None = import_module(COMMANDS[name].module).main()
+            code: int | None = import_module(module).main()
     except KeyboardInterrupt:  # before the command could say how to go on
         sys.stderr.write("kedit: interrupted\n")
         return 130

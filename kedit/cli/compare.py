@@ -11,11 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.comparison.choices import chosen, several, understood
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import unchanged
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "evaluate.target": 1,
          "evaluate.retention": 0, "matrix.target": 1}  # fmt: skip
@@ -61,7 +62,7 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
         return compare_prepared(
             found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
             encoder=encoder or found.encoder, share=bool(cfg.share_passes), cache=Recall.at(cfg.store, found.identity),
-            keep=keep, progress=bar,
+            keep=keep, progress=show_progress,
         )  # fmt: skip
 
 

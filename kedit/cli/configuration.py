@@ -120,13 +120,6 @@ def sweep_folder() -> Path | None:
     return Path(HydraConfig.get().sweep.dir)
 
 
-def bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """Yield `items` with a progress bar on standard error; silent where that is no terminal."""
-    from tqdm import tqdm
-
-    yield from tqdm(items, total=total, desc=what, disable=None, leave=False, dynamic_ncols=True, delay=0.5)
-
-
 def use_threads(count: int | None) -> None:
     """Let PyTorch use `count` CPU threads; None leaves the choice to it, or shares them out among jobs at once."""
     import torch

@@ -11,11 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit import __version__
-from kedit.cli.configuration import bar, misuse, use_threads
+from kedit.cli.configuration import misuse, use_threads
 from kedit.cli.errors import NegativeResult
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 LEAST = {"threads": 1}
 STYLES = {"SUPPORTED": "green", "DEGRADED": "yellow", "ERROR": "bold red", "SILENTLY_WRONG": "bold red", "not": "dim"}
@@ -40,7 +41,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         names = chosen(cfg.checks)
     model = loaded(cfg.model)
     began = time.perf_counter()
-    found = diagnose(model, names, progress=bar)
+    found = diagnose(model, names, progress=show_progress)
     report = {"kedit": __version__, **found.to_json(), "cost": {"seconds": round(time.perf_counter() - began, 2)}}
     kept.save_json("report.json", report)
     tracker.log(report_metrics(report))
@@ -55,13 +56,14 @@ def terminal(table: str, kept: Any) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     for line in table.splitlines():
         first = line.partition(" ")[0]
         shown = Text(line)
         shown.stylize(STYLES[first], 0, len(line) if first == "not" else len(first))
-        console.print(shown)
-    console.print(f"files: {kept.folder}", markup=False)
+        # A terminal would break a line inside a word; elsewhere a check is one line.
+        console.print(shown, soft_wrap=not console.is_terminal)
+    console.print(f"files: {kept.folder}", markup=False, soft_wrap=True)
 
 
 def main() -> int:

@@ -10,10 +10,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, plain, use_threads
+from kedit.cli.configuration import build, misuse, plain, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="inspect")
@@ -59,7 +60,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     with quiet(inpaint):
         return inspect_prepared(
             model, data, pictures, locator, inpaint=inpaint, encoder=encoder, clip=clip, looks=looks, seed=cfg.seed,
-            name=name, keep=lambda located: leave(located, kept), progress=bar,
+            name=name, keep=lambda located: leave(located, kept), progress=show_progress,
         )  # fmt: skip
 
 

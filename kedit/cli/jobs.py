@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial, wraps
@@ -20,6 +20,7 @@ from kedit.cli.logs import logged
 from kedit.cli.process import borrowed_process
 from kedit.cli.sweep_folder import KEY, STOPPED, once
 from kedit.deprecations import deprecations_logged
+from kedit.progress import inside_a_stage, progress_shown, say
 from kedit.runs import write_atomic
 
 T = TypeVar("T")
@@ -63,13 +64,19 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
     process, where none waits, STATUS tells it.
     """
 
+    def begin(settings: DictConfig) -> T:
+        _say_loading(settings)
+        return job(settings)
+
     @wraps(job)
     def attempt(settings: DictConfig) -> T | None:
         sweep = sweep_folder()
         try:
             # A launcher's worker process has not come through the command line.
-            with logged(_log()), deprecations_logged():
-                return _told_to_log(job if sweep is None else partial(once, job), settings)
+            # Of a sweep, each job has a line of its own.
+            place: AbstractContextManager[None] = nullcontext() if sweep is None else inside_a_stage()
+            with logged(_log()), deprecations_logged(), progress_shown(_wants_progress(settings)), place:
+                return _told_to_log(begin if sweep is None else partial(once, begin), settings)
         except Exception as error:
             codes = _waiting()
             if codes is None and sweep is None:
@@ -82,6 +89,19 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             return None
 
     return attempt
+
+
+def _wants_progress(settings: DictConfig) -> bool:
+    if not isinstance(wanted := settings.get("progress", True), bool):
+        raise ConfigurationError(f"`progress` is true or false; got {wanted}")
+    return wanted
+
+
+def _say_loading(settings: DictConfig) -> None:
+    """Say at once what is loaded: to import PyTorch takes seconds; where that is done, nothing takes as long."""
+    if "torch" not in sys.modules:
+        name = OmegaConf.select(settings, "model.name") or OmegaConf.select(settings, "model.path")
+        say(f"loading {Path(name).name if name else 'PyTorch'} ...")
 
 
 def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:

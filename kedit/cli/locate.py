@@ -9,10 +9,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import unchanged
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 LEAST = {"seed": 0, "threads": 1, "samples": 1, "shard.index": 0, "shard.count": 1}
 
@@ -60,8 +61,8 @@ def job(cfg: DictConfig, name: str) -> Any:
             check_model(found.model, locator)
         cache = Recall.at(cfg.store, found.identity)
         if shard.count > 1:
-            return score_shard(found.model, pairs, locator, shard, cache=cache, progress=bar)
-        return locate_prepared(found.model, pairs, locator, cache=cache, name=name, progress=bar)
+            return score_shard(found.model, pairs, locator, shard, cache=cache, progress=show_progress)
+        return locate_prepared(found.model, pairs, locator, cache=cache, name=name, progress=show_progress)
 
 
 def merged(cfg: DictConfig, name: str) -> Any:

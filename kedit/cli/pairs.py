@@ -7,12 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import bar, build
+from kedit.cli.configuration import build
 from kedit.data.found import FoundRegions
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, Pairs, counterfactuals
 from kedit.locate.shards import ALL, Shard
 from kedit.pipelines.locate import Counts, Prepared, prepare
+from kedit.progress import show_progress
 from kedit.samples import Concept, Data, Sample
 
 
@@ -26,7 +27,7 @@ def inpainter(cfg: DictConfig) -> Inpainter:
 def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
     """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
     with quiet(inpaint):
-        return counterfactuals(inpaint, samples, concept, progress=bar, needed=needed)
+        return counterfactuals(inpaint, samples, concept, progress=show_progress, needed=needed)
 
 
 def prepared(
@@ -36,7 +37,7 @@ def prepared(
     names = [field.name for field in fields(Counts)]
     wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
     with quiet(inpaint):
-        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, progress=bar)
+        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, progress=show_progress)
 
 
 def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
 from kedit.runs import clear, is_finished
 
-NO_MATTER = frozenset({"on_error", "store", "overwrite"})
+NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite"})
 """Settings that change no result."""
 ASIDE = ".STATUS"
 """The STATUS of a job that another sweep left, until this one comes to it and sees whether it fits."""

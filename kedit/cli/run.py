@@ -11,10 +11,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import bar, build, misuse, plain, sweep_folder, use_threads
+from kedit.cli.configuration import build, misuse, plain, sweep_folder, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import shared, unchanged
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 ASKED = ("data", "inpaint", "segment", "concept", "evaluate", "seed")
 """The settings that decide the pictures and the questions."""
@@ -75,7 +76,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         return pipeline.run_prepared(
             found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
             controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed, cache=Recall.at(cfg.store, found.identity),
-            name=name, keep=lambda located: leave(located, kept), progress=bar,
+            name=name, keep=lambda located: leave(located, kept), progress=show_progress,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, plain
 from kedit.fingerprints import stamps_of_files
+from kedit.progress import duration
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -98,7 +100,13 @@ def loaded(node: DictConfig) -> Any:
 
 
 def _loaded(node: DictConfig) -> Loaded:
-    return shared("model", plain(node), lambda: Loaded(build(node)))
+    def load() -> Loaded:
+        began = time.monotonic()
+        model = Loaded(build(node))
+        logger.info("loaded %s: %s", model.model.name, duration(time.monotonic() - began))
+        return model
+
+    return shared("model", plain(node), load)
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import bar, build, misuse, use_threads
+from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
+from kedit.progress import show_progress
 
 LEAST = {"seed": 0, "threads": 1, "locating": 1, "evaluated": 1, "controls": 0}
 
@@ -58,7 +59,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         pipeline.check_model(model, locator, quiz)
     return pipeline.task_prepared(
         model, quiz, locator, plan, controls=cfg.controls, match=cfg.match, seed=cfg.seed, name=name,
-        keep=lambda scores, sets: pipeline.leave_sets(scores, sets, kept), progress=bar,
+        keep=lambda scores, sets: pipeline.leave_sets(scores, sets, kept), progress=show_progress,
     )  # fmt: skip
 
 

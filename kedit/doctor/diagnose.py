@@ -22,7 +22,8 @@ from kedit.doctor.residue import finite, restored
 from kedit.edit.edit import EditWarning
 from kedit.models.mllm import MLLM
 from kedit.models.passes import evaluating
-from kedit.samples import Progress, silent
+from kedit.progress import as_progress
+from kedit.samples import Progress
 from kedit.sites import SiteError
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 """What each name of a check does; they run in this order."""
 
 
-def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress: Progress = silent) -> Diagnosis:
+def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress: Progress | bool = True) -> Diagnosis:
     """Run the checks on `model` and return what each found; a check that fails is an ERROR, and the others still run.
 
     The model is afterwards what it was: `column` writes to three columns of weights, and restores them bit by bit.
@@ -67,7 +68,7 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
     Args:
         model: A model with its processor, as `load` and `HuggingFaceMLLM` make it.
         checks: The names of the checks to run, or the only one; None for all.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         TypeError: `model` is a bare module, which cannot be asked anything.
@@ -77,12 +78,12 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
         raise TypeError(
             f"a {type(model).__name__} alone cannot be given a prompt; wrap it: `HuggingFaceMLLM(module, processor)`"
         )
-    names = chosen(checks)
+    names, show = chosen(checks), as_progress(progress)
     patient = Patient(model)
     if "restored" in names:
         log.info("%d weights to come back to", len(patient.before.weights))
     with evaluating(model.module):
-        findings = {name: _found(name, patient) for name in progress(names, len(names), "checks")}
+        findings = {name: _found(name, patient) for name in show(names, len(names), "checks")}
     return Diagnosis(model.name, findings)
 
 

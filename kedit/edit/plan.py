@@ -21,6 +21,11 @@ class EditPlan(Protocol):
         """Where the edit acts."""
         ...
 
+    @property
+    def phase(self) -> Phase:
+        """When the edit acts."""
+        ...
+
     def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
         """Return the operator; it may need runs of the model on the pictures used for locating."""
         ...

@@ -11,6 +11,9 @@ from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept
 from kedit.unembedding import Unembedding
 
+AT_ONCE = 128
+"""Neurons whose logits over all words are held at once."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -64,6 +67,32 @@ def decode(model: MLLM, neurons: NeuronSet, k: int = 10) -> list[Decoded]:
     return [
         Decoded(one, **{name: words[number] for name, words in listed.items()}) for number, one in enumerate(neurons)
     ]
+
+
+@torch.no_grad()
+def strongest_words(model: MLLM, neurons: NeuronSet, k: int) -> dict[NeuronId, tuple[str, ...]]:
+    """Return the `k` words that each neuron raises most, through the final norm: `Decoded.words` alone, on one line.
+
+    Raises:
+        ValueError: The neurons are outside the language model.
+        UnembeddingError: The model has no output matrix.
+    """
+    if neurons.scope != "language":
+        raise ValueError(f"neurons of scope `{neurons.scope}` do not write into the stream that becomes words")
+    unembedding, site, ids = Unembedding.of(model.module), model.site(neurons.site), list(neurons)
+    words: dict[NeuronId, tuple[str, ...]] = {}
+    for start in range(0, len(ids), AT_ONCE):
+        some = ids[start : start + AT_ONCE]
+        vectors = torch.stack([site.value_vector(model.module, one) for one in some]).to(unembedding.weight.device)
+        listed = _strongest(model, unembedding.logits(vectors), k)
+        words |= {one: tuple(map(_on_one_line, row)) for one, row in zip(some, listed, strict=True)}
+    return words
+
+
+def _on_one_line(word: str) -> str:
+    """Return a token's text without the space around it; what is no word is quoted, and written out."""
+    plain = word.strip()
+    return plain if plain.isprintable() and any(map(str.isalnum, plain)) else repr(word)
 
 
 def _strongest(model: MLLM, logits: Tensor, k: int) -> list[tuple[str, ...]]:

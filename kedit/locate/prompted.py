@@ -12,6 +12,7 @@ from kedit.locate.scorer import LayerEvidence
 from kedit.locate.scoring import Tally, stacked_batch
 from kedit.models.attention import Attention
 from kedit.models.mllm import MLLM, Forced
+from kedit.progress import Batched
 from kedit.prompts import Prompt, batches
 from kedit.samples import Progress, silent
 from kedit.sites import Site
@@ -23,7 +24,7 @@ def over_prompts(
     """Return what `scorer` makes of the prompts together; those of one medium are read in batches."""
     made = Tally.of(scorer)
     chunks = batches(prompts, model.batch_size)
-    for chunk in progress(chunks, len(chunks), "locate"):
+    for chunk in progress(Batched(chunks, [*map(len, chunks)], "questions"), len(chunks), "locate"):
         some = [prompts[place] for place in chunk]
         layers = _layers(model, site, model.read(some, [()] * len(some)), scorer)
         made.n_invalid += sum(int(layer.isnan().sum()) for layer in layers)

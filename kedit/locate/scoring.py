@@ -13,6 +13,7 @@ from kedit.locate.reduction import RunningReduction
 from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
+from kedit.progress import Batched
 from kedit.samples import Progress, silent
 from kedit.sites import Site
 
@@ -56,7 +57,9 @@ def gathered(
     """Run the passes that the scorers share, batch by batch, and return what each made of them."""
     made = {name: Tally.of(scorer) for name, scorer in scorers.items()}
     batches = together(model, site, cases, target)
-    for batch in progress(gather(model, site, cases, target, scorers, batches), len(batches), "locate"):
+    gathering = gather(model, site, cases, target, scorers, batches)
+    counted = Batched(gathering, [*map(len, batches)], "pictures", ", ".join(scorers))
+    for batch in progress(counted, len(batches), "locate"):
         for name, scorer in scorers.items():
             made[name].n_invalid += sum(int(layer.isnan().sum()) for layer in batch[name])
             stacked = stacked_batch(batch[name])
@@ -69,7 +72,8 @@ def probed(
 ) -> Tally:
     """Let a prober run the model, sample by sample, and return what it found; `name` is for the progress."""
     made = Tally.of(prober)
-    for one in progress(prober.probe(model, site, cases, target), len(cases), name):
+    counted = Batched(prober.probe(model, site, cases, target), [1] * len(cases), "pictures")
+    for one in progress(counted, len(cases), name):
         made.sums.add(one.scores)
         made.forwards += one.forwards
         made.backwards += one.backwards

@@ -19,6 +19,7 @@ from kedit.models.sequences import Architecture, apart, architecture, columns, f
 from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
+from kedit.progress import Batched
 from kedit.prompts import Medium, Prompt, batches
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
@@ -116,7 +117,7 @@ class HuggingFaceMLLM:
             tokens = {place: drafts[place].tokens for place in right}
         rest = [place for place in range(len(prompts)) if place not in tokens]
         chunks = batches([prompts[place] for place in rest], self.batch_size)
-        for chunk in progress(chunks, len(chunks), what):
+        for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), what):
             places = [rest[number] for number in chunk]
             tokens |= zip(places, generate_batch(self, [prompts[place] for place in places]), strict=True)
         return [Generated(self._decode(tokens[place]), tokens[place]) for place in range(len(prompts))]

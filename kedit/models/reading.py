@@ -9,12 +9,13 @@ from torch import Tensor
 from kedit.hooks import record
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Forced
+from kedit.progress import Batched
 from kedit.samples import Progress, silent
 from kedit.sites import Site
 
 
 def prompted(
-    model: MLLM, site: Site, images: Sequence[Image], *, progress: Progress = silent, what: str = "pictures"
+    model: MLLM, site: Site, images: Sequence[Image], *, progress: Progress = silent, what: str = "reading"
 ) -> Iterator[tuple[list[int], Forced, dict[int, Tensor]]]:
     """Yield the places of some pictures, their batch after the prompt, and each layer's activations.
 
@@ -29,7 +30,7 @@ def prompted(
             f"neurons of scope `{site.scope}` see no positions of the prompt: only the language model's do"
         )
     chunks = of_pictures(model, images)
-    for places in progress(chunks, len(chunks), what):
+    for places in progress(Batched(chunks, [*map(len, chunks)], "pictures"), len(chunks), what):
         some = [images[place] for place in places]
         batch = model.forced(some, [()] * len(some))
         with torch.no_grad(), record(model.module, site) as activations:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedit.models import prompting
 from kedit.models.marks import MARKED, medium_token
 from kedit.models.passes import evaluating
+from kedit.progress import Batched
 from kedit.prompts import Prompt
 from kedit.samples import Progress
 
@@ -102,7 +103,7 @@ class Check:
     def confirm(self, places: Sequence[int], progress: Progress) -> list[int]:
         """Return those of the places whose drafts are right."""
         right, chunks = [], self._chunks(places)
-        for chunk in progress(chunks, len(chunks), "drafts"):
+        for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drafts"):
             likeliest, sure = self._read(chunk)
             for place, tokens, certain in zip(chunk, likeliest.tolist(), sure.tolist(), strict=True):
                 if self._is_right(self.drafts[place], tokens, certain):

@@ -31,6 +31,7 @@ from kedit.pipelines.comparison.rows import Row, budget_size, picked, rows
 from kedit.pipelines.comparison.scoring import Bench, Failed
 from kedit.pipelines.locate import Counts, Prepared, check_model, prepare, usable
 from kedit.pipelines.run import as_plan
+from kedit.progress import as_progress
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.samples import Data, Progress, silent
 
@@ -58,7 +59,7 @@ def compare(
     matrix: Sequence[str] = (),
     seed: int = 0,
     store: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Comparison:
     """Locate concepts with several methods, edit what each found, and rank the methods by what that did.
 
@@ -82,7 +83,7 @@ def compare(
         matrix: Concepts of which is measured how often each loses its word when another's neurons are edited.
         seed: Of the pictures drawn, the random methods and the resampling.
         store: The folder of results that later jobs may use again; None computes everything.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         LookupError: The data has no such concept, or kedit no such method.
@@ -90,11 +91,12 @@ def compare(
     """
     names, budgets = _several(concepts), _several(budget or reference)
     choices = Choices(methods, budgets, reference, site, positions, counts, seed)
-    ask = partial(prepare, data, inpaint=inpaint, seed=seed, progress=progress)
+    show = as_progress(progress)
+    ask = partial(prepare, data, inpaint=inpaint, seed=seed, progress=show)
     return compare_prepared(
         model, choices, [ask(name, counts=counts) for name in names], as_plan(edit), encoder=encoder,
         matrix=[ask(name, counts=of_matrix(counts)) for name in matrix], cache=Recall.of_model(store, model),
-        progress=progress,
+        progress=show,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ from kedit.pipelines.looks import (
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make
 from kedit.plots import Drawing, draw_heatmaps, draw_layers, draw_matrix, draw_measures, draw_responses, draw_streams
+from kedit.progress import as_progress, run_stage
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Cell, Table
 from kedit.runs import Run, result_folder
@@ -319,7 +320,7 @@ def inspect(
     clip: ClipScorer | None = None,
     looks: Looks | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Inspection:
     """Look at the neurons of a concept: what they say, where they fire, how stable they are.
 
@@ -338,13 +339,13 @@ def inspect(
         clip: Scores words against pictures; without it, that measure is left out.
         looks: How closely to look; the pictures of a `RunResult` are its own.
         seed: Of the pictures drawn, the random sets and the bootstrap.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, or what was given does not fit together.
     """
-    counted, locator = looks or Looks(), locate or two_stage()
+    counted, locator, show = looks or Looks(), locate or two_stage(), as_progress(progress)
     if isinstance(neurons, RunResult):
         _check_run(neurons, model, concept, locator)
         prepared = Prepared(neurons.exam, list(neurons.located.pairs), {})
@@ -352,10 +353,10 @@ def inspect(
         if neurons is not None and locate is not None:
             raise ValueError("`locate` finds neurons where none are given; leave out `locate` or `neurons`")
         language_only(locator if neurons is None else neurons, "inspect")
-        prepared = prepare(data, concept, inpaint, counted.pictures, seed=seed, progress=progress)
+        prepared = prepare(data, concept, inpaint, counted.pictures, seed=seed, progress=show)
     return inspect_prepared(
         model, data, prepared, locator, neurons, inpaint=inpaint, encoder=encoder, clip=clip, looks=counted, seed=seed,
-        progress=progress,
+        progress=show,
     )  # fmt: skip
 
 
@@ -454,10 +455,7 @@ def _look(subject: Subject, name: str, began: float) -> Inspection:
     measures: list[Measure] = []
 
     def take(section: str, names: Sequence[str], look: Callable[[Subject], L]) -> L | None:
-        started = time.perf_counter()
-        seen = _attempt(section, names, partial(look, subject), measures)
-        logger.info("%s: %.1f s", getattr(look, "__name__", section), time.perf_counter() - started)
-        return seen
+        return run_stage(lambda: _attempt(section, names, partial(look, subject), measures), subject.progress, section)
 
     words = take("words", WORDS, decode_located)
     if words is not None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.pipelines.naming import NamedNeurons, name_neurons
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Drawing, draw_layers, draw_scores
+from kedit.progress import as_progress
 from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.table import Table
@@ -93,6 +95,8 @@ class Located:
     captions: Sequence[Generated] = ()
     significant: Significant | None = None
     """What the tests found, where tests chose the neurons."""
+    named: NamedNeurons = field(default_factory=NamedNeurons)
+    """The neurons by name, with their scores and words."""
 
     @property
     def neurons(self) -> NeuronSet:
@@ -166,7 +170,7 @@ class LocateResult:
         title = f"`{about['concept']}` in {about['model']} by {self.locator}: {about['n_samples']} samples"
         cells = [(name, row["count"], row["highest"], row["select"]) for name, row in rows]
         columns = ("stage", "neurons", "highest score", "chosen by")
-        return Table(columns, tuple(cells), title, (self.located.neurons_line,))
+        return Table(columns, tuple(cells), title, (self.located.neurons_line, *self.located.named.lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return what locate.json holds; a function of what was asked, without times."""
@@ -234,7 +238,7 @@ def locate_neurons(
     counts: Counts | None = None,
     seed: int = 0,
     store: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> LocateResult:
     """Locate the neurons of a concept, without an edit: those that `kedit.run` with the same arguments edits.
 
@@ -251,7 +255,7 @@ def locate_neurons(
         counts: How many pictures to locate with; the other counts do not matter.
         seed: Of the pictures drawn.
         store: The folder of results that later jobs may use again; None computes everything.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         LookupError: The data has no such concept.
@@ -260,9 +264,10 @@ def locate_neurons(
     locator = locate or two_stage()
     check_choice(select, locator)
     only_locating = replace(counts or Counts(), target=1, retention=0)
-    prepared = prepare(data, concept, inpaint, only_locating, seed=seed, progress=progress)
+    show = as_progress(progress)
+    prepared = prepare(data, concept, inpaint, only_locating, seed=seed, progress=show)
     cache = Recall.of_model(store, model)
-    return locate_prepared(model, prepared, locator, select=select, cache=cache, progress=progress)
+    return locate_prepared(model, prepared, locator, select=select, cache=cache, progress=show)
 
 
 def locate_prepared(
@@ -417,8 +422,11 @@ def locate(
     choice = chosen_by(
         select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
     )
-    widths = site_of(model, locator).widths
-    return Located(scores, choice.stages, widths, skipped, found.pairs, found.captions, choice.significant)
+    site = site_of(model, locator)
+    named = name_neurons(list(choice.stages.values())[-1], scores, model, site)
+    return Located(
+        scores, choice.stages, site.widths, skipped, found.pairs, found.captions, choice.significant, named
+    )  # fmt: skip
 
 
 def _scores(
@@ -460,6 +468,7 @@ def leave(located: Located, run: Run) -> None:
     """Leave the scores and the neurons in the folder of a run, and what tests found."""
     run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
     run.save_json("neurons.json", located.neurons.to_json())
+    run.save_text("neurons.csv", located.named.table().csv())
     if (tests := located.significant) is not None:
         run.save_json("significance.json", tests.to_json())
         run.save_file("pvalues.safetensors", lambda path: save_scores(tests.pvalues, path))

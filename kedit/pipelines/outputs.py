@@ -21,6 +21,7 @@ from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronSet
 from kedit.pipelines.transcripts import Said
+from kedit.progress import Batched
 from kedit.prompts import Prompt
 from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
 from kedit.samples import Concept, Progress, Sample
@@ -88,10 +89,10 @@ def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progres
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
     acting, texts = [edit for edit in edits if len(edit.neurons)], []
-    for edit in acting:
+    for edit in progress(Batched(acting, [1] * len(acting), "neuron sets"), len(acting), "edited captions"):
         drafts = before.texts if edit.teacher_forceable else None
         with edit.applied(model):
-            texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="edited captions"))
+            texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="captions of a set"))
     spoken = logprobs(model, exam.concept, exam.target, named, acting)
     changed = (Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True))
     return [next(changed) if len(edit.neurons) else before for edit in edits]

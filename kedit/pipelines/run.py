@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare, site_of
 from kedit.pipelines.outputs import Told, interview, measured
 from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
+from kedit.progress import as_progress, run_stage
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
@@ -80,6 +82,8 @@ class RunResult:
     """How many pictures could not be used, by the reason."""
     seconds: Mapping[str, float]
     """How long locating and the whole took."""
+    phase: str = "both"
+    """When the edit acts."""
 
     @property
     def concept(self) -> str:
@@ -131,9 +135,8 @@ class RunResult:
         ]
         rows.append(("selectivity", report.selectivity, None, report.selectivity.n))
         columns = ("", edit, f"random control, {control.seeds} seeds", "n")
-        return Table(
-            columns, tuple(rows), f"{self.concept} in {self.model}", (self.located.neurons_line, report.verdict)
-        )
+        notes = (self.located.neurons_line, *self.located.named.lines, report.verdict)
+        return Table(columns, tuple(rows), f"{self.concept} in {self.model}", notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
@@ -144,6 +147,7 @@ class RunResult:
             "locator": self.locator,
             "operator": self.operator,
             "positions": self.positions,
+            "phase": self.phase,
             "neurons": neuron_part(self.neurons, self.site.n_neurons),
             **self.report.to_json(),
             "corpus": self.corpus,
@@ -218,7 +222,7 @@ def run(
     scores: Mapping[str, NeuronScores] | None = None,
     seed: int = 0,
     store: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> RunResult:
     """Locate the neurons of a concept, edit them, and measure suppression and retention on held-out pictures.
 
@@ -239,7 +243,7 @@ def run(
         scores: Scores of the same pictures that were taken before.
         seed: Of the pictures drawn, the random controls and the bootstrap.
         store: The folder of results that later jobs may use again; None computes everything.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         LookupError: The data has no such concept.
@@ -247,10 +251,11 @@ def run(
     """
     locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
     check(locator, plan, select)
-    prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=progress)
+    show = as_progress(progress)
+    prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=show)
     return run_prepared(
         model, prepared, locator, plan, select=select, encoder=encoder, controls=counted.controls, scores=scores,
-        seed=seed, cache=Recall.of_model(store, model), progress=progress,
+        seed=seed, cache=Recall.of_model(store, model), progress=show,
     )  # fmt: skip
 
 
@@ -304,13 +309,14 @@ def run_prepared(
     random = [located.neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
     told = interview(model, exam, plan, operator, located.neurons, random, progress, cache)
     similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
-    report, corpus = measured(exam, told, similarity, len(located.neurons), seed, cache)
+    measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache)
+    report, corpus = run_stage(measures, progress, "measures")
     heat_maps = HeatMaps(model, site, located, cache)
-    _ = heat_maps.measures  # part of what the job takes
+    run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
         model.name, found.locator, repr(operator), plan.positions, site, exam, located, told, report, corpus,
-        heat_maps, found.skipped, seconds,
+        heat_maps, found.skipped, seconds, plan.phase,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from kedit.pipelines.locate import (
     usable,
     without_seconds,
 )
+from kedit.pipelines.naming import name_neurons
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.runs import Run
 from kedit.samples import Progress, silent
@@ -127,7 +128,9 @@ def merge_shards(folders: Sequence[str | Path], locator: Locator, *, name: str =
     # A shard in which no caption names the concept has no scores to say so.
     unnamed = {"skipped": str(by_model["caption_does_not_name_it"])}
     scores = {stage: replace(one, provenance={**one.provenance, **unnamed}) for stage, one in scores.items()}
-    located = Located(scores, locator.select_each(scores), shards[0].widths, by_model)
+    stages = locator.select_each(scores)
+    named = name_neurons(list(stages.values())[-1], scores)
+    located = Located(scores, stages, shards[0].widths, by_model, named=named)
     seconds = time.perf_counter() - began
     return LocateResult(name or name_of(locator), selectors_of(locator), located, skipped, seconds)
 

@@ -24,10 +24,11 @@ from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.locate import Counts, Prepared, check_model, prepare
 from kedit.pipelines.run import RunResult, as_plan, check, run_prepared
 from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
+from kedit.progress import as_progress
 from kedit.results.cache import Recall
 from kedit.results.table import Cell, Table
 from kedit.runs import result_folder
-from kedit.samples import Data, Progress, silent
+from kedit.samples import Data, Progress
 
 Scores = Mapping[str, NeuronScores]
 """Of each stage."""
@@ -153,7 +154,7 @@ def sweep(
     counts: Counts | None = None,
     seed: int = 0,
     store: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> SweepResult:
     """Measure what every combination of selectors chooses; the scores do not depend on them and are taken once.
 
@@ -172,19 +173,19 @@ def sweep(
         counts: How many pictures and random controls to take.
         seed: Of the pictures drawn, the random controls and the bootstrap.
         store: The folder of results that later jobs may use again; if None, they last as long as the call.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         LookupError: The data has no such concept, or the locator no such stage.
         ValueError: There is nothing to sweep over, there are too few pictures, or an option does not fit.
     """
-    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
+    locator, plan, counted, show = locate or two_stage(), as_plan(edit), counts or Counts(), as_progress(progress)
     if isinstance(concepts, str) or not concepts:
         raise ValueError(f"`concepts` is a list of names, at least one; got {concepts!r}")
     points = list(_points(locator, select))
     for _, varied in points:
         check(varied, plan, None)
-    prepared = [prepare(data, concept, inpaint, counted, seed=seed, progress=progress) for concept in concepts]
+    prepared = [prepare(data, concept, inpaint, counted, seed=seed, progress=show) for concept in concepts]
     check_model(model, locator)
     encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
@@ -193,27 +194,28 @@ def sweep(
         def measure(one: Prepared, varied: Locator, scores: Scores | None) -> RunResult:
             return run_prepared(
                 model, one, varied, plan, encoder=encoder, controls=counted.controls, scores=scores, seed=seed,
-                cache=cache, progress=progress,
+                cache=cache, progress=show,
             )  # fmt: skip
 
-        return SweepResult(tuple(row for one in prepared for row in _rows(one, points, measure)))
+        return SweepResult(tuple(show(_rows(prepared, points, measure), len(prepared) * len(points), "points")))
 
 
 def _rows(
-    prepared: Prepared,
+    prepared: Sequence[Prepared],
     points: Sequence[tuple[Mapping[str, Selector], Locator]],
     measure: Callable[[Prepared, Locator, Scores | None], RunResult],
 ) -> Iterator[SweepRow]:
-    """Yield a row for each point of a concept, whose neurons are measured unless an earlier row has the same."""
-    scores: Scores | None = None
-    measured: dict[NeuronSet, RunResult] = {}
-    for asked, varied in points:
-        run = None if scores is None else measured.get(varied.select(scores))
-        if run is None:
-            run = measure(prepared, varied, scores)
-            scores = run.located.scores
-            measured[run.neurons] = run
-        yield SweepRow(run.concept, asked, run)
+    """Yield a row for each point of each concept, whose neurons are measured unless an earlier row has the same."""
+    for one in prepared:
+        scores: Scores | None = None
+        measured: dict[NeuronSet, RunResult] = {}
+        for asked, varied in points:
+            run = None if scores is None else measured.get(varied.select(scores))
+            if run is None:
+                run = measure(one, varied, scores)
+                scores = run.located.scores
+                measured[run.neurons] = run
+            yield SweepRow(run.concept, asked, run)
 
 
 def _points(

@@ -21,6 +21,7 @@ from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.run import as_plan
 from kedit.plots import Drawing, draw_answers, draw_layers
+from kedit.progress import Batched, as_progress
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Table
 from kedit.runs import Run, result_folder
@@ -191,7 +192,7 @@ def task(
     controls: int = 5,
     match: Match = "contains",
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> TaskResult:
     """Locate the neurons of each modality on some questions, edit them, and judge the answers to others.
 
@@ -208,7 +209,7 @@ def task(
         controls: Layer-matched random sets beside the located one.
         match: When an answer is right; see `kedit.evaluation.task.Match`.
         seed: Of the questions drawn, the random sets and the bootstrap.
-        progress: Shows how far it is.
+        progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
         ValueError: There are too few questions, the model cannot read them, or an option does not fit.
@@ -218,7 +219,8 @@ def task(
     quiz = questions
     if not isinstance(quiz, Quiz):
         quiz = quiz.quiz(locate=locating, evaluate=evaluated, seed=seed)
-    return task_prepared(model, quiz, locator, plan, controls=controls, match=match, seed=seed, progress=progress)
+    show = as_progress(progress)
+    return task_prepared(model, quiz, locator, plan, controls=controls, match=match, seed=seed, progress=show)
 
 
 def check(locator: object, plan: EditPlan, match: str, name: str = "") -> None:
@@ -289,8 +291,8 @@ def _answers_edited(
     progress: Progress,
 ) -> list[list[str]]:
     """Return the answers with each of the `sets` edited: the located neurons first, then random ones."""
-    answers = []
-    for number, chosen in enumerate(sets):
+    answers, counted = [], Batched(enumerate(sets), [1] * len(sets), "neuron sets")
+    for number, chosen in progress(counted, len(sets), "edited answers"):
         with plan.edit(chosen, operator, f"control {number - 1}" if number else "task").applied(model):
             answers.append(model.answer(questions, progress=progress))
     return answers

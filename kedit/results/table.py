@@ -3,8 +3,9 @@
 import csv
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kedit.evaluation.statistics import Measured
@@ -13,6 +14,12 @@ Cell = str | int | float | bool | None | Measured
 """What stands in a cell; None is what there is nothing to say of."""
 ENDS = ("low", "high", "n")
 """What a measured figure has beside its value, each in a column of its own where people do not read."""
+WIDTH = 80
+"""Columns of a terminal that does not say how many it has."""
+BORDER = 3
+"""Columns between two cells."""
+LONGEST_UNBROKEN = 20
+"""Columns up to which a text stays in one line."""
 
 
 @dataclass(frozen=True)
@@ -81,31 +88,49 @@ class Table:
         return self.html()
 
     def __str__(self) -> str:
-        """The table as a terminal shows it, no wider than 80 columns where its texts allow."""
-        return self.text(80)
+        """The table as the terminal shows it, or one of 80 columns where there is none."""
+        return self.text()
 
     def text(self, width: int | None = None) -> str:
-        """Return the table as a terminal of so many columns shows it; by default as wide as its cells are."""
+        """Return the table as a terminal of so many columns shows it; by default that of this process, or one of 80.
+
+        Nothing is cut off: where not all columns fit beside each other, the others follow below, each row again with
+        its first cell.
+        """
         from rich.console import Console
 
-        if width is None:
-            # A line that the terminal wraps can still be read, a cell that is cut off cannot.
-            width = max(80, Console(width=1000).measure(replace(self, notes=()).__rich__()).maximum)
-        lines = Console(width=width).render_lines(self.__rich__(), pad=False)
+        console = Console(width=shutil.get_terminal_size((WIDTH, 24)).columns if width is None else width)
+        lines = console.render_lines(self, pad=False)
         return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
 
-    def __rich__(self) -> Any:
-        """Return what a rich console prints."""
-        from rich.console import Group
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """Yield what a rich console prints."""
         from rich.table import Table as Grid
         from rich.text import Text
 
-        grid = Grid(title=Text(self.title) if self.title else None, title_justify="left")
-        for number, name in enumerate(self.columns):
-            grid.add_column(Text(name), justify="left" if number == 0 else "right")
-        for row in self.texts:
-            grid.add_row(*map(Text, row))
-        return Group(grid, *map(Text, self.notes))
+        texts, title = self.texts, Text(self.title, overflow="fold") if self.title else None
+        for shown in self._side_by_side(options.max_width):
+            grid = Grid(title=title, title_justify="left")
+            for number in shown:
+                side = "right" if number else "left"
+                grid.add_column(Text(self.columns[number]), justify=side, overflow="fold")  # type: ignore[arg-type]
+            for row in texts:
+                grid.add_row(*(Text(row[number]) for number in shown))
+            yield grid
+            title = None
+        yield from (Text(note, overflow="fold") for note in self.notes)
+
+    def _side_by_side(self, width: int) -> list[list[int]]:
+        """Return which columns a terminal of `width` shows beside each other: the first one each time, then others."""
+        needs = [max(map(_needed, (name, *cells))) for name, *cells in zip(self.columns, *self.texts, strict=True)]
+        groups: list[list[int]] = []
+        for number, need in enumerate(needs):
+            taken = sum(needs[other] + BORDER for other in groups[-1]) if groups else width
+            if groups and (len(groups[-1]) == 1 or taken + need + BORDER < width):
+                groups[-1].append(number)
+            else:
+                groups.append([0, number] if number else [0])
+        return groups
 
     def _named(self, row: Sequence[Cell]) -> Iterable[tuple[str, Cell]]:
         return zip(self.columns, row, strict=True)
@@ -128,6 +153,14 @@ def show(cell: Cell, *, fine: bool = False) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def _needed(text: str) -> int:
+    """Return how many columns a text needs: one of a few words is not broken, a long one between any two words."""
+    from rich.cells import cell_len
+
+    whole = cell_len(text)
+    return whole if whole <= LONGEST_UNBROKEN else min(max(map(cell_len, text.split()), default=1), LONGEST_UNBROKEN)
 
 
 def _columns_of(name: str, measured: bool) -> list[str]:

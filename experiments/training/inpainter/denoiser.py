@@ -9,12 +9,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from experiments.training.inpainter.autoencoder import DOWN, LATENTS
 from experiments.training.inpainter.examples import examples
 from experiments.training.scenes.loop import Losses
 from kedit.data.scene import SIZE
+from kedit.progress import show_progress
 
 TEXT_WIDTH = 32
 """Width of the prompt's embedding, which no block of the denoiser reads: there is one task."""
@@ -52,7 +52,8 @@ def pool(encoder: AutoencoderKL, first_seed: int, n_examples: int, file: Path) -
     """Return `n_examples` examples as latents, from `file` when an earlier run left it there."""
     if not file.is_file():
         parts = []
-        for start in tqdm(range(0, n_examples, 64), desc="latents", disable=None):
+        starts = range(0, n_examples, 64)
+        for start in show_progress(starts, len(starts), "latents"):
             some = examples(range(first_seed + start, first_seed + min(start + 64, n_examples)))
             noise = torch.Generator().manual_seed(start)
             masked, targets = (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from kedit.progress import show_progress
 
 Losses = dict[str, Tensor]
 
@@ -58,28 +59,25 @@ def train(
     optimizer = optimizer_of(module, schedule)
     start = _resume(name, module, optimizer, folder)
     began, seen = time.perf_counter(), {}
-    with tqdm(total=schedule.steps, initial=start, desc=name, disable=None, dynamic_ncols=True) as bar:
-        for step in range(start, schedule.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate(step)
-            parts = losses(step)
-            total = torch.stack(list(parts.values())).sum()
-            if not torch.isfinite(total):
-                raise FloatingPointError(f"the loss of {name} is {total.item()} at step {step}: {parts}")
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            for key, value in parts.items():
-                seen[key] = 0.95 * seen.get(key, value.item()) + 0.05 * value.item()
-            bar.update()
-            done = step + 1
-            if done % save_every == 0 or done == schedule.steps:
-                row = {"step": done, "seconds": round(time.perf_counter() - began, 1)}
-                row |= {key: round(value, 5) for key, value in seen.items()}
-                bar.set_postfix(row)
-                _checkpoint(name, module, optimizer, done, row, folder)
-                yield done
+    for step in show_progress(range(start, schedule.steps), schedule.steps - start, f"{name}, steps"):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        parts = losses(step)
+        total = torch.stack(list(parts.values())).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the loss of {name} is {total.item()} at step {step}: {parts}")
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        for key, value in parts.items():
+            seen[key] = 0.95 * seen.get(key, value.item()) + 0.05 * value.item()
+        done = step + 1
+        if done % save_every == 0 or done == schedule.steps:
+            row = {"step": done, "seconds": round(time.perf_counter() - began, 1)}
+            row |= {key: round(value, 5) for key, value in seen.items()}
+            _checkpoint(name, module, optimizer, done, row, folder)
+            yield done
 
 
 def _resume(name: str, module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
 from experiments.training.scenes.language import Watch, silenced
@@ -17,6 +16,7 @@ from experiments.training.scenes.loop import Losses
 from experiments.training.scenes.rows import PREFIX, RowMaker, Rows
 from experiments.training.scenes.tower import IGNORED, PatchLabeler, pixel_values
 from kedit.data.scene import scene
+from kedit.progress import show_progress
 
 SPARSITY_FROM, SPARSITY_FULL = 300, 1000
 """Steps between which sparsity sets in: earlier it kills the neurons that have not found their use yet."""
@@ -49,7 +49,8 @@ def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path) -> Poo
     if file.is_file():
         return Pool(first_seed, load_file(file)["features"])
     parts = []
-    for start in tqdm(range(0, n_scenes, 256), desc="patch features", disable=None):
+    starts = range(0, n_scenes, 256)
+    for start in show_progress(starts, len(starts), "patch features"):
         seeds = range(first_seed + start, first_seed + min(start + 256, n_scenes))
         parts.append(tower.features(pixel_values([scene(seed) for seed in seeds])).half())
     found = Pool(first_seed, torch.cat(parts))

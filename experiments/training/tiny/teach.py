@@ -12,9 +12,10 @@ import hydra
 from omegaconf import DictConfig
 
 import kedit
-from kedit.cli.configuration import bar, build, misuse, texts, use_threads, whole_numbers
+from kedit.cli.configuration import build, misuse, texts, use_threads, whole_numbers
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
+from kedit.progress import show_progress
 from kedit.samples import Sample
 
 LEAST = {"steps": 1, "batch": 1, "pictures": 1, "exam": 1, "seed": 0, "threads": 1}
@@ -38,12 +39,12 @@ def teach(cfg: DictConfig) -> None:
     with misuse():
         samples = _captioned(data, cfg.pictures + cfg.exam, cfg.seed)
     model = build(cfg.model)
-    Lesson(cfg.steps, cfg.rate, cfg.batch, cfg.seed).give(model, samples[: cfg.pictures], bar)
+    Lesson(cfg.steps, cfg.rate, cfg.batch, cfg.seed).give(model, samples[: cfg.pictures], show_progress)
     with without_bars():
         model.module.save_pretrained(folder)
         model.processor.save_pretrained(folder)
     taught = kedit.load(folder, prompt=model.prompt, batch_size=model.batch_size, max_new_tokens=model.max_new_tokens)
-    print(f"captions right: {examined(taught, samples[cfg.pictures :], bar)} (n = {cfg.exam})")
+    print(f"captions right: {examined(taught, samples[cfg.pictures :], show_progress)} (n = {cfg.exam})")
     print(f"files: {folder}")
 
 

@@ -1,21 +1,25 @@
 """What is to be compared, read from the configuration and checked before a model is loaded."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kedit.cli.configuration import build, misuse
 from kedit.cli.errors import ConfigurationError
 from kedit.locate.shipped import file_of
-from kedit.pipelines.comparison.choices import Choices, Method
-from kedit.pipelines.locate import Counts
+
+if TYPE_CHECKING:
+    from kedit.pipelines.comparison.choices import Choices, Method
 
 LISTS = ("concept", "methods", "budget")
 
 
-def chosen(cfg: DictConfig) -> Choices:
+def chosen(cfg: DictConfig) -> "Choices":
     """Read and check the configuration; a ConfigurationError names the key that is wrong."""
+    from kedit.pipelines.comparison.choices import Choices
+    from kedit.pipelines.locate import Counts
+
     numbers = {key: cfg.evaluate[key] for key in ("locate", "target", "retention")}
     counts = Counts(**numbers, controls=cfg.random_seeds)
     with misuse():
@@ -57,7 +61,9 @@ def _listed(word: str) -> str:
     return f"{key}=[{value}]" if plain and key in LISTS else word
 
 
-def _method(name: str, cfg: DictConfig) -> Method:
+def _method(name: str, cfg: DictConfig) -> "Method":
+    from kedit.pipelines.comparison.choices import Method
+
     node = OmegaConf.load(file_of(name, "methods"))
     changes = OmegaConf.select(cfg.overrides, name) if cfg.overrides else None
     if changes:

@@ -10,11 +10,12 @@ import torch
 
 from kedit.cli.comparison.choices import chosen
 from kedit.cli.comparison.memory import peak_bytes
-from kedit.cli.configuration import bar, misuse, whole_numbers
+from kedit.cli.configuration import misuse, whole_numbers
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.planted_family import PlantedCase, family, planted_pairs
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.planted import MEAN, Cost, PlantedBenchmark, check_variants, rank_planted
+from kedit.progress import show_progress
 from kedit.samples import Counterfactual
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def truth(cfg: Any, kept: Any, tracker: Any) -> None:
         variants = check_variants(asked.variants)
     benchmark = rank_planted(
         choices.methods, variants=variants, models=asked.seeds, pictures=asked.pictures, reference=choices.reference,
-        seed=cfg.seed, progress=bar,
+        seed=cfg.seed, progress=show_progress,
     )  # fmt: skip
     certain = [method for method in choices.methods if not method.drawn]
     costs = measured_costs(family(variants[0], cfg.seed), certain, asked.pictures, asked.repeats)
@@ -55,7 +56,7 @@ def measured_costs(case: PlantedCase, methods: Sequence[Method], n_pictures: int
     captions = case.model.caption([pair.sample.image for pair in pairs])
     forward = plain_forward(case.model, pairs, captions)
     costs: dict[str, Cost] = {}
-    for method in bar(methods, len(methods), "costs"):
+    for method in show_progress(methods, len(methods), "costs"):
         some = slice(method.samples)
         try:
             costs[method.name] = cost_of(method.locator, case.model, pairs[some], captions[some], forward, repeats)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from kedit.cli.sweeping.overrides import shown
+from kedit.progress import duration
 
 RECENT = 20
 """Jobs that the estimate looks back on."""
@@ -50,16 +51,3 @@ def time_left(finished: int, total: int, durations: Sequence[float], workers: in
     """
     usual = (durations[1:] or durations)[-RECENT:]
     return None if not usual else (total - finished) * fmean(usual) / workers
-
-
-def duration(seconds: float) -> str:
-    """Return a time span with as many digits as matter: `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

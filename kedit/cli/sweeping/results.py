@@ -45,6 +45,10 @@ class Result:
     beats_control: bool | None
     p: float | None
     """Of the comparison with the random control, two-sided."""
+    phase: str | None = None
+    """When the edit acts."""
+    folder: str = ""
+    """The run's, where it was read from one."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -86,7 +90,15 @@ class Result:
             broken=_optional(report, ("fluency", "why")),
             beats_control=beats if isinstance(beats, bool) else None,
             p=_number(p),
+            phase=_optional(report, ("phase",)),
         )
+
+    @property
+    def where(self) -> str | None:
+        """The positions at which the edit acts, with the phase if it is not both, such as `image (decode)`."""
+        if self.positions is None or self.phase in (None, "both"):
+            return self.positions
+        return f"{self.positions} ({self.phase})"
 
     @property
     def told(self) -> str:

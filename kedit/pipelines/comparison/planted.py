@@ -17,8 +17,9 @@ from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
 from kedit.pipelines.locate import Usable
 from kedit.plots import Drawing, draw_benchmark
+from kedit.progress import as_progress
 from kedit.results.table import Cell, Table
-from kedit.samples import Progress, silent
+from kedit.samples import Progress
 
 MEAN = "mean"
 RANDOM = "random (expected)"
@@ -179,7 +180,7 @@ class PlantedBenchmark:
         return replace(self, verdicts=[replace(one, cost=costs.get(one.method)) for one in self.verdicts])
 
     def __str__(self) -> str:
-        return self.table(intervals=False).text()
+        return str(self.table(intervals=False))
 
     def _repr_html_(self) -> str:
         return self.table().html()
@@ -199,7 +200,7 @@ def rank_planted(
     pictures: int = 8,
     reference: str = "two_stage",
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> PlantedBenchmark:
     """Rank the neurons of planted models by every method, and return how high the true ones come.
 
@@ -217,7 +218,7 @@ def rank_planted(
     jobs = [(variant, number) for number in range(seed, seed + models) for variant in chosen]
     precisions: dict[str, dict[str, list[float]]] = {name: {} for name in (*(one.name for one in able), RANDOM)}
     failures: dict[str, str] = {}
-    for variant, number in progress(jobs, len(jobs), "planted models"):
+    for variant, number in as_progress(progress)(jobs, len(jobs), "planted models"):
         for name, value in _precisions(family(variant, number), able, pictures):
             if isinstance(value, Failed):
                 failures.setdefault(name, value.why)

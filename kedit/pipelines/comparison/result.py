@@ -207,7 +207,7 @@ class Comparison:
         run.save_text("compare.md", self.markdown(run.figures))
 
     def __str__(self) -> str:
-        lines = [one.table().text() for one in (*self.tables, *self.means)]
+        lines = [str(one.table()) for one in (*self.tables, *self.means)]
         lines += [self.matrix.finding] if self.matrix else []
         return "\n".join(lines + ["interrupted: these are the methods that were done"] * self.interrupted)
 
