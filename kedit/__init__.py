@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.folder_check import FolderCheck, check_folder
     from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
     from kedit.pipelines.run import RunResult, run
@@ -61,6 +62,7 @@ _HOMES = {
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
     "Folder": "kedit.data.folder",
+    "FolderCheck": "kedit.pipelines.folder_check",
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
     "HuggingFaceMLLM": "kedit.models.huggingface",
@@ -91,6 +93,7 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "check_folder": "kedit.pipelines.folder_check",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
     "inspect": "kedit.pipelines.inspect",
@@ -105,8 +108,8 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "Counts", "Looks", "Method",
-    "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "check_folder", "Counts", "Looks",
+    "Method", "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult", "FolderCheck",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -158,6 +158,8 @@ class Split:
     """Pictures without the concept or anything of its category."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """How many pictures were passed over because they cannot be used, by the reason."""
+    remarks: tuple[str, ...] = ()
+    """What whoever uses them should know, a sentence each."""
 
     def __post_init__(self) -> None:
         ids = [sample.id for part in (self.locate, self.target, self.near, self.far) for sample in part]
@@ -181,6 +183,15 @@ class Data(Protocol):
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far."""
+        ...
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """A data set that may have fewer pictures than are asked for."""
+
+    def split_up_to(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+        """Return what `split` does, or fewer samples where there are fewer; a ValueError if there are next to none."""
         ...
 
 

@@ -139,8 +139,9 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
 
 PUBLIC = frozenset({"_target_", "_convert_", "_class_name", "_asdict", "_fields", "_replace"})
 """Keys that Hydra and diffusers document, and the documented methods of a named tuple."""
-PIECES = frozenset({"_token", "_token_id", "_bias", "_col_", "_low", "_high", "_n"})
-"""Strings that are no names but parts of some."""
+FILES = frozenset({"_annotations.coco.json"})
+PIECES = frozenset({"_token", "_token_id", "_bias", "_col_", "_low", "_high", "_n"}) | FILES
+"""Strings that are no names but parts of some, and a file of Roboflow's."""
 
 MAX_FILE = 500
 MAX_FUNCTION = 57

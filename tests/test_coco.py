@@ -274,8 +274,7 @@ def spoil_caption(maker: CocoMaker, number: int) -> None:
             "bad_region",
             "the mask is 30 x 40 pixels, the picture 40 x 30",
         ),
-        (spoil_outline([], "cat"), "bad_region", "`cat`: the outline is empty"),
-        (spoil_outline({"size": [30, 40], "counts": [7]}, "cat"), "bad_region", "`cat`: the runs of the mask cover 7"),
+        (spoil_outline({"size": [30, 40], "counts": [7]}), "bad_region", "`dog`: the runs of the mask cover 7"),
     ],
 )
 def test_a_bad_sample_is_skipped_and_counted(
@@ -293,6 +292,21 @@ def test_a_bad_sample_is_skipped_and_counted(
         data.split(named(data, "dog"), locate=3, target=2, retention=0, seed=0)
     assert "2" not in ids(split)
     assert re.search(rf"skipped 1 samples \({reason}\), the first `2`: .*{complaint}", caplog.text)
+
+
+def test_a_bad_outline_of_something_else_is_counted_and_the_picture_used(
+    maker: CocoMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    # cocodataset/cocoapi#348: an outline of four numbers
+    for number in range(1, 5):
+        maker.add("dog", ("person", [[1, 1, 5, 5]]), *(["cat"] if number == 1 else []))
+    maker.annotate(1, "cat", {"size": [30, 40], "counts": [7]})
+    data = Coco(maker.write())
+    split = data.split(named(data, "dog"), locate=2, target=2, retention=0, seed=0)
+    assert split.skipped == {}
+    assert {name for one in (*split.locate, *split.target) for name in one.regions} == {"dog"}
+    assert all("person" in one.objects for one in split.locate)
+    assert re.search("4 samples have a bad region of something else, .* the first `.`: `(person|cat)`", caplog.text)
 
 
 def test_the_split_says_how_many_were_skipped(maker: CocoMaker, caplog: pytest.LogCaptureFixture) -> None:
@@ -356,12 +370,39 @@ def test_annotations_without_an_image_are_counted_and_left_out(
 def test_boxes_stand_in_for_missing_outlines_if_asked(maker: CocoMaker) -> None:
     maker.add(("dog", []))
     folder = maker.write()
-    assert list(Coco(folder).samples("dog")) == []
+    assert list(Coco(folder, boxes=False).samples("dog")) == []
     maker.add()
     maker.annotate(2, "dog", [], bbox=["a", 1, 2, 3])
     maker.write()
     (sample,) = Coco(folder, boxes=True).samples("dog")
     assert np.array_equal(sample.region(Concept("dog")), mask_of(4, 4, 12, 10))
+
+
+@pytest.mark.parametrize("missing", [[], None, [[]], {}, "left out"], ids=str)
+def test_a_category_of_boxes_alone_has_them_for_regions(
+    maker: CocoMaker, caplog: pytest.LogCaptureFixture, missing: Any
+) -> None:
+    # facebookresearch/detectron2#1422
+    for _ in range(4):
+        maker.add("cat", ("dog", missing))
+    if missing == "left out":
+        for one in maker.annotations:
+            one.pop("segmentation") if one["segmentation"] == missing else None
+    data = Coco(maker.write())
+    samples = list(data.samples("dog"))
+    assert len(samples) == 4
+    assert all(np.array_equal(one.region(Concept("dog")), mask_of(4, 4, 12, 10)) for one in samples)
+    assert "4 of 8 instances are of 1 categories without any outline: their boxes are the regions" in caplog.text
+
+
+def test_an_outline_that_one_instance_lacks_names_the_setting_that_takes_its_box(maker: CocoMaker) -> None:
+    maker.add("dog")
+    maker.add(("dog", []))
+    folder = maker.write()
+    data = Coco(folder)
+    with pytest.raises(ValueError, match=r"the outline is empty: .*`data\.boxes=true` takes its box"):
+        data.split(named(data, "dog"), locate=1, target=1, retention=0, seed=0)
+    assert len(list(Coco(folder, boxes=True).samples("dog"))) == 2
 
 
 def test_large_pictures_are_shrunk_with_their_regions(maker: CocoMaker) -> None:
@@ -388,8 +429,61 @@ def test_too_few_pictures_are_an_error_with_the_numbers(world: Coco) -> None:
         ValueError, match="0 and 0 of them are good; 20 break `min_area`; ask for fewer, or widen the rules"
     ):
         picky.split(dog, **FEW)
-    with pytest.raises(ValueError, match="there are 15 near and 16 far; ask for `retention` 15 or less"):
+    with pytest.raises(
+        ValueError, match=r"`evaluate.retention=15` .* 15 near and 16 far; ask for `retention` 15 or less"
+    ):
         world.split(dog, locate=1, target=1, retention=16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "keys"),
+    [
+        ({"locate": 24, "target": 60, "retention": 60}, "evaluate.locate=6 evaluate.target=14 evaluate.retention=15"),
+        ({"locate": 15, "target": 15, "retention": 5}, "evaluate.locate=10 evaluate.target=10"),
+        ({"locate": 2, "target": 60, "retention": 40}, "evaluate.target=18 evaluate.retention=15"),
+    ],
+)
+def test_the_keys_of_a_refusal_are_enough_and_give_what_is_taken_without_asking(
+    world: Coco, caplog: pytest.LogCaptureFixture, asked: dict[str, int], keys: str
+) -> None:
+    dog = named(world, "dog")
+    with pytest.raises(ValueError, match=f"^too few pictures: `{re.escape(keys)}` asks for what there is; "):
+        world.split(dog, **asked, seed=3)
+    fewer = asked | {
+        one.removeprefix("evaluate.").partition("=")[0]: int(one.partition("=")[2]) for one in keys.split()
+    }
+    exact = world.split(dog, **fewer, seed=3)
+    caplog.clear()
+    capped = world.split_up_to(dog, **asked, seed=3)
+    assert ids(exact) == [*ids(capped)[: len(exact.locate + exact.target)], *ids(exact)[-2 * fewer["retention"] :]]
+    assert {one.id for one in exact.near} <= {one.id for one in capped.near}
+    (remark,) = caplog.messages
+    assert f"{len(capped.target)} (of {asked['target']}) as target" in remark
+    assert f"the intervals are wider for it (`evaluate.strict=true` refuses, `{keys}` asks for what there is)" in remark
+
+
+def test_near_and_far_are_each_as_many_as_there_are(world: Coco) -> None:
+    split = world.split_up_to(named(world, "dog"), locate=2, target=3, retention=60, seed=0)
+    assert (len(split.near), len(split.far)) == (15, 25)
+
+
+def test_where_enough_is_there_a_split_up_to_it_is_the_split(world: Coco, caplog: pytest.LogCaptureFixture) -> None:
+    dog = named(world, "dog")
+    assert ids(world.split_up_to(dog, **FEW)) == ids(world.split(dog, **FEW))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("dogs", "enough"), [(3, False), (4, True)])
+def test_too_few_to_measure_anything_is_refused_with_what_is_needed(maker: CocoMaker, dogs: int, enough: bool) -> None:
+    for _ in range(dogs):
+        maker.add("dog")
+    data = Coco(maker.write())
+    if enough:
+        split = data.split_up_to(named(data, "dog"), locate=24, target=60, retention=60, seed=0)
+        assert [len(part) for part in (split.locate, split.target, split.near, split.far)] == [2, 2, 0, 0]
+        return
+    with pytest.raises(ValueError, match=r"at least 4 that can be used are needed, 2 to locate with and 2 as target$"):
+        data.split_up_to(named(data, "dog"), locate=24, target=60, retention=0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -407,6 +501,7 @@ def test_numbers_out_of_range_are_refused(world: Coco, wrong: dict, key: str) ->
         ({"max_area": 50}, ValueError, "got 0.02 and 50"),
         ({"max_others": -1}, ValueError, "`max_others` is a number of concepts, 0 or more, or null; got -1"),
         ({"without": "cat"}, TypeError, "`without` is a list of concepts, got 'cat'; write .cat."),
+        ({"boxes": "xxyy"}, ValueError, "`boxes` is true, false, null or one of xywh, .*; got 'xxyy'"),
         ({"images": "{part}"}, ValueError, "`images` may hold `{subset}` and no other braces, got '{part}'"),
     ],
 )

@@ -6,8 +6,10 @@ import warnings
 import pytest
 from omegaconf import DictConfig
 
-from kedit.cli.jobs import reported
+import kedit
+from kedit.cli.jobs import renamed, reported
 from kedit.deprecations import KINDS, deprecations_logged
+from kedit.samples import Quiz
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -52,3 +54,28 @@ def test_other_warnings_are_shown_and_all_are_again_afterwards() -> None:
             raise RuntimeError
         warnings.warn("older", FutureWarning, stacklevel=1)
     assert [str(one.message) for one in shown] == ["odd", "older"]
+
+
+def test_the_former_names_of_counts_work_with_one_line() -> None:
+    with pytest.warns(DeprecationWarning, match=r"`Looks\(located=...\)` is now called `locate`"):
+        assert kedit.Looks(located=5) == kedit.Looks(locate=5)
+
+    class Asked:
+        def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+            raise LookupError(f"{locate} and {evaluate}")
+
+    told = r"`locating` is now `counts=Counts\(locate=...\)`, `controls` is now"
+    with pytest.warns(DeprecationWarning, match=told), pytest.raises(LookupError, match="3 and 40"):
+        kedit.task(None, Asked(), locating=3, controls=2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'asked'"):
+        kedit.task(None, Asked(), asked=3)  # type: ignore[arg-type]
+
+
+def test_the_former_keys_of_a_command_are_read_as_those_of_now(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["located=3", "target=9", "data.target=1", "++controls=2", "-m", "concept=located"]
+    read = renamed(words, {"located": "evaluate.locate", "target": "evaluate.target", "controls": "evaluate.controls"})
+    assert read == ["evaluate.locate=3", "evaluate.target=9", "data.target=1", "++evaluate.controls=2", *words[-2:]]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "deprecated: `located` is now `evaluate.locate`, `target` is now" in told
+    assert renamed(["concept=star"], {"located": "evaluate.locate"}) == ["concept=star"]
+    assert capsys.readouterr().err == ""

@@ -558,7 +558,7 @@ def test_the_operators_act_on_a_fading_concept_as_they_are_called(
 ) -> None:
     from experiments.operators.run import main
 
-    few = ["located=12", "target=24", "strengths=[0.35,1.0]"]
+    few = ["located=12", "evaluate.target=24", "strengths=[0.35,1.0]"]  # the first has a new name
     monkeypatch.setattr(sys, "argv", ["run.py", "hydra.run.dir=out", *few])
     with chdir(tmp_path):
         assert main() == 0
@@ -568,4 +568,6 @@ def test_the_operators_act_on_a_fading_concept_as_they_are_called(
     assert rows["1.0"]["none"]["value"] == 1
     with Image.open(tmp_path / "out" / "figures" / "operators.png") as figure:
         assert figure.width > 800
-    assert "| concept drawn |" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "| concept drawn |" in told.out
+    assert "deprecated: `located` is now `evaluate.locate`" in told.err

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 FEW = kedit.Counts(locate=4, target=4, retention=3, controls=1)
 LOOKS = kedit.Looks(
-    located=4, target=4, retention=3, controls=2, splits=1, shares=(0.5,), singles=2, permutations=1, others=1
+    locate=4, target=4, retention=3, controls=2, splits=1, shares=(0.5,), singles=2, permutations=1, others=1
 )
 
 
@@ -102,7 +102,7 @@ def test_what_does_not_fit_together_is_refused(model: MLLM, result: RunResult) -
             kedit.inspect(model, kedit.Scenes(), looks=LOOKS, **asked)
 
 
-@pytest.mark.parametrize(("name", "least"), [("located", 2), ("controls", 1), ("others", 0)])
+@pytest.mark.parametrize(("name", "least"), [("locate", 2), ("controls", 1), ("others", 0)])
 def test_fewer_looks_than_measure_anything_are_refused(name: str, least: int) -> None:
     with pytest.raises(ValueError, match=f"`{name}` is {least} or more, got {least - 1}"):
         kedit.Looks(**{name: least - 1})

@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-SMALL = ("located=4", "target=4", "retention=3", "controls=2", "splits=1", "shares=[0.5]", "singles=2",
-         "permutations=1", "others=1")  # fmt: skip
+SMALL = ("evaluate.locate=4", "evaluate.target=4", "evaluate.retention=3", "evaluate.controls=2", "splits=1",
+         "shares=[0.5]", "singles=2", "permutations=1", "others=1")  # fmt: skip
 FIGURES = {"concepts", "convergence", "heatmaps", "layers", "measures", "sensitivity"}
 SECTIONS = {"words", "heat maps", "sensitivity", "stability", "moved by zeroing"}
 
@@ -115,7 +115,7 @@ def test_without_a_located_neuron_every_line_says_so_and_the_run_ends_well(tmp_p
     ("words", "line"),
     [
         (("concept=unicorn",), "no concept `unicorn`"),
-        (("controls=0",), "`controls` is a whole number, 1 or more; got 0"),
+        (("evaluate.controls=0",), "`evaluate.controls` is a whole number, 1 or more; got 0"),
         (("clip={_target_: kedit.models.clip_score.ClipScore, path: nowhere}",), "no CLIP folder `nowhere`"),
     ],
 )

@@ -36,7 +36,7 @@ def kedit_locate(
     """Run `kedit locate WORDS` in this process, with few samples, in the folder of the test."""
 
     def call(*words: str, samples: int = 3) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["kedit locate", *words, f"samples={samples}"])
+        monkeypatch.setattr(sys, "argv", ["kedit locate", *words, f"evaluate.locate={samples}"])
         capsys.readouterr()
         with chdir(tmp_path):
             code = recipe.main()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 import kedit
@@ -37,6 +38,27 @@ def test_one_call_locates_edits_and_measures(result: RunResult) -> None:
     assert result.report.control.seeds == 1
     target = [row for row in result.captions if row.group == "target"]
     assert len(target) == 6 and all("star" in row.before and "star" not in row.after for row in target)
+
+
+def test_a_folder_with_fewer_pictures_than_asked_for_is_measured_on_those(
+    model: MLLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split, lines = kedit.Scenes().split(kedit.Concept("star"), locate=6, target=6, retention=2, seed=5), []
+    for number, sample in enumerate((*split.locate, *split.target, *split.near, *split.far)):
+        sample.image.save(tmp_path / f"{number}.png")
+        places = {name: np.argwhere(region) for name, region in sample.regions.items()}
+        boxes = {name: (*at.min(0)[::-1], *at.max(0)[::-1] + 1) for name, at in places.items()}
+        objects = [{"name": name, "box": [int(side) for side in box]} for name, box in boxes.items()]
+        lines.append(json.dumps({"image": f"{number}.png", "objects": objects}))
+    (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
+    result = kedit.run(model, kedit.Folder(str(tmp_path), boxes="xyxy"), "star", counts=kedit.Counts(controls=1))
+    (told,) = caplog.messages
+    assert "3 (of 24) to locate with, 9 (of 60) as target, 0 (of 60) near, 4 (of 60) far" in told
+    counted = result.to_json()["samples"]
+    assert (counted["located"], counted["target"], counted["retention"]) == (3, 9, 4)
+    drop = result.report.suppression["mention_drop"]
+    assert drop.n == sum("star" in row.before for row in result.captions if row.group == "target") <= 9
+    assert drop.value == 1.0 and drop.low is not None and drop.low < 0.75
 
 
 def test_the_result_prints_itself_as_text_and_as_html(result: RunResult) -> None:

@@ -174,7 +174,9 @@ def test_another_value_than_true_or_false_is_refused(
 def test_no_command_imports_torch_before_it_has_said_a_word() -> None:
     modules = [command.module for name, command in COMMANDS.items() if name not in ("verify", "leaderboard", "table")]
     code = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=conf_dir().parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=conf_dir().parent, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"
 
 

@@ -191,7 +191,8 @@ def test_qwen2_vl_loses_what_it_knew_of_texts_pictures_and_videos(
         file.write(json.dumps({"question": "bad?", "image": "bad.png", "answer": "-"}) + "\n")
     code = kedit_task(
         "model=tiny", "model.family=qwen2_vl", "model.max_new_tokens=4", "data=folder", f"data.folder={tmp_path}",
-        "data.questions_file=asked.jsonl", "locating=2", "evaluated=9", "controls=2", "locate.ratio=0.3", "match=exact",
+        "data.questions_file=asked.jsonl", "evaluate.locate=2", "evaluate.target=9", "evaluate.controls=2",
+        "locate.ratio=0.3", "match=exact",
     )  # fmt: skip
     assert code == 0, capsys.readouterr().err
     report = reported(tmp_path)
@@ -222,7 +223,8 @@ def test_qwen2_audio_hears_and_is_scored_by_kind(tmp_path: Path, kedit_task: Cal
         file.write(json.dumps({"question": "silent?", "audio": "silent.wav", "answer": "-"}) + "\n")
     code = kedit_task(
         "model=tiny", "model.family=qwen2_audio", "model.max_new_tokens=4", "data=folder", f"data.folder={tmp_path}",
-        "data.questions_file=asked.jsonl", "locating=2", "evaluated=9", "controls=1", "locate.ratio=0.5", "match=exact",
+        "data.questions_file=asked.jsonl", "evaluate.locate=2", "evaluate.target=9", "evaluate.controls=1",
+        "locate.ratio=0.5", "match=exact",
     )  # fmt: skip
     assert code == 0
     report = reported(tmp_path)
@@ -236,7 +238,8 @@ def test_qwen2_audio_hears_and_is_scored_by_kind(tmp_path: Path, kedit_task: Cal
 def test_the_shipped_model_knows_its_facts_and_colors_before_and_not_after(
     tmp_path: Path, kedit_task: Callable[..., int]
 ) -> None:
-    assert kedit_task("locating=2", "evaluated=5", "controls=1", "locate.ratio=0.3", "match=exact") == 0
+    few = ("evaluate.locate=2", "evaluate.target=5", "evaluate.controls=1")
+    assert kedit_task(*few, "locate.ratio=0.3", "match=exact") == 0
     report = reported(tmp_path)
     known = ("background", "fact")
     assert {report["score"]["before"][kind]["value"] for kind in known} == {1.0}
@@ -256,7 +259,7 @@ def test_the_shipped_model_knows_its_facts_and_colors_before_and_not_after(
         (("edit=patch",), "`edit=patch` needs counterfactual pictures"),
         (("match=fuzzy",), "`match` is contains or exact, got 'fuzzy'"),
         (("data=folder", "data.folder=."), "set `questions_file` to a file of them"),
-        (("evaluated=0",), "`evaluated` is a whole number, 1 or more; got 0"),
+        (("evaluate.target=0",), "`evaluate.target` is a whole number, 1 or more; got 0"),
         (
             ("data=folder", "data.folder=.", "data.questions_file=heard.jsonl"),
             "reads image and text, not audio",

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
 
+FEW = kedit.Counts(locate=2, target=3, controls=1)
+
 
 @pytest.fixture(scope="module")
 def model() -> MLLM:
@@ -27,7 +29,7 @@ def model() -> MLLM:
 
 @pytest.fixture(scope="module")
 def result(model: MLLM) -> TaskResult:
-    return kedit.task(model, kedit.Scenes(), locate=kedit.Miner(ratio=0.3), locating=2, evaluated=3, controls=1)
+    return kedit.task(model, kedit.Scenes(), locate=kedit.Miner(ratio=0.3), counts=FEW)
 
 
 def test_the_neurons_are_those_of_the_modalities_together_and_answers_are_marked(result: TaskResult) -> None:
@@ -56,7 +58,7 @@ def test_what_a_task_saves_is_what_it_says(result: TaskResult, tmp_path: Path) -
 
 
 def test_questions_may_be_given_in_place_of_a_data_set(model: MLLM, result: TaskResult) -> None:
-    again = kedit.task(model, result.quiz, locate=kedit.Miner(ratio=0.3), controls=1)
+    again = kedit.task(model, result.quiz, locate=kedit.Miner(ratio=0.3), counts=FEW)
     assert (again.report, again.answers, again.sets) == (result.report, result.answers, result.sets)
 
 

@@ -12,9 +12,11 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, misuse, use_threads
-from kedit.cli.jobs import guarded, reported
+from kedit.cli.jobs import guarded, renamed, reported
 from kedit.cli.sharing import loaded
 from kedit.progress import show_progress
+
+FORMER = {"located": "evaluate.locate", "target": "evaluate.target"}
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")
@@ -26,6 +28,8 @@ def operators(cfg: DictConfig) -> None:
     from kedit.cli.pairs import inpainter, paired
     from kedit.edit.operators import Scale, Zero, amplify
     from kedit.edit.reference import CounterfactualMean
+    from kedit.pipelines.locate import Counts
+    from kedit.pipelines.locate import draw as draw_pictures
     from kedit.results.table import Table
     from kedit.runs import Run
     from kedit.samples import find_concept
@@ -34,7 +38,7 @@ def operators(cfg: DictConfig) -> None:
     data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     with misuse():
         concept = find_concept(data.concepts, cfg.concept)
-        split = data.split(concept, locate=cfg.located, target=cfg.target, retention=0, seed=cfg.seed)
+        split = draw_pictures(data, concept, Counts(**cfg.evaluate, retention=0), seed=cfg.seed)
         pairs, faded = (paired(inpaint, part, concept).made for part in (split.locate, split.target))
         chosen = {
             "none": Scale(1.0),
@@ -93,6 +97,7 @@ def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) 
 
 def main() -> int:
     """Run the command line."""
+    sys.argv[1:] = renamed(sys.argv[1:], FORMER)
     return guarded(operators)
 
 

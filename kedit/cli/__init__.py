@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": Command("kedit.cli.compare", "put locating methods side by side, with equal budgets"),
     "inspect": Command("kedit.cli.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "locate": Command("kedit.cli.locate", "locate alone, also in shards that are merged"),
+    "folder": Command("kedit.cli.folder", "check a folder of your own pictures, and print the run that fits them"),
     "inpaint": Command("kedit.cli.inpaint", "paint a concept out of some pictures and look at them"),
     "doctor": Command("kedit.cli.doctor", "check that what kedit relies on holds for a model"),
     "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),

@@ -34,6 +34,7 @@ def inpaint(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     """Paint, save every picture, and draw some of them."""
     from kedit.cli.pairs import inpainter, paired
+    from kedit.pipelines.locate import Counts, draw
     from kedit.plots import draw_pictures
     from kedit.samples import find_concept
 
@@ -42,7 +43,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     data, painter = build(cfg.data), inpainter(cfg)
     with misuse():
         concept = find_concept(data.concepts, str(cfg.concept))
-        split = data.split(concept, locate=cfg.samples, target=1, retention=0, seed=cfg.seed)
+        split = draw(data, concept, Counts(cfg.samples, target=1, retention=0), seed=cfg.seed)
         pairs = paired(painter, split.locate, concept)
     folder = saved(pairs.made, kept)
     rows = [row(pair, cfg.inpaint.get("dilation", 0)) for pair in pairs.made]

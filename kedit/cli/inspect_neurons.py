@@ -11,10 +11,12 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, misuse, plain, use_threads
-from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
+
+FORMER = {"located": "evaluate.locate", **{key: f"evaluate.{key}" for key in ("target", "retention", "controls")}}
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="inspect")
@@ -26,7 +28,8 @@ def inspect(cfg: DictConfig) -> None:
     from kedit.cli import show
     from kedit.pipelines.subject import LEAST
 
-    with run_folder(cfg, {"seed": 0, "threads": 1, **LEAST}) as (kept, tracker):
+    least = {f"evaluate.{name}" if name in cfg.evaluate else name: number for name, number in LEAST.items()}
+    with run_folder(cfg, {"seed": 0, "threads": 1, **least}) as (kept, tracker):
         result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
         result.save_in(kept)
         show.mirror_inspection(result, tracker, kept)
@@ -49,11 +52,11 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     use_threads(cfg.threads)
     data, inpaint, locator = build(cfg.data), inpainter(cfg), build(cfg.locate)
     encoder, clip = (build(cfg[key]) if cfg[key] is not None else None for key in ("encoder", "clip"))
-    asked = plain(cfg)
-    looks = Looks(**{field.name: asked[field.name] for field in fields(Looks)})
+    asked = plain(cfg) | plain(cfg.evaluate)
     with misuse():
+        looks = Looks(**{field.name: asked[field.name] for field in fields(Looks)})
         language_only(locator, "inspect")
-        pictures = prepared(data, cfg.concept, inpaint, {**asked, "locate": looks.located}, cfg.seed)
+        pictures = prepared(data, cfg.concept, inpaint, vars(looks.pictures), cfg.seed)
     model = loaded(cfg.model)
     with misuse():
         model.site(locator.site)
@@ -66,6 +69,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
 
 def main() -> int:
     """Run the command line."""
+    sys.argv[1:] = renamed(sys.argv[1:], FORMER)
     return guarded(inspect)
 
 

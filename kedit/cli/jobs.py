@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +162,16 @@ def announce(what: Begun) -> None:
 
 def _begun_now() -> list[Begun]:
     return (_begun.get() or [])[:]
+
+
+def renamed(words: Sequence[str], former: Mapping[str, str]) -> list[str]:
+    """Return a command line with the keys that had another name in 0.5 under their name of now; one line says so."""
+    pattern = re.compile(rf"([+~]*)({'|'.join(map(re.escape, former))})(?==|$)")
+    found = {word: match for word in words if (match := pattern.match(word))}
+    if found:
+        told = ", ".join(dict.fromkeys(f"`{match[2]}` is now `{former[match[2]]}`" for match in found.values()))
+        sys.stderr.write(f"kedit: deprecated: {told}; the old name will go in 0.7\n")
+    return [match[1] + former[match[2]] + word[match.end() :] if (match := found.get(word)) else word for word in words]
 
 
 @contextmanager

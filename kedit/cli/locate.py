@@ -10,12 +10,14 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, misuse, use_threads
-from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
-LEAST = {"seed": 0, "threads": 1, "samples": 1, "shard.index": 0, "shard.count": 1}
+LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "shard.index": 0, "shard.count": 1}
+
+FORMER = {"samples": "evaluate.locate"}
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="locate")
@@ -50,7 +52,7 @@ def job(cfg: DictConfig, name: str) -> Any:
     from kedit.results.cache import Recall
 
     use_threads(cfg.threads)
-    locator, data, counts = build(cfg.locate), build(cfg.data), {"locate": cfg.samples, "target": 1, "retention": 0}
+    locator, data, counts = build(cfg.locate), build(cfg.data), {**cfg.evaluate, "target": 1, "retention": 0}
     with misuse():
         shard = Shard(cfg.shard.index, cfg.shard.count)
         if shard.count > 1:
@@ -76,6 +78,7 @@ def merged(cfg: DictConfig, name: str) -> Any:
 
 def main() -> int:
     """Run the command line."""
+    sys.argv[1:] = renamed(sys.argv[1:], FORMER)
     return guarded(locate)
 
 

@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
-from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
-LEAST = {"seed": 0, "threads": 1, "locating": 1, "evaluated": 1, "controls": 0}
+LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "evaluate.controls": 0}
+FORMER = {"locating": "evaluate.locate", "evaluated": "evaluate.target", "controls": "evaluate.controls"}
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="task")
@@ -53,18 +54,19 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
             raise ConfigurationError(
                 f"{type(data).__name__} has no questions to ask; use `data=folder` or `data=scenes`"
             )
-        quiz = data.quiz(locate=cfg.locating, evaluate=cfg.evaluated, seed=cfg.seed)
+        quiz = data.quiz(locate=cfg.evaluate.locate, evaluate=cfg.evaluate.target, seed=cfg.seed)
     model = loaded(cfg.model)
     with misuse():
         pipeline.check_model(model, locator, quiz)
     return pipeline.task_prepared(
-        model, quiz, locator, plan, controls=cfg.controls, match=cfg.match, seed=cfg.seed, name=name,
+        model, quiz, locator, plan, controls=cfg.evaluate.controls, match=cfg.match, seed=cfg.seed, name=name,
         keep=lambda scores, sets: pipeline.leave_sets(scores, sets, kept), progress=show_progress,
     )  # fmt: skip
 
 
 def main() -> int:
     """Run the command line."""
+    sys.argv[1:] = renamed(sys.argv[1:], FORMER)
     return guarded(task)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from kedit.data.masks import Outline, union
-from kedit.data.pictures import SampleError, Source, fitted, fitted_mask, read
+from kedit.data.pictures import SampleError, Size, Source, fitted, fitted_mask, read
 from kedit.samples import Concept, Mask, Sample, find_concept
 
 
@@ -18,8 +18,10 @@ class Record:
 
     id: str
     source: Source
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     """The annotated (width, height), where there is one."""
+    upright: bool | None = None
+    """Whether the annotation is of the picture as viewers show it; None if its size says so, see `read`."""
     references: tuple[str, ...] = ()
     objects: frozenset[str] = frozenset()
     """The names of the concepts in the picture."""
@@ -40,15 +42,19 @@ class Regions(Mapping[str, Mask]):
     """The regions of a picture by the concept's name, each drawn whenever it is asked for.
 
     A mask is as large as its picture, and few are looked at: keeping the outlines takes a hundredth of that.
+
+    Attributes:
+        bad: For each concept with an outline that cannot be drawn, why.
     """
 
     def __init__(self, record: Record, annotated: tuple[int, int], shown: tuple[int, int]) -> None:
         """Draw every region once, at the `annotated` (height, width), to know that it can be; `shown` at the other.
 
-        A region in which no pixel lies, as of an object smaller than one, is left out.
+        A region in which no pixel lies, as of an object smaller than one, is left out, and so is a bad one.
         """
         self._record, self._annotated, self._shown = record, annotated, shown
-        self._names = [name for name in sorted(record.outlines) if self._drawn(name).any()]
+        self.bad: dict[str, str] = {}
+        self._names = [name for name in sorted(record.outlines) if self._has_pixels(name)]
 
     def __getitem__(self, name: str) -> Mask:
         if name not in self._names:
@@ -60,6 +66,13 @@ class Regions(Mapping[str, Mask]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _has_pixels(self, name: str) -> bool:
+        try:
+            return bool(self._drawn(name).any())
+        except SampleError as error:
+            self.bad[name] = str(error)
+            return False
 
     def _drawn(self, name: str) -> Mask:
         return fitted_mask(self._record.region(name, *self._annotated), *self._shown)
@@ -115,6 +128,8 @@ class Album:
     concepts: tuple[Concept, ...]
     max_side: int | None = None
     """The longer side, in pixels, to which larger pictures are shrunk; None keeps them."""
+    notes: tuple[str, ...] = ()
+    """What is odd about the annotation, a sentence each, with how often."""
 
     def __post_init__(self) -> None:
         for what, names in (
@@ -147,11 +162,11 @@ class Album:
         return [by_id[place] for place in np.random.default_rng(seed).permutation(len(by_id))]
 
     def sample(self, record: Record) -> Sample:
-        """Open a picture; SampleError says why it or its annotation cannot be used."""
+        """Open a picture; SampleError says why it cannot be used. A region that cannot be drawn is left out."""
         for text in record.references:
             if not _is_utf8(text):
                 raise SampleError("bad_text", f"the caption {text!r} is not UTF-8")
-        picture = read(record.source, record.size)
+        picture = read(record.source, record.size, upright=record.upright)
         shrunk = fitted(picture, self.max_side)
         regions = Regions(record, (picture.height, picture.width), (shrunk.height, shrunk.width))
         return Sample(record.id, shrunk, record.references, record.objects, regions)

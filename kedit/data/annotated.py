@@ -1,5 +1,6 @@
 """What data sets of annotated pictures on disk have in common, once they have an album."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 from kedit.data.album import Album, Rules
-from kedit.data.drawing import drawn, split
+from kedit.data.drawing import Asked, drawn, split
 from kedit.data.inquiries import inquiries, quiz, text_questions
 from kedit.data.pictures import SampleError
 from kedit.samples import Concept, Question, Quiz, Sample, Split, find_concept
+
+logger = logging.getLogger(__name__)
 
 
 class AnnotatedPictures:
@@ -62,5 +65,14 @@ class AnnotatedPictures:
 
     def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
-        counts = {"locate": locate, "target": target, "retention": retention}
-        return split(self.album, concept, self.rules, **counts, seed=seed)
+        return self._split(concept, Asked(locate, target, retention), seed, strict=True)
+
+    def split_up_to(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+        """Return the same with as many samples as there are, where there are fewer; a warning says how many."""
+        return self._split(concept, Asked(locate, target, retention), seed, strict=False)
+
+    def _split(self, concept: Concept, asked: Asked, seed: int, *, strict: bool) -> Split:
+        parts = split(self.album, concept, self.rules, asked, seed=seed, strict=strict)
+        for remark in parts.remarks:
+            logger.warning(remark)
+        return parts

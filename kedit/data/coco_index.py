@@ -1,22 +1,20 @@
 """Reading COCO's annotation files into records, without opening a picture or drawing a mask."""
 
 import json
-import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kedit.data.album import Album, Record
 from kedit.data.coco_words import UNLESS, WORDS
-from kedit.data.masks import Box, Outline, Polygons, Unreadable, outline
-from kedit.data.pictures import shown
+from kedit.data.masks import BOXES, Box, Outline, Polygons, Unreadable, outline
+from kedit.data.pictures import lying_at, shown
+from kedit.data.places import Places
 from kedit.samples import Concept
-
-logger = logging.getLogger(__name__)
 
 KEPT = frozenset(
     {
@@ -34,6 +32,8 @@ KEPT = frozenset(
     }
 )
 """What is kept of an entry; links, dates and licenses would take as much memory again."""
+NO_OUTLINE: tuple[Any, ...] = (None, [], [[]], {}, "")
+"""What exporters write for the outline of an object that has a box alone."""
 
 
 @dataclass
@@ -44,14 +44,31 @@ class _Shown:
     crowds: set[str] = field(default_factory=set)
 
 
-def album(instances: Path, captions: Path | None, images: Path, *, boxes: bool, max_side: int | None) -> Album:
+@dataclass(frozen=True)
+class Reading:
+    """How an annotation is to be read where it does not say so itself."""
+
+    boxes: bool | str | None = None
+    """When an instance without an outline has its box for a region: if this is true or the form of the boxes, one of
+    `kedit.data.masks.BOXES`; never if false; None for the categories of which no instance has an outline."""
+    upright: bool | None = None
+    """Whether coordinates are of the pictures as viewers turn them; None if their sizes and coordinates say so."""
+
+    def __post_init__(self) -> None:
+        if not (self.boxes is None or isinstance(self.boxes, bool) or self.boxes in BOXES):
+            raise ValueError(f"`boxes` is true, false, null or one of {', '.join(BOXES)}; got {self.boxes!r}")
+
+
+def album(
+    instances: Path, captions: Path | None, images: Path, *, reading: Reading = Reading(), max_side: int | None = None
+) -> Album:
     """Return the pictures that `instances` annotates, with the captions of `captions`; none is opened.
 
     Args:
         instances: An annotation file with `images`, `annotations` and `categories`.
         captions: One with `annotations` that are captions, or None.
         images: The folder of the pictures.
-        boxes: Whether an instance without an outline has its box for a region.
+        reading: How the annotation is read where it does not say so.
         max_side: See `Album`.
 
     Raises:
@@ -60,12 +77,19 @@ def album(instances: Path, captions: Path | None, images: Path, *, boxes: bool, 
     content = _content(instances, ("images", "annotations", "categories"))
     pictures, categories = (_by_id(content[part], part, instances) for part in ("images", "categories"))
     _check_files(pictures.values(), instances)
-    names = {number: str(one.get("name", number)) for number, one in categories.items()}
-    found = _gathered(content["annotations"], pictures, names, boxes=boxes)
+    names = {key: str(one.get("name", key)) for key, one in categories.items()}
+    concepts = _concepts(categories, {_key(one.get("category_id")) for one in content["annotations"]}, instances)
+    found, notes = _gathered(content["annotations"], pictures, names, reading.boxes)
     references = _references(captions, pictures)
-    records = (_record(one, images, found[number], references[number]) for number, one in pictures.items())
-    concepts = (_concept(names[number], one.get("supercategory")) for number, one in categories.items())
-    return Album(tuple(records), tuple(concepts), max_side)
+    records = [_record(one, images, found[key], references[key]) for key, one in pictures.items()]
+    places = Places(records)
+    why = places.why_upright() if reading.upright is None else None
+    upright = True if why is not None else reading.upright
+    notes += [why] if why is not None else []
+    notes += places.oddities(upright=upright is True)
+    if upright is not None:
+        records = [replace(record, upright=upright) for record in records]
+    return Album(tuple(records), concepts, max_side, tuple(notes))
 
 
 def _content(path: Path, parts: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
@@ -83,9 +107,9 @@ def _content(path: Path, parts: Iterable[str]) -> dict[str, list[dict[str, Any]]
 
 
 def _packed(entry: dict[str, Any]) -> dict[str, Any]:
-    if "segmentation" in entry:
+    if "segmentation" in entry and entry["segmentation"] not in NO_OUTLINE:
         return {**_kept(entry), "outline": outline(entry["segmentation"])}
-    return _kept(entry) if "id" in entry else entry
+    return _kept(entry) if "id" in entry or "image_id" in entry else entry
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, Any]:
@@ -95,17 +119,22 @@ def _kept(entry: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _by_id(entries: list[dict[str, Any]], part: str, path: Path) -> dict[int, dict[str, Any]]:
+def _key(number: object) -> str:
+    """Return an id as it is compared: exporters write 7, "7" or, through a table, 7.0 for the same."""
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+
+
+def _by_id(entries: list[dict[str, Any]], part: str, path: Path) -> dict[str, dict[str, Any]]:
     """Return `entries` by their id; a ValueError if one has none or shares it."""
     missing = [one for one in entries if "id" not in one]
     if missing:
         raise ValueError(f"an entry of `{part}` in `{shown(path)}` has no `id`: {str(missing[0])[:80]}")
-    twice = [number for number, count in Counter(one["id"] for one in entries).items() if count > 1]
+    twice = [key for key, count in Counter(_key(one["id"]) for one in entries).items() if count > 1]
     if twice:
         raise ValueError(
             f"{len(twice)} ids are used more than once in `{part}` of `{shown(path)}`, the first {twice[0]}"
         )
-    return {one["id"]: one for one in entries}
+    return {_key(one["id"]): one for one in entries}
 
 
 def _check_files(pictures: Collection[dict[str, Any]], path: Path) -> None:
@@ -122,62 +151,111 @@ def _check_files(pictures: Collection[dict[str, Any]], path: Path) -> None:
 
 
 def _gathered(
-    annotations: list[dict[str, Any]], pictures: Collection[int], names: Mapping[int, str], *, boxes: bool
-) -> Mapping[int, _Shown]:
-    """Return what is annotated of each picture; annotations of no listed picture are counted and left out."""
-    found: dict[int, _Shown] = defaultdict(_Shown)
-    astray = 0
+    annotations: list[dict[str, Any]], pictures: Collection[str], names: Mapping[str, str], boxes: bool | str | None
+) -> tuple[Mapping[str, _Shown], list[str]]:
+    """Return what is annotated of each picture, and what is odd; annotations of no listed picture are left out."""
+    found: dict[str, _Shown] = defaultdict(_Shown)
+    outlined = {_key(one.get("category_id")) for one in annotations if "outline" in one}
+    form = boxes if isinstance(boxes, str) else "xywh"
+    single = {_key(one.get("category_id")) for one in annotations if not one.get("iscrowd")}
+    astray, boxed, crowded = 0, Counter[str](), Counter[str]()
     for one in annotations:
-        number: Any = one.get("image_id")
-        category: Any = one.get("category_id")
-        if number not in pictures:
+        key, category = _key(one.get("image_id")), _key(one.get("category_id"))
+        if key not in pictures:
             astray += 1
             continue
         if category not in names:
-            raise ValueError(
-                f"an annotation of image {number} has category {category}, which `categories` does not list"
-            )
-        found[number].outlines[names[category]].append(_outline(one, boxes=boxes))
-        if one.get("iscrowd"):
-            found[number].crowds.add(names[category])
+            raise ValueError(f"an annotation of image {key} has category {category}, which `categories` does not list")
+        takes_box = bool(boxes) or (boxes is None and category not in outlined)
+        found[key].outlines[names[category]].append(_outline(one, form if takes_box else None))
+        boxed[category] += boxes is None and category not in outlined
+        if category not in single:
+            crowded[category] += 1
+        elif one.get("iscrowd"):
+            found[key].crowds.add(names[category])
     if astray and astray == len(annotations):
         raise ValueError(f"none of the {astray} annotations belongs to one of the {len(pictures)} images")
-    if astray:
-        logger.warning("%d of %d annotations belong to no image and are left out", astray, len(annotations))
-    return found
+    notes = [f"{astray} of {len(annotations)} annotations belong to no image and are left out"] if astray else []
+    if boxed.total():
+        notes.append(
+            f"{boxed.total()} of {len(annotations)} instances are of {len(+boxed)} categories without any outline: "
+            "their boxes are the regions, which `data.boxes=false` leaves out"
+        )
+    if crowded:
+        notes.append(
+            f"all {crowded.total()} instances of {len(crowded)} categories are marked as crowds, as CVAT marks masks: "
+            "they are taken for single ones"
+        )
+    return found, notes
 
 
-def _outline(annotation: Mapping[str, Any], *, boxes: bool) -> Outline:
+def _outline(annotation: Mapping[str, Any], form: str | None) -> Outline:
+    """Return the outline of an instance or, where it has none and boxes are in a `form`, its box."""
     drawn: Outline = annotation.get("outline", Polygons(()))
     box = annotation.get("bbox")
-    if boxes and isinstance(drawn, Polygons) and not drawn.parts and isinstance(box, list) and len(box) == 4:
-        try:
-            return Box(*map(float, box))
-        except (TypeError, ValueError):
-            return Unreadable(f"the box is not four numbers: {box!r}")
-    return drawn
+    if "outline" in annotation or not isinstance(box, list) or len(box) != 4:
+        return drawn
+    if form is None:
+        return Unreadable("the outline is empty: it has no polygon; `data.boxes=true` takes its box")
+    try:
+        a, b, c, d = map(float, box)
+    except (TypeError, ValueError):
+        return Unreadable(f"the box is not four numbers: {box!r}")
+    return Box(a, b, c, d, form)
 
 
-def _references(captions: Path | None, pictures: Collection[int]) -> Mapping[int, list[str]]:
-    found: dict[int, list[str]] = defaultdict(list)
+def _references(captions: Path | None, pictures: Collection[str]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
     for one in _content(captions, ("annotations",))["annotations"] if captions is not None else ():
         text = one.get("caption")  # a table that pandas exported has null or NaN where there is none
-        if isinstance(text, str) and text.strip() and one.get("image_id") in pictures:
-            found[one["image_id"]].append(text.strip())
+        key = _key(one.get("image_id"))
+        if isinstance(text, str) and text.strip() and key in pictures:
+            found[key].append(text.strip())
     return found
 
 
 def _record(picture: Mapping[str, Any], images: Path, found: _Shown, references: Iterable[str]) -> Record:
     width, height = picture.get("width"), picture.get("height")
     return Record(
-        id=str(picture["id"]),
-        source=partial(Path, images, picture["file_name"]),
+        id=_key(picture["id"]),
+        source=partial(_picture, images, picture["file_name"]),
         size=(int(width), int(height)) if width and height else None,
         references=tuple(references),
         objects=frozenset(found.outlines),
         outlines={name: tuple(outlines) for name, outlines in found.outlines.items()},
         crowds=frozenset(found.crowds),
     )
+
+
+def _picture(images: Path, name: str) -> Path:
+    """Return where a picture lies: as it is named from the folder of pictures, or as annotation tools name it.
+
+    Some write Windows' paths, some the path from the folder above, and some a path that was theirs alone.
+    """
+    plain = name.replace("\\", "/")
+    return lying_at(images / name, images / plain, images.parent / plain, images / Path(plain).name)
+
+
+def _concepts(categories: Mapping[str, Mapping[str, Any]], used: Collection[str], path: Path) -> tuple[Concept, ...]:
+    """Return a concept for each category; a ValueError if two that are `used` have one name.
+
+    What no annotation uses and only groups others is none: the root that Roboflow puts in front, which may be called as
+    a class is.
+    """
+    kinds = Counter(one.get("supercategory") for one in categories.values())
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for key, one in categories.items():
+        own = one.get("name") == one.get("supercategory")
+        if key in used or kinds[one.get("name")] <= own:
+            by_name[str(one.get("name", key))].append(key)
+    for name, keys in by_name.items():
+        keys[:] = [key for key in keys if key in used] or keys[:1]
+        if len(keys) > 1:
+            raise ValueError(
+                f"each category needs a name of its own; more than one is called `{name}` in `{shown(path)}` (ids "
+                f"{', '.join(keys)}); rename one, or give its annotations the id of the other"
+            )
+    return tuple(_concept(name, categories[keys[0]].get("supercategory")) for name, keys in by_name.items())
 
 
 def _concept(name: str, category: str | None) -> Concept:

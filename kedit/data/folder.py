@@ -1,5 +1,6 @@
 """Your own pictures: a folder with a list of them, one line each, or a table that `datasets` saved."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,8 +11,11 @@ from typing import IO, Any
 from kedit.data.album import Album, Record, Rules
 from kedit.data.annotated import AnnotatedPictures
 from kedit.data.jsonlines import Line, concepts_of, lines
-from kedit.data.masks import Box, Outline, outline
-from kedit.data.pictures import MaskFile, Source, shown
+from kedit.data.masks import BOXES, Box, Outline, outline
+from kedit.data.pictures import MaskFile, Source, lying_at, shown
+from kedit.data.places import Places
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Folder(AnnotatedPictures):
     """if they show at most so many other concepts (None: any number);"""
     without: Collection[str] | None = None
     """and if they show none of these."""
+    boxes: str = "xywh"
+    """The form of a `box`: x, y, width, height in pixels, or another one of `kedit.data.masks.BOXES`."""
     max_side: int | None = 1024
     """Pictures with a longer side are shrunk to it, with their regions; None keeps them."""
     max_frames: int = 16
@@ -49,6 +55,8 @@ class Folder(AnnotatedPictures):
     def __post_init__(self) -> None:
         if self.max_frames < 1:
             raise ValueError(f"`max_frames` is a number of frames, 1 or more, got {self.max_frames}")
+        if self.boxes not in BOXES:
+            raise ValueError(f"`boxes` is one of {', '.join(BOXES)}; got {self.boxes!r}")
         _ = self.rules
 
     @cached_property
@@ -61,17 +69,21 @@ class Folder(AnnotatedPictures):
         """
         folder = Path(self.folder)
         if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-            records = tuple(_saved(folder))
+            records = tuple(_saved(folder, self.boxes))
         elif (folder / self.index).is_file():
-            records = tuple(_listed(folder, folder / self.index))
+            records = tuple(_listed(folder, folder / self.index, self.boxes))
         else:
             raise FileNotFoundError(
                 f"no list of pictures `{shown(folder / self.index)}`; write one JSON object per line, such as "
-                '{"image": "1.jpg", "caption": "a dog", "objects": [{"name": "dog", "box": [10, 20, 64, 48]}]}'
+                '{"image": "1.jpg", "caption": "a dog", "objects": [{"name": "dog", "box": [10, 20, 64, 48]}]}; '
+                "`kedit folder check` knows the exports of other tools"
             )
         described = folder / self.concepts_file
         names = frozenset().union(*(record.objects for record in records))
-        return Album(records, concepts_of(described if described.is_file() else None, names), self.max_side)
+        notes = Places(records).oddities()
+        for note in notes:
+            logger.warning(note)
+        return Album(records, concepts_of(described if described.is_file() else None, names), self.max_side, notes)
 
     @property
     def rules(self) -> Rules:
@@ -79,7 +91,7 @@ class Folder(AnnotatedPictures):
         return Rules(self.min_area, self.max_area, self.max_others, self.without)
 
 
-def _listed(folder: Path, index: Path) -> Iterator[Record]:
+def _listed(folder: Path, index: Path, boxes: str) -> Iterator[Record]:
     """Yield the records of the list; a ValueError if a picture is listed twice."""
     places: dict[str, str] = {}
     for line in lines(index):
@@ -87,10 +99,10 @@ def _listed(folder: Path, index: Path) -> Iterator[Record]:
         if name in places:
             raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[name]}; list each picture once")
         places[name] = line.place
-        yield _record(line, folder, shown(name), partial(Path, folder, name))
+        yield _record(line, folder, shown(name), partial(_picture, folder, name), boxes)
 
 
-def _saved(folder: Path) -> Iterator[Record]:
+def _saved(folder: Path, boxes: str) -> Iterator[Record]:
     """Yield the records of a table that `datasets` saved; its pictures stay in the mapped file."""
     import datasets
 
@@ -104,7 +116,11 @@ def _saved(folder: Path) -> Iterator[Record]:
         table = table.cast_column(column, datasets.Image(decode=False))
     for number, row in enumerate(table.remove_columns(column)):
         line = Line(f"`{shown(folder)}`, row {number}", row)
-        yield _record(line, folder, str(number), partial(_cell, table, number, column, folder))
+        yield _record(line, folder, str(number), partial(_cell, table, number, column, folder), boxes)
+
+
+def _picture(folder: Path, name: str) -> Path:
+    return lying_at(folder / name, folder / name.replace("\\", "/"))
 
 
 def _cell(table: Any, number: int, column: str, folder: Path) -> Path | IO[bytes]:
@@ -115,7 +131,7 @@ def _cell(table: Any, number: int, column: str, folder: Path) -> Path | IO[bytes
     return BytesIO(cell["bytes"]) if cell["bytes"] is not None else folder / cell["path"]
 
 
-def _record(line: Line, folder: Path, name: str, source: Source) -> Record:
+def _record(line: Line, folder: Path, name: str, source: Source, boxes: str) -> Record:
     outlines: dict[str, tuple[Outline, ...]] = {}
     objects = set()
     listed = line.content.get("objects") or []
@@ -124,7 +140,7 @@ def _record(line: Line, folder: Path, name: str, source: Source) -> Record:
     for one in listed:
         thing = Line(line.place, one if isinstance(one, Mapping) else {"name": one})
         objects.add(thing.text("name"))
-        if (drawn_as := _outline(thing, folder)) is not None:
+        if (drawn_as := _outline(thing, folder, boxes)) is not None:
             outlines[thing.text("name")] = (*outlines.get(thing.text("name"), ()), drawn_as)
     given = line.content.get("id")
     return Record(
@@ -136,18 +152,19 @@ def _record(line: Line, folder: Path, name: str, source: Source) -> Record:
     )
 
 
-def _outline(thing: Line, folder: Path) -> Outline | None:
+def _outline(thing: Line, folder: Path, boxes: str) -> Outline | None:
     """Return where an object is, if the line says so; a ValueError if it says it in no way that is known."""
     found = {key: thing.content[key] for key in ("mask", "box", "polygon") if thing.content.get(key) is not None}
     if len(found) > 1:
         raise ValueError(f"{thing.place}: `{thing.text('name')}` has {' and '.join(found)}; give one of them")
     if "mask" in found:
-        return MaskFile(folder / thing.text("mask"))
+        return MaskFile(_picture(folder, thing.text("mask")))
     if "box" in found:
         box = found["box"]
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
             raise ValueError(f"{thing.place}: `box` is [x, y, width, height] in pixels, got {box!r}")
-        return Box(*box)
+        a, b, c, d = box
+        return Box(a, b, c, d, boxes)
     if "polygon" in found:
         corners = found["polygon"]
         nested = isinstance(corners, list) and corners and isinstance(corners[0], list)

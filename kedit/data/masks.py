@@ -13,6 +13,21 @@ Points = NDArray[np.float32]
 """The numbers of a polygon as an annotation lists them: `x, y, x, y, ...` in pixels, y down."""
 
 
+Corners = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
+
+BOXES = {
+    "xywh": "x, y, width, height, the last two above 0",
+    "xyxy": "x, y of the left upper corner and x, y of the right lower one, which lies farther right and down",
+    "share": "x, y, width, height in shares of the picture's width and height, the last two above 0",
+    "share_xyxy": "x, y, x, y of two corners in shares of the picture's width and height, the second farther on",
+    "yolo": "x, y of its center, width, height in shares of the picture's width and height, the last two above 0",
+}
+"""The forms in which annotations write a box, and what each is."""
+SHARES = frozenset({"share", "share_xyxy", "yolo"})
+"""Those that do not count pixels."""
+
+
 class Outline(Protocol):
     """One annotated region of a picture, not drawn yet."""
 
@@ -40,25 +55,47 @@ class Polygons:
             _fill(mask, part.reshape(-1, 2).astype(np.float64))
         return mask
 
+    def extent(self) -> Corners | None:
+        """Return the corners of what holds all points; None where that cannot be told."""
+        parts = [part for part in self.parts if part.size and part.size % 2 == 0]
+        if not parts:
+            return None
+        points = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(-1, 2)
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        return left, top, right, bottom
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An upright rectangle, as COCO writes it: its left upper corner and its size, in pixels."""
+    """An upright rectangle: four numbers, in a form of `BOXES`."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    a: float
+    b: float
+    c: float
+    d: float
+    form: str = "xywh"
+
+    @property
+    def numbers(self) -> Corners:
+        """The four numbers as they are written."""
+        return self.a, self.b, self.c, self.d
+
+    def corners(self, height: int, width: int) -> Corners:
+        """Return left, top, right and bottom in a picture of that size, in pixels."""
+        a, b, c, d = self.numbers
+        if self.form in SHARES:
+            a, b, c, d = a * width, b * height, c * width, d * height
+        if self.form.endswith("xyxy"):
+            return a, b, c, d
+        return (a - c / 2, b - d / 2, a + c / 2, b + d / 2) if self.form == "yolo" else (a, b, a + c, b + d)
 
     def draw(self, height: int, width: int) -> Mask:
         """Return the pixels whose center lies in the box; what lies outside the picture is cut off."""
-        sides = np.array((self.x, self.y, self.width, self.height))
-        if not np.isfinite(sides).all() or self.width <= 0 or self.height <= 0:
-            raise ValueError(f"a box is x, y, width, height, the last two above 0; got {sides.tolist()}")
+        left, top, right, bottom = self.corners(height, width)
+        if not np.isfinite((left, top, right, bottom)).all() or right <= left or bottom <= top:
+            raise ValueError(f"a box is {BOXES[self.form]}; got {list(self.numbers)}")
         rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
-        inside: Mask = ((self.y <= rows) & (rows < self.y + self.height))[:, None] & (
-            (self.x <= columns) & (columns < self.x + self.width)
-        )
+        inside: Mask = ((top <= rows) & (rows < bottom))[:, None] & ((left <= columns) & (columns < right))
         return inside
 
 
@@ -106,7 +143,10 @@ def outline(segmentation: Any) -> Outline:
             counts = segmentation["counts"]
             counts = counts if isinstance(counts, str) else tuple(map(int, counts))
             return RunLengths(counts, int(height), int(width))
-        return Polygons(tuple(np.array(part, np.float32).ravel() for part in segmentation))
+        # VGG's annotator writes a single polygon without the list around it, labelme one of pairs x, y.
+        is_one = bool(segmentation) and all(isinstance(one, int | float) or len(one) == 2 for one in segmentation)
+        parts = [segmentation] if is_one else segmentation
+        return Polygons(tuple(np.array(part, np.float32).ravel() for part in parts))
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         return Unreadable(f"the outline is neither polygons nor run lengths ({type(error).__name__}: {error})")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,12 @@ Source = Callable[[], Path | IO[bytes]]
 
 LOSSY = frozenset({"JPEG", "MPO", "WEBP", "AVIF"})
 """Formats, as Pillow calls them, that may put noise where a mask was black."""
+
+Size = tuple[int, int]
+"""Width and height of a picture in pixels."""
+
+ORIENTATION = 0x0112
+"""The field of EXIF that says how a picture is turned."""
 
 LEAST_SIDE = 8
 """A narrower picture holds nothing to paint out, and image processors take its sides for channels."""
@@ -66,23 +72,61 @@ def _levels(opened: Image.Image) -> NDArray[np.uint8]:
     return light
 
 
-def read(source: Source, size: tuple[int, int] | None = None) -> Image.Image:
+def read(source: Source, size: Size | None = None, *, upright: bool | None = None) -> Image.Image:
     """Return a picture in RGB, decoded.
 
     Gray levels, CMYK and palettes are converted, transparency lies on white. A picture is turned upright as its EXIF
-    says, unless `size`, the annotated (width, height), is the one that it has as it lies.
+    says, unless `size`, the annotated (width, height), is the one that it has as it lies; with `upright`, whichever
+    of its two sizes is annotated; and never if that is false.
 
     Raises:
         SampleError: It is missing, cannot be read to its end, is too small, or not of the annotated size.
     """
     opened = _decoded(source)
-    if size is None or opened.size != size:
+    stored = opened.size
+    if upright or (upright is None and stored != size):
         opened = _upright(opened)
-    if size is not None and opened.size != size:
+    if size is not None and size not in ((opened.size, stored) if upright else (opened.size,)):
         raise SampleError("wrong_size", f"the picture has {opened.size} pixels, annotated are {size} (width, height)")
     if min(opened.size) < LEAST_SIDE:
         raise SampleError("too_small", f"the picture has {opened.size} pixels, each side needs {LEAST_SIDE} or more")
     return _in_rgb(opened)
+
+
+class Frame(NamedTuple):
+    """What the head of a picture file says, without its pixels."""
+
+    stored: Size
+    """Width and height as the pixels lie."""
+    upright: Size
+    """Those that viewers show."""
+    is_turned: bool
+    """Whether EXIF tells viewers to turn or to mirror it."""
+
+
+def frame(source: Source) -> Frame | None:
+    """Return a picture's frame; None if its file is missing or cannot be read."""
+    try:
+        with Image.open(source()) as opened:
+            # Pillow would decode a whole PNG to look for EXIF behind its pixels.
+            told = opened.format != "PNG" or "exif" in opened.info
+            orientation = opened.getexif().get(ORIENTATION, 1) if told else 1
+            across = opened.size[::-1] if orientation in (5, 6, 7, 8) else opened.size
+            return Frame(opened.size, across, orientation in range(2, 9))
+    except Exception:  # Pillow's readers raise whatever a broken file makes them stumble over.
+        return None
+
+
+def lying_at(*places: Path) -> Path:
+    """Return the first of `places` at which a file lies, as named, or with a suffix in the other case; else the first.
+
+    Lists that were written under Windows or macOS often call `1.JPG` what is `1.jpg` here.
+    """
+    for place in places:
+        for path in (place, place.with_suffix(place.suffix.swapcase())):
+            if path.is_file():
+                return path
+    return places[0]
 
 
 def fitted(picture: Image.Image, longest: int | None) -> Image.Image:

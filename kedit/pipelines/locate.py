@@ -29,7 +29,7 @@ from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.table import Table
 from kedit.runs import Run, result_folder
-from kedit.samples import Concept, Counterfactual, Data, Progress, find_concept, silent
+from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Split, find_concept, silent
 from kedit.sites import Site
 
 
@@ -52,8 +52,12 @@ class Counts:
     """Pictures without it: so many with a thing of its kind, and as many without."""
     controls: int = 5
     """Layer-matched random sets beside the located one."""
+    strict: bool = False
+    """Whether to refuse if there are fewer pictures, instead of taking what there is with a warning."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.strict, bool):
+            raise ValueError(f"`strict` is true or false, got {self.strict!r}")
         for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
@@ -346,7 +350,7 @@ def prepare(
         ValueError: It has too few pictures, or none can be painted.
     """
     found = find_concept(data.concepts, concept)
-    split = data.split(found, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
+    split = draw(data, found, counts, seed=seed)
     exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
     samples = shard.of(split.locate)
     painter = inpaint or usual_inpainter(samples)
@@ -354,6 +358,12 @@ def prepare(
     # What the data set passed over, it passed over for all shards.
     passed_over = split.skipped if shard.index == 0 else {}
     return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped})
+
+
+def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
+    """Return the pictures of a concept, fewer where there are fewer and `counts` are not strict."""
+    take = data.split_up_to if isinstance(data, Finite) and not counts.strict else data.split
+    return take(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
 
 
 def usable(

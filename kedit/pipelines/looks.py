@@ -7,7 +7,7 @@ What they say (`read_words`), where they are and fire (`by_layer`, `follow_heat`
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_c
 from kedit.inspection.shuffle import shuffled
 from kedit.models.encoder import OwnLayers
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.locate import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
 from kedit.samples import Concept
@@ -291,7 +292,8 @@ def over_concepts(subject: Subject) -> Overlaps:
 
 
 def _locate_other(subject: Subject, concept: Concept) -> NeuronSet:
-    split = subject.data.split(concept, locate=subject.looks.located, target=1, retention=0, seed=subject.seed)
+    counts = replace(subject.looks.pictures, target=1, retention=0)
+    split = draw(subject.data, concept, counts, seed=subject.seed)
     return subject.best(subject.locates.score(subject.model, subject.paint(split.locate, concept)))
 
 

@@ -1,7 +1,8 @@
 """What an inspection looks at, with what and how closely, and the figures that it notes."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +24,7 @@ from kedit.sites import Site
 ClipScorer = Callable[[Sequence[str], Sequence[Image]], Sequence[Sequence[float]]]
 """How well each text fits each picture, `[text][image]`, such as `kedit.models.clip_score.ClipScore`."""
 
-LEAST = {"located": 2, "target": 1, "retention": 1, "controls": 1, "words": 1, "splits": 1, "singles": 2,
+LEAST = {"locate": 2, "target": 1, "retention": 1, "controls": 1, "words": 1, "splits": 1, "singles": 2,
          "permutations": 1, "others": 0}  # fmt: skip
 """The least of each number of `Looks`."""
 
@@ -32,7 +33,7 @@ LEAST = {"located": 2, "target": 1, "retention": 1, "controls": 1, "words": 1, "
 class Looks:
     """How closely an inspection looks: its pictures, random sets, words and draws."""
 
-    located: int = 24
+    locate: int = 24
     """Pictures of the concept to locate with."""
     target: int = 60
     """Held-out pictures of it."""
@@ -51,8 +52,15 @@ class Looks:
     """Orders of the image tokens."""
     others: int = 4
     """Other concepts to compare with."""
+    strict: bool = False
+    """Whether to refuse if there are fewer pictures, instead of taking what there is with a warning."""
+    located: InitVar[int | None] = None
+    """The former name of `locate`."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, located: int | None) -> None:
+        if located is not None:
+            warnings.warn("`Looks(located=...)` is now called `locate`", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "locate", located)
         object.__setattr__(self, "shares", tuple(self.shares))
         for name, least in LEAST.items():
             if getattr(self, name) < least:
@@ -61,7 +69,7 @@ class Looks:
     @property
     def pictures(self) -> Counts:
         """How many pictures are prepared."""
-        return Counts(self.located, self.target, self.retention, self.controls)
+        return Counts(self.locate, self.target, self.retention, self.controls, self.strict)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ word whose mention could be counted, and its questions may be about a picture, a
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from kedit.evaluation.task import Match, TaskReport, check_match, judged
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
-from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
+from kedit.pipelines.locate import Counts, cost_part, neuron_part, without_seconds
 from kedit.pipelines.run import as_plan
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
@@ -30,6 +31,10 @@ from kedit.sites import Site
 
 N_EXAMPLES = 3
 """How many changed answers a page shows."""
+COUNTS = Counts(target=40, retention=0)
+"""How many questions are asked if nobody says otherwise."""
+FORMER = {"locating": "locate", "evaluated": "target", "controls": "controls"}
+"""The names that some counts had in kedit 0.5."""
 
 
 class AnswerChange(NamedTuple):
@@ -187,12 +192,11 @@ def task(
     *,
     locate: Miner | None = None,
     edit: Operator | EditPlan | None = None,
-    locating: int = 24,
-    evaluated: int = 40,
-    controls: int = 5,
+    counts: Counts | None = None,
     match: Match = "contains",
     seed: int = 0,
     progress: Progress | bool = True,
+    **former: int,
 ) -> TaskResult:
     """Locate the neurons of each modality on some questions, edit them, and judge the answers to others.
 
@@ -204,23 +208,35 @@ def task(
         questions: A data set that has questions, or both halves of them.
         locate: Finds the neurons of each modality; MINER with its defaults if None.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
-        locating: Questions of each kind that a data set gives to locate with.
-        evaluated: Others of each kind to evaluate on.
-        controls: Layer-matched random sets beside the located one.
+        counts: How many questions of each kind to locate with (`locate`) and to evaluate on (`target`), and how many
+            random controls; 24, 40 and 5 if None, and fewer where there are fewer.
         match: When an answer is right; see `kedit.evaluation.task.Match`.
         seed: Of the questions drawn, the random sets and the bootstrap.
         progress: Shows how far it is; True in the library's own way, False not at all.
+        former: The names of `counts` in kedit 0.5: `locating`, `evaluated`, `controls`.
 
     Raises:
         ValueError: There are too few questions, the model cannot read them, or an option does not fit.
     """
-    locator, plan = locate or Miner(), as_plan(edit)
+    locator, plan, counted = locate or Miner(), as_plan(edit), _counted(counts or COUNTS, former)
     check(locator, plan, match)
     quiz = questions
     if not isinstance(quiz, Quiz):
-        quiz = quiz.quiz(locate=locating, evaluate=evaluated, seed=seed)
+        quiz = quiz.quiz(locate=counted.locate, evaluate=counted.target, seed=seed)
     show = as_progress(progress)
-    return task_prepared(model, quiz, locator, plan, controls=controls, match=match, seed=seed, progress=show)
+    return task_prepared(model, quiz, locator, plan, controls=counted.controls, match=match, seed=seed, progress=show)
+
+
+def _counted(counts: Counts, former: Mapping[str, int]) -> Counts:
+    """Return `counts` with what was given by a name of kedit 0.5."""
+    if not former:
+        return counts
+    if unknown := former.keys() - FORMER.keys():
+        raise TypeError(f"task() got an unexpected keyword argument '{min(unknown)}'")
+    told = ", ".join(f"`{name}` is now `counts=Counts({FORMER[name]}=...)`" for name in former)
+    warnings.warn(told, DeprecationWarning, stacklevel=3)
+    given: dict[str, Any] = {FORMER[name]: number for name, number in former.items()}
+    return replace(counts, **given)
 
 
 def check(locator: object, plan: EditPlan, match: str, name: str = "") -> None:

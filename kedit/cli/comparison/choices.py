@@ -20,9 +20,10 @@ def chosen(cfg: DictConfig) -> "Choices":
     from kedit.pipelines.comparison.choices import Choices
     from kedit.pipelines.locate import Counts
 
-    numbers = {key: cfg.evaluate[key] for key in ("locate", "target", "retention")}
-    counts = Counts(**numbers, controls=cfg.random_seeds)
     with misuse():
+        names = ("locate", "target", "retention", "strict")
+        pictures = {key: number for key, number in cfg.evaluate.items() if key in names}
+        counts = Counts(**pictures, controls=cfg.random_seeds)
         for key in ("overrides", "samples"):
             for name in cfg[key] or {}:
                 file_of(str(name), key)

@@ -1,0 +1,61 @@
+"""Check a folder of your own pictures before a run: what it holds, what cannot be used, and the run that fits it.
+
+kedit folder check /data/mine
+"""
+
+import logging
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kedit.cli.configuration import build
+from kedit.cli.errors import ConfigurationError, explained
+from kedit.cli.jobs import DONE, FAILED, MISUSED, said
+from kedit.paths import conf_dir
+from kedit.progress import show_progress
+
+
+def data_of(path: str, words: Sequence[str]) -> Any:
+    """Return the data set in the folder `path`, read as `words` such as `data.boxes=xyxy` say."""
+    from kedit.pipelines.folder_check import opened
+
+    if not Path(path).is_dir():
+        raise ConfigurationError(f"no folder `{path}`")
+    if not words:
+        return opened(Path(path))
+    if wrong := [word for word in words if "=" not in word or not word.startswith(("data=", "data."))]:
+        raise ConfigurationError(f"`{wrong[0]}` is no setting of the data; write `data=coco2017` or `data.KEY=VALUE`")
+    groups = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+    settings = OmegaConf.load(conf_dir() / "data" / f"{(groups or ['folder'])[-1]}.yaml")
+    OmegaConf.set_struct(settings, True)
+    own = OmegaConf.from_dotlist([word.removeprefix("data.") for word in words if word.startswith("data.")])
+    return build(OmegaConf.merge(settings, {"folder": path}, own))
+
+
+def main() -> int:
+    """Check the folder on the command line."""
+    parser = ArgumentParser("kedit folder", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["check"], help="what to do")
+    parser.add_argument("path", help="a folder with pictures.jsonl, or an export in COCO's format")
+    parser.add_argument("settings", nargs="*", help="data=coco2017, data.KEY=VALUE: as for `kedit run`")
+    asked = parser.parse_args(sys.argv[1:])
+    try:
+        from kedit.pipelines.folder_check import check_folder
+
+        logging.disable(logging.WARNING)  # the table has the warnings
+        result = check_folder(data_of(asked.path, asked.settings), progress=show_progress)
+    except (ValueError, LookupError, TypeError, OSError, ConfigurationError, OmegaConfBaseException) as error:
+        return said(MISUSED, explained(error))
+    finally:
+        logging.disable(logging.NOTSET)
+    print(result)
+    return DONE if result.command else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
