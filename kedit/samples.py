@@ -121,6 +121,7 @@ class Question:
 
     text: str
     answer: str
+    """Blank where nobody knows it."""
     kind: str
     sample: Sample | None = None
     video: Video | None = None

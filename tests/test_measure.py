@@ -16,6 +16,7 @@ from torch import Tensor
 from kedit.evaluation.fluency import Guard, repetitive
 from kedit.evaluation.measure import WEAKEST_OF, EditReport, Exam, Transcript, measure, selectivity
 from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import rouge_l
 from kedit.samples import Concept, Question, Sample
@@ -81,6 +82,10 @@ CLEAN = dataclasses.replace(BEFORE, target=replaced(TARGET_CAPTIONS, ("star", "s
 
 def report(after: Transcript, controls: Sequence[Transcript] = (BEFORE,) * 5, **more) -> EditReport:
     return measure(EXAM, BEFORE, after, controls, Similarity(LetterEncoder()), **more)
+
+
+def report_of(exam: Exam, before: Transcript, after: Transcript) -> EditReport:
+    return measure(exam, before, after, [before] * 5, Similarity())
 
 
 def test_the_identity_edit_suppresses_nothing_and_retains_everything_exactly() -> None:
@@ -170,9 +175,32 @@ def test_answers_that_name_the_concept_are_reported_apart() -> None:
     assert (kept["text"].value, kept["text"].n) == (0.5, 2)  # white space is no change
     assert (kept["text_about"].value, kept["text_about"].n) == (0.0, 1)
     # The unedited model's own answer may name the concept too.
-    before = dataclasses.replace(BEFORE, answers=("a star", "a star", "a tree"))
+    before = dataclasses.replace(BEFORE, answers=("a star", "a house with a star", "a tree"))
     kept = measure(EXAM, before, before, [], Similarity()).retention
     assert (kept["text"].n, kept["text_about"].n) == (1, 2)
+
+
+def test_an_answer_in_other_words_is_right_still_and_one_that_was_wrong_has_nothing_to_lose() -> None:
+    before = dataclasses.replace(BEFORE, answers=("a star", "it is a house", "a ring"))
+    after = dataclasses.replace(before, answers=("a star", "A house, I think.", "a tree"))
+    kept = report_of(EXAM, before, after).retention["text"]
+    assert (kept.value, kept.n, kept.low is not None) == (1.0, 1, True)
+    lost = dataclasses.replace(before, answers=("a star", "it is a shape", "a ring"))
+    assert report_of(EXAM, before, lost).retention["text"].value == 0.0
+    assert text_counts(EXAM, before) == {"right_before": 2, "wrong_before": 1, "no_right_answer_known": 0}
+
+
+def test_questions_without_a_known_right_answer_say_so_and_are_not_mixed_in() -> None:
+    unknown = [Question(question.text, " ", "fact") for question in QUESTIONS]
+    mixed = dataclasses.replace(EXAM, questions=(*unknown[:2], QUESTIONS[2]))
+    assert report_of(mixed, BEFORE, BEFORE).retention["text"].n == 1
+    assert text_counts(mixed, BEFORE) == {"right_before": 1, "wrong_before": 0, "no_right_answer_known": 2}
+    alone = dataclasses.replace(EXAM, questions=tuple(unknown))
+    why = report_of(alone, BEFORE, BEFORE).retention["text"].why
+    assert why == "the right answer to no text-only question is known"
+    silent = dataclasses.replace(BEFORE, answers=())
+    none = report_of(dataclasses.replace(EXAM, questions=()), silent, silent).retention
+    assert none["text"].why == none["text_about"].why == "no text-only question was asked"
 
 
 def test_captions_are_also_compared_with_the_references() -> None:
@@ -267,6 +295,61 @@ def test_faults_that_the_unedited_model_has_too_are_not_the_edits() -> None:
     assert Guard()(stuck, stuck).passed
     assert not Guard()(BEFORE, stuck).passed
     assert Guard(repetition=0.5)(BEFORE, stuck).passed
+
+
+def judged_by(surprise: Sequence[float | None], cut: Sequence[bool] = (False,) * 40) -> EditReport:
+    """Return the report on a clean edit whose captions the unedited model finds so surprising."""
+    before = dataclasses.replace(BEFORE, surprise=(0.25,) * 40, cut=(False,) * 40)
+    after = dataclasses.replace(CLEAN, surprise=tuple(surprise), cut=tuple(cut))
+    return measure(EXAM, before, after, [before] * 5, Similarity())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"surprise": [9.0] * 8 + [0.25] * 32}, "on target samples 40% of the captions are no language"),
+        ({"surprise": [0.25] * 37 + [9.0] * 3}, "on retention samples 15% of the captions are no language"),
+        ({"surprise": [0.25] * 40, "cut": [True] * 3 + [False] * 37}, "15% of the captions run on until they are cut"),
+        ({"surprise": [0.25 + math.log(99)] * 40}, None),
+        ({"surprise": [9.0] * 2 + [None] * 38, "cut": [True] * 2 + [False] * 38}, None),
+    ],
+)
+def test_what_is_no_language_to_the_unedited_model_or_has_no_end_is_no_evidence(
+    changes: dict[str, list[float]], fault: str | None
+) -> None:
+    found = judged_by(**changes)
+    assert found.fluency.passed == found.has_evidence == (fault is None)
+    assert (fault or "suppresses `star` beyond") in found.verdict
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["evidence"] is (fault is None)
+
+
+def test_what_the_unedited_model_does_as_well_is_not_the_edits_fault() -> None:
+    strange = dataclasses.replace(BEFORE, surprise=(7.0,) * 40, cut=(True,) * 40)
+    assert Guard()(strange, strange).passed
+    group = Guard()(strange, dataclasses.replace(strange, surprise=(7.0 + math.log(10),) * 40)).groups["target"]
+    assert (group.strange, group.cut, group.cut_before) == (0.0, 1.0, 1.0)
+    assert group.perplexity == pytest.approx(10 * group.perplexity_before, rel=1e-2)
+
+
+def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
+    def odds(nats: float) -> Transcript:
+        return dataclasses.replace(BEFORE, logprobs=tuple(nats + i / 100 for i in range(20)))
+
+    def strengthened(after: Transcript, control: Transcript) -> EditReport:
+        return measure(EXAM, odds(-2), after, [control] * 3, Similarity(), aim="more")
+
+    more = strengthened(odds(-1), odds(-2))
+    assert more.has_evidence and more.selectivity.value is None
+    assert more.verdict.startswith(
+        "The edit strengthens `star` beyond its layer-matched random control: logodds_drop -"
+    )
+    assert (more.to_json()["control"]["beats_control"]["logodds_drop"], more.to_json()["aim"]) == (True, "more")
+    assert EditReport.from_json(more.to_json(), "star", None) == more
+    for doubtful in (strengthened(odds(-3), odds(-2)), strengthened(odds(-1), odds(-1)), strengthened(CLEAN, odds(-2))):
+        assert not doubtful.has_evidence
+        assert doubtful.verdict.startswith("No evidence that the edit strengthens `star`: ")
+    unknown = measure(EXAM, odds(-2), dataclasses.replace(BEFORE, logprobs=None), [BEFORE], Similarity(), aim="more")
+    assert unknown.verdict.endswith("logodds_drop was not measured, no log-probabilities were recorded.")
 
 
 @pytest.mark.parametrize(

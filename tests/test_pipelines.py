@@ -1,5 +1,6 @@
 """The jobs as a notebook calls them: one call, one result that prints and saves itself."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_a_folder_with_fewer_pictures_than_asked_for_is_measured_on_those(
     drop = result.report.suppression["mention_drop"]
     assert drop.n == sum("star" in row.before for row in result.captions if row.group == "target") <= 9
     assert drop.value == 1.0 and drop.low is not None and drop.low < 0.75
+
+
+def test_text_only_questions_can_be_left_out() -> None:
+    asked, silent = (
+        prepare(kedit.Scenes(), "star", None, dataclasses.replace(FEW, text=text)).exam.questions
+        for text in (True, False)
+    )
+    assert asked == kedit.Scenes().questions and silent == ()
+    with pytest.raises(ValueError, match="`text` is true or false, got 'no'"):
+        kedit.Counts(text="no")  # type: ignore[arg-type]
 
 
 def test_the_result_prints_itself_as_text_and_as_html(result: RunResult) -> None:

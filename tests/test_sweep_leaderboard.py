@@ -92,7 +92,7 @@ def test_the_json_nests_the_same_and_names_swept_keys_and_the_pareto_set(sweep: 
     }
     assert told["counts"] == {"jobs": 9, "done": 5, "failed": 2, "running": 1, "missing": 1}
     assert told["ranking"] == [2, 4, 1, 3, 5]
-    assert told["pareto"] == {"jobs": [2], "left_out": {"not_measured": 0, "not_fluent": 0}}
+    assert told["pareto"] == {"jobs": [2], "left_out": {"not_measured": 0, "no_evidence": 1}}
     report = json.loads((sweep / "2" / "report.json").read_text())
     assert told["jobs"][2]["mention_drop"] == report["suppression"]["mention_drop"]
     assert told["jobs"][2]["beats_control"] == {"mention_drop": True, "p": 0.03125}

@@ -59,7 +59,7 @@ def test_a_row_holds_what_its_report_says(sweep: Path) -> None:
     assert result.figures["mention_drop"].to_json() == report["suppression"]["mention_drop"]
     assert result.figures["control_retention"].to_json() == report["control"]["retention"]["overall"]
     assert result.weakest == report["weakest_retention"] == "bleu"
-    assert (result.fluent, result.beats_control, result.p) == (True, True, 0.03125)
+    assert (result.fluent, result.evidence, result.p) == (True, True, 0.03125)
     assert result.told == "star: 51 neurons, drop 1.00, kept 0.35"
 
 
@@ -122,7 +122,7 @@ def test_what_an_older_report_lacks_is_not_measured(sweep: Path) -> None:
     report = json.loads((sweep / "1" / "report.json").read_text())
     del report["positions"], report["control"], report["fluency"], report["retention"]["others"]
     result = Result.of(report)
-    assert (result.positions, result.fluent, result.beats_control, result.p) == (None, None, None, None)
+    assert (result.positions, result.fluent, result.evidence, result.p) == (None, None, None, None)
     lacking = {name for name in FIGURES if result.figures[name].value is None}
     assert lacking == {"others", "control_mention_drop", "control_retention"}
 
@@ -198,7 +198,7 @@ def test_short_names_are_never_ambiguous(keys: list[str]) -> None:
 # The Pareto set
 
 
-def test_ties_stay_and_what_has_no_value_or_broke_the_language_is_counted(sweep: Path) -> None:
+def test_ties_stay_and_what_has_no_value_or_is_no_evidence_is_counted(sweep: Path) -> None:
     assert pareto(read(sweep)).jobs == (2,)
     for number in (1, 3):
         report = sweep / str(number) / "report.json"
@@ -206,7 +206,8 @@ def test_ties_stay_and_what_has_no_value_or_broke_the_language_is_counted(sweep:
     change(sweep / "3" / "report.json", "fluency", "passed", value=False)
     change(sweep / "4" / "report.json", "suppression", "mention_drop", "value", value=None)
     found = pareto(read(sweep))
-    assert (found.jobs, found.unmeasured, found.broken) == ((1, 2), 1, 1)
+    # Job 5 edited no neuron.
+    assert (found.jobs, found.unmeasured, found.doubtful) == ((1, 2), 1, 2)
 
 
 def test_jobs_compete_within_their_concept(sweep: Path) -> None:

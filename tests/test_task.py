@@ -13,7 +13,8 @@ import torch
 import kedit.cli.task as recipe
 from kedit.cli import sharing, table
 from kedit.data.folder import Folder
-from kedit.evaluation.task import ALL, judged, right
+from kedit.evaluation.answers import right
+from kedit.evaluation.task import ALL, judged
 from kedit.locate.miner import UNION, Miner
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted
@@ -121,7 +122,7 @@ def test_the_report_has_shares_by_kind_with_wilson_intervals() -> None:
     assert report.lost.value == pytest.approx(10 / 18) and report.comparison.beats
     assert report.verdict.startswith("The located neurons matter more than random ones: the share of right answers")
     told = report.to_json()
-    assert set(told) == {"score", "lost", "control", "verdict"} and json.dumps(told)
+    assert set(told) == {"score", "lost", "control", "fluency", "evidence", "verdict"} and json.dumps(told)
 
 
 def test_a_report_claims_nothing_without_evidence() -> None:
@@ -132,6 +133,9 @@ def test_a_report_claims_nothing_without_evidence() -> None:
     assert "no random control was run" in judged(asked, right_ones, wrong, [], neurons=3).verdict
     alike = judged(asked, right_ones, wrong, [wrong, wrong], neurons=3)
     assert not alike.comparison.beats and alike.verdict.startswith("No evidence that these neurons matter more")
+    silent = judged(asked[:3], right_ones[:3], [""] * 3, [right_ones[:3]] * 3, neurons=3)
+    assert silent.lost.value == 1.0 and not silent.has_evidence
+    assert "comes with broken language, 100% of the answers are empty" in silent.verdict
     with pytest.raises(ValueError, match="`control 0` has 3 answers, 4 questions were asked"):
         judged(asked, wrong, wrong, [wrong[:3]], neurons=3)
 

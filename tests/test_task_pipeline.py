@@ -9,7 +9,8 @@ import pytest
 import kedit
 from kedit.edit.plan import PatchPlan
 from kedit.edit.reference import CounterfactualMean
-from kedit.evaluation.task import ALL, right
+from kedit.evaluation.answers import right
+from kedit.evaluation.task import ALL
 from kedit.models.mllm import MLLM
 from kedit.models.shipped import HERE
 from kedit.pipelines.task import TaskResult

@@ -40,9 +40,7 @@ def row(result: Result) -> tuple[Cell, ...]:
         *(result.folder, result.model, result.concept, result.locator, result.operator, result.where, result.neurons),
         *(figures["mention_drop"], figures["retention"], result.weakest, figures["others"]),
         *(figures["substitutions"], figures["selectivity"]),
-        None if result.beats_control is None else figures["control_mention_drop"],
-        # As in the verdict: what broke the language suppressed nothing.
-        bool(result.beats_control) and result.fluent is not False,
+        *(None if result.evidence is None else figures["control_mention_drop"], bool(result.evidence)),
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,11 @@ class Scale:
     def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
         """Return the scaled values."""
         return values * self.factor
+
+
+def aim(operator: Operator) -> Literal["less", "more"]:
+    """Return whether an operator is to make what the neurons say more likely, or less, as most are."""
+    return "more" if isinstance(operator, Scale) and operator.factor > 1 else "less"
 
 
 def amplify(factor: float = 2.0) -> Scale:

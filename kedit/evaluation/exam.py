@@ -61,12 +61,18 @@ class Transcript:
 
     Entries of samples whose unedited caption does not name the concept are never read.
     """
+    surprise: tuple[float | None, ...] | None = None
+    """For each caption, target, near and far, how unlikely the unedited model finds its median token, in nats; None
+    where it is too short to tell."""
+    cut: tuple[bool, ...] | None = None
+    """For each of the same captions, whether it ends only because it may not be longer."""
 
     def __post_init__(self) -> None:
         for name in ("target", "near", "far", "answers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.logprobs is not None:
-            object.__setattr__(self, "logprobs", tuple(self.logprobs))
+        for name in ("logprobs", "surprise", "cut"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def retention(self) -> tuple[str, ...]:
@@ -77,8 +83,10 @@ class Transcript:
         """Raise a ValueError unless there is one text for each sample and question of `exam`."""
         asked = {"target": exam.target, "near": exam.near, "far": exam.far, "answers": exam.questions}
         found: dict[str, Sequence[object]] = {name: getattr(self, name) for name in asked}
-        if self.logprobs is not None:
-            asked["logprobs"], found["logprobs"] = exam.target, self.logprobs
+        every = exam.target + exam.retention
+        for name, about in (("logprobs", exam.target), ("surprise", every), ("cut", every)):
+            if getattr(self, name) is not None:
+                asked[name], found[name] = about, getattr(self, name)
         for name, items in asked.items():
             if len(found[name]) != len(items):
                 raise ValueError(

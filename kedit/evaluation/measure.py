@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
+from kedit.evaluation.answers import is_known
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.fluency import Fluency, Guard
 from kedit.evaluation.metrics import Similarity
-from kedit.evaluation.report import Comparison, Control, EditReport, Figures
+from kedit.evaluation.report import JUDGED_BY, Control, EditReport, Figures
 from kedit.evaluation.scores import Scores, pooled, reference_scores, retention_scores, suppression_scores
 from kedit.evaluation.statistics import (
     Measured,
     bootstrap_mean,
     harmonic_mean,
+    paired_difference,
     permutation_pvalue,
     share_difference,
 )
+from kedit.evaluation.verdict import Aim, Comparison
 
 __all__ = ["EditReport", "Exam", "Transcript", "measure"]
 
@@ -29,14 +32,17 @@ SIGNIFICANT = 0.05
 
 NO_ENCODER = "no text encoder was given"
 NO_RETENTION = "the exam has no sample without the concept"
+NO_QUESTIONS = "no text-only question was asked"
+UNKNOWN = "the right answer to no text-only question is known"
 NO_CONTROL = "no random control was run"
 NO_LOGPROBS = "no log-probabilities were recorded"
+STRENGTHENS = "it is of suppression, and the edit is to strengthen the concept"
 _WHY_SUPPRESSION = {"bertscore": NO_ENCODER, "logprob_drop": NO_LOGPROBS, "logodds_drop": NO_LOGPROBS}
 _WHY_RETENTION = {
     "objects": "no unedited caption of a sample without the concept rightly names an object",
     "others": "no unedited caption of a target sample rightly names another object",
-    "text": "no text-only question has an answer that does not name the concept",
-    "text_about": "no text-only question has an answer that names the concept",
+    "text": "no text-only question that is not about the concept was answered right before the edit",
+    "text_about": "no text-only question about the concept was answered right before the edit",
     "near_objects": "no unedited caption of a near sample rightly names an object",
     "far_objects": "no unedited caption of a far sample rightly names an object",
     "near_rougeL": "the exam has no near sample",
@@ -53,6 +59,7 @@ def measure(
     *,
     guard: Guard | None = None,
     neurons: int | None = None,
+    aim: Aim = "less",
     seed: int = 0,
 ) -> EditReport:
     """Return what the edit did to the model's texts.
@@ -65,6 +72,7 @@ def measure(
         similarity: compares edited texts with unedited ones.
         guard: what still counts as fluent.
         neurons: how many neurons the edit acts on, for the verdict.
+        aim: what the edit is for, which the verdict follows.
         seed: of the bootstrap and of the permutation test.
     """
     for name, transcript in [("before", before), ("after", after), *_numbered(controls)]:
@@ -80,11 +88,14 @@ def measure(
         suppression=suppression,
         retention=retention,
         weakest=weakest,
-        selectivity=selectivity(suppression["mention_drop"], retention["overall"], fluency),
+        selectivity=selectivity(suppression["mention_drop"], retention["overall"], fluency)
+        if aim == "less"
+        else Measured.missing(STRENGTHENS),
         fluency=fluency,
-        control=_control(exam, before, controls, similarity, suppressed["mention_drop"], seed),
+        control=_control(exam, before, controls, similarity, suppressed, aim, seed),
         encoder=similarity.encoder.name if similarity.encoder else None,
         neurons=neurons,
+        aim=aim,
     )
 
 
@@ -121,21 +132,25 @@ def selectivity(mention_drop: Measured, retained: Measured, fluency: Fluency) ->
     return Measured(value, low, high, min(mention_drop.n, retained.n))
 
 
-def compare(edited: Sequence[float], by_seed: Sequence[Sequence[float]], *, seed: int = 0) -> Comparison:
-    """Return whether the shares `edited` beat the random controls, `[seed][sample]`, on the same samples.
+def compare(
+    edited: Sequence[float], by_seed: Sequence[Sequence[float]], *, shares: bool = True, seed: int = 0
+) -> Comparison:
+    """Return whether what the edit did beats the random controls, `[seed][sample]`, on the same samples.
 
     To beat them, the paired difference from the controls' mean must have an interval above 0 and a
     sign-flip p of at most 0.05, and no single control may reach the edit: a random set that happens to
     do as much is a counterexample whatever the mean says.
 
     Each guards against what the others miss: an edit's outcomes are 0 or 1 and the controls' mean is not, so
-    their difference is skewed, and the sign-flip test alone calls up to a tenth of null edits significant.
+    their difference is skewed, and the sign-flip test alone calls up to a tenth of null edits significant. Without
+    `shares`, the values may be any numbers.
     """
     if not by_seed or not edited:
         why = NO_CONTROL if not by_seed else "no target caption named the concept before the edit"
         return Comparison(False, Measured.missing(why), None)
     control = [sum(values) / len(values) for values in zip(*by_seed, strict=True)]
-    difference, p = share_difference(edited, control), permutation_pvalue(edited, control, seed=seed)
+    difference = share_difference(edited, control) if shares else paired_difference(edited, control, seed=seed)
+    p = permutation_pvalue(edited, control, seed=seed)
     above_each = all(sum(edited) > sum(values) for values in by_seed)
     return Comparison((difference.low or 0.0) > 0 and p <= SIGNIFICANT and above_each, difference, p)
 
@@ -145,12 +160,14 @@ def _control(
     before: Transcript,
     controls: Sequence[Transcript],
     similarity: Similarity,
-    edited: Sequence[float],
+    edited: Scores,
+    aim: Aim,
     seed: int,
 ) -> Control:
     suppressed = [suppression_scores(exam, before, control, similarity) for control in controls]
     drops = [run["mention_drop"] for run in suppressed]
-    comparison = compare(edited, drops, seed=seed)
+    own, *others = (_aimed_at(run, aim) for run in (edited, *suppressed))
+    comparison = compare(own, others, shares=aim == "less", seed=seed)
     if not controls:
         missing = Measured.missing(NO_CONTROL)
         nothing = dict.fromkeys((*RETENTION, *BY_DISTANCE, "overall"), missing)
@@ -162,6 +179,12 @@ def _control(
     return Control(len(controls), _suppression(pooled(suppressed), seed), retention, means, comparison)
 
 
+def _aimed_at(scores: Scores, aim: Aim) -> list[float]:
+    """Return what an edit is judged by, more being better; nothing where it was not recorded."""
+    drops = scores.get(JUDGED_BY[aim], [])
+    return drops if aim == "less" else [-drop for drop in drops]
+
+
 def _suppression(scores: Scores, seed: int) -> dict[str, Measured]:
     nothing = "no target caption named the concept before the edit" if not scores["mention_drop"] else ""
     whys = {name: nothing or _WHY_SUPPRESSION.get(name, "") for name in SUPPRESSION}
@@ -171,6 +194,8 @@ def _suppression(scores: Scores, seed: int) -> dict[str, Measured]:
 def _retention(exam: Exam, scores: Scores, seed: int) -> dict[str, Measured]:
     metric = NO_RETENTION if not exam.retention else NO_ENCODER
     whys = {name: _WHY_RETENTION.get(name, metric) for name in RETENTION + BY_DISTANCE}
+    if not any(map(is_known, exam.questions)):
+        whys |= dict.fromkeys(("text", "text_about"), UNKNOWN if exam.questions else NO_QUESTIONS)
     return _summary(scores, RETENTION + BY_DISTANCE, whys, seed)
 
 

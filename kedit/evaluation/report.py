@@ -6,19 +6,13 @@ from typing import Any
 
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
+from kedit.evaluation.verdict import Aim, Comparison, Verdict, judge
 
 Figures = Mapping[str, Measured]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Whether the edit suppresses more than its random control, and how sure that is."""
-
-    beats: bool
-    difference: Measured
-    """Mention_drop of the edit less the control's mean over seeds, paired by sample."""
-    p: float | None
-    """Two-sided, of the paired sign-flip test; None where there is nothing to compare."""
+JUDGED_BY: Mapping[Aim, str] = {"less": "mention_drop", "more": "logodds_drop"}
+"""The suppression measure that an edit is judged by: one that is to make a word likelier, by a drop below zero, since
+all captions that are judged named the concept before."""
+_DOES: Mapping[Aim, str] = {"less": "suppresses", "more": "strengthens"}
 
 
 @dataclass(frozen=True)
@@ -31,24 +25,25 @@ class Control:
     by_seed: tuple[float, ...]
     """Mention_drop of each seed; empty where no caption named the concept."""
     comparison: Comparison
+    """Of what the edit is judged by."""
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Control":
+    def from_json(cls, told: Mapping[str, Any], aim: Aim) -> "Control":
         """Return what `to_json` wrote."""
         beats = told["beats_control"]
-        comparison = Comparison(beats["mention_drop"], Measured.from_json(beats["difference"]), beats["p"])
+        comparison = Comparison(beats[JUDGED_BY[aim]], Measured.from_json(beats["difference"]), beats["p"])
         suppression, retention = (from_json(told[part]) for part in ("suppression", "retention"))
         return cls(told["seeds"], suppression, retention, tuple(told["by_seed"]), comparison)
 
-    def to_json(self) -> dict[str, object]:
-        """Return the "control" part of report.json."""
+    def to_json(self, aim: Aim, *, evidence: bool) -> dict[str, object]:
+        """Return the "control" part of report.json; a control is beaten only where there is `evidence`."""
         return {
             "seeds": self.seeds,
             "suppression": as_json(self.suppression),
             "retention": as_json(self.retention),
             "by_seed": list(self.by_seed),
             "beats_control": {
-                "mention_drop": self.comparison.beats,
+                JUDGED_BY[aim]: evidence,
                 "difference": self.comparison.difference.to_json(),
                 "p": self.comparison.p,
             },
@@ -71,27 +66,48 @@ class EditReport:
     """What made the embeddings of BERTScore."""
     neurons: int | None = None
     """How many neurons were edited, if it was said."""
+    aim: Aim = "less"
 
     @property
     def has_evidence(self) -> bool:
-        """Whether the edit suppresses the concept beyond its random control without breaking the language."""
-        return self._why_no_evidence() is None
+        """Whether the edit does what it is for beyond its random control without breaking the language."""
+        return self.judgement.evidence
 
     @property
     def verdict(self) -> str:
         """One sentence: the edit suppresses the concept beyond its random control, or why there is no evidence."""
-        drop, why_not = self.suppression["mention_drop"], self._why_no_evidence()
-        if why_not is not None:
-            return f"No evidence that the edit suppresses `{self.concept}`: {why_not}."
-        kept = str(self.retention["overall"]) + (f" at its weakest ({self.weakest})" if self.weakest else "")
-        return (
-            f"The edit suppresses `{self.concept}` beyond its layer-matched random control: mention_drop {drop} "
-            f"against {self.control.suppression['mention_drop']} ({self._figures_behind()}); retention {kept}."
+        return self.judgement.sentence
+
+    @property
+    def judgement(self) -> Verdict:
+        """Whether the edit does what it is for, and how one knows."""
+        measure, comparison = JUDGED_BY[self.aim], self.control.comparison
+        figure, control = self.suppression[measure], self.control.suppression[measure]
+        does = f"the edit {_DOES[self.aim]} `{self.concept}`"
+        p = "" if comparison.p is None else f", p = {comparison.p:.2g}"
+        seeds = f"{self.control.seeds} seed{'s' * (self.control.seeds != 1)}"
+        n = comparison.difference.n
+        behind = f"{figure} against {control} (difference {comparison.difference}{p}, n = {n}, {seeds})"
+        beside = f"the located neuron set does not beat the layer-matched random control on {measure}, {behind}"
+        if comparison.beats:
+            kept = str(self.retention["overall"]) + (f" at its weakest ({self.weakest})" if self.weakest else "")
+            beside = f"{measure} {behind}; retention {kept}"
+        return judge(
+            f"T{does[1:]} beyond its layer-matched random control",
+            f"No evidence that {does}",
+            nothing=self._nothing,
+            neurons=self.neurons,
+            fluency=self.fluency,
+            seeds=self.control.seeds,
+            comparison=comparison,
+            change=f"its {measure} of {figure}",
+            beside=beside,
         )
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any], concept: str, neurons: int | None) -> "EditReport":
         """Return what `to_json` wrote, of an edit of `concept` in so many neurons."""
+        aim: Aim = told.get("aim", "less")
         return cls(
             concept=concept,
             suppression=from_json(told["suppression"]),
@@ -99,9 +115,10 @@ class EditReport:
             weakest=told["weakest_retention"],
             selectivity=Measured.from_json(told["selectivity"]),
             fluency=Fluency.from_json(told["fluency"]),
-            control=Control.from_json(told["control"]),
+            control=Control.from_json(told["control"], aim),
             encoder=told["encoder"],
             neurons=neurons,
+            aim=aim,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -112,33 +129,20 @@ class EditReport:
             "weakest_retention": self.weakest,
             "selectivity": self.selectivity.to_json(),
             "fluency": self.fluency.to_json(),
-            "control": self.control.to_json(),
+            "control": self.control.to_json(self.aim, evidence=self.has_evidence),
             "encoder": self.encoder,
+            "aim": self.aim,
+            "evidence": self.has_evidence,
             "verdict": self.verdict,
         }
 
-    def _why_no_evidence(self) -> str | None:
-        drop, control = self.suppression["mention_drop"], self.control
-        if drop.value is None:
+    @property
+    def _nothing(self) -> str | None:
+        """Why there was nothing to judge, if so."""
+        if self.suppression["mention_drop"].value is None:
             return "no target caption named it before the edit, so there was nothing to suppress (n = 0)"
-        if self.neurons == 0:
-            return "no neuron was located, so nothing was edited (0 neurons)"
-        if not control.seeds:
-            return f"mention_drop is {drop}, but no random control was run beside it"
-        if not control.comparison.beats:
-            return (
-                f"the located neuron set does not beat the layer-matched random control on mention_drop, {drop} "
-                f"against {control.suppression['mention_drop']} ({self._figures_behind()})"
-            )
-        if not self.fluency.passed:
-            return f"its mention_drop of {drop} comes with broken language, {self.fluency.why}"
-        return None
-
-    def _figures_behind(self) -> str:
-        comparison, seeds = self.control.comparison, self.control.seeds
-        p = "" if comparison.p is None else f", p = {comparison.p:.2g}"
-        plural = "seed" if seeds == 1 else "seeds"
-        return f"difference {comparison.difference}{p}, n = {comparison.difference.n}, {seeds} {plural}"
+        figure = self.suppression[JUDGED_BY[self.aim]]
+        return None if figure.value is not None else f"{JUDGED_BY[self.aim]} was not measured, {figure.why}"
 
 
 def as_json(figures: Figures) -> dict[str, object]:

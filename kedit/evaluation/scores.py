@@ -7,6 +7,7 @@ control are scored on the same ones and may be compared sample by sample.
 import math
 from collections.abc import Iterator, Sequence
 
+from kedit.evaluation.answers import is_known, right
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.texts import rouge_l
@@ -56,8 +57,9 @@ def retention_scores(exam: Exam, before: Transcript, after: Transcript, similari
 
     `objects` (with `near_objects` and `far_objects`): the share of a retention sample's objects that the
     unedited caption rightly named and the edited one still names. `others`: the same on target samples for the
-    objects besides the concept. `text`: 1 if the answer is unchanged; `text_about`: for answers that name the
-    concept, which are no part of retention. Each metric: similarity of the edited caption to the unedited one.
+    objects besides the concept. `text`: of the text-only questions that were answered right before, 1 if the answer
+    is right still; `text_about`: for answers that name the concept, which are no part of retention. Each metric:
+    similarity of the edited caption to the unedited one.
     """
     about, unrelated = _answers_kept(exam, before, after)
     near, far = (
@@ -108,10 +110,20 @@ def _objects_kept(
 
 
 def _answers_kept(exam: Exam, before: Transcript, after: Transcript) -> tuple[list[float], list[float]]:
-    """Return 1 for each unchanged answer: those that name the concept, and the others."""
+    """Return 1 for each answer that is right still, of those that were: those that name the concept, and the others."""
     about: list[float] = []
     unrelated: list[float] = []
     for question, was, now in zip(exam.questions, before.answers, after.answers, strict=True):
+        if not right(question, was):
+            continue
         names_it = exam.concept.mentioned_in(question.answer) or exam.concept.mentioned_in(was)
-        (about if names_it else unrelated).append(float(was.split() == now.split()))
+        (about if names_it else unrelated).append(float(right(question, now)))
     return about, unrelated
+
+
+def text_counts(exam: Exam, before: Transcript) -> dict[str, int]:
+    """Return how many text-only questions there are: answered right before the edit, wrong, or nobody knows."""
+    known = [one for one in zip(exam.questions, before.answers, strict=True) if is_known(one[0])]
+    n_right = sum(right(question, was) for question, was in known)
+    unknown = len(exam.questions) - len(known)
+    return {"right_before": n_right, "wrong_before": len(known) - n_right, "no_right_answer_known": unknown}

@@ -79,6 +79,11 @@ class MLLM(Protocol):
         """How many samples go through the model at once."""
         ...
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Where a caption or an answer ends at the latest."""
+        ...
+
     def site(self, name: SiteName, scope: Scope = "language") -> Site:
         """Return where the neurons of a part of the model live."""
         ...

@@ -201,10 +201,10 @@ class _Job:
             name = one.exam.concept.name
             try:
                 edit = self._edit_of(one, method)
+                drops[name] = gallery.drops(edit, frozenset(pair.sample.id for pair in one.pairs))
             except ValueError as error:
                 why[name] = str(error)
                 continue
-            drops[name] = gallery.drops(edit, frozenset(pair.sample.id for pair in one.pairs))
             neurons[name] = len(edit.neurons)
         self.matrix = Matrix(drops, neurons, why)
 

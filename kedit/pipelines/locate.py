@@ -54,6 +54,8 @@ class Counts:
     """Layer-matched random sets beside the located one."""
     strict: bool = False
     """Whether to refuse if there are fewer pictures, instead of taking what there is with a warning."""
+    text: bool = True
+    """Whether the data set's text-only questions are asked as well."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.strict, bool):
@@ -61,6 +63,8 @@ class Counts:
         for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
+        if not isinstance(self.text, bool):
+            raise ValueError(f"`text` is true or false, got {self.text!r}")
 
 
 class ScoresError(ValueError):
@@ -351,7 +355,8 @@ def prepare(
     """
     found = find_concept(data.concepts, concept)
     split = draw(data, found, counts, seed=seed)
-    exam = Exam(found, data.concepts, split.target, split.near, split.far, data.questions)
+    questions = data.questions if counts.text else ()
+    exam = Exam(found, data.concepts, split.target, split.near, split.far, questions)
     samples = shard.of(split.locate)
     painter = inpaint or usual_inpainter(samples)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)

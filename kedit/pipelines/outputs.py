@@ -13,18 +13,21 @@ from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.fluency import Speech
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, corpus_scores
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.texts import TextEncoder
+from kedit.evaluation.verdict import Aim
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Generated
+from kedit.models.surprise import surprises
 from kedit.neurons import NeuronSet
 from kedit.pipelines.transcripts import Said
 from kedit.progress import Batched
 from kedit.prompts import Prompt
 from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
-from kedit.samples import Concept, Progress, Sample
+from kedit.samples import Concept, Progress, Sample, silent
 
 
 class Told(NamedTuple):
@@ -76,16 +79,18 @@ def recall_edited(
 
 def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
     """Return what the model says now."""
-    texts = model.ask(_prompts(model, exam), progress=progress, what="captions")
+    prompts = _prompts(model, exam)
+    texts = model.ask(prompts, progress=progress, what="captions")
     (spoken,) = logprobs(model, exam.concept, exam.target, texts[: len(exam.target)], [None])
-    return Said(tuple(texts), spoken)
+    captions = speech(model, prompts, texts[: len(exam.target + exam.retention)], progress=progress)
+    return Said(tuple(texts), spoken, tuple(captions.surprise or ()), tuple(captions.cut or ()))
 
 
 def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
-    Log-probabilities are taken after the words said before. An edit of no neurons leaves all as it was, and nothing is
-    run for it.
+    Log-probabilities are taken after the words said before, and the unedited model reads the captions that changed. An
+    edit of no neurons leaves all as it was, and nothing is run for it.
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
     acting, texts = [edit for edit in edits if len(edit.neurons)], []
@@ -94,8 +99,46 @@ def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progres
         with edit.applied(model):
             texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="captions of a set"))
     spoken = logprobs(model, exam.concept, exam.target, named, acting)
-    changed = (Said(tuple(answers), one) for answers, one in zip(texts, spoken, strict=True))
+    changed = (_said(model, prompts, before, *one) for one in zip(texts, spoken, strict=True))
     return [next(changed) if len(edit.neurons) else before for edit in edits]
+
+
+def _said(
+    model: MLLM, prompts: Sequence[Prompt], before: Said, texts: Sequence[Generated], spoken: tuple[float, ...]
+) -> Said:
+    """Return what was said under an edit that no longer acts; the unedited model reads the captions that changed."""
+    captions = texts[: len(before.surprise)]
+    now = speech(model, prompts, captions, before.texts, before.surprise)
+    return Said(tuple(texts), spoken, tuple(now.surprise or ()), tuple(now.cut or ()))
+
+
+def speech(
+    model: MLLM,
+    prompts: Sequence[Prompt],
+    texts: Sequence[Generated],
+    before: Sequence[Generated] = (),
+    known: Sequence[float | None] | None = None,
+    *,
+    progress: Progress = silent,
+) -> Speech:
+    """Return texts with what tells `model`, which must be unedited, whether they are language.
+
+    Args:
+        model: The model.
+        prompts: What was asked; more than there are texts where the others are of no matter.
+        texts: What was said.
+        before: What it said itself; texts that are as they were need not be read.
+        known: The surprise of those; None reads all texts.
+        progress: Shows the batches.
+    """
+    places = range(len(texts))
+    changed = [place for place in places if known is None or texts[place].tokens != before[place].tokens]
+    asked, said = [prompts[place] for place in changed], [texts[place] for place in changed]
+    read = dict(zip(changed, surprises(model, asked, said, progress=progress), strict=True))
+    usual = [None] * len(texts) if known is None else known
+    unlikely = [read.get(place, usual[place]) for place in places]
+    cut = [len(text.tokens) >= model.max_new_tokens for text in texts]
+    return Speech([text.text for text in texts], unlikely, cut)
 
 
 def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
@@ -104,17 +147,25 @@ def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
 
 
 def measured(
-    exam: Exam, told: Told, similarity: Similarity, neurons: int, seed: int, recall: Recall = FORGETFUL
+    exam: Exam,
+    told: Told,
+    similarity: Similarity,
+    neurons: int,
+    seed: int,
+    recall: Recall = FORGETFUL,
+    *,
+    aim: Aim = "less",
 ) -> tuple[EditReport, dict[str, dict[str, float]]]:
     """Return what the edit did, and how alike the captions are as whole corpora."""
 
     def about() -> dict[str, Any]:
         encoder = of_encoder(similarity.encoder) if similarity.encoder else None
         texts = [repr(one) for one in (told.before, told.after, *told.controls)]
-        return {"exam": of_exam(exam), "told": texts, "encoder": encoder, "neurons": neurons, "seed": seed}
+        asked = {"exam": of_exam(exam), "told": texts, "encoder": encoder}
+        return asked | {"neurons": neurons, "seed": seed, "aim": aim}
 
     def make() -> dict[str, Any]:
-        result = measure(exam, *told, similarity, neurons=neurons, seed=seed)
+        result = measure(exam, *told, similarity, neurons=neurons, aim=aim, seed=seed)
         corpus = corpus_part(told, similarity.encoder) if similarity.encoder else {}
         return {**result.to_json(), "corpus": corpus}
 

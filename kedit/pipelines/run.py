@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
-from kedit.edit.operators import Operator, Zero
+from kedit.edit.operators import Operator, Zero, aim
 from kedit.edit.plan import EditPlan, Plan, check_plan
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
+from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.locate.auto import Auto
@@ -114,8 +115,9 @@ class RunResult:
     @property
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
-        verdict, no_evidence = self._titles()
-        found = {**self.located.figures, "before_after": draw_before_after(self._caption_rows(), title=no_evidence)}
+        verdict, suppresses = self.report.judgement.title, self.report.has_evidence and self.report.aim == "less"
+        before_after = draw_before_after(self._caption_rows(), title=None if suppresses else verdict)
+        found = {**self.located.figures, "before_after": before_after}
         suppression, retention = (self._effects(part) for part in EFFECTS)
         if suppression or retention:
             found["effects"] = draw_effects(suppression, retention, title=verdict)
@@ -156,6 +158,7 @@ class RunResult:
                 "skipped": {**self.located.skipped, **self.skipped},
                 "target": len(self.exam.target),
                 "retention": len(self.exam.retention),
+                "text": text_counts(self.exam, self.outputs.before),
             },
             "cost": self.located.cost,
             "heat_maps": self.heat_maps.measures,
@@ -188,11 +191,6 @@ class RunResult:
     def _repr_html_(self) -> str:
         rows = "".join(f"<li>{escape(row.before)}<br>{escape(row.after)}</li>" for row in self.examples)
         return f"{self.table().html()}<ul>{rows}</ul>"
-
-    def _titles(self) -> tuple[str, str | None]:
-        """Return the verdict as a title, and the same where it says that there is no evidence."""
-        verdict = self.report.verdict.partition(": ")[0]
-        return verdict, None if self.report.has_evidence else verdict
 
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
@@ -309,7 +307,7 @@ def run_prepared(
     random = [located.neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
     told = interview(model, exam, plan, operator, located.neurons, random, progress, cache)
     similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
-    measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache)
+    measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
     report, corpus = run_stage(measures, progress, "measures")
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes

@@ -65,12 +65,12 @@ class SweepResult:
     def front(self) -> frozenset[int]:
         """The numbers of the rows that no other row of their concept beats in both mention_drop and retention.
 
-        A row whose edit broke the language is not among them.
+        A row without evidence is not among them.
         """
         rivals: dict[str, dict[int, tuple[float, float]]] = {}
         for number, row in enumerate(self.rows):
             drop, kept = (one.value for one in _figures(row.run))
-            if drop is not None and kept is not None and row.run.report.fluency.passed:
+            if drop is not None and kept is not None and row.run.report.has_evidence:
                 rivals.setdefault(row.concept, {})[number] = (drop, kept)
         stays = [zip(points, undominated(list(points.values())), strict=True) for points in rivals.values()]
         return frozenset(number for pairs in stays for number, stay in pairs if stay)

@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 from kedit import __version__
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan, PatchPlan
-from kedit.evaluation.task import Match, TaskReport, check_match, judged
+from kedit.evaluation.answers import Match, check_match
+from kedit.evaluation.task import TaskReport, judged
 from kedit.locate.miner import Miner
-from kedit.models.mllm import MLLM
+from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.locate import Counts, cost_part, neuron_part, without_seconds
+from kedit.pipelines.outputs import speech
 from kedit.pipelines.run import as_plan
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
+from kedit.prompts import Prompt
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Table
 from kedit.runs import Run, result_folder
@@ -97,7 +100,7 @@ class TaskResult:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         counts = {layer: len(indices) for layer, indices in self.neurons.by_layer().items()}
-        report, title = self.report, self.report.verdict.partition(": ")[0]
+        report, title = self.report, self.report.judgement.title
         right = {kind: (was, report.after[kind], report.control[kind]) for kind, was in report.before.items()}
         return {"layers": draw_layers({"": counts}, self.site.widths), "score": draw_answers(right, title=title)}
 
@@ -210,7 +213,7 @@ def task(
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         counts: How many questions of each kind to locate with (`locate`) and to evaluate on (`target`), and how many
             random controls; 24, 40 and 5 if None, and fewer where there are fewer.
-        match: When an answer is right; see `kedit.evaluation.task.Match`.
+        match: When an answer is right; see `kedit.evaluation.answers.Match`.
         seed: Of the questions drawn, the random sets and the bootstrap.
         progress: Shows how far it is; True in the library's own way, False not at all.
         former: The names of `counts` in kedit 0.5: `locating`, `evaluated`, `controls`.
@@ -288,29 +291,33 @@ def task_prepared(
     if keep is not None:
         keep(scores, sets)
     neurons, operator = list(sets.values())[-1], plan.operator_for(model, [])
-    before = model.answer(quiz.evaluate, progress=progress)
+    asked = [question.prompt for question in quiz.evaluate]
+    before = model.ask(asked, progress=progress)
     random = [neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
-    after, *at_random = _answers_edited(model, quiz.evaluate, plan, operator, (neurons, *random), progress)
-    report = judged(quiz.evaluate, before, after, at_random, neurons=len(neurons), match=match, seed=seed)
+    after, *at_random = _answers_edited(model, asked, plan, operator, (neurons, *random), progress)
+    spoken = speech(model, asked, before, progress=progress)
+    edited = speech(model, asked, after, before, spoken.surprise, progress=progress)
+    controls_said = [[one.text for one in some] for some in at_random]
+    report = judged(quiz.evaluate, spoken, edited, controls_said, neurons=len(neurons), match=match, seed=seed)
     return TaskResult(
         model.name, name or "miner", repr(operator), plan.positions, match, site, scores, sets, quiz,
-        tuple(before), tuple(after), report, time.perf_counter() - began,
+        tuple(spoken.texts), tuple(edited.texts), report, time.perf_counter() - began,
     )  # fmt: skip
 
 
 def _answers_edited(
     model: MLLM,
-    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
     plan: EditPlan,
     operator: Operator,
     sets: Sequence[NeuronSet],
     progress: Progress,
-) -> list[list[str]]:
+) -> list[list[Generated]]:
     """Return the answers with each of the `sets` edited: the located neurons first, then random ones."""
     answers, counted = [], Batched(enumerate(sets), [1] * len(sets), "neuron sets")
     for number, chosen in progress(counted, len(sets), "edited answers"):
         with plan.edit(chosen, operator, f"control {number - 1}" if number else "task").applied(model):
-            answers.append(model.answer(questions, progress=progress))
+            answers.append(model.ask(prompts, progress=progress))
     return answers
 
 

@@ -16,23 +16,29 @@ class Said:
     """Of the target, near and far samples and of the questions."""
     logprobs: tuple[float, ...]
     """For each target sample; NaN where none was taken."""
+    surprise: tuple[float | None, ...]
+    """Of each caption to the unedited model; None where it is too short to tell."""
+    cut: tuple[bool, ...]
+    """Whether each caption ends only because it may not be longer."""
 
     def transcript(self, exam: Exam) -> Transcript:
         """Return it as `measure` takes it."""
         texts = iter(one.text for one in self.texts)
         asked = (exam.target, exam.near, exam.far, exam.questions)
         target, near, far, answers = (tuple(next(texts) for _ in part) for part in asked)
-        return Transcript(target, near, far, answers, self.logprobs)
+        return Transcript(target, near, far, answers, self.logprobs, self.surprise, self.cut)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, where a log-probability that was not taken is null."""
-        return {"texts": rows(self.texts), "logprobs": [None if one != one else one for one in self.logprobs]}
+        logprobs = [None if one != one else one for one in self.logprobs]
+        signs = {"surprise": list(self.surprise), "cut": list(self.cut)}
+        return {"texts": rows(self.texts), "logprobs": logprobs, **signs}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Self:
         """Return what `to_json` wrote."""
         logprobs = tuple(float("nan") if one is None else one for one in told["logprobs"])
-        return cls(tuple(captions_of(told["texts"])), logprobs)
+        return cls(tuple(captions_of(told["texts"])), logprobs, tuple(told["surprise"]), tuple(told["cut"]))
 
 
 def rows(captions: Sequence[Generated]) -> list[list[Any]]:

@@ -52,12 +52,22 @@ class Grid:
     """For each measure its values, `[row, column]`, NaN where there is none; of `neurons` counts, else shares."""
     undone: NDArray[np.bool_]
     """Where a job has no result, `[row, column]`."""
+    doubtful: NDArray[np.bool_] | None = None
+    """Where no edit did what it is for, `[row, column]`; None for nowhere."""
+
+    @property
+    def best(self) -> NDArray[np.bool_]:
+        """Where the selectivity is highest among what is not doubtful, `[row, column]`."""
+        selectivity = self.maps.get("selectivity", np.full(self.undone.shape, np.nan))
+        if self.doubtful is not None:
+            selectivity = np.where(self.doubtful, np.nan, selectivity)
+        return selectivity == np.nanmax(selectivity, initial=-1.0)  # type: ignore[no-any-return]
 
 
 def draw_thresholds(grid: Grid, *, title: str) -> Drawing:
     """Draw a matrix of each measure over two settings; where a job has no result, it is hatched.
 
-    The region of the highest selectivity is outlined, unless it is everywhere.
+    The region of the highest selectivity is outlined, unless it is everywhere; see `Grid.best`.
 
     Raises:
         ValueError: The maps do not have the shape of the grid, or none has a value.
@@ -68,9 +78,7 @@ def draw_thresholds(grid: Grid, *, title: str) -> Drawing:
             raise ValueError(f"the map of `{measure}` is {list(cells.shape)}, and the grid {list(shape)}")
     if not any(np.isfinite(cells).any() for cells in grid.maps.values()):
         raise ValueError("no cell of any map has a value, so there is nothing to draw")
-    selectivity = grid.maps.get("selectivity", np.full(shape, np.nan))
-    best = selectivity == np.nanmax(selectivity, initial=-1.0)
-    best &= not best.all()
+    best = grid.best & (not grid.best.all())
     blank = any((np.isnan(cells) & ~grid.undone).any() for cells in grid.maps.values())
     notes = ["outlined: the highest selectivity"] * bool(best.any())
     notes += ["hatched: a job failed or has not run"] * bool(grid.undone.any()) + ["-: not measured"] * blank

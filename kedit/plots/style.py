@@ -108,7 +108,7 @@ NAMES = {
     "objects": "other objects still named",
     "bertscore": "BERTScore",
     "others": "things beside the concept still named",
-    "text": "text questions answered as before",
+    "text": "text questions still answered right",
     "bleu": "BLEU",
     "rougeL": "ROUGE-L",
     "two_stage": "two-stage",

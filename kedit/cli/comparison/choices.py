@@ -21,7 +21,7 @@ def chosen(cfg: DictConfig) -> "Choices":
     from kedit.pipelines.locate import Counts
 
     with misuse():
-        names = ("locate", "target", "retention", "strict")
+        names = ("locate", "target", "retention", "strict", "text")
         pictures = {key: number for key, number in cfg.evaluate.items() if key in names}
         counts = Counts(**pictures, controls=cfg.random_seeds)
         for key in ("overrides", "samples"):

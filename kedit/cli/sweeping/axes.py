@@ -41,24 +41,25 @@ def grid(sweep: Sweep, names: tuple[str, str]) -> tuple[Grid, int]:
         cells.setdefault(at, []).append(row)
     maps = {name: np.full((len(rows), len(columns)), np.nan) for name in (*MEASURES, "neurons")}
     # A place that no job was asked for is not one where a job failed.
-    undone = np.zeros((len(rows), len(columns)), bool)
+    undone, doubtful = (np.zeros((len(rows), len(columns)), bool) for _ in range(2))
     for at, jobs in cells.items():
-        undone[at] = any(job.result is None for job in jobs)
+        results = [job.result for job in jobs if job.result is not None]
+        undone[at] = len(results) < len(jobs)
+        doubtful[at] = all(one.evidence is False for one in results)
         for name, values in maps.items():
             known = _values(jobs, name)
             values[at] = np.mean(known) if known else np.nan
-    return Grid(names, rows, columns, maps, undone), max(map(len, cells.values()))
+    return Grid(names, rows, columns, maps, undone, doubtful), max(map(len, cells.values()))
 
 
 def best_cell(found: Grid) -> str | None:
-    """Return the highest selectivity of a grid and where it is, in words; None where it was not measured."""
-    selectivity = found.maps["selectivity"]
-    if not np.isfinite(selectivity).any():
+    """Return the highest selectivity of a grid and where it is, in words; None where nothing has one and evidence."""
+    if not found.best.any():
         return None
-    row, column = np.unravel_index(int(np.nanargmax(selectivity)), selectivity.shape)
+    row, column = np.argwhere(found.best)[0]
     where = f"{found.names[0]}={found.rows[row]} {found.names[1]}={found.columns[column]}"
-    others = int((selectivity == selectivity[row, column]).sum()) - 1
-    return f"{selectivity[row, column]:.2f}, at {where}" + (f" and {others} more" if others else "")
+    others = int(found.best.sum()) - 1
+    return f"{found.maps['selectivity'][row, column]:.2f}, at {where}" + (f" and {others} more" if others else "")
 
 
 def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[Measured]], int]:

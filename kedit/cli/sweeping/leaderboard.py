@@ -26,14 +26,24 @@ INTERVALS = (
 
 
 def ranked(sweep: Sweep) -> list[tuple[Row, Result]]:
-    """Return the jobs that have a result, from high to low selectivity, then mention_drop, then by number."""
+    """Return the jobs that have a result, from high to low selectivity, then mention_drop, then by number.
 
-    def rank(one: tuple[Row, Result]) -> tuple[float, float, int]:
+    Those without evidence come behind, and last those without a selectivity.
+    """
+
+    def rank(one: tuple[Row, Result]) -> tuple[bool, bool, float, float, int]:
         row, result = one
         selectivity, drop = (result.figures[name].value for name in ("selectivity", "mention_drop"))
-        return (-1.0 if selectivity is None else selectivity, -1.0 if drop is None else drop, -row.number)
+        known = selectivity is not None
+        return known, result.evidence is not False, selectivity or 0.0, -1.0 if drop is None else drop, -row.number
 
     return sorted(sweep.done, key=rank, reverse=True)
+
+
+def best(sweep: Sweep) -> tuple[Row, Result] | None:
+    """Return the most selective job whose edit did what it is for; None if there is none."""
+    convincing = (one for one in ranked(sweep) if one[1].evidence is not False)
+    return next((one for one in convincing if one[1].figures["selectivity"].value is not None), None)
 
 
 def flat(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[Any]]]:
@@ -50,7 +60,7 @@ def _flat_row(row: Row, front: Pareto, same: dict[int, int]) -> list[Any]:
     cells += [*(getattr(result, name) for name in ASKED), result.neurons]
     for one in result.figures.values():
         cells += [one.value, one.low, one.high, one.n]
-    cells += [result.weakest, result.fluent, result.beats_control, result.p]
+    cells += [result.weakest, result.fluent, result.evidence, result.p]
     return [*cells, row.number in front.jobs, same.get(row.number)]
 
 
@@ -66,7 +76,7 @@ def as_json(sweep: Sweep, front: Pareto) -> dict[str, Any]:
         "swept": {name: key for key, name in sweep.keys.items()},
         "counts": {"jobs": len(sweep.rows), "done": len(sweep.done), **_undone(sweep)},
         "ranking": [row.number for row, _ in ranked(sweep)],
-        "pareto": {"jobs": front.jobs, "left_out": {"not_measured": front.unmeasured, "not_fluent": front.broken}},
+        "pareto": {"jobs": front.jobs, "left_out": {"not_measured": front.unmeasured, "no_evidence": front.doubtful}},
         "jobs": [_nested(row, front, same) for row in sweep.rows],
     }
 
@@ -84,7 +94,7 @@ def _nested(row: Row, front: Pareto, same: dict[int, int]) -> dict[str, Any]:
         **{name: one.to_json() for name, one in result.figures.items()},
         "weakest_retention": result.weakest,
         "fluency": {"passed": result.fluent, "why": result.broken},
-        "beats_control": {"mention_drop": result.beats_control, "p": result.p},
+        "beats_control": {"mention_drop": result.evidence, "p": result.p},
         "pareto": row.number in front.jobs,
     }
 
@@ -138,13 +148,15 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     if not sweep.done:
         yield "**No job has a result.**"
         return
-    row, result = ranked(sweep)[0]
-    asked = f" ({shown(row.swept)})" if row.swept else ""
-    if result.figures["selectivity"].value is not None:
+    if (first := best(sweep)) is None:
+        yield "**No evidence**: no job's edit does what it is for beyond its random control, with its language intact."
+    else:
+        row, result = first
+        asked = f" ({shown(row.swept)})" if row.swept else ""
         yield f"**Highest selectivity**: job {row.number}{asked}, {result.figures['selectivity']}, {result.told}."
     several = [name for name in ("model", "concept") if len(_values(sweep, name)) > 1]
     within = f" within each {' and '.join(several)}" if several else ""
-    left = [(front.unmeasured, "could not be measured"), (front.broken, "did not pass the fluency guard")]
+    left = [(front.unmeasured, "could not be measured"), (front.doubtful, "are no evidence")]
     out = ", ".join(f"{count} {why}" for count, why in left if count)
     yield f"**Pareto set** of mention_drop and retention{within}: {numbered(front.jobs)}." + (
         f" Left out: {out}." if out else ""
@@ -184,10 +196,10 @@ def value_shown(one: Measured) -> str:
 
 
 def beats_shown(result: Result) -> str:
-    """Return whether the random control was beaten, with p."""
-    if result.beats_control is None:
+    """Return whether the random control was beaten, which a broken model does not, with p."""
+    if result.evidence is None:
         return "-"
-    return ("yes" if result.beats_control else "no") + ("" if result.p is None else f", p = {result.p:.2g}")
+    return ("yes" if result.evidence else "no") + ("" if result.p is None else f", p = {result.p:.2g}")
 
 
 def _notes(row: Row, result: Result, front: Pareto, same: dict[int, int]) -> Iterator[str]:

@@ -16,24 +16,27 @@ class Pareto:
     """The numbers of its jobs; jobs compete within their model and concept, and of equal ones all are in it."""
     unmeasured: int
     """Jobs without a value for one of the two."""
-    broken: int
-    """Jobs whose fluency guard failed: a broken model suppresses everything."""
+    doubtful: int
+    """Jobs without evidence: random neurons do as much, or the model is broken, which suppresses everything."""
 
 
 def pareto(sweep: Sweep) -> Pareto:
-    """Return the jobs that no other job of the same model and concept beats in both mention_drop and retention."""
+    """Return the jobs that no other job of the same model and concept beats in both mention_drop and retention.
+
+    Jobs compete that have evidence, and those whose report is too old to say.
+    """
     rivals: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
-    unmeasured = broken = 0
+    unmeasured = doubtful = 0
     for row, result in sweep.done:
         drop, kept = (result.figures[name].value for name in OBJECTIVES)
         if drop is None or kept is None:
             unmeasured += 1
-        elif result.fluent is False:
-            broken += 1
+        elif result.evidence is False:
+            doubtful += 1
         else:
             rivals.setdefault((result.model, result.concept), {})[row.number] = (drop, kept)
     best = [number for points in rivals.values() for number in _best(points)]
-    return Pareto(tuple(sorted(best)), unmeasured, broken)
+    return Pareto(tuple(sorted(best)), unmeasured, doubtful)
 
 
 def _best(points: dict[int, tuple[float, float]]) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys
-from kedit.cli.sweeping.leaderboard import ranked, sample_counts
+from kedit.cli.sweeping.leaderboard import best, sample_counts
 from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep
@@ -13,6 +13,7 @@ from kedit.plots import Trial, draw_doses, draw_pareto, draw_setting, draw_thres
 from kedit.runs import write_file
 
 Draw = Callable[[Path], None]
+NO_EVIDENCE = "No evidence at any point"
 
 
 class Drawn(NamedTuple):
@@ -55,7 +56,7 @@ def _trial(row: Row, result: Result, on_front: bool, several: bool) -> Trial:
         control_drop=one["control_mention_drop"],
         control_kept=one["control_retention"],
         on_front=on_front,
-        evidence=result.fluent is not False and result.beats_control is not False,
+        evidence=result.evidence is not False,
     )
 
 
@@ -86,9 +87,10 @@ def _thresholds(sweep: Sweep) -> Draw | str:
         title = f"What `{names[0]}` changes: {_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
         return draw_setting(values, measures, title=title, setting=names[0]).save
     found, jobs = grid(sweep, (names[0], names[1]))
-    best = best_cell(found)
+    highest = best_cell(found)
     where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-    return draw_thresholds(found, title=f"Selectivity is highest, {best}; {where}" if best else where).save
+    finding = f"Selectivity is highest, {highest}" if highest else NO_EVIDENCE
+    return draw_thresholds(found, title=f"{finding}; {where}").save
 
 
 def _about(sweep: Sweep) -> str:
@@ -103,14 +105,13 @@ def _concepts(sweep: Sweep) -> list[str]:
 
 
 def _finding(sweep: Sweep) -> str:
-    row, result = ranked(sweep)[0]
-    if result.figures["selectivity"].value is None:
-        return "selectivity could not be measured"
+    if (first := best(sweep)) is None:
+        return NO_EVIDENCE
+    row, result = first
     drop, kept = (result.figures[name].value or 0.0 for name in ("mention_drop", "retention"))
     on = f" on `{result.concept}`" if len(_concepts(sweep)) > 1 else ""
     did = f"suppresses {drop:.2f} and keeps {kept:.2f} of the rest{on} (n = {result.figures['mention_drop'].n})"
-    beaten = ", no evidence: random neurons do as much" if result.beats_control is False else ""
-    return f"job {row.number}, the most selective, {did}{beaten}"
+    return f"job {row.number}, the most selective, {did}"
 
 
 def _averaged(sweep: Sweep, jobs: int) -> str:

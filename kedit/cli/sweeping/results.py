@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kedit.evaluation.statistics import Measured, two_places
+from kedit.evaluation.verdict import has_evidence
 
 FIGURES = {
     "mention_drop": ("suppression", "mention_drop"),
@@ -39,10 +40,11 @@ class Result:
     weakest: str | None
     """The measure that `retention` is."""
     fluent: bool | None
-    """Whether the fluency guard passed; None where the report does not say."""
+    """What the fluency guard said; None where the report does not say."""
     broken: str | None
     """What the fluency guard found."""
-    beats_control: bool | None
+    evidence: bool | None
+    """The verdict on the edit: whether it did what it is for; None where the report does not say."""
     p: float | None
     """Of the comparison with the random control, two-sided."""
     phase: str | None = None
@@ -75,7 +77,6 @@ class Result:
         neurons = _at(report, ("neurons", "count"))
         if not isinstance(neurons, int) or isinstance(neurons, bool):
             raise ValueError(f"`neurons.count` is a whole number, got {neurons!r:.40}")
-        beats, p = (_at(report, ("control", "beats_control", key)) for key in ("mention_drop", "p"))
         fluent = _at(report, ("fluency", "passed"))
         return cls(
             concept=_word(report, "concept"),
@@ -88,8 +89,8 @@ class Result:
             weakest=_optional(report, ("weakest_retention",)),
             fluent=fluent if isinstance(fluent, bool) else None,
             broken=_optional(report, ("fluency", "why")),
-            beats_control=beats if isinstance(beats, bool) else None,
-            p=_number(p),
+            evidence=has_evidence(report),
+            p=_number(_at(report, ("control", "beats_control", "p"))),
             phase=_optional(report, ("phase",)),
         )
 
@@ -108,7 +109,8 @@ class Result:
             for name in ("mention_drop", "retention")
         )
         count = f"{self.neurons} neuron{'s' * (self.neurons != 1)}"
-        return f"{self.concept}: {count}, drop {drop}, kept {kept}" + (", broken language" * (self.fluent is False))
+        doubt = f", no evidence{': broken language' * (self.fluent is False)}" * (self.evidence is False)
+        return f"{self.concept}: {count}, drop {drop}, kept {kept}{doubt}"
 
 
 def _at(report: Any, path: tuple[str, ...]) -> Any:

@@ -68,13 +68,13 @@ def tell(tracker: Tracker, board: Board) -> None:
 
 
 def metrics(board: Board) -> Iterator[tuple[str, float]]:
-    """Yield how many jobs there are, and the figures of the job with the highest selectivity under `best/`."""
+    """Yield how many jobs there are, and under `best/` the most selective one with evidence, if there is one."""
     yield "jobs", len(board.sweep.rows)
     yield "done", len(board.sweep.done)
     yield "without_result", len(board.sweep.undone)
     yield "pareto_jobs", len(board.front.jobs)
-    if board.sweep.done:
-        row, result = ranked(board.sweep)[0]
+    if (first := leaderboard.best(board.sweep)) is not None:
+        row, result = first
         yield "best/job", row.number
         yield "best/neurons", result.neurons
         for name in ("selectivity", "mention_drop", "retention"):
@@ -115,6 +115,7 @@ def table(board: Board) -> Any:
         values += [value_shown(one[name]) for name in ("selectivity", "control_mention_drop")]
         asked = [row.swept.get(name, "-") for name in names]
         p = "-" if result.p is None else f"{result.p:.2g}"
+        p += "\nno evidence" * (result.evidence is False)
         found.add_row(f"{row.number}{mark}{more}", *asked, str(result.neurons), *values, p)
     return found
 

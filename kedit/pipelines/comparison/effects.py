@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kedit.edit.operators import Operator
+from kedit.edit.operators import Operator, aim
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
-from kedit.evaluation.fluency import Guard
+from kedit.evaluation.fluency import Guard, middle
 from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import named_targets
@@ -37,6 +37,8 @@ class Effect:
     still named, of each sample that named any."""
     by_seed: tuple[float, ...] = ()
     """The mention_drop of each random set."""
+    broken: str | None = None
+    """What is wrong with the edited model's language, of which no figure is evidence then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,21 +86,22 @@ class Trial:
         return self.plan.operator_for(self.model, self.pairs, progress=self.progress)
 
     def _single(self, after: Transcript, neurons: int) -> Effect:
-        report = measure(self.exam, self.before, after, [], self.similarity, neurons=neurons, seed=self.seed)
+        report = measure(
+            self.exam, self.before, after, [], self.similarity, neurons=neurons, aim=aim(self._operator), seed=self.seed
+        )
         suppression = {name: report.suppression[name] for name in SUPPRESSED}
         figures = {**suppression, "retention": report.retention["overall"], "selectivity": report.selectivity}
-        return Effect(figures, report.weakest, self._by_sample([after]))
+        return Effect(figures, report.weakest, self._by_sample([after]), broken=report.fluency.why)
 
     def _drawn(self, edited: Sequence[Transcript]) -> Effect:
         """Return the mean over random sets; it is fluent if at least half of them are."""
         control = measure(self.exam, self.before, edited[0], edited, self.similarity, seed=self.seed).control
         weakest, retention = overall(control.retention)
-        verdicts = sorted((Guard()(self.before, one) for one in edited), key=lambda one: not one.passed)
-        fluency = verdicts[(len(edited) - 1) // 2]
+        fluency = middle([Guard()(self.before, one) for one in edited])
         suppression = {name: control.suppression[name] for name in SUPPRESSED}
         balance = selectivity(suppression["mention_drop"], retention, fluency)
         figures = {**suppression, "retention": retention, "selectivity": balance}
-        return Effect(figures, weakest, self._by_sample(edited), control.by_seed)
+        return Effect(figures, weakest, self._by_sample(edited), control.by_seed, fluency.why)
 
     def _by_sample(self, edited: Sequence[Transcript]) -> dict[str, list[float]]:
         """Return the means over `edited` of what the paired tests compare."""

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedit.edit.edit import Edit
+from kedit.evaluation.fluency import Guard, Speech
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.fingerprints import of_sample
-from kedit.models.mllm import MLLM
+from kedit.models.mllm import MLLM, Generated
+from kedit.pipelines.outputs import speech
+from kedit.pipelines.transcripts import captions_of, rows
+from kedit.prompts import Prompt
 from kedit.results.cache import FORGETFUL, Recall, of_edit
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Progress, Sample, silent
@@ -85,6 +89,13 @@ class Matrix:
         return pairs
 
 
+class Captions(NamedTuple):
+    """What the model says to the pictures of a gallery, and what tells whether it is language."""
+
+    texts: list[Generated]
+    speech: Speech
+
+
 @dataclass(frozen=True, eq=False)
 class Gallery:
     """Held-out pictures of every concept of the matrix, captioned together."""
@@ -98,11 +109,16 @@ class Gallery:
         """Return for each concept the share of its pictures whose caption no longer names it under the edit.
 
         Only pictures whose unedited caption names it count, and none that locating has `seen`.
+
+        Raises:
+            ValueError: The edit broke the language, so that a word that is gone is no evidence.
         """
         after = self._captions(edit) if edit.neurons else self._before
+        if broken := Guard().judge({"all": (self._before.speech, after.speech)}, where="").why:
+            raise ValueError(f"broken language, {broken}")
         missing = Measured.missing("no unedited caption of its pictures names it")
         drops: dict[str, Measured] = {}
-        texts = iter(zip(self._before, after, strict=True))
+        texts = iter(zip(self._before.speech.texts, after.speech.texts, strict=True))
         for concept, samples in self.pictures.items():
             lost = [
                 float(not concept.mentioned_in(new))
@@ -113,19 +129,23 @@ class Gallery:
         return drops
 
     @cached_property
-    def _before(self) -> list[str]:
+    def _before(self) -> Captions:
         return self._captions(None)
 
-    def _captions(self, edit: Edit | None) -> list[str]:
+    def _captions(self, edit: Edit | None) -> Captions:
         samples = [sample for several in self.pictures.values() for sample in several]
 
         def about() -> dict[str, Any]:
             return {"samples": [of_sample(one) for one in samples], "edit": of_edit(edit) if edit else None}
 
-        def ask() -> list[str]:
+        def ask() -> dict[str, Any]:
+            prompts = [Prompt(self.model.prompt, sample.image) for sample in samples]
             with edit.applied(self.model) if edit else nullcontext():
-                captions = self.model.caption([one.image for one in samples], progress=self.progress)
-            return [caption.text for caption in captions]
+                texts = self.model.ask(prompts, progress=self.progress, what="captions")
+            before = (self._before.texts, self._before.speech.surprise) if edit else ()
+            told = speech(self.model, prompts, texts, *before, progress=self.progress)
+            return {"texts": rows(texts), "surprise": told.surprise, "cut": told.cut}
 
-        captions: list[str] = self.cache.json("generations", "captions of the matrix", about, ask)
-        return captions
+        found = self.cache.json("generations", "captions of the matrix", about, ask)
+        texts = captions_of(found["texts"])
+        return Captions(texts, Speech([one.text for one in texts], found["surprise"], found["cut"]))

@@ -75,8 +75,9 @@ class Ranking:
         """Return what a reader wants to know of each method."""
         columns = ("method", "mention_drop", "retention", "weakest", "selectivity", "logprob_drop", "substitutions",
                    "n", "neurons", "passes", "seconds", *(f"p ({name})" for name in TESTED))  # fmt: skip
-        failed = [f"{row.method}: not measured: {row.why}" for row in self.rows if row.effect is None]
-        return Table(columns, tuple(map(_cells, self.measured)), self.title, tuple(failed))
+        notes = [f"{row.method}: not measured: {row.why}" for row in self.rows if row.effect is None]
+        notes += [f"{row.method}: no evidence: broken language, {row.broken}" for row in self.measured if row.broken]
+        return Table(columns, tuple(map(_cells, self.measured)), self.title, tuple(notes))
 
     def to_json(self) -> dict[str, Any]:
         """Return the ranking as plain data."""
@@ -144,10 +145,10 @@ class Comparison:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         last, title = self.shown[-1], self.shown[-1].title
-        rows = {row.method: {name: row.figure(name) for name in DRAWN} for row in last.rows}
-        drawn = [row.method for row in last.rows if row.drawn]
-        best = f"{_best(last)}{title}"
-        figures = {"methods": draw_ranking(rows, title=best, marked=self.reference, faded=drawn)}
+        rows = {row.label: {name: row.figure(name) for name in DRAWN} for row in last.rows}
+        drawn = [row.label for row in last.rows if row.drawn]
+        marked = next((row.label for row in last.rows if row.method == self.reference), self.reference)
+        figures = {"methods": draw_ranking(rows, title=f"{_best(last)}{title}", marked=marked, faded=drawn)}
         if shares := last.overlap():
             finding = _nearest(shares, self.reference)
             figures["overlap"] = draw_matrix(shares, title=finding, what="neurons in common (Jaccard)", notes=[title])

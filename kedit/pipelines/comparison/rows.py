@@ -62,6 +62,16 @@ class Row:
         """The mention_drop of each random set; nothing of a method that is not random."""
         return self.effect.by_seed if self.effect else ()
 
+    @property
+    def broken(self) -> str | None:
+        """What is wrong with the edited model's language; None if nothing is."""
+        return self.effect.broken if self.effect else None
+
+    @property
+    def label(self) -> str:
+        """The method, and whether what its edit did is none of its own."""
+        return f"{self.method} (broken language)" if self.broken else self.method
+
     def figure(self, name: str) -> Measured:
         """Return one of `FIGURES`, or why there is none."""
         return self.effect.figures[name] if self.effect else Measured.missing(self.why or "nothing was edited")
@@ -79,6 +89,7 @@ class Row:
             **({"seeds": len(self.sets), "mention_drop_by_seed": list(self.by_seed)} if self.by_seed else {}),
             "tests": {name: test.to_json() for name, test in self.tests.items()} if self.tests else None,
             "why": self.why,
+            "broken_language": self.broken,
             "note": self.note,
         }
 
@@ -176,11 +187,17 @@ def mean_row(several: Sequence[Row]) -> Row:
         first,
         concept="mean",
         sets=tuple(one for row in measured for one in row.sets),
-        effect=Effect(figures, weakest.pop() if len(weakest) == 1 else None, {}),
+        effect=Effect(figures, weakest.pop() if len(weakest) == 1 else None, {}, broken=_broken(measured)),
         cost=cost,
         why=None,
         tests=None,
     )
+
+
+def _broken(several: Sequence[Row]) -> str | None:
+    """Return for which concepts the language broke, if for any."""
+    names = [row.concept for row in several if row.broken]
+    return f"with the neurons of {', '.join(names)}" if names else None
 
 
 def _mean(several: Sequence[Measured]) -> Measured:
