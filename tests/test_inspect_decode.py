@@ -35,7 +35,15 @@ def test_a_neuron_decodes_to_what_its_value_vector_says_through_the_final_norm(s
     assert decoded.neuron == (0, KNOWS_STAR)
     assert decoded.words == ("star", "house")
     assert decoded.raw == ("house", "star")
-    assert decoded.negative[0] == "what"
+    assert decoded.opposite[0] == "what"
+
+
+def test_a_neuron_that_fires_below_zero_says_what_its_negated_value_vector_says(speaking: HuggingFaceMLLM) -> None:
+    neuron = NeuronId(0, KNOWS_STAR)
+    [decoded] = decode(speaking, NeuronSet((neuron,)), k=2, below={neuron})
+    assert decoded.words[0] == decoded.raw[0] == "what"
+    assert decoded.opposite == ("star", "house")
+    assert decoded.to_json()["fires"] == "below zero"
 
 
 def test_neurons_are_decoded_in_the_order_of_their_set_and_only_as_many_words_as_there_are(planted: Planted) -> None:
@@ -71,8 +79,8 @@ def test_a_neuron_names_a_concept_if_a_word_that_it_raises_is_a_word_for_it() ->
 def test_the_table_has_a_row_for_each_neuron_with_its_strongest_words() -> None:
     one = Decoded(NeuronId(3, 17), ("a", "b", "c"), ("d", "e"), ("f",))
     header, rows = decoding_rows([one], shown=2)
-    assert header == ("layer", "neuron", "words", "raw", "negative direction")
-    assert rows == [("3", "17", "a, b", "d, e", "f")]
+    assert header == ("layer", "neuron", "fires", "words", "raw", "opposite direction")
+    assert rows == [("3", "17", "above zero", "a, b", "d, e", "f")]
     assert one.to_json() == {
-        "layer": 3, "index": 17, "words": ["a", "b", "c"], "raw": ["d", "e"], "negative": ["f"]
+        "layer": 3, "index": 17, "fires": "above zero", "words": ["a", "b", "c"], "raw": ["d", "e"], "opposite": ["f"]
     }  # fmt: skip

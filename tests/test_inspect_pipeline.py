@@ -90,6 +90,26 @@ def test_a_set_alone_gives_the_same_but_nothing_tells_its_stability(
     assert not (alone.save(tmp_path / "given") / "scores.safetensors").exists()
 
 
+def test_neurons_that_fire_below_zero_are_seen_as_well_as_others(result: RunResult, seen: Inspection) -> None:
+    turned: Any = kedit.load("scenes")
+    for layer, index in result.neurons:
+        # What it reads beside the gate and what it writes are negated: it fires below zero, and the model is the same.
+        mlp = turned.module.model.language_model.layers[layer].mlp
+        mlp.up_proj.weight[index] *= -1
+        mlp.down_proj.weight[:, index] *= -1
+    mirrored = kedit.inspect(turned, kedit.Scenes(), "star", result.neurons, looks=LOOKS)
+    sections = ("words", "heat maps", "sensitivity")
+    expected, known = ([row for row in one.measures if row.section in sections] for one in (seen, mirrored))
+    assert expected == known
+    for row, other in zip(seen.rows, mirrored.rows, strict=True):
+        assert (row.fires, other.fires) == ("above zero", "below zero")
+        assert row.peak is not None and row.peak == -(other.peak or 0)
+        assert (row.words, row.opposite, row.auroc) == (other.words, other.opposite, other.auroc)
+    found = replace(result.heat_maps, model=turned)
+    assert found.measures == result.heat_maps.measures
+    assert mirrored.figures["words"].title.startswith(f"{len(result.neurons)} of {len(result.neurons)} neurons of")
+
+
 def test_what_does_not_fit_together_is_refused(model: MLLM, result: RunResult) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("the run is of the concept `star`, and `moon`", {"concept": "moon", "neurons": result}),

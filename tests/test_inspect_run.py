@@ -23,7 +23,7 @@ pytestmark = [
 
 SMALL = ("evaluate.locate=4", "evaluate.target=4", "evaluate.retention=3", "evaluate.controls=2", "splits=1",
          "shares=[0.5]", "singles=2", "permutations=1", "others=1")  # fmt: skip
-FIGURES = {"concepts", "convergence", "heatmaps", "layers", "measures", "sensitivity"}
+FIGURES = {"concepts", "convergence", "heatmaps", "layers", "measures", "sensitivity", "words"}
 SECTIONS = {"words", "heat maps", "sensitivity", "stability", "moved by zeroing"}
 
 
@@ -93,10 +93,12 @@ def test_the_pages_hold_the_table_the_words_and_every_figure(good: tuple[Path, t
     assert "| heat maps | IoU with the region |" in page
     neurons = json.loads((folder / "neurons.json").read_text())["neurons"]
     assert [[one["layer"], one["index"]] for one in decoded] == neurons
-    assert all(len(one["words"]) == len(one["raw"]) == len(one["negative"]) == 10 for one in decoded)
+    assert all(len(one["words"]) == len(one["raw"]) == len(one["opposite"]) == 10 for one in decoded)
     rows = list(csv.DictReader(io.StringIO((folder / "neurons.csv").read_text())))
     assert [[int(row["layer"]), int(row["neuron"])] for row in rows] == neurons
     assert [row["words"] for row in rows] == [" ".join(one["words"]) for one in decoded]
+    assert [row["opposite words"] for row in rows] == [" ".join(one["opposite"]) for one in decoded]
+    assert [row["fires"] for row in rows] == [one["fires"] for one in decoded]
     assert (folder / "decode.md").read_text().count("\n| ") == len(neurons) + 2
 
 

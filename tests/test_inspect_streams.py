@@ -14,7 +14,7 @@ from kedit.hooks import after, replacing
 from kedit.inspection.convergence import streams
 from kedit.inspection.grid import NoGridError, token_grids
 from kedit.inspection.heatmap import other_regions
-from kedit.inspection.responses import at_image, by_modality, mean_activation, pointing
+from kedit.inspection.responses import at_image, by_modality, mean_activation, pointing, strongest
 from kedit.inspection.shuffle import ShuffleError, shuffled
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
@@ -22,7 +22,7 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models import planted as written
 from kedit.models.mllm import IMAGE, TEXT, Forced
-from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import HOUSE_CONCEPT, KNOWS_STAR, STAR_CONCEPT, Planted, picture, without
 from kedit.samples import Question
 from tests import tiny
 
@@ -198,6 +198,31 @@ def test_the_star_neuron_fires_where_the_stars_are(planted: Planted) -> None:
     assert np.flatnonzero(seen[0].of(planted.house)[:, 0]).tolist() == [12]
     stars = mean_activation(seen, planted.star)
     assert stars[0] > 0 and stars[1] == 0
+
+
+def test_a_neuron_that_fires_below_zero_is_known_for_it_and_turned_round() -> None:
+    plain, turned = written.planted(), written.planted()
+    mlp: Any = turned.model.module.model.language_model.layers[0].mlp
+    mlp.up_proj.weight[KNOWS_STAR] *= -1
+    mlp.down_proj.weight[:, KNOWS_STAR] *= -1
+    images, both = [BOTH.image, STAR_ONLY.image], plain.star | plain.house
+    peaks, mirrored = (strongest(one.model, one.model.site("mid"), both, images) for one in (plain, turned))
+    (star,), (house,) = plain.star, plain.house
+    assert mirrored[star] == -peaks[star] < 0 < peaks[house] == mirrored[house]
+    expected, seen = (
+        at_image(one.model, one.model.site("mid"), [both], images, below)
+        for one, below in ((plain, ()), (turned, {star}))
+    )
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(expected, seen, strict=True))
+
+
+def test_the_strongest_activation_is_a_mean_over_pictures_and_unknown_without_any(planted: Planted) -> None:
+    site, (star,) = planted.model.site("mid"), planted.star
+    single = [strongest(planted.model, site, planted.star, [one.image])[star] for one in (STAR_ONLY, EMPTY)]
+    both = strongest(planted.model, site, planted.star, [STAR_ONLY.image, EMPTY.image])
+    assert single[1] == 0 < single[0]
+    assert both[star] == pytest.approx(single[0] / 2)
+    assert strongest(planted.model, site, planted.star, []) == {}
 
 
 def test_a_map_of_the_star_neuron_points_at_the_star_and_a_map_of_the_house_neuron_does_not(planted: Planted) -> None:

@@ -527,12 +527,27 @@ def test_a_sample_without_positions_that_count_scores_zero(how: str) -> None:
         over_positions(VALUES, torch.full_like(KINDS, TEXT), "image", how)  # type: ignore[arg-type]
 
 
-def test_a_signed_difference_wants_more_activation_and_an_unsigned_one_any_change() -> None:
-    original = torch.tensor([[[1.0, 0.0, 5.0]]])
-    other = torch.tensor([[[0.0, 3.0, 5.0]]])
+def test_a_difference_is_of_the_sizes_a_signed_one_of_the_activations_and_abs_max_counts_any_change() -> None:
+    original = torch.tensor([[[1.0, 0.0, 5.0, -2.0, 1.0]]])
+    other = torch.tensor([[[0.0, 3.0, 5.0, 0.0, -1.0]]])
     evidence = LayerEvidence(0, torch.tensor([[IMAGE]]), original, other)
-    assert ActivationDifference().score(evidence).tolist() == [[1, -3, 0]]
-    assert ActivationDifference(signed=False).score(evidence).tolist() == [[1, 3, 0]]
+    assert ActivationDifference().score(evidence).tolist() == [[1, -3, 0, 2, 0]]
+    assert ActivationDifference(signed=True).score(evidence).tolist() == [[1, -3, 0, -2, 2]]
+    assert ActivationDifference(signed=True, over_positions="abs_max").score(evidence).tolist() == [[1, 3, 0, 2, 2]]
+
+
+@pytest.mark.parametrize("over_positions", ["max", "sum", "mean", "abs_max"])
+def test_the_difference_is_blind_to_signs_and_the_published_one_where_none_is_negative(over_positions: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original, other = torch.randn(2, 3, 5, 7, generator=generator)
+    kinds = torch.full((3, 5), IMAGE)
+    # A neuron whose inputs and outputs are turned round fires with the other sign everywhere and does the same.
+    turned = torch.tensor([1, -1, 1, -1, -1, 1, -1])
+    plain = ActivationDifference(over_positions=over_positions)  # type: ignore[arg-type]
+    scores = plain.score(LayerEvidence(0, kinds, original, other))
+    assert torch.equal(plain.score(LayerEvidence(0, kinds, original * turned, other * turned)), scores)
+    published = dataclasses.replace(plain, signed=True)
+    assert torch.equal(published.score(LayerEvidence(0, kinds, original.abs(), other.abs())), scores)
 
 
 def test_gradcam_multiplies_before_it_reduces() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
-from kedit.models.planted_family import family, variants
-from kedit.neurons import NeuronId, NeuronScores
+from kedit.locate.two_stage import two_stage
+from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.paths import conf_dir
 from kedit.pipelines.comparison.planted import (
     RANDOM,
@@ -65,6 +67,42 @@ def test_a_neuron_without_a_score_is_last_of_its_stage() -> None:
 def test_where_there_are_modalities_those_of_the_image_count() -> None:
     scores = {"text": scored((3, 2, 1)), "image": scored((1, 2, 3)), "prompt": scored((2, 3, 1))}
     assert in_layer_0(ranks(object(), scores)) == [0, 1, 2]
+
+
+def turn_round(case: PlantedCase, neurons: Sequence[NeuronId]) -> None:
+    """Negate what gated neurons read beside the gate and what they write: they fire below zero and do the same."""
+    layers = case.model.module.model.language_model.layers
+    for layer, index in neurons:
+        layers[layer].mlp.up_proj.weight[index] *= -1
+        layers[layer].mlp.down_proj.weight[:, index] *= -1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_neurons_are_found_whichever_side_of_zero_they_fire_on(seed: int) -> None:
+    pairs, plain, case = planted_pairs(8, seed), family("distributed", seed), family("distributed", seed)
+    captions = plain.model.caption([pair.sample.image for pair in pairs])
+    turned = list(case.truth)[::2]
+    turn_round(case, turned)
+    assert [one.text for one in case.model.caption([pair.sample.image for pair in pairs])] == [
+        one.text for one in captions
+    ]
+
+    def found(of: PlantedCase, signed: bool = False) -> NeuronSet:
+        first, last = Stage(ActivationDifference(signed=signed), TopK(24)), Stage(GradCAM(), TopK(len(of.truth)))
+        locator = Locator({"difference": first, "gradcam": last})
+        return locator.select(locator.score(of.model, pairs, captions=captions))
+
+    assert found(case) == found(plain) == case.truth
+    # The published difference of activations sees the others alone, and all twelve where none is turned.
+    assert found(case, signed=True) & case.truth == NeuronSet(tuple(set(case.truth) - set(turned)))
+    assert found(plain, signed=True) == case.truth
+
+
+def test_two_stage_filtering_finds_the_one_neuron_that_fires_below_zero_unless_it_is_asked_for_signs() -> None:
+    case, pairs = family("negative", 0), planted_pairs(8, 0)
+    by_size, by_sign = (one.select(one.score(case.model, pairs)) for one in (two_stage(), two_stage(signed=True)))
+    assert by_size == case.truth
+    assert not by_sign & case.truth
 
 
 def test_what_is_neither_right_nor_wrong_does_not_count() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -61,6 +62,10 @@ def trial(number: int = 0, drop: float = 0.8, kept: float = 0.9, **more: Any) ->
     told: dict[str, Any] = {"locator": "two_stage", "neurons": 3 * number, "panel": "star"}
     told |= {"control_drop": share(0.0), "control_kept": share(1.0)} | more
     return Trial(number=number, drop=share(drop), kept=share(kept), **told)
+
+
+def saying(peak: float | None, words: tuple[str, ...] = ("star",), opposite: tuple[str, ...] = ("moon",)) -> Any:
+    return SimpleNamespace(layer=31, index=1517, peak=peak, words=words, opposite=opposite)
 
 
 SCORES = np.linspace(-1, 1, 48).reshape(3, 16)
@@ -129,6 +134,9 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
     ),
     "draw_streams": lambda: plots.draw_streams(STREAMS, {"located neurons zeroed": STREAMS}, title="t"),
     "draw_thresholds": lambda: plots.draw_thresholds(GRID, title="t"),
+    "draw_words": lambda: plots.draw_words(
+        [saying(3.5 - n, ("$tar", "estrellas", "*") * 9, ("house",)) for n in range(20)], concept="star"
+    ),
     "one concept": lambda: plots.draw_pareto(TRIALS, title="t"),
 }  # fmt: skip
 

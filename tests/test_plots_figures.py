@@ -28,6 +28,7 @@ from tests.test_plots import (
     WIDTHS,
     caption_row,
     heat_row,
+    saying,
     scores,
     share,
     trial,
@@ -354,6 +355,14 @@ def test_each_picture_is_a_dot_in_the_color_of_its_kind() -> None:
         plots.draw_responses({}, title="t", scale="s")
 
 
+def test_the_figure_of_words_says_which_side_of_zero_each_neuron_fires_on() -> None:
+    drawing = plots.draw_words([saying(peak) for peak in (2.0, -3.0, None)], concept="star")
+    assert drawing.title == "1 of 3 neurons of `star` fire below zero in its pictures"
+    bars, beside = drawing.figure.axes
+    assert [bar.get_width() for bar in bars.patches] == [2, -3, 0]
+    assert [text.get_text() for text in beside.texts] == ["star", "moon"] * 3
+
+
 def test_streams_show_what_zeroing_changes_on_a_scale_of_its_own() -> None:
     moved = replace(STREAMS, convergence={name: values + 0.001 for name, values in STREAMS.convergence.items()})
     drawing = plots.draw_streams(STREAMS, {"located": moved, "random": STREAMS}, title="t")
@@ -369,6 +378,7 @@ def test_streams_show_what_zeroing_changes_on_a_scale_of_its_own() -> None:
     "draw",
     [
         lambda: plots.draw_heatmaps([], concept="star"),
+        lambda: plots.draw_words([], concept="star"),
         lambda: plots.draw_before_after([]),
         lambda: plots.draw_pictures([], title="t"),
         lambda: plots.draw_effects({}, {}, title="t"),

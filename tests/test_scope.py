@@ -280,12 +280,15 @@ def fired(scope: Any, which: str, **options: Any) -> list[dict[int, Tensor]]:
     return found
 
 
+@pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("scope", ["vision", "projector"])
-def test_a_difference_outside_the_language_model_is_that_of_all_patches(scope: str) -> None:
-    scores = located(ActivationDifference(), scope)
+def test_a_difference_outside_the_language_model_is_that_of_all_patches(scope: str, signed: bool) -> None:
+    scores = located(ActivationDifference(signed=signed), scope)
+    counted: Any = (lambda one: one) if signed else Tensor.abs
     before, after = fired(scope, "original"), fired(scope, "counterfactual")
     for layer, row in enumerate(scores.values):
-        peaks = [(one[layer] - other[layer]).max(0).values for one, other in zip(before, after, strict=True)]
+        pictures = zip(before, after, strict=True)
+        peaks = [(counted(one[layer]) - counted(other[layer])).max(0).values for one, other in pictures]
         torch.testing.assert_close(row[: len(peaks[0])], torch.stack(peaks).mean(0), atol=1e-5, rtol=1e-4)
     assert scores.scope == scope and float(scores.values.abs().max()) > 0.01
 

@@ -1,6 +1,6 @@
 """What neurons write, in words: their value vectors through the model's own final norm and output matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,13 @@ class Decoded:
 
     neuron: NeuronId
     words: tuple[str, ...]
-    """Those whose logits its value vector raises most, through the final norm."""
+    """Those whose logits it raises most when it fires, through the final norm."""
     raw: tuple[str, ...]
     """The same without the norm (Pan et al. 2023)."""
-    negative: tuple[str, ...]
-    """Those that the opposite direction raises most, through the norm: what a negative activation says."""
+    opposite: tuple[str, ...]
+    """Those that it raises most, through the norm, with an activation of the other sign."""
+    below: bool = False
+    """Whether it fires below zero: the words are those of its negated value vector."""
 
     def names(self, concept: Concept) -> bool:
         """Return whether one of the words that it raises is a word for `concept`."""
@@ -33,18 +35,29 @@ class Decoded:
 
     def to_json(self) -> dict[str, object]:
         """Return the decoding as plain data."""
-        directions = {"words": self.words, "raw": self.raw, "negative": self.negative}
-        return {"layer": self.neuron.layer, "index": self.neuron.index} | {
+        directions = {"words": self.words, "raw": self.raw, "opposite": self.opposite}
+        return {"layer": self.neuron.layer, "index": self.neuron.index, "fires": self.fires} | {
             name: list(words) for name, words in directions.items()
         }
 
+    @property
+    def fires(self) -> str:
+        """On which side of zero it fires."""
+        return side(self.below)
+
+
+def side(below: bool) -> str:
+    """Return on which side of zero a neuron fires, in words."""
+    return "below zero" if below else "above zero"
+
 
 @torch.no_grad()
-def decode(model: MLLM, neurons: NeuronSet, k: int = 10) -> list[Decoded]:
+def decode(model: MLLM, neurons: NeuronSet, k: int = 10, below: Collection[NeuronId] = ()) -> list[Decoded]:
     """Return the `k` strongest words of each neuron, in the order of the set.
 
-    A value vector is the column of the output projection that a neuron's activation multiplies; at `act` and `pre` in a
-    gated block the gate's partner still scales it, which changes no ranking but may change its sign.
+    A value vector is the column of the output projection that a neuron's activation multiplies, so the words of those
+    that fire `below` zero are the ones of the negated column. At `act` and `pre` in a gated block the gate's partner
+    still scales it, which changes no ranking but may change its sign.
 
     Raises:
         ValueError: `k` is not positive, or the neurons are outside the language model.
@@ -57,15 +70,18 @@ def decode(model: MLLM, neurons: NeuronSet, k: int = 10) -> list[Decoded]:
     if neurons.scope != "language":
         raise ValueError(f"neurons of scope `{neurons.scope}` do not write into the stream that becomes words")
     unembedding, site = Unembedding.of(model.module), model.site(neurons.site)
-    vectors = torch.stack([site.value_vector(model.module, one) for one in neurons]).to(unembedding.weight.device)
+    vectors = torch.stack([site.value_vector(model.module, one) * (-1 if one in below else 1) for one in neurons]).to(
+        unembedding.weight.device
+    )
     told = {
         "words": unembedding.logits(vectors),
         "raw": unembedding.logits(vectors, raw=True),
-        "negative": unembedding.logits(-vectors),
+        "opposite": unembedding.logits(-vectors),
     }
     listed = {name: _strongest(model, logits, k) for name, logits in told.items()}
     return [
-        Decoded(one, **{name: words[number] for name, words in listed.items()}) for number, one in enumerate(neurons)
+        Decoded(one, **{name: words[number] for name, words in listed.items()}, below=one in below)
+        for number, one in enumerate(neurons)
     ]
 
 
@@ -102,9 +118,9 @@ def _strongest(model: MLLM, logits: Tensor, k: int) -> list[tuple[str, ...]]:
 
 def decoding_rows(decoded: Sequence[Decoded], shown: int = 6) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the header and the rows of a table of `decoded`, with the `shown` strongest words in each direction."""
-    header = ("layer", "neuron", "words", "raw", "negative direction")
+    header = ("layer", "neuron", "fires", "words", "raw", "opposite direction")
     rows = [
-        (*map(str, one.neuron), *(", ".join(words[:shown]) for words in (one.words, one.raw, one.negative)))
+        (*map(str, one.neuron), one.fires, *(", ".join(some[:shown]) for some in (one.words, one.raw, one.opposite)))
         for one in decoded
     ]
     return header, rows

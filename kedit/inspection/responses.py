@@ -1,6 +1,6 @@
 """What neurons do while the model reads its prompt with a picture: at the image tokens, and by modality."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from kedit.inspection.grid import Grid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
-from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced
+from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced, of_kind
 from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Mask, Sample
@@ -46,17 +46,40 @@ class Seen:
         return chosen
 
 
-def at_image(model: MLLM, site: Site, sets: Sequence[NeuronSet], images: Sequence[Image]) -> list[Seen]:
-    """Return for each picture what the neurons of all `sets` do at its image tokens; each batch is read once."""
+def strongest(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]) -> dict[NeuronId, float]:
+    """Return each neuron's activation where it is strongest, on average over pictures: which way it fires in them.
+
+    Of each picture counts the activation that is largest without its sign, with its sign, at the image tokens, or at
+    all tokens of a prompt that has no image tokens. Without pictures nothing is known, and nothing is returned.
+    """
+    if not images or not neurons:
+        return {}
+    peaks = torch.zeros(len(neurons), dtype=torch.float64)
+    for _, batch, values in read(model, site, neurons, images):
+        image, valid = (of_kind(batch.kinds, kind).cpu() for kind in ("image", "all"))
+        counted = torch.where(image.any(1, keepdim=True), image, valid)[..., None]
+        at = values.abs().masked_fill(~counted, -1).argmax(1, keepdim=True)
+        peaks += values.gather(1, at).double().sum((0, 1))
+    return dict(zip(neurons, (peaks / len(images)).tolist(), strict=True))
+
+
+def at_image(
+    model: MLLM, site: Site, sets: Sequence[NeuronSet], images: Sequence[Image], below: Collection[NeuronId] = ()
+) -> list[Seen]:
+    """Return for each picture what the neurons of all `sets` do at its image tokens; each batch is read once.
+
+    Neurons that fire `below` zero are turned round: what they do counts as positive where it is negative.
+    """
     every = NeuronSet(tuple(one for chosen in sets for one in chosen), site.name, site.scope)
     columns = {one: column for column, one in enumerate(every)}
+    signs = torch.tensor([-1.0 if one in below else 1.0 for one in every])
     found: dict[int, Seen] = {}
     for places, batch, values in read(model, site, every, images):
         image = (batch.kinds == IMAGE).cpu()
         if not bool(image.any(1).all()):
             raise ValueError("the model has no image tokens, so that its neurons do nothing at them")
         for place, row, mask in zip(places, values, image, strict=True):
-            found[place] = Seen(row[mask].double().numpy(), columns)
+            found[place] = Seen((row[mask] * signs).double().numpy(), columns)
     return [found[place] for place in range(len(images))]
 
 

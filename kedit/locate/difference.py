@@ -10,19 +10,24 @@ from kedit.locate.scorer import LayerEvidence, Need
 
 @dataclass(frozen=True)
 class ActivationDifference:
-    """How much more a neuron fires when the concept is in the picture.
+    """How much more strongly a neuron fires when the concept is in the picture.
 
-    For each sample `R_p(A_original - A_counterfactual)` over positions p, then the mean over samples (Sato and
-    Takagi 2025, arXiv 2503.22941, the candidate set C^k; the reductions are not given there and are options
-    here). A high score also goes to neurons that respond to the color or texture of the region: stage 2 is there to
+    For each sample `R_p(|A_original| - |A_counterfactual|)` over positions p, then the mean over samples. Sato and
+    Takagi 2025 (arXiv 2503.22941) take the difference of the activations, `R_p(A_original - A_counterfactual)`, for
+    their candidate set C^k; sign, threshold and reductions are not given there and are options here. Where no
+    activation is below zero, both are the same. A gated neuron may fire below zero: with the signs of what it reads
+    and of what it writes turned round it is the same neuron, and has the same score here.
+
+    A high score also goes to neurons that respond to the color or texture of the region: stage 2 is there to
     tell them from the concept.
     """
 
     positions: Evidence = "image"
     over_positions: OverPositions = "max"
     over_samples: OverSamples = "mean"
-    signed: bool = True
-    """Whether a neuron must fire more with the concept; otherwise any change counts."""
+    signed: bool = False
+    """Whether the activation itself must rise with the concept, and not its size. With `over_positions="abs_max"` any
+    change counts."""
     control: bool = False
     """Whether to subtract what painting out another region of equal area changes, the concept left in."""
 
@@ -44,7 +49,6 @@ class ActivationDifference:
         return changed
 
     def _changed(self, evidence: LayerEvidence, other: Tensor) -> Tensor:
-        difference = evidence.original - other
-        if not self.signed:
-            difference = difference.abs()
+        original = evidence.original
+        difference = original - other if self.signed else original.abs() - other.abs()
         return over_positions(difference, evidence.kinds, self.positions, self.over_positions)

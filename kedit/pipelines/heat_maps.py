@@ -8,7 +8,7 @@ from typing import Any
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.inspection import heat_map, other_regions
 from kedit.inspection.grid import NoGridError, picture_grids
-from kedit.inspection.responses import at_image, half_a_cell, pointing
+from kedit.inspection.responses import at_image, half_a_cell, pointing, strongest
 from kedit.models.mllm import MLLM
 from kedit.pipelines.locate import Located
 from kedit.plots import HeatRow
@@ -51,7 +51,9 @@ class HeatMaps:
         """The rows, whether each map hits the concept, and the areas under the curve."""
         pairs, images = self.located.pairs, [pair.sample.image for pair in self.located.pairs]
         grids = picture_grids(self.model, images)
-        seen = at_image(self.model, self.site, [self.located.neurons], images)
+        peaks = strongest(self.model, self.site, self.located.neurons, images)
+        below = {neuron for neuron, peak in peaks.items() if peak < 0}
+        seen = at_image(self.model, self.site, [self.located.neurons], images, below)
         rows, hits, aucs = [], [], []
         for pair, one, grid, caption in zip(pairs, seen, grids, self.located.captions, strict=True):
             others, cell = other_regions(pair.sample, pair.concept), half_a_cell(grid, pair.sample)

@@ -55,8 +55,17 @@ from kedit.pipelines.looks import (
     tell_apart,
 )  # fmt: skip
 from kedit.pipelines.run import RunResult
-from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make
-from kedit.plots import Drawing, draw_heatmaps, draw_layers, draw_matrix, draw_measures, draw_responses, draw_streams
+from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
+from kedit.plots import (
+    Drawing,
+    draw_heatmaps,
+    draw_layers,
+    draw_matrix,
+    draw_measures,
+    draw_responses,
+    draw_streams,
+    draw_words,
+)
 from kedit.progress import as_progress, run_stage
 from kedit.reports import markdown_table, neurons_line
 from kedit.results.table import Cell, Table
@@ -70,6 +79,8 @@ N_SHOWN = 4
 """How many pictures the figure of heat maps shows."""
 COLUMNS = ("section", "measure", "located", "random, layer-matched", "difference", "n")
 LEGEND = """\
+- Of a neuron that fires below zero in pictures of the concept, the words are those of its negated value vector, and in
+  heat maps and sensitivity its activations are turned round.
 - words: the share of neurons with a word of the concept among those they raise most; their words against captions.
 - heat maps: where the mean activation peaks, the pixels of at least half the peak against the region, and the chance
   that a pixel of the concept is hotter than one of another object.
@@ -113,13 +124,14 @@ class Inspection:
     @property
     def rows(self) -> list[NeuronRow]:
         """What is known of each neuron alone, in the order of the set."""
-        decoded = {one.neuron: one.words for one in self.words.decoded} if self.words else {}
+        decoded = {one.neuron: (one.words, one.opposite) for one in self.words.decoded} if self.words else {}
+        peaks = self.layers.peaks if self.layers else {}
         modality, heat = self.layers.modality if self.layers else {}, self.heat.peak_inside if self.heat else {}
         areas, held = self.senses.areas if self.senses else {}, self.stability.held if self.stability else {}
         return [
             NeuronRow(
-                *neuron, scores, decoded.get(neuron, ()), modality.get(neuron), heat.get(neuron), areas.get(neuron),
-                held.get(neuron),
+                *neuron, scores, *decoded.get(neuron, ((), ())), peaks.get(neuron), modality.get(neuron),
+                heat.get(neuron), areas.get(neuron), held.get(neuron),
             )
             for neuron, scores in zip(self.neurons, self._scores, strict=True)
         ]  # fmt: skip
@@ -132,6 +144,8 @@ class Inspection:
             drawings["layers"] = draw_layers(self.layers.counts, self.site.widths)
         if self.heat:
             drawings["heatmaps"] = draw_heatmaps(self.heat.rows[:N_SHOWN], concept=self.concept.name)
+        if self.words and self.words.decoded:
+            drawings["words"] = draw_words(self.rows, concept=self.concept.name)
         if self.senses:
             scale = "mean activation at image tokens"
             drawings["sensitivity"] = draw_responses(self.senses.responses, title=self._apart(), scale=scale)
@@ -156,16 +170,7 @@ class Inspection:
 
     def neuron_table(self) -> Table:
         """Return the neurons, a row each."""
-        stages = tuple(self.located.scores)
-        columns = ("layer", "neuron", *stages, "words", "fires at", "peak inside", "auroc", "stability")
-        rows: list[tuple[Cell, ...]] = [
-            (
-                *(row.layer, row.index, *(row.scores[stage] for stage in stages), " ".join(row.words)),
-                *(row.fires_at, row.peak_inside, row.auroc, row.stability),
-            )
-            for row in self.rows
-        ]
-        return Table(columns, tuple(rows), self._title())
+        return neuron_table(self.rows, tuple(self.located.scores), self._title())
 
     def to_json(self) -> dict[str, Any]:
         """Return what inspect.json holds."""
@@ -200,7 +205,7 @@ class Inspection:
         run.save_text("neurons.csv", self.neuron_table().csv())
         if self.words:
             header, rows = decoding_rows(self.words.decoded, shown=8)
-            note = f"The words that the neurons of `{self.concept.name}` raise most; the strongest first."
+            note = f"The words that firing neurons of `{self.concept.name}` raise most; the strongest first."
             run.save_text("decode.md", f"{note}\n\n{markdown_table(header, rows)}\n")
             run.save_json("decode.json", [one.to_json() for one in self.words.decoded])
         run.save_figures(self.figures)

@@ -55,14 +55,14 @@ class Words:
 
 def decode_located(subject: Subject) -> Words:
     """Decode every located neuron."""
-    return Words(tuple(decode(subject.model, subject.neurons, subject.looks.words)))
+    return Words(tuple(decode(subject.model, subject.neurons, subject.looks.words, subject.below)))
 
 
 def read_words(subject: Subject, decoded: Sequence[Decoded]) -> Words:
     """Measure how their words and those of random neurons fit the concept, the captions and the pictures."""
     subject.require_neurons()
     drawn = tuple(dict.fromkeys(neuron for control in subject.controls for neuron in control))
-    random = decode(subject.model, NeuronSet(drawn, subject.site.name), subject.looks.words)
+    random = decode(subject.model, NeuronSet(drawn, subject.site.name), subject.looks.words, subject.below)
     hits, misses = (bootstrap_mean([float(one.names(subject.concept)) for one in many]) for many in (decoded, random))
     some = random[:: max(1, len(random) // MOST_DECODED)]
     measures = (
@@ -105,6 +105,8 @@ class Layers:
     counts: Mapping[str, Mapping[int, int]]
     modality: Mapping[NeuronId, str]
     """At which tokens each neuron fires most strongly."""
+    peaks: Mapping[NeuronId, float]
+    """How strongly, with the sign; see `Subject.peaks`."""
     measures: tuple[Measure, ...] = ()
 
 
@@ -114,7 +116,7 @@ def by_layer(subject: Subject) -> Layers:
     # What a locator leaves after each of its stages; MINER's are those of each modality.
     sets = subject.located.stages | {f"fires most at {kind} tokens": some for kind, some in kinds.items() if some}
     counts = {name: {layer: len(at) for layer, at in some.by_layer().items()} for name, some in sets.items()}
-    return Layers(counts, {neuron: kind for kind, some in kinds.items() for neuron in some})
+    return Layers(counts, {neuron: kind for kind, some in kinds.items() for neuron in some}, subject.peaks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +131,10 @@ class Heat:
 
 
 def follow_heat(subject: Subject) -> Heat:
-    """Judge where the neurons fire, together and alone, beside random sets."""
+    """Judge where the neurons fire, each on its own side of zero, together and alone, beside random sets."""
     subject.require_neurons()
-    seen = at_image(subject.model, subject.site, [subject.neurons, *subject.controls], subject.images)
+    sets = [subject.neurons, *subject.controls]
+    seen = at_image(subject.model, subject.site, sets, subject.images, subject.below)
     own: list[Pointing] = []
     random: list[list[Pointing]] = []
     alone: Counter[NeuronId] = Counter()
@@ -182,7 +185,10 @@ class Senses:
 
 
 def tell_apart(subject: Subject) -> Senses:
-    """Compare mean activations at image tokens: pictures with the concept, without it, and with it painted out."""
+    """Compare mean activations at image tokens: pictures with the concept, without it, and with it painted out.
+
+    Neurons that fire below zero in the pictures that they were located with are turned round.
+    """
     subject.require_neurons()
     sets, exam = [subject.neurons, *subject.controls], subject.exam
     kinds = {
@@ -193,7 +199,7 @@ def tell_apart(subject: Subject) -> Senses:
     means: dict[str, list[Numbers]] = {}
     alone: dict[str, Numbers] = {}
     for kind, images in kinds.items():
-        seen = at_image(subject.model, subject.site, sets, images)
+        seen = at_image(subject.model, subject.site, sets, images, subject.below)
         means[kind] = [mean_activation(seen, some) for some in sets]
         alone[kind] = np.array([does.of(subject.neurons).mean(0) for does in seen])
     responses = {

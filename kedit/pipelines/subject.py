@@ -14,10 +14,13 @@ from kedit.evaluation.exam import Exam
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.inspection import overlap
+from kedit.inspection.decode import side
+from kedit.inspection.responses import strongest
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronScores, NeuronSet
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.pipelines.locate import Counts, Located
+from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Counterfactual, Data, Progress, Sample
 from kedit.sites import Site
 
@@ -97,7 +100,11 @@ class NeuronRow:
     scores: Mapping[str, float | None]
     """By stage of the locator."""
     words: tuple[str, ...]
-    """Those it raises most, through the final norm."""
+    """Those it raises most when it fires, through the final norm."""
+    opposite: tuple[str, ...]
+    """Those it raises most with an activation of the other sign."""
+    peak: float | None
+    """Its strongest activation in a picture of the concept, with its sign, on average over pictures."""
     fires_at: str | None
     """The kind of token at which it fires most strongly."""
     peak_inside: float | None
@@ -109,7 +116,30 @@ class NeuronRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
-        return vars(self) | {"scores": dict(self.scores), "words": list(self.words)}
+        words = {"words": list(self.words), "opposite": list(self.opposite)}
+        return vars(self) | {"scores": dict(self.scores), "fires": self.fires} | words
+
+    @property
+    def fires(self) -> str | None:
+        """On which side of zero it fires in pictures of the concept."""
+        return None if self.peak is None else side(self.peak < 0)
+
+
+def neuron_table(rows: Sequence[NeuronRow], stages: Sequence[str], title: str) -> Table:
+    """Return a table of neurons, a row each."""
+    columns = (
+        *("layer", "neuron", *stages, "fires", "peak activation", "words", "opposite words"),
+        *("fires at", "peak inside", "auroc", "stability"),
+    )
+    cells: list[tuple[Cell, ...]] = [
+        (
+            *(row.layer, row.index, *(row.scores[stage] for stage in stages), row.fires, row.peak),
+            *(" ".join(row.words), " ".join(row.opposite)),
+            *(row.fires_at, row.peak_inside, row.auroc, row.stability),
+        )
+        for row in rows
+    ]
+    return Table(columns, tuple(cells), title)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +193,17 @@ class Subject:
     def images(self) -> list[Image]:
         """Their originals."""
         return [pair.sample.image for pair in self.pairs]
+
+    @cached_property
+    def peaks(self) -> dict[NeuronId, float]:
+        """What the located and the random neurons do where they are strongest in the originals; see `strongest`."""
+        every = tuple(neuron for some in (self.neurons, *self.controls) for neuron in some)
+        return strongest(self.model, self.site, NeuronSet(every, self.site.name, self.site.scope), self.images)
+
+    @cached_property
+    def below(self) -> frozenset[NeuronId]:
+        """Those that fire below zero in them."""
+        return frozenset(neuron for neuron, peak in self.peaks.items() if peak < 0)
 
     def paint(self, samples: Sequence[Sample], concept: Concept) -> list[Counterfactual]:
         """Return the counterfactual pairs of samples."""

@@ -1,7 +1,7 @@
-"""Neurons one by one, and pictures one by one: scores in two stages, and what sets of neurons do on each picture."""
+"""Neurons one by one, and pictures one by one: scores in two stages, words, and what sets do on each picture."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import points, strips, tag
-from kedit.plots.style import BASELINE, CONCEPT, CONTROL, EARLIER, EDITED, INK, KEPT, name
+from kedit.plots.style import BASELINE, CONCEPT, CONTROL, EARLIER, EDITED, GRAY, INK, KEPT, name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,3 +115,67 @@ def draw_responses(responses: Mapping[str, Mapping[str, Numbers]], *, title: str
             axes.grid(axis="y")
         drawing.up = scale
     return drawing
+
+
+MOST_WORDS = 16
+"""Neurons whose words a figure shows."""
+
+
+class NeuronWords(Protocol):
+    """A neuron, how strongly it fires, and what it says."""
+
+    @property
+    def layer(self) -> int:
+        """Its layer."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its place in the layer."""
+        ...
+
+    @property
+    def peak(self) -> float | None:
+        """Its strongest activation, with its sign; None where nothing is known."""
+        ...
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it raises when it fires."""
+        ...
+
+    @property
+    def opposite(self) -> tuple[str, ...]:
+        """What it raises with an activation of the other sign."""
+        ...
+
+
+def draw_words(rows: Sequence[NeuronWords], *, concept: str, title: str | None = None) -> Drawing:
+    """Draw how strongly neurons fire, above zero or below, and beside it what they say in either direction.
+
+    The first rows are shown. What a neuron says when it fires is black, what it says with the other sign gray.
+    """
+    if not rows:
+        raise ValueError("`rows` is empty, so there is nothing to draw; pass at least one neuron")
+    shown, below = rows[:MOST_WORDS], sum((row.peak or 0) < 0 for row in rows)
+    title = title or f"{below} of {len(rows)} neurons of `{concept}` fire below zero in its pictures"
+    notes = ["black: words that layer.neuron raises most when it fires so; gray: with an activation of the other sign"]
+    notes += [f"the first {len(shown)} of {len(rows)} neurons"] * (len(shown) < len(rows))
+    with sheet(0.3 * len(shown) + 0.7, title, notes) as drawing:
+        bars, beside = drawing.panels(2, 2, sharey=True, width_ratios=[1, 2])
+        for place, row in enumerate(shown):
+            bars.barh(place, row.peak or 0, color=EDITED, height=0.6)
+            for height, words, color in ((-0.22, row.words, INK), (0.22, row.opposite, GRAY)):
+                beside.text(0, place + height, _short(words), va="center", size=7, color=color, parse_math=False)
+        bars.set_yticks(range(len(shown)), [f"{row.layer}.{row.index}" for row in shown])
+        bars.set_ylim(len(shown) - 0.5, -0.5)
+        bars.axvline(0, color=INK, lw=0.8)
+        bars.set_xlabel("strongest activation, mean over pictures")
+        beside.set_axis_off()
+    return drawing
+
+
+def _short(words: Sequence[str], letters: int = 70) -> str:
+    """Return as many of the words as fit."""
+    kept = [word for number, word in enumerate(words) if len(", ".join(words[: number + 1])) <= letters]
+    return ", ".join(kept)

@@ -72,7 +72,7 @@ def draw_benchmark(
             side.xaxis.tick_top()
             side.set_xticks(range(len(labels)), labels, rotation=90)
         beside.set_xlim(-0.5, len(costs) - 0.5)
-        beside.tick_params(length=0, labelcolor=GRAY)
+        beside.tick_params(which="both", length=0, labelcolor=GRAY)
         beside.spines[:].set_visible(False)
     return drawing
 
