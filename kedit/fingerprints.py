@@ -21,11 +21,17 @@ from kedit.store import digest
 
 PACKAGE = Path(__file__).resolve().parent
 FOLDERS = frozenset({"folder", "path", "merge"})
-"""Settings whose value may be a folder of inputs. Those of other names, such as `store`, hold what kedit writes."""
+"""Settings whose value may be a folder of inputs."""
+BASES = ("folder", "path")
+"""Settings whose value is a folder from which others beside it may name files and folders."""
+WRITTEN = frozenset({"store", "cache", "offload_folder"})
+"""Settings whose value is a folder that holds what is written."""
+HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+"""How an id on the hub looks."""
 RUN = frozenset({".hydra", "multirun.yaml", "sweep.json"})
 """What tells that a folder is a run or a sweep: one that lies among the inputs is none of them."""
-LEADS_OUT = re.compile(r'"(?:/|\.\./)(?:[^"\\]|\\.)+"')
-"""A path in a list of files that leads out of its folder, as JSON has it."""
+LEADS_OUT = re.compile(r'("video"\s*:\s*)?("(?:/|\.\./)(?:[^"\\]|\\.)+")')
+"""A path in a list of files that leads out of its folder, as JSON has it; that of a video may be a folder."""
 
 
 def of_picture(image: Image) -> str:
@@ -98,9 +104,14 @@ def of_files(settings: Any) -> dict[str, str]:
     found = named_files(settings)
     with ThreadPoolExecutor() as pool:  # a disk on the network answers many at once
         return {
-            text: digest(dict(zip(map(str, files), pool.map(_content, files), strict=True)))
+            text: digest(dict(zip(map(str, files), pool.map(of_file, files), strict=True)))
             for text, files in found.items()
         }
+
+
+def of_file(file: Path) -> str:
+    """Return the digest of a file's content; it is read again when its size or its times have changed."""
+    return _read(file, *_stamp(file))
 
 
 def stamps_of_files(settings: Any) -> dict[str, Any]:
@@ -112,10 +123,12 @@ def named_files(settings: Any, name: str = "") -> dict[str, list[Path]]:
     """Return the files that plain data name, by the text that does; what names nothing is left out.
 
     Any text may be the path of a file. That of a folder counts under a name of `FOLDERS`, with all that lies below it
-    but for runs of kedit's, and with the files elsewhere that its lists (`*.jsonl`) name.
+    but for runs of kedit's, and with the files elsewhere that its lists (`*.jsonl`, and the `*.json` of data) name; so
+    does what other texts name from there. Of an id on the hub, the files count that are kept of it.
     """
     if isinstance(settings, Mapping):
         parts = [named_files(value, str(key)) for key, value in settings.items()]
+        parts += [_beside(Path(base), settings) for key in BASES if isinstance(base := settings.get(key), str) and base]
     elif isinstance(settings, list | tuple):
         parts = [named_files(value, name) for value in settings]
     else:
@@ -160,11 +173,43 @@ def _files_at(text: str, name: str) -> Iterator[Path]:
         path = Path(text).expanduser()
         if _is_file(path):
             yield path
-            yield from _listed(path, path.parent)
+            yield from _listed(path, path.parent, name)
         elif name in FOLDERS and text:
-            for file in _below(path):
+            for file in _below(_kept_of(text) if name == "path" and HUB.fullmatch(text) else path):
                 yield file
-                yield from _listed(file, path)
+                yield from _listed(file, path, name)
+
+
+def _kept_of(text: str) -> Path:
+    """Return a folder, or else where the local cache keeps what has this id on the hub, if it does."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if Path(text).is_dir():
+        return Path(text)
+    try:
+        return Path(snapshot_download(text, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
+        return Path(text)
+
+
+def _beside(base: Path, settings: Mapping[Any, Any]) -> dict[str, list[Path]]:
+    """Return the files outside `base` that settings beside it name from there, such as a file of questions.
+
+    As a data set does, a text may have the value of another setting in braces.
+    """
+    base, found = base.expanduser(), dict[str, list[Path]]()
+    texts = {str(key): value for key, value in settings.items() if isinstance(value, str) and value}
+    for name in texts.keys() - WRITTEN - set(BASES):
+        with suppress(KeyError, IndexError, ValueError, OSError):
+            path = base / texts[name].format_map(texts)
+            top, home = path.resolve(), base.resolve()
+            if top == home or home in top.parents or top in home.parents:
+                continue
+            files = [path] if _is_file(path) else list(_below(path))
+            if files:
+                found[str(path)] = [one for file in files for one in (file, *_listed(file, base, "folder"))]
+    return found
 
 
 def _below(top: Path) -> Iterator[Path]:
@@ -180,18 +225,31 @@ def _below(top: Path) -> Iterator[Path]:
         yield from (here / name for name in sorted(names) if _is_file(here / name))
 
 
-def _listed(file: Path, folder: Path) -> Iterator[Path]:
-    """Yield the files outside `folder` that a list of pictures or questions in it names."""
-    if file.suffix != ".jsonl":
+def _listed(file: Path, folder: Path, name: str) -> Iterator[Path]:
+    """Yield the files outside `folder` that a list of pictures or questions names from there."""
+    if file.suffix != ".jsonl" and not (file.suffix == ".json" and name == "folder"):
         return
+    for text, is_video in _leads(file, *_stamp(file)):
+        # What COCO lists, it names from the folder of the pictures, which is one below.
+        for path in (folder / text, *([folder / text.removeprefix("../")] if file.suffix == ".json" else [])):
+            if _is_file(path):
+                yield path
+            elif is_video and path.resolve() not in (folder.resolve(), *folder.resolve().parents):
+                yield from _below(path)
+
+
+@cache
+def _leads(file: Path, *_when: int) -> list[tuple[str, bool]]:
+    """Return the paths in a list that lead out of its folder, and whether each is a video's."""
+    found = set[tuple[str, bool]]()
     try:
         content = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return
-    for text in sorted(set(LEADS_OUT.findall(content))):
+        return []
+    for video, text in LEADS_OUT.findall(content):
         with suppress(ValueError):
-            if _is_file(path := folder / json.loads(text)):
-                yield path
+            found.add((json.loads(text), bool(video)))
+    return sorted(found)
 
 
 def _is_file(path: Path) -> bool:
@@ -199,10 +257,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # its name is too long, say
         return False
-
-
-def _content(file: Path) -> str:
-    return _read(file, *_stamp(file))
 
 
 @cache

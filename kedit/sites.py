@@ -13,9 +13,9 @@ from kedit.neurons import NeuronId, Scope, SiteName
 from kedit.stacks import SiteError as SiteError
 from kedit.stacks import embedding_path as embedding_path
 from kedit.stacks import language_among, stacks_of
-from kedit.structure import FeedForward, is_closed, is_conv1d, is_fused
+from kedit.structure import FeedForward, is_closed, is_fused
 from kedit.structure import feed_forwards as feed_forwards_by_scope
-from kedit.weights import weight_of
+from kedit.weights import WRAPPED, weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,9 @@ class Site:
     `mid` is the input of the output projection (after the gate's product): zeroing, scaling and amplifying
     it is exactly an edit of a column of that weight. `act` is the output of the activation function
     and `pre` its input; in an ungated block `act` equals `mid`.
+
+    Where an adapter stands around the projection, `mid` is what goes into the adapter, as into the weight that merging
+    would leave: what IA3 multiplies the activations with belongs to the weight.
     """
 
     name: SiteName
@@ -110,27 +113,24 @@ class Site:
     def value_vector(self, module: nn.Module, one: NeuronId) -> Tensor:
         """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`.
 
-        An expert's is what it writes with a routing weight of 1. The result is a view of the weight.
+        An expert's is what it writes with a routing weight of 1. The result is a view of the weight where that is
+        what the module multiplies with; see `kedit.weights.weight_of`.
         """
         found = self.expert(one)
         if found is None:
             return self.value_matrix(module, one.layer)[one.index]
-        return _values_of_experts(module.get_submodule(self.block(one.layer).output))[found[1], found[2]]
+        return _values_of_experts(module, self.block(one.layer).output)[found[1], found[2]]
 
     def value_matrix(self, module: nn.Module, layer: int) -> Tensor:
-        """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`; a copy where there are experts."""
+        """Return the value vectors of all neurons of `layer`: `[neuron, d_model]`; a copy where there are experts.
+
+        Raises:
+            SiteError: They cannot be read; the message names the module.
+        """
         block = self.block(layer)
-        output = module.get_submodule(block.output)
         if block.experts is not None:
-            return _values_of_experts(output).flatten(0, 1)
-        stored = getattr(output, "weight", None)
-        if not isinstance(stored, Tensor) or not stored.is_floating_point() or stored.ndim != 2:
-            raise SiteError(
-                f"the weight of `{block.output}` ({type(output).__name__}) is packed or quantized: what its neurons "
-                "write cannot be read from it; load the model without quantization"
-            )
-        weight = weight_of(output, block.output)
-        return weight if is_conv1d(output) else weight.T
+            return _values_of_experts(module, block.output).flatten(0, 1)
+        return weight_of(module.get_submodule(block.output), block.output).T
 
     def _block_of(self, one: NeuronId) -> FeedForward:
         block = self.block(one.layer)
@@ -190,8 +190,15 @@ def _counted_on(parts: list[list[FeedForward]]) -> list[FeedForward]:
     return counted
 
 
-def _values_of_experts(experts: nn.Module) -> Tensor:
-    """Return `[expert, neuron, d_model]`, a view of the weight."""
+def _values_of_experts(module: nn.Module, path: str) -> Tensor:
+    """Return `[expert, neuron, d_model]`, a view of the weight; a SiteError where it is not what they multiply with."""
+    experts = module.get_submodule(path)
+    if wrapped := [name for name in WRAPPED if name in path.split(".")]:
+        outer = path.partition(f".{wrapped[0]}")[0]
+        raise SiteError(
+            f"the experts `{outer}` are inside an adapter ({type(module.get_submodule(outer)).__name__}), so what "
+            "their neurons write cannot be read; merge it into the model (`merge_and_unload()`)"
+        )
     weight = experts.down_proj
     assert isinstance(weight, Tensor)
     return weight if experts.is_transposed else weight.transpose(1, 2)

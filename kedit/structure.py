@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedit.neurons import Scope
 from kedit.stacks import MIXER, embedding_path, named_by_model, scopes_of, stacks_of
+from kedit.weights import features_of, unwrapped
 
 FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn|\bff\b|dense|intermediate|expert|fc2|output", re.IGNORECASE)
 AFTER_A_TOWER = re.compile(r"head|classif|pool|predict|score|time", re.IGNORECASE)
@@ -76,11 +77,6 @@ def feed_forwards(module: nn.Module, only: Scope | None = None) -> dict[Scope, l
     return {scope: blocks for scope, blocks in found.items() if blocks}
 
 
-def is_conv1d(module: nn.Module) -> bool:
-    """Return whether the weight is stored `[in, out]`, as GPT-2's Conv1D does."""
-    return type(module).__name__ == "Conv1D"
-
-
 def _outside(root: nn.Module, stacks: Sequence[str]) -> Iterator[FeedForward]:
     """Yield the feed-forward blocks beside the stacks, two linear maps and an activation: the projectors."""
     head = named_by_model(root, "get_output_embeddings")
@@ -123,7 +119,7 @@ def _experts(path: str, block: nn.Module) -> Iterator[FeedForward]:
 def is_fused(module: nn.Module) -> bool:
     """Return whether the module holds the weights of several experts as one of three axes."""
     weight = getattr(module, "down_proj", None)
-    return isinstance(weight, nn.Parameter) and weight.ndim == 3
+    return isinstance(weight, Tensor) and weight.ndim == 3
 
 
 def is_closed(experts: nn.Module) -> bool:
@@ -137,21 +133,19 @@ def _linears(path: str, module: nn.Module) -> Iterator[Linear]:
         here = f"{path}.{name}" if path else name
         if MIXER.search(name) or MIXER.search(type(child).__name__):
             continue
-        one = _linear(here, child)
+        one, inner = _linear(here, child), unwrapped(child)
         if one is not None:
             yield one
-        else:
+        elif inner is child:
             yield from _linears(here, child)
+        else:  # not the adapter's own maps
+            yield from _linears(next(path for path, part in child.named_modules(prefix=here) if part is inner), inner)
 
 
 def _linear(path: str, module: nn.Module) -> Linear | None:
-    """Return the linear map that `module` is, whether its weight is plain, transposed or packed; else None."""
-    if is_conv1d(module):
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        return Linear(path, weight.shape[0], weight.shape[1])
-    n_in, n_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return Linear(path, n_in, n_out) if isinstance(n_in, int) and isinstance(n_out, int) else None
+    """Return the linear map that `module` is, plain, transposed, packed or inside an adapter; else None."""
+    features = features_of(module)
+    return None if features is None else Linear(path, *features)
 
 
 def _residual_width(block: nn.Module) -> int | None:
@@ -166,7 +160,7 @@ def _residual_width(block: nn.Module) -> int | None:
 
 def _embedding_width(root: nn.Module) -> int | None:
     path = embedding_path(root)
-    return None if path is None else int(root.get_submodule(path).embedding_dim)  # type: ignore[arg-type]
+    return None if path is None else int(unwrapped(root.get_submodule(path)).embedding_dim)  # type: ignore[arg-type]
 
 
 def _has_input(output: Linear, earlier: Sequence[Linear]) -> bool:

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from kedit.sites import decoder_path
 from kedit.stacks import named_by_model, stacks_of
-from kedit.weights import weight_of
+from kedit.weights import evaluating, features_of, unwrapped, weight_of
 
 FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""
@@ -39,12 +39,10 @@ class Unembedding:
     def of(cls, module: nn.Module) -> "Unembedding":
         """Find both in `module`; an UnembeddingError says what is missing."""
         head = named_by_model(module, "get_output_embeddings")
-        weight = getattr(head, "weight", None)
-        if head is None or not isinstance(weight, Tensor):
+        if head is None or features_of(head) is None:
             raise UnembeddingError(
                 f"{type(module).__name__} has no output matrix over its words (`get_output_embeddings()` gives none)"
             )
-        assert isinstance(head, nn.Module)
         weight = weight_of(head, "the output matrix")
         norm = _final_norm(module, weight.shape[1])
         gamma, centered = _measured(norm, weight) if norm is not None else (torch.ones_like(weight[0]), False)
@@ -75,8 +73,9 @@ class Unembedding:
             return vectors.float() @ self.weight.float().T
         if self.norm is not None:
             vectors = self.norm(vectors.to(self.weight.dtype))
-        if type(self.head) is not nn.Linear:
-            return self.ending.applied(self.head(vectors.to(self.weight.dtype)).float())
+        if type(self.head) is not nn.Linear or any(one.is_meta for one in self.head.parameters()):
+            with evaluating(self.head):
+                return self.ending.applied(self.head(vectors.to(self.weight.dtype)).float())
         bias = None if self.head.bias is None else self.head.bias.float()
         return self.ending.applied(linear(vectors.float(), self.weight.float(), bias))
 
@@ -129,7 +128,7 @@ def _final_norm(module: nn.Module, width: int) -> nn.Module | None:
     found = [
         child
         for child in owner.children()
-        if "norm" in type(child).__name__.lower()
+        if "norm" in type(unwrapped(child)).__name__.lower()
         and isinstance(weight := getattr(child, "weight", None), Tensor)
         and weight.shape == (width,)
     ]

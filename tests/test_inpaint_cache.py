@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from kedit.data import inpaint_cache
 from kedit.data.inpaint_diffusers import DiffusersFill
 from kedit.data.inpaint_opencv import OpenCVFill
-from kedit.data.inpaint_pipeline import WHOLE, files_digest
+from kedit.data.inpaint_pipeline import files_digest
 from kedit.samples import Concept, Sample
 from kedit.store import Store
 from tests.tiny_diffusion import saved
@@ -113,16 +114,21 @@ def test_weights_that_were_trained_on_make_another_key(tmp_path: Path) -> None:
     assert files_digest(folder) == before
 
 
-@pytest.mark.parametrize("place", ["head", "blocks", "tail"])
-def test_of_large_weights_the_head_and_blocks_all_over_are_read(tmp_path: Path, place: str) -> None:
-    size = 3 * WHOLE
-    levels = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+@pytest.mark.parametrize("place", [0.0, 0.31, 0.77, 1.0])
+def test_of_large_weights_every_number_counts(tmp_path: Path, place: float) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, 12 << 20).astype(np.uint8)
     (tmp_path / "large.safetensors").write_bytes(levels.tobytes())
     before = files_digest(tmp_path)
-    where = {"head": slice(0, 10), "blocks": slice(1 << 20, size - (1 << 20)), "tail": slice(size - 10, size)}[place]
-    levels[where] ^= 1
+    levels[int(place * (len(levels) - 1))] ^= 1
     (tmp_path / "large.safetensors").write_bytes(levels.tobytes())
     assert files_digest(tmp_path) != before
+
+
+def test_the_code_that_paints_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = inpaint_cache.versions()
+    monkeypatch.setattr(inpaint_cache, "of_code", lambda *rooms: ",".join(rooms))
+    assert before != inpaint_cache.versions()
+    assert "data/inpaint_diffusers" in str(inpaint_cache.versions()["code"])
 
 
 def test_a_damaged_entry_is_named_and_painted_again(fill: DiffusersFill, caplog: pytest.LogCaptureFixture) -> None:

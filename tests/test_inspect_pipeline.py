@@ -1,5 +1,6 @@
 """`kedit.inspect` as a notebook calls it: of a run, of a set, and what does not fit together."""
 
+import copy
 import json
 from dataclasses import replace
 from html import escape
@@ -108,6 +109,13 @@ def test_neurons_that_fire_below_zero_are_seen_as_well_as_others(result: RunResu
     found = replace(result.heat_maps, model=turned)
     assert found.measures == result.heat_maps.measures
     assert mirrored.figures["words"].title.startswith(f"{len(result.neurons)} of {len(result.neurons)} neurons of")
+
+
+def test_a_run_of_another_model_of_the_same_name_is_not_inspected(model: MLLM, result: RunResult) -> None:
+    module: Any = copy.deepcopy(model.module)
+    module.lm_head.weight.data[-1, -1] += 1e-3
+    with pytest.raises(ValueError, match="the neurons of the run do not fit: the model's weights are not the same"):
+        kedit.inspect(replace(model, module=module), kedit.Scenes(), "star", result, looks=LOOKS)  # type: ignore[type-var]
 
 
 def test_what_does_not_fit_together_is_refused(model: MLLM, result: RunResult) -> None:

@@ -126,9 +126,15 @@ def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_loca
     assert (done.code, done.err) == (0, "")
     assert json.loads((tmp_path / "merged" / "locate.json").read_text())["samples"]["located"] == 3
     about = json.loads((tmp_path / "late" / "shard.json").read_text())
-    (tmp_path / "late" / "shard.json").write_text(json.dumps(about | {"weights": "others"}))
+    why = {"weights": "the model's weights are not", "reading": "prompt are not", "asked": "kedit's version are not"}
+    for mark, message in why.items():
+        other = about | {"marks": about["marks"] | {mark: "another"}}
+        (tmp_path / "late" / "shard.json").write_text(json.dumps(other))
+        done = kedit_locate("merge=[sweep/0,late,sweep/1]", "hydra.run.dir=merged")
+        assert (done.code, "do not fit" in done.err, message in done.err) == (2, True, True)
+    (tmp_path / "late" / "STATUS").write_text("failed: ValueError\n")
     done = kedit_locate("merge=[sweep/0,late,sweep/1]", "hydra.run.dir=merged")
-    assert (done.code, "are of models with other weights" in done.err) == (2, True)
+    assert (done.code, "the shard in `late` is not done" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from kedit.results import cache as module
 from kedit.results.cache import Recall, of_edit
 from kedit.samples import silent
 from kedit.store import Store
+from tests.test_architecture import imports, modules, within
 
 PAIRS = [without(picture(f"p{n}", star=(n,), house=(n + 4,)), STAR_CONCEPT) for n in range(3)]
 
@@ -77,6 +78,25 @@ def test_whatever_decides_a_result_makes_another_entry(recall: Recall, monkeypat
     Recall(recall.store, "a model").json("report", "it", lambda: {"x": 1}, made)
     assert made.n_times == 6
     module._code.cache_clear()
+
+
+NO_RESULT = frozenset({"entries", "fingerprints", "paths", "settings", "store", "tested"})
+"""Parts that only name, keep or find things; what they do shows in the keys themselves."""
+
+
+@pytest.mark.parametrize("kind", module.ROOMS)
+def test_all_of_kedit_that_makes_an_entry_is_in_its_code(kind: str) -> None:
+    """Whatever the parts of a kind import is among them, down to the words that a caption is searched for."""
+    rooms = module.ROOMS[kind]
+    missing = {
+        f"{one.name}: {found.name}"
+        for one in modules()
+        if any(within(one.name, f"kedit.{room}") for room in rooms) and not within(one.name, "kedit.pipelines")
+        for found in imports(one)
+        if within(found.name, "kedit") and not any(within(found.name, f"kedit.{room}") for room in rooms)
+        and found.name.split(".")[1:2] and found.name.split(".")[1] not in NO_RESULT
+    }  # fmt: skip
+    assert missing == set()
 
 
 def test_of_many_only_those_that_are_not_there_are_made_and_equal_ones_once(recall: Recall) -> None:

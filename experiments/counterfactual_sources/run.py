@@ -55,7 +55,8 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     found = {}
     for name, node in cfg.models.items():
         with unchanged(node) as loaded:
-            examiner = Examiner(loaded.model, locator, Recall.at(cfg.store, loaded.identity), show_progress)
+            cache = Recall.at(cfg.store, loaded.identity, loaded.weights)
+            examiner = Examiner(loaded.model, locator, cache, show_progress)
             found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
     about = {"kedit": __version__, **{key: cfg[key] for key in ("reference", "top", "dilation", "budget", "seed")}}
     about |= {"concepts": [concept.name for concept in splits], "samples": vars(counts)}

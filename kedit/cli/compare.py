@@ -61,8 +61,8 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
             check_model(found.model, choices.method(choices.reference).locator)
         return compare_prepared(
             found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
-            encoder=encoder or found.encoder, share=bool(cfg.share_passes), cache=Recall.at(cfg.store, found.identity),
-            keep=keep, progress=show_progress,
+            encoder=encoder or found.encoder, share=bool(cfg.share_passes),
+            cache=Recall.at(cfg.store, found.identity, found.weights), keep=keep, progress=show_progress,
         )  # fmt: skip
 
 

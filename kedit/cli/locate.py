@@ -61,7 +61,7 @@ def job(cfg: DictConfig, name: str) -> Any:
     with unchanged(cfg.model) as found:
         with misuse():
             check_model(found.model, locator)
-        cache = Recall.at(cfg.store, found.identity)
+        cache = Recall.at(cfg.store, found.identity, found.weights)
         if shard.count > 1:
             return score_shard(found.model, pairs, locator, shard, cache=cache, progress=show_progress)
         return locate_prepared(found.model, pairs, locator, cache=cache, name=name, progress=show_progress)

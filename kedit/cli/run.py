@@ -75,8 +75,9 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
             check_model(found.model, locator)
         return pipeline.run_prepared(
             found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
-            controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed, cache=Recall.at(cfg.store, found.identity),
-            name=name, keep=lambda located: leave(located, kept), progress=show_progress,
+            controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed,
+            cache=Recall.at(cfg.store, found.identity, found.weights), name=name,
+            keep=lambda located: leave(located, kept), progress=show_progress,
         )  # fmt: skip
 
 

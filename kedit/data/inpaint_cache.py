@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,15 @@ from PIL import Image
 
 from kedit import __version__
 from kedit.data.inpaint import Filling, Pixels, filled
+from kedit.fingerprints import of_code, of_libraries
 from kedit.samples import Mask
 from kedit.store import Store, digest, store_at
+
+CODE = (
+    *("data/inpaint", "data/inpaint_cache", "data/inpaint_diffusers", "data/inpaint_opencv"),
+    "data/inpaint_pipeline",
+)
+"""The parts of kedit that make a filling."""
 
 
 def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], filling: Filling) -> Filling:
@@ -39,21 +45,14 @@ def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], fillin
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Return the versions of kedit and of `packages`, whose results may differ from one to the next."""
-    return {"kedit": __version__} | {name: _version(name) for name in packages}
+    """Return the versions of kedit and of `packages`, whose results may differ from one to the next, and its code."""
+    return {"kedit": __version__, "code": of_code(*CODE)} | of_libraries(*packages)
 
 
 @lru_cache
 def _store(cache: str) -> Store | None:
     # One for all calls, so that what cannot be written is said once.
     return store_at(cache)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _png(picture: Image.Image) -> bytes:

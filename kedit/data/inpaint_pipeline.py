@@ -1,6 +1,5 @@
 """Inpainting pipelines of diffusers: found, checked, loaded, and told apart by their files."""
 
-import hashlib
 import inspect
 import json
 import warnings
@@ -10,6 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kedit.fingerprints import of_file
+from kedit.store import digest
+
 HERE = Path(__file__).parent
 SHIPPED = ("scenes_inpainter",)
 """Pipelines that come with kedit: folders beside this file."""
@@ -17,9 +19,6 @@ NAME_ONE = "name one that does with `inpaint.pipeline`, such as StableDiffusionI
 OURS = frozenset({"image", "mask_image", "prompt", "example_image"})
 """What a pipeline may insist on being given."""
 READ = frozenset({".json", ".safetensors", ".txt", ".model"})
-WHOLE = 4 << 20
-"""Bytes up to which a file is read whole for its digest."""
-BLOCKS, BLOCK = 64, 4096
 
 
 def pipeline_folder(path: str, *, download: bool) -> Path:
@@ -182,28 +181,9 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def files_digest(folder: Path) -> str:
-    """Return a digest of a pipeline's files: of name and size of each, and of what it holds.
-
-    Files up to 4 MiB are read whole; of larger ones, which are weights, the first MiB (the names and shapes of a
-    safetensors file) and 64 blocks of 4 KiB spread over the rest: weights that were trained on differ in all of them.
-    """
-    whole = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file()):
-        size = file.stat().st_size
-        whole.update(f"{file.relative_to(folder).as_posix()} {size} ".encode())
-        whole.update(_sampled(file, size))
-    return whole.hexdigest()
-
-
-def _sampled(file: Path, size: int) -> bytes:
-    with file.open("rb") as opened:
-        if size <= WHOLE:
-            return hashlib.sha256(opened.read()).digest()
-        found = hashlib.sha256(opened.read(1 << 20))
-        for number in range(BLOCKS):
-            opened.seek(size - BLOCK - number * ((size - (1 << 20)) // BLOCKS))
-            found.update(opened.read(BLOCK))
-    return found.digest()
+    """Return a digest of a pipeline's files: of the name and the content of each; a file is read once."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in READ and file.is_file())
+    return digest([[file.relative_to(folder).as_posix(), of_file(file)] for file in files])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from kedit.hooks import after, before, record
 from kedit.neurons import NeuronId
 from kedit.stacks import language_among, stacks_of
 from kedit.structure import FeedForward, feed_forwards
+from kedit.weights import unwrapped
 
 COLUMNS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """The types of weight whose columns can be read and written; others are quantized."""
@@ -68,6 +69,8 @@ def unreadable(patient: Patient, layer: int) -> str:
     if any(one.is_meta for one in weights) or has_offloaded_params(projection):
         return "the weight is offloaded, and what is written to it would be lost"
     odd = [one.dtype for one in weights if one.dtype not in COLUMNS]
+    if not weights and unwrapped(projection) is not projection:
+        return f"the weight is inside an adapter ({type(projection).__name__})"
     if odd or not weights:
         return f"the weight is quantized ({odd[0] if odd else 'no parameter'} in {type(projection).__name__})"
     vector = patient.site.value_vector(patient.module, NeuronId(layer, 0)).untyped_storage().data_ptr()

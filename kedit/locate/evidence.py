@@ -189,7 +189,7 @@ class _Reading:
         )
         self.unread[layer] = again
         traced = with_graph(activation)
-        traced.register_hook(lambda gradient: self._score(layer, again.with_gradient(self._checked(layer, gradient))))
+        traced.register_hook(partial(self._differentiated, layer, again))
         if not self.roots or not activation.requires_grad:
             # Two blocks that run beside each other, as experts and a shared one, are a root each.
             self.roots.append(traced)
@@ -208,6 +208,11 @@ class _Reading:
         for layer, parts in list(self.unread.items()):
             # Nothing after it is read, as of the last layers of some vision towers.
             self._score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
+
+    def _differentiated(self, layer: int, parts: "_Parts", gradient: Tensor | None) -> None:
+        """Score a layer that the backward pass has come to; None is what layers without a backward pass hand on."""
+        if gradient is not None:
+            self._score(layer, parts.with_gradient(self._checked(layer, gradient)))
 
     def _checked(self, layer: int, gradient: Tensor) -> Tensor:
         """Return the gradient of a layer; a ValueError says that it is no number."""

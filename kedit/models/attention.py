@@ -94,7 +94,7 @@ def attending(module: nn.Module) -> Iterator[dict[int, Attention]]:
     """
     stack = module.get_submodule(decoder_path(module))
     owners = frozenset(stack.modules())
-    settings = {id(one): one for one in (getattr(owner, "config", None) for owner in owners) if _implementation(one)}
+    settings = {id(one): one for one in (getattr(owner, "config", None) for owner in owners) if implementation(one)}
     if not settings:
         raise LookupError(
             f"{type(stack).__name__} does not say how its attention is implemented (its configuration has no "
@@ -165,7 +165,8 @@ def _attend(
     return _function(layer, before)(layer, query, key, value, mask, *rest, **options)
 
 
-def _implementation(settings: Any) -> str | None:
+def implementation(settings: Any) -> str | None:
+    """Return the name of the attention function that a configuration asks for, if it does."""
     found = getattr(settings, "_attn_implementation", None)
     return found if isinstance(found, str) else None
 

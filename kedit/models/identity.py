@@ -1,7 +1,7 @@
 """What a model is: a digest of all that decides what it says, and a proof that its weights are as they were."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kedit.fingerprints import of_libraries
+from kedit.models.attention import implementation
 from kedit.models.mllm import MLLM
+from kedit.settings import of_module, of_settings
 from kedit.store import digest
 
 OF_THEIR_OWN = ("module", "processor")
@@ -38,23 +40,40 @@ def identity(model: MLLM, weights: str | None = None) -> str:
     Raises:
         UnhashableWeightsError: Some weights are not in memory.
     """
-    module, processor = model.module, getattr(model, "processor", None)
-    own = {one.name: getattr(model, one.name) for one in fields(model)} if is_dataclass(model) else dict[str, Any]()
+    module = model.module
     about = {
-        "kind": [type(one).__qualname__ for one in (model, module, processor)],
-        "settings": {name: repr(value) for name, value in sorted(own.items()) if name not in OF_THEIR_OWN},
+        "reading": _reading(model, ()),
         "device": sorted({tensor.device.type for _, tensor in _tensors(module)}),
-        "config": _told(getattr(module, "config", None)),
-        "generation": _told(getattr(module, "generation_config", None)),
-        "processor": _of_processor(processor),
-        "libraries": of_libraries("torch", "transformers", "tokenizers"),
+        "attention": sorted({str(implementation(getattr(part, "config", None))) for part in module.modules()}),
+        "libraries": of_libraries("torch", "transformers", "tokenizers", "peft"),
         "weights": weights or weights_digest(module),
     }
     return digest(about)
 
 
+def reading_digest(model: MLLM) -> str:
+    """Return the digest of how a model reads a picture: its parts, configuration, processor and prompt.
+
+    Its weights have their own; its name, its batch size and the length of its answers are left out.
+    """
+    return digest(_reading(model, ("name", "batch_size", "max_new_tokens")))
+
+
+def _reading(model: MLLM, without: Collection[str]) -> dict[str, Any]:
+    module, processor = model.module, getattr(model, "processor", None)
+    own = {one.name: getattr(model, one.name) for one in fields(model)} if is_dataclass(model) else dict[str, Any]()
+    return {
+        "kind": [type(one).__qualname__ for one in (model, module, processor)],
+        "settings": {name: of_settings(one) for name, one in own.items() if name not in (*OF_THEIR_OWN, *without)},
+        "parts": of_module(module),
+        "config": _told(getattr(module, "config", None)),
+        "generation": _told(getattr(module, "generation_config", None)),
+        "processor": _of_processor(processor),
+    }
+
+
 def weights_digest(module: nn.Module) -> str:
-    """Return SHA-256 over every parameter and buffer: name, shape, type and bytes.
+    """Return SHA-256 over every parameter and buffer, and what else is saved: name, shape, type and bytes.
 
     Raises:
         UnhashableWeightsError: A tensor is not in memory.
@@ -69,13 +88,28 @@ def weights_digest(module: nn.Module) -> str:
     return digest([[name, one] for (name, _), one in zip(tensors, digests, strict=True)])
 
 
+def known_weights(module: nn.Module) -> str:
+    """Return what `weights_digest` does; an empty text where a tensor is not in memory."""
+    try:
+        return weights_digest(module)
+    except UnhashableWeightsError:
+        return ""
+
+
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+    """Yield every parameter and buffer, and what is saved beside them, as the weights of 8-bit layers."""
+    held = dict([*module.named_parameters(), *module.named_buffers()])
+    yield from held.items()
+    known = set(map(id, held.values()))
+    for name, value in module.state_dict(keep_vars=True).items():
+        for number, one in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(one, Tensor) and id(one) not in known:
+                yield f"{name} {number}", one
 
 
 @torch.no_grad()
 def _of_tensor(tensor: Tensor) -> str:
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
     whole = tensor.detach().contiguous().reshape(-1)
     step = max(1, AT_ONCE // max(1, whole.element_size()))
     parts = (whole[start : start + step].cpu().view(torch.uint8).numpy().data for start in range(0, len(whole), step))
@@ -95,15 +129,25 @@ def _told(configuration: Any) -> Any:
 def _of_processor(processor: Any) -> Any:
     if processor is None:
         return None
-    tokenizer = getattr(processor, "tokenizer", processor)
     about: dict[str, Any] = {"template": getattr(processor, "chat_template", None)}
+    if hasattr(processor, "get_vocab"):
+        return about | {"tokenizer": _of_tokenizer(processor)}
+    held: dict[str, Any] = getattr(processor, "__dict__", {})
+    parts = {name: part for name, part in held.items() if hasattr(part, "get_vocab")}
+    about["tokenizer"] = {name: _of_tokenizer(part) for name, part in parts.items()}
+    if hasattr(processor, "to_dict"):
+        return about | {"settings": json.loads(json.dumps(processor.to_dict(), sort_keys=True, default=repr))}
+    others = {name: one for name, one in held.items() if name not in parts}
+    told = {name: _told(one) if hasattr(one, "to_dict") else of_settings(one) for name, one in others.items()}
+    return about | {"settings": told}
+
+
+def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    about = {name: repr(getattr(tokenizer, name, None)) for name in ("chat_template", "special_tokens_map")}
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         # Its latest call decided on padding and truncation, which is no part of what it is.
         told = json.loads(fast.to_str())
-        about["tokenizer"] = digest({key: value for key, value in told.items() if key not in ("padding", "truncation")})
+        about["made"] = digest({key: value for key, value in told.items() if key not in ("padding", "truncation")})
     elif hasattr(tokenizer, "get_vocab"):
-        about["tokenizer"] = digest(sorted(tokenizer.get_vocab().items()))
-    about["special"] = repr(getattr(tokenizer, "special_tokens_map", None))
-    if processor is not tokenizer and hasattr(processor, "to_dict"):
-        about["settings"] = json.loads(json.dumps(processor.to_dict(), sort_keys=True, default=repr))
+        about["made"] = digest(sorted(tokenizer.get_vocab().items()))
     return about

@@ -9,6 +9,7 @@ import torch
 from kedit.models.mllm import MLLM, Forced
 from kedit.models.passes import input_device
 from kedit.sites import Site
+from kedit.weights import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def estimate(model: MLLM, site: Site, batch: Forced) -> int:
     """
     rows, columns = batch.kinds.shape
     embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+    embedding = unwrapped(embedding)
     width, itemsize = int(embedding.embedding_dim), int(embedding.weight.dtype.itemsize)
     kept = sum(OF_NEURONS * n_neurons + OF_STREAM * width for n_neurons in site.widths.values())
     # The logits themselves, as 32-bit, and what a softmax and its gradient make of them.

@@ -1,27 +1,14 @@
 """How a module of transformers is called without a trace: its mode, where its inputs go, what its forward takes."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
 from torch import nn
 
 from kedit.stacks import named_by_model
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Keep `module` in evaluation mode, and put what was in training mode back into it afterwards."""
-    training = [one for one in module.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
+from kedit.weights import evaluating as evaluating
 
 
 def input_device(module: nn.Module) -> torch.device:

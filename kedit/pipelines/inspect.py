@@ -54,6 +54,7 @@ from kedit.pipelines.looks import (
     read_words,
     tell_apart,
 )  # fmt: skip
+from kedit.pipelines.provenance import check_marks, marks_of_model
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
@@ -439,6 +440,7 @@ def _check_run(result: RunResult, model: MLLM, concept: str, locator: Locator) -
     for what, has, asked in (("concept", result.concept, concept), ("model", result.model, model.name)):
         if has != asked:
             raise ValueError(f"the run is of the {what} `{has}`, and `{asked}` is to be inspected")
+    check_marks(result.located.provenance, marks_of_model(model), "the neurons of the run")
     if not could_make(locator, result.located.scores):
         raise ValueError(f"the run located by `{result.locator}`; give the same locator as `locate`")
     language_only(result.neurons, "inspect")

@@ -22,6 +22,8 @@ from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.naming import NamedNeurons, name_neurons
+from kedit.pipelines.provenance import ScoresError as ScoresError
+from kedit.pipelines.provenance import asked_for, check_marks, marks, signed
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.progress import as_progress
@@ -67,10 +69,6 @@ class Counts:
             raise ValueError(f"`text` is true or false, got {self.text!r}")
 
 
-class ScoresError(ValueError):
-    """Scores that were given are of something else than what is asked for."""
-
-
 class Prepared(NamedTuple):
     """What an edit is judged on, what it is located with, and what the data set passed over."""
 
@@ -78,6 +76,8 @@ class Prepared(NamedTuple):
     pairs: list[Counterfactual]
     skipped: dict[str, int]
     """How many pictures cannot be used, or not be painted, by the reason."""
+    asked: str = ""
+    """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
 
 
 class Usable(NamedTuple):
@@ -362,7 +362,8 @@ def prepare(
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
     # What the data set passed over, it passed over for all shards.
     passed_over = split.skipped if shard.index == 0 else {}
-    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped})
+    asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
+    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked)
 
 
 def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
@@ -430,7 +431,7 @@ def locate(
     """
     found = usable(model, pairs, progress, recall)
     if given is not None:
-        check_given(given, model, locator, found)
+        check_given(given, model, locator, found, recall)
     scores = dict(given or _scores(model, locator, found, progress, recall))
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
@@ -454,10 +455,14 @@ def _scores(
         announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
         return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 
-    return recall.scores(locator, lambda: {"pairs": of_pairs(found.pairs), "captions": rows(found.captions)}, score)
+    pictures = of_pairs(found.pairs)
+    scores = recall.scores(locator, lambda: {"pairs": pictures, "captions": rows(found.captions)}, score)
+    return signed(scores, marks(model, locator, pictures, recall))
 
 
-def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable) -> None:
+def check_given(
+    given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable, recall: Recall = FORGETFUL
+) -> None:
     """Raise a ScoresError unless `given` are the scores that `locator` would give the pairs."""
     check_scorers(given, locator)
     about = next(iter(given.values()))
@@ -469,6 +474,7 @@ def check_given(given: Mapping[str, NeuronScores], model: MLLM, locator: Locator
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
             raise ScoresError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
+    check_marks(about.provenance, marks(model, locator, of_pairs(found.pairs), recall), "`scores`")
 
 
 def check_scorers(given: Mapping[str, NeuronScores], locator: Any) -> None:

@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -25,10 +25,12 @@ from kedit.pipelines.locate import (
     without_seconds,
 )
 from kedit.pipelines.naming import name_neurons
-from kedit.results.cache import FORGETFUL, Recall
+from kedit.pipelines.provenance import MARKS, check_marks, marks_of_model, signed
+from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.cache import scorers as of_scorers
 from kedit.runs import Run
 from kedit.samples import Progress, silent
-from kedit.weights import signature
+from kedit.store import digest
 
 SCORES, SHARD = "scores.safetensors", "shard.json"
 BY_MODEL = ("counterfactual_names_it", "caption_does_not_name_it")
@@ -40,8 +42,10 @@ class ShardScores:
     """What one of several jobs found about its part of the pictures."""
 
     shard: Shard
-    weights: str
-    """The signature of the model's weights."""
+    marks: Mapping[str, str]
+    """Of the model and of what all shards have in common, as `Prepared.asked`; equal for all."""
+    pairs: Sequence[str]
+    """The digest of each usable pair of the part."""
     widths: Mapping[int, int]
     """The number of neurons of each layer."""
     skipped: Mapping[str, int]
@@ -52,16 +56,20 @@ class ShardScores:
     def save_in(self, run: Run) -> None:
         """Leave scores and what they are of in the folder of a run that is open."""
         run.save_file(SCORES, lambda path: save_scores(without_seconds(self.scores), path))
-        about = {name: getattr(self, name) for name in ("weights", "widths", "skipped")}
+        about = {name: getattr(self, name) for name in ("marks", "pairs", "widths", "skipped")}
         run.save_json(SHARD, asdict(self.shard) | about)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Return what `save_in` left in `folder`."""
-        about: dict[str, Any] = json.loads((folder / SHARD).read_text(encoding="utf-8"))
+        """Return what `save_in` left in `folder`; a ValueError says why it cannot count."""
+        status, about = folder / "STATUS", json.loads((folder / SHARD).read_text(encoding="utf-8"))
+        if status.is_file() and (told := status.read_text(encoding="utf-8").strip()) != "done":
+            raise ValueError(f"the shard in `{folder}` is not done ({told:.80}), and what lies there may be old")
+        if "marks" not in about:
+            raise ValueError(f"the shard in `{folder}` is of an older kedit; score it anew")
         widths = {int(layer): width for layer, width in about["widths"].items()}
         shard, scores = Shard(about["index"], about["count"]), load_scores(folder / SCORES)
-        return cls(shard, about["weights"], widths, about["skipped"], scores)
+        return cls(shard, about["marks"], about["pairs"], widths, about["skipped"], scores)
 
     def __str__(self) -> str:
         n_samples = [int(one.provenance["n_samples"]) for one in self.scores.values()]
@@ -98,7 +106,9 @@ def score_shard(
     if any(named):
         scores = scorers.score(model, used.pairs, captions=used.captions, progress=progress, dtype=torch.float64)
     by_model = dict(zip(BY_MODEL, (used.still_named, named.count(False)), strict=True))
-    return ShardScores(shard, signature(model.module), site.widths, {**prepared.skipped, **by_model}, scores)
+    marks = {**marks_of_model(model, cache.weights), "asked": prepared.asked, "scorers": digest(of_scorers(scorers))}
+    skipped = {**prepared.skipped, **by_model}
+    return ShardScores(shard, marks, of_pairs(used.pairs), site.widths, skipped, scores)
 
 
 def merge_shards(folders: Sequence[str | Path], locator: Locator, *, name: str = "") -> LocateResult:
@@ -118,8 +128,8 @@ def merge_shards(folders: Sequence[str | Path], locator: Locator, *, name: str =
     if not shards or [one.shard for one in shards] != [Shard(n, len(shards)) for n in range(len(shards))]:
         there = ", ".join(str(one.shard) for one in shards) or "none"
         raise ValueError(f"each shard is needed once to merge `{', '.join(map(str, folders))}`; there is {there}")
-    if len({one.weights for one in shards}) > 1:
-        raise ValueError(f"the shards in `{', '.join(map(str, folders))}` are of models with other weights")
+    for one in shards[1:]:
+        _check_kin(shards[0], one)
     scores = merge([one.scores for one in shards])
     check_scorers(scores, who_scores(locator))
     reasons = dict.fromkeys(reason for one in shards for reason in one.skipped)
@@ -127,12 +137,22 @@ def merge_shards(folders: Sequence[str | Path], locator: Locator, *, name: str =
     by_model = {reason: skipped.pop(reason) for reason in BY_MODEL}
     # A shard in which no caption names the concept has no scores to say so.
     unnamed = {"skipped": str(by_model["caption_does_not_name_it"])}
-    scores = {stage: replace(one, provenance={**one.provenance, **unnamed}) for stage, one in scores.items()}
+    pictures = {"pictures": digest([pair for one in shards for pair in one.pairs])}
+    with_marks = {key: mark for key, mark in shards[0].marks.items() if key in MARKS}
+    scores = signed(scores, unnamed | with_marks | pictures)
     stages = locator.select_each(scores)
     named = name_neurons(list(stages.values())[-1], scores)
     located = Located(scores, stages, shards[0].widths, by_model, named=named)
     seconds = time.perf_counter() - began
     return LocateResult(name or name_of(locator), selectors_of(locator), located, skipped, seconds)
+
+
+def _check_kin(one: ShardScores, other: ShardScores) -> None:
+    """Raise a ValueError unless two shards are of one job; warn where nothing tells."""
+    what = f"shards {one.shard} and {other.shard}"
+    check_marks(one.marks, {key: mark for key, mark in other.marks.items() if key in MARKS}, what)
+    if one.marks["asked"] != other.marks["asked"]:
+        raise ValueError(f"{what} do not fit: the pictures, what paints them or kedit's version are not the same")
 
 
 def _shards_in(folders: Iterable[Path]) -> Iterator[ShardScores]:

@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from kedit.edit.edit import Edit
-from kedit.edit.operators import Patch
 from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
+from kedit.settings import of_settings
 from kedit.store import Store, digest, store_at
 
 logger = logging.getLogger(__name__)
 
 MODEL = (
     *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
-    *("neurons", "prompts"),
+    *("neurons", "prompts", "words"),
 )
 """The parts of kedit that run a model."""
 ROOMS = {
     "generations": (*MODEL, "samples", "edit", "pipelines"),
     "scores": (*MODEL, "samples", "locate", "unembedding", "pipelines"),
-    "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
+    "report": (*MODEL, "samples", "evaluation", "inspection", "unembedding", "pipelines"),
 }
 """The parts of kedit whose code makes an entry of a kind."""
 LIBRARIES = {
@@ -49,26 +49,29 @@ class Recall:
     store: Store | None = None
     model: str = ""
     """The model's identity; see `kedit.models.identity`."""
+    weights: str | None = None
+    """The digest of its weights, where that is known already."""
 
     @classmethod
-    def at(cls, folder: str | None, identity: str | None) -> "Recall":
+    def at(cls, folder: str | None, identity: str | None, weights: str | None = None) -> "Recall":
         """Return the results under `folder`, or of no store if there is no folder or nothing that tells the model.
 
         An empty text, such as that of an empty variable, is the usual folder.
         """
         if folder is None or identity is None or (store := store_at(folder)) is None:
-            return cls()
-        return cls(store, identity)
+            return cls(weights=weights)
+        return cls(store, identity, weights)
 
     @classmethod
     def of_model(cls, folder: str | Path | None, model: MLLM) -> "Recall":
         """Return the results of `model` under `folder`; of no store if there is no folder or its weights are hidden."""
-        from kedit.models.identity import UnhashableWeightsError, identity
+        from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
 
         if folder is None:
             return cls()
         try:
-            return cls.at(str(folder), identity(model))
+            weights = weights_digest(model.module)
+            return cls.at(str(folder), identity(model, weights), weights)
         except UnhashableWeightsError as error:
             logger.warning("%s: nothing is kept for other jobs", error)
             return cls()
@@ -160,9 +163,9 @@ FORGETFUL = Recall()
 def scorers(locator: Any) -> Any:
     """Return what decides a locator's scores, as plain data."""
     if not hasattr(locator, "stages"):
-        return repr(locator)
-    stages = [[name, repr(stage.scorer)] for name, stage in locator.stages.items()]
-    return {"stages": stages, "site": locator.site, "scope": locator.scope, "target": repr(locator.target)}
+        return of_settings(locator)
+    stages = [[name, of_settings(stage.scorer)] for name, stage in locator.stages.items()]
+    return {"stages": stages, "site": locator.site, "scope": locator.scope, "target": of_settings(locator.target)}
 
 
 def of_pairs(pairs: Sequence[Counterfactual]) -> list[str]:
@@ -180,19 +183,20 @@ def of_exam(exam: Exam) -> str:
 
 def of_edit(edit: Edit) -> dict[str, Any]:
     """Return what decides an edit: the neurons, the operator with its values, and where it acts."""
-    operator, values = edit.operator, {}
-    if isinstance(operator, Patch) and isinstance(operator.reference, Mapping):
-        told = sorted(operator.reference.items())
-        values = {str(layer): digest("", value.float().cpu().numpy().tobytes()) for layer, value in told}
     where = {"positions": edit.positions, "phase": edit.phase}
-    return {"neurons": edit.neurons.to_json(), "operator": repr(operator), "values": values, **where}
+    return {"neurons": edit.neurons.to_json(), "operator": of_settings(edit.operator), **where}
 
 
 def of_encoder(encoder: Any) -> Any:
-    """Return what decides the embeddings of an encoder besides the model's identity."""
-    path = getattr(encoder, "path", None)
-    named = {"path": str(path)} if path else {}
-    return [repr(encoder) if path else type(encoder).__name__, encoder.name, of_files(named)]
+    """Return what decides the embeddings of an encoder."""
+    from kedit.models.encoder import OwnLayers
+    from kedit.models.identity import identity
+
+    if isinstance(encoder, OwnLayers):
+        model: Any = encoder.model
+        return ["own layers", encoder.layer, identity(model)]
+    told = of_settings(encoder)
+    return [told, encoder.name, of_files(told)]
 
 
 @cache
