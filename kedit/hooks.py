@@ -6,6 +6,7 @@ never touched, and nothing is ever written in place.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def intervene(
     """
     how = {"label": label, "this_thread_only": this_thread_only}
     with ExitStack() as attached:
+        attached.enter_context(_unpacked(module))
         yield {
             layer: attached.enter_context(_attach(module, site, layer, rewrite, how))
             for layer, rewrite in rewrites.items()
@@ -169,6 +171,35 @@ def labels(module: nn.Module) -> list[object]:
 
 
 @contextmanager
+def _unpacked(module: nn.Module) -> Iterator[None]:
+    """Keep torch's encoders from packing padded rows into nested tensors, in which no position can be rewritten.
+
+    Without their padding the rows are the same as before; interventions may end in any order.
+    """
+    encoders = [one for one in module.modules() if isinstance(one, nn.TransformerEncoder)]
+    with _ENCODERS:
+        mine = [one for one in encoders if one.use_nested_tensor or _UNPACKED[one]]
+        _UNPACKED.update(mine)
+        for one in mine:
+            one.use_nested_tensor = False
+    try:
+        yield
+    finally:
+        with _ENCODERS:
+            _UNPACKED.subtract(mine)
+            for one in mine:
+                if not _UNPACKED[one]:
+                    del _UNPACKED[one]
+                    one.use_nested_tensor = True
+
+
+_ENCODERS = threading.Lock()
+"""Held while encoders are told how to read: threads may intervene in one model."""
+_UNPACKED = Counter[nn.Module]()
+"""How many interventions are under way in each encoder that would pack rows without them."""
+
+
+@contextmanager
 def _attach(module: nn.Module, site: Site, layer: int, rewrite: Rewrite, how: dict[str, Any]) -> Iterator[Hook]:
     target = module.get_submodule(site.module_path(layer))
     if site.block(layer).experts is not None:
@@ -176,7 +207,7 @@ def _attach(module: nn.Module, site: Site, layer: int, rewrite: Rewrite, how: di
             yield hook
         return
     if site.name == "act":
-        hook = Hook(lambda inputs, output: rewrite(output), **how)
+        hook = Hook(lambda inputs, output: _rewritten(output, rewrite), **how)
         handle = target.register_forward_hook(hook)
     else:
         hook = Hook(lambda inputs: _replaced(inputs, rewrite), **how)
@@ -212,8 +243,17 @@ def _attach_to_experts(experts: nn.Module, path: str, rewrite: Rewrite, how: dic
 
 
 def _replaced(inputs: tuple[Any, ...], rewrite: Rewrite) -> tuple[Any, ...] | None:
-    changed = rewrite(inputs[0])
+    changed = _rewritten(inputs[0], rewrite)
     return None if changed is None else (changed, *inputs[1:])
+
+
+def _rewritten(activation: Tensor, rewrite: Rewrite) -> Tensor | None:
+    if activation.is_nested:
+        raise ValueError(
+            "the model was called with a nested tensor, whose rows have no positions in common to record or rewrite: "
+            "call it with padded rows and their mask"
+        )
+    return rewrite(activation)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Which neurons: identifiers, sets of them, and a score for each."""
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +38,10 @@ class NeuronSet:
     """The part of the model whose layers are counted."""
 
     def __post_init__(self) -> None:
-        unique = sorted({NeuronId(*one) for one in self.ids})
+        given: object = self.ids
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"`ids` are pairs of layer and index, such as [(0, 3)], got {given!r}")
+        unique = sorted({one if type(one) is NeuronId else _neuron(one) for one in self.ids})
         if self.site not in get_args(SiteName):
             raise ValueError(f"no site `{self.site}`; a site is one of {', '.join(get_args(SiteName))}")
         if self.scope not in get_args(Scope):
@@ -45,6 +49,20 @@ class NeuronSet:
         if negative := [one for one in unique if min(one) < 0]:
             raise ValueError(f"layers and indices count from 0, got {negative[0]}")
         object.__setattr__(self, "ids", tuple(unique))
+
+    @classmethod
+    def of(cls, given: Any) -> "NeuronSet":
+        """Return a set as it is; pairs of layer and index, or indices by layer, as a set of the language model's `mid`.
+
+        Raises:
+            TypeError: It is none of these.
+        """
+        if isinstance(given, NeuronSet):
+            return given
+        if isinstance(given, Mapping):
+            rows = {layer: [some] if isinstance(some, int) else some for layer, some in given.items()}
+            given = [(layer, index) for layer, some in rows.items() for index in some]
+        return cls(given)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -249,6 +267,14 @@ def scores_from(content: bytes, source: str = "the content") -> dict[str, Neuron
     return {
         name: NeuronScores(tensors[name], **about, ties=tensors.get(name + TIES)) for name, about in described.items()
     }
+
+
+def _neuron(given: Any) -> NeuronId:
+    try:
+        layer, index = given
+        return NeuronId(operator.index(layer), operator.index(index))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a neuron is a pair of layer and index, such as (0, 3), got {given!r:.80}") from error
 
 
 def _whole(number: object) -> int:

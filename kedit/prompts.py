@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from kedit.arguments import require
+
 Medium = Literal["text", "image", "video", "audio"]
 """What a prompt holds beside its text; `text` for nothing."""
 
@@ -57,6 +59,13 @@ class Prompt:
     sound: Sound | None = None
 
     def __post_init__(self) -> None:
+        require(self.text, str, "text", "what a model is asked")
+        for name, kind, expected in (
+            ("image", Image, "a picture of Pillow"),
+            ("video", Video, "a `Video`"),
+            ("sound", Sound, "a `Sound`"),
+        ):
+            require(getattr(self, name), (kind, type(None)), name, expected)
         given = [name for name in ("image", "video", "sound") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"a prompt has at most one of image, video and sound, got {' and '.join(given)}")
@@ -69,6 +78,16 @@ class Prompt:
         if self.video is not None:
             return "video"
         return "text" if self.sound is None else "audio"
+
+
+def as_prompts(given: Prompt | str | Sequence[Prompt | str]) -> list[Prompt]:
+    """Return prompts as a list, given one or several, or texts; a TypeError says that something is neither."""
+    if isinstance(given, Prompt | str):
+        given = [given]
+    require(given, Sequence, "prompts", "a list of `Prompt` or of texts")
+    for one in given:
+        require(one, (Prompt, str), "prompts", "a list of `Prompt` or of texts")
+    return [Prompt(one) if isinstance(one, str) else one for one in given]
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from kedit.arguments import require, shown
 from kedit.prompts import Prompt, Sound, Video
 from kedit.words import whole_words
 
@@ -34,6 +35,7 @@ class Concept:
     """Longer phrases in which a word means something else: a "hot dog" is no mention of a dog."""
 
     def __post_init__(self) -> None:
+        require(self.name, str, "name", "the name of a concept")
         if not self.name.strip():
             raise ValueError(f"a concept needs a name, got {self.name!r}")
         given: tuple[object, ...] = (self.words, self.unless)
@@ -42,6 +44,8 @@ class Concept:
                 raise TypeError(f"the words of `{self.name}` are a sequence, got {texts!r}; write ({texts!r},)")
         object.__setattr__(self, "words", tuple(self.words) or (self.name,))
         object.__setattr__(self, "unless", tuple(self.unless))
+        if odd := [word for word in self.words + self.unless if not isinstance(word, str)]:
+            raise TypeError(f"the words of `{self.name}` are texts, got {shown(odd[0])}")
         if blank := [word for word in self.words + self.unless if not word.strip()]:
             raise ValueError(f"a blank word would be found in every text, got {blank[0]!r} for concept `{self.name}`")
 
@@ -83,6 +87,13 @@ class Sample:
     render_without: Callable[[str], Image] | None = None
     """Draws the same picture without a concept, where the data set can."""
 
+    def __post_init__(self) -> None:
+        require(self.image, Image, "image", "a picture of Pillow")
+        for name, collect in (("references", tuple), ("objects", frozenset)):
+            given = getattr(self, name)
+            # A text alone would become its letters.
+            object.__setattr__(self, name, collect([given] if isinstance(given, str) else given))
+
     def shows(self, concept: Concept) -> bool:
         """Return whether the annotation says that the picture shows `concept`."""
         return concept.name in self.objects
@@ -97,7 +108,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
-    """A sample and the same picture with one concept's region painted out."""
+    """A sample and the same picture with one concept's region painted out; a text as concept is its name."""
 
     sample: Sample
     concept: Concept
@@ -107,6 +118,11 @@ class Counterfactual:
     """The picture with another region painted out and the concept left in, of the sample's size."""
 
     def __post_init__(self) -> None:
+        require(self.sample, Sample, "sample", "a `Sample`")
+        require(self.concept, (Concept, str), "concept", "a `Concept`, or its name")
+        if isinstance(self.concept, str):
+            object.__setattr__(self, "concept", Concept(self.concept))
+        require(self.image, Image, "image", "a picture of Pillow")
         for name, image in (("counterfactual", self.image), ("control picture", self.control)):
             if image is not None and image.size != self.sample.image.size:
                 raise ValueError(
@@ -182,8 +198,10 @@ class Data(Protocol):
         """Text-only questions, to test what an edit leaves of the text knowledge."""
         ...
 
-    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
-        """Return disjoint samples, `retention` of them near and as many far."""
+    def split(
+        self, concept: Concept | str, *, locate: int = 24, target: int = 60, retention: int = 60, seed: int = 0
+    ) -> Split:
+        """Return disjoint samples of a concept or of its name, `retention` of them near and as many far."""
         ...
 
 
@@ -205,15 +223,17 @@ class Quizzed(Protocol):
         ...
 
 
-def find_concept(concepts: Iterable[Concept], name: str) -> Concept:
-    """Return the concept called `name`; a LookupError suggests the names nearest to it, by all their words."""
+def find_concept(concepts: Iterable[Concept], asked: str | Concept) -> Concept:
+    """Return the concept that is `asked` for, by its name; a LookupError suggests the nearest, by all their words."""
+    require(asked, (str, Concept), "concept", "the name of a concept")
+    name = asked.name if isinstance(asked, Concept) else asked
     known = {concept.name: concept for concept in concepts}
     if name in known:
         return known[name]
     folded = {word.casefold(): one for one, concept in known.items() for word in concept.words}
     folded |= {one.casefold(): one for one in known}
-    asked = name.casefold()
-    close = [asked] if asked in folded else difflib.get_close_matches(asked, folded, n=3, cutoff=0.5)
+    typed = name.casefold()
+    close = [typed] if typed in folded else difflib.get_close_matches(typed, folded, n=3, cutoff=0.5)
     near = dict.fromkeys(folded[one] for one in close)
     hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known)) or 'none'}"
     raise LookupError(f"no concept `{name}` in the data; {hint}")

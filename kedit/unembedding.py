@@ -10,7 +10,8 @@ from torch.nn.functional import linear
 
 from kedit.sites import decoder_path
 from kedit.stacks import named_by_model, stacks_of
-from kedit.weights import evaluating, features_of, unwrapped, weight_of
+from kedit.weights import features_of, unwrapped, weight_of
+from kedit.wrappers import evaluating
 
 FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""

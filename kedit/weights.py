@@ -1,13 +1,13 @@
 """The weight of a linear map: what the module multiplies with, wherever and in whatever form its numbers are kept."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kedit.stacks import SiteError
+from kedit.wrappers import evaluating
 
 WRAPPED = ("base_layer", "original_module")
 """What adapters call the module that they stand around."""
@@ -69,19 +69,6 @@ def weight_of(module: nn.Module, path: str = "") -> Tensor:
         if stored is not None and (_is_plain(module) or _is_all(module, stored, path)):
             return stored
         return _measured(module, path)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Keep `module` in evaluation mode, and put what was in training mode back into it afterwards."""
-    training = [one for one in module.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -64,7 +64,7 @@ def test_a_tiny_family_is_sound() -> None:
 def test_a_model_without_pictures_is_spared_the_checks_of_pictures(build: Callable[[], Any]) -> None:
     found = diagnose(TextModel(build()), SHORT)
     apart = {name for name, status in statuses(found).items() if status == "NOT_APPLICABLE"}
-    assert apart == {"media", "positions"}
+    assert apart == {"media", "positions", "chat"}  # it has no processor
     assert {status for name, status in statuses(found).items() if name not in apart} == {"SUPPORTED"}
     assert str(found).splitlines()[-1].startswith("not applicable: media (the model reads text alone), positions")
 
@@ -73,7 +73,7 @@ def test_a_masked_language_model_is_spared_the_checks_of_generation() -> None:
     found = diagnose(TextModel(tiny_families.bert()), SHORT)
     apart = {name for name, status in statuses(found).items() if status == "NOT_APPLICABLE"}
     by_writing = {"identity_text", "cache", "static_cache", "beams", "prefill", "decode", "text", "last"}
-    assert apart == {"media", "positions"} | by_writing
+    assert apart == {"media", "positions", "chat"} | by_writing
     assert {status for name, status in statuses(found).items() if name not in apart} == {"SUPPORTED"}
 
 

@@ -67,6 +67,17 @@ def a_layer_without_neurons(model: HuggingFaceMLLM) -> None:
     language(model).layers[1].mlp = nn.Identity()
 
 
+def opening_left_out(model: HuggingFaceMLLM) -> None:
+    """The first token of a prompt is lost, as the `<|im_start|>` of SmolLM2's chats once was."""
+    whole = model.encode
+
+    def shortened(prompts: Any) -> dict[str, Tensor]:
+        inputs = whole(prompts)
+        return {key: one[:, 1:] if one.shape == inputs["input_ids"].shape else one for key, one in inputs.items()}
+
+    object.__setattr__(model, "encode", shortened)
+
+
 def attention_mask_ignored(model: HuggingFaceMLLM) -> None:
     replace_forward(language(model), lambda forward: lambda *a, **k: forward(*a, **(k | {"attention_mask": None})))
 
@@ -332,6 +343,7 @@ BROKEN: list[tuple[Break, Found]] = [
         a_layer_without_neurons,
         {"sites": ("DEGRADED", "the neurons of 1 of 3 layers cannot be found"), "recorded": FINE},
     ),
+    (opening_left_out, {"chat": (WRONG, "first at token 0: '[IMG]' in place of '[CLS]'"), "identity": FINE}),
     (attention_mask_ignored, {"padding": (WRONG, "an ignored attention mask"), "identity": FINE}),
     (
         image_tokens_hidden,

@@ -17,6 +17,7 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile
 from kedit.locate.target import Target
+from kedit.models import chat
 from kedit.models.encoder import OwnLayers
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, MODALITIES
@@ -74,7 +75,10 @@ def test_image_positions_are_those_of_the_processor_without_the_marks_around_the
     assert prompt.image is not None
     batch = model.read([prompt], [()])
     told = model.processor(
-        text=[model._render(prompt)], images=[[prompt.image]], return_mm_token_type_ids=True, return_tensors="pt"
+        text=[chat.render(model.processor, prompt)],
+        images=[[prompt.image]],
+        return_mm_token_type_ids=True,
+        return_tensors="pt",
     )
     assert torch.equal(told["input_ids"], batch.inputs["input_ids"])
     marks = (told["mm_token_type_ids"] == 1) & (batch.kinds != IMAGE)

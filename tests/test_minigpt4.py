@@ -22,6 +22,7 @@ from kedit.evaluation.metrics import Similarity
 from kedit.hooks import record
 from kedit.inspection.grid import NoGridError, token_grids
 from kedit.locate.two_stage import two_stage
+from kedit.models import chat
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.minigpt4 import load
 from kedit.models.minigpt4_files import MiniGPT4FileError
@@ -197,7 +198,7 @@ def test_a_question_without_a_picture_is_answered(vicuna: HuggingFaceMLLM) -> No
     answers = vicuna.answer(asked)
     assert len(answers) == 2
     assert answers[1] == dataclasses.replace(vicuna, prompt="What is in it?").caption([sample.image])[0].text
-    rendered = vicuna._render(Prompt("What is a dog?"))
+    rendered = chat.render(vicuna.processor, Prompt("What is a dog?"))
     assert rendered.endswith("###Human: What is a dog?###Assistant: ")
     assert PICTURE not in rendered
 

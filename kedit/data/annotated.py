@@ -63,9 +63,12 @@ class AnnotatedPictures:
         limits = {"max_side": self.max_side, "max_frames": self.max_frames}
         return quiz(asked, locate=locate, evaluate=evaluate, seed=seed, **limits)  # type: ignore[arg-type]
 
-    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+    def split(
+        self, concept: Concept | str, *, locate: int = 24, target: int = 60, retention: int = 60, seed: int = 0
+    ) -> Split:
         """Return disjoint samples, `retention` of them near and as many far; see `kedit.data.drawing.split`."""
-        return self._split(concept, Asked(locate, target, retention), seed, strict=True)
+        found = find_concept(self.concepts, concept)
+        return self._split(found, Asked(locate, target, retention), seed, strict=True)
 
     def split_up_to(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
         """Return the same with as many samples as there are, where there are fewer; a warning says how many."""

@@ -69,7 +69,9 @@ class Scenes:
         rest = [one for asked in found.values() for one in asked[locate:]]
         return Quiz((*first, *self.questions[0::2][:locate]), (*rest, *self.questions[1::2][:evaluate]))
 
-    def split(self, concept: Concept, *, locate: int, target: int, retention: int, seed: int) -> Split:
+    def split(
+        self, concept: Concept | str, *, locate: int = 24, target: int = 60, retention: int = 60, seed: int = 0
+    ) -> Split:
         """Return disjoint samples, `retention` of them near and as many far.
 
         Scenes are taken in the order of their seeds, from a range that belongs to `seed` alone and that no
@@ -79,7 +81,8 @@ class Scenes:
             LookupError: The concept is not one of `concepts`.
             ValueError: A number is out of range, or one seed's scenes do not suffice.
         """
-        kin = frozenset(grammar.KINDS[find_concept(self.concepts, concept.name).category or ""])
+        concept = find_concept(self.concepts, concept)
+        kin = frozenset(grammar.KINDS[concept.category or ""])
         check_counts(locate=locate, target=target, retention=retention)
         wanted = {"shown": locate + target, "near": retention, "far": retention}
         found: dict[str, list[int]] = {part: [] for part in wanted}

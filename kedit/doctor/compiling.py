@@ -94,10 +94,13 @@ def _under(patient: Patient, edit: Edit, call: Call) -> tuple[Tensor, bool]:
 
 @contextmanager
 def _from_scratch() -> Iterator[None]:
-    """Forget what was compiled, before and after, and keep torch's warnings about compiling out of the table."""
+    """Forget what was compiled, before and after, and keep torch's warnings about compiling out of the table.
+
+    In between torch compiles, though kedit has a model run as it is written while it reads it.
+    """
     torch.compiler.reset()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.compiler.set_stance("default"):
             warnings.simplefilter("ignore")
             yield
     finally:

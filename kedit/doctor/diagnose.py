@@ -2,14 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from types import MappingProxyType
 
 from torch import nn
 
+from kedit.arguments import require, shown
 from kedit.doctor.batches import padding
 from kedit.doctor.blocks import recorded, sites
+from kedit.doctor.chats import chat
 from kedit.doctor.compiling import compiled
 from kedit.doctor.edits import column, dtype, identity, zero
 from kedit.doctor.finding import Diagnosis, Finding, NotApplicableError, first_line
@@ -42,6 +44,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "padding": padding,
         "media": media,
         "positions": positions,
+        "chat": chat,
         "identity_text": identity_text,
         "cache": cache,
         "static_cache": static_cache,
@@ -78,6 +81,8 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
         raise TypeError(
             f"a {type(model).__name__} alone cannot be given a prompt; wrap it: `HuggingFaceMLLM(module, processor)`"
         )
+    if not callable(getattr(model, "read", None)) or not hasattr(model, "module"):
+        raise TypeError(f"`model` is a model with its processor, as `load` and `wrap` return, got {shown(model)}")
     names, show = chosen(checks), as_progress(progress)
     patient = Patient(model)
     if "restored" in names:
@@ -91,6 +96,7 @@ def chosen(checks: Sequence[str] | str | None) -> list[str]:
     """Return the names of the checks to run, in their order; a ValueError names those nearest to an unknown one."""
     if checks is None:
         return list(CHECKS)
+    require(checks, (Sequence, Set), "checks", "the name of a check, or a list of them")
     asked = [checks] if isinstance(checks, str) else checks
     for name in asked:
         if name not in CHECKS:

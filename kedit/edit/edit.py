@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.edit.missed import checkpoints, watch
-from kedit.edit.operators import Operator, Patch
+from kedit.edit.missed import watch
+from kedit.edit.operators import Operator, Patch, check_operator
 from kedit.hooks import Some, intervene, labels
 from kedit.neurons import NeuronSet, Scope
 from kedit.positions import Phase, Positions, Span, check_span, following, image_token
 from kedit.sites import Site, SiteError
+from kedit.wrappers import SPREADING, bare, checkpoints
 
 
 class EditWarning(UserWarning):
@@ -25,7 +26,8 @@ class EditWarning(UserWarning):
 class Edit:
     """Neurons and an operator; it acts only inside `with edit.applied(model)`.
 
-    Edits nest, and each acts on what the earlier ones left. No weight is written.
+    Edits nest, and each acts on what the earlier ones left. No weight is written. Pairs of layer and index, or indices
+    by layer, become a `NeuronSet`.
 
     Example:
         with Edit(neurons, Zero()).applied(model):
@@ -39,6 +41,8 @@ class Edit:
     name: str = "edit"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", NeuronSet.of(self.neurons))
+        check_operator(self.operator)
         check_span(self.positions, self.phase)
         if isinstance(self.operator, Patch) and self.operator.site not in (None, self.neurons.site):
             raise ValueError(
@@ -77,7 +81,7 @@ class Edit:
             SiteError: A neuron does not exist in the model; nothing is changed.
             ValueError: `this_thread_only` with gradient checkpointing, whose backward pass may run in another thread.
         """
-        module: nn.Module = model if isinstance(model, nn.Module) else model.module
+        module = _module_of(model)
         site = Site.of(module, self.neurons.site, self.neurons.scope)
         layers, where = self.indices(site), {"this_thread_only": this_thread_only}
         if this_thread_only and checkpoints(module):
@@ -122,10 +126,18 @@ class Edit:
         return rewrite
 
 
+def _module_of(model: Any) -> nn.Module:
+    """Return the module to edit: `model` itself, or what it holds as `.module`."""
+    module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`model` is a module, or holds one as `.module`; got {type(model).__name__} {model!r:.60}")
+    # Hooks of a module act in its replicas on other devices, too.
+    return bare(module.module if type(module).__name__ in SPREADING else module)  # type: ignore[arg-type]
+
+
 def active(model: Any) -> list[Edit]:
     """Return the edits that act on `model` right now, in order."""
-    module: nn.Module = model if isinstance(model, nn.Module) else model.module
-    return [label for label in labels(module) if isinstance(label, Edit)]
+    return [label for label in labels(_module_of(model)) if isinstance(label, Edit)]
 
 
 def table(edits: Sequence[Edit]) -> str:

@@ -8,11 +8,7 @@ import torch
 from torch import nn
 
 from kedit.hooks import Hook, before
-
-
-def checkpoints(module: nn.Module) -> bool:
-    """Return whether training computes blocks of `module` a second time, in the backward pass."""
-    return any(one.training and getattr(one, "gradient_checkpointing", False) for one in module.modules())
+from kedit.wrappers import checkpoints
 
 
 @contextmanager
@@ -27,7 +23,8 @@ def watch(module: nn.Module, hooks: Mapping[int, Hook]) -> Iterator[Callable[[],
     differentiated: list[int] = []
 
     def count(*_: object) -> None:
-        if torch.is_grad_enabled():
+        # Not where kedit reads the model, which sets checkpoints aside.
+        if torch.is_grad_enabled() and checkpoints(module):
             differentiated.append(1)
 
     def missed() -> list[str]:

@@ -19,6 +19,14 @@ class Operator(Protocol):
         ...
 
 
+def check_operator(given: object) -> None:
+    """Raise a TypeError unless `given` is an operator: not its class, nor its name."""
+    if isinstance(given, type) or not callable(given):
+        called = given.__name__ if isinstance(given, type) else repr(given)
+        example = f"{called}()" if isinstance(given, type) else "Zero()"
+        raise TypeError(f"an operator is an object such as `{example}`, got {called:.60}")
+
+
 @dataclass(frozen=True)
 class Zero:
     """Set the activations to zero. At `mid` this is the same as zeroing the neuron's column of the weight."""
@@ -35,7 +43,7 @@ class Scale:
     factor: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.factor, int | float) or not math.isfinite(self.factor):
+        if not _is_finite(self.factor):
             raise ValueError(f"`factor` is a finite number, got {self.factor!r}")
 
     def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
@@ -50,7 +58,7 @@ def aim(operator: Operator) -> Literal["less", "more"]:
 
 def amplify(factor: float = 2.0) -> Scale:
     """Return a `Scale` that strengthens the neurons (Dai et al. 2022 double them)."""
-    if not factor > 1:
+    if not _is_finite(factor) or not factor > 1:
         raise ValueError(f"`amplify` needs a factor > 1, got {factor}; use `Scale({factor})` to dampen")
     return Scale(factor)
 
@@ -72,11 +80,13 @@ class Patch:
 
     def __post_init__(self) -> None:
         if isinstance(self.reference, Mapping):
+            if odd := [one for one in self.reference.values() if not isinstance(one, Tensor)]:
+                raise TypeError(f"the reference has a tensor `[neuron]` for each layer, got {odd[0]!r:.60}")
             bad = [layer for layer, values in self.reference.items() if not bool(values.isfinite().all())]
             if bad:
                 raise ValueError(f"the reference of layer {bad[0]} holds values that are not finite")
-        elif not math.isfinite(self.reference):
-            raise ValueError(f"the reference is a finite number, got {self.reference}")
+        elif not _is_finite(self.reference):
+            raise ValueError(f"the reference is a finite number, got {self.reference!r}; or give a tensor by layer")
 
     def __call__(self, values: Tensor, layer: int, indices: Tensor) -> Tensor:
         """Return the reference values in the shape of `values`."""
@@ -100,3 +110,7 @@ class Patch:
     def __repr__(self) -> str:
         shown = self.source if isinstance(self.reference, Mapping) else repr(self.reference)
         return f"Patch({shown})"
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)

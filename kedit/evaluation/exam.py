@@ -1,10 +1,14 @@
 """What the model is asked, and what it said: the two inputs of `measure`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kedit.arguments import require
 from kedit.samples import Concept, Question, Sample
+
+PARTS = {"vocabulary": Concept, "target": Sample, "near": Sample, "far": Sample, "questions": Question}
+"""What the parts of an exam hold."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,13 @@ class Exam:
     """Questions that need no picture."""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "target", "near", "far", "questions"):
+        require(self.concept, (Concept, str), "concept", "a `Concept`, or its name")
+        if isinstance(self.concept, str):
+            object.__setattr__(self, "concept", Concept(self.concept))
+        for name, kind in PARTS.items():
+            require(getattr(self, name), Iterable, name, f"a list of `{kind.__name__}`")
+            for one in getattr(self, name):
+                require(one, kind, name, f"a list of `{kind.__name__}`")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_shown(self.concept, "target", self.target, expected=True)
         _check_shown(self.concept, "near", self.near, expected=False)
@@ -69,6 +79,8 @@ class Transcript:
 
     def __post_init__(self) -> None:
         for name in ("target", "near", "far", "answers"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"`{name}` is a list of texts, got the text {getattr(self, name)!r:.60}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("logprobs", "surprise", "cut"):
             if getattr(self, name) is not None:

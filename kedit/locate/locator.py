@@ -8,6 +8,7 @@ from typing import get_args
 
 import torch
 
+from kedit.arguments import require, shown
 from kedit.locate.outside import check_scope
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Tally, gathered, passes, probed
@@ -29,6 +30,12 @@ class Stage:
     scorer: Scorer | Prober
     select: Selector
 
+    def __post_init__(self) -> None:
+        if isinstance(self.scorer, type) or not isinstance(self.scorer, Scorer | Prober):
+            raise TypeError(f"`scorer` is an object such as `GradCAM()`, got {shown(self.scorer)}")
+        if isinstance(self.select, type) or not callable(self.select):
+            raise TypeError(f"`select` is an object such as `Quantile(0.99)`, got {shown(self.select)}")
+
 
 @dataclass(frozen=True)
 class Locator:
@@ -49,6 +56,9 @@ class Locator:
     """The part of the model; see `kedit.locate.outside` for what can be scored outside the language model."""
 
     def __post_init__(self) -> None:
+        require(self.stages, Mapping, "stages", "a `Stage` for each name of one, such as {'gradcam': Stage(...)}")
+        for name, stage in self.stages.items():
+            require(stage, Stage, f"stages[{name!r}]", "a `Stage` of a scorer and a selector")
         if not self.stages:
             raise ValueError("a locator needs at least one stage, got none")
         if self.site not in get_args(SiteName):

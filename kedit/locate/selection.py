@@ -101,12 +101,12 @@ class RatioOfMax:
 
 
 def _check_ratio(name: str, value: float) -> None:
-    if not 0 < value <= 1:
+    if not isinstance(value, int | float) or not 0 < value <= 1:
         raise ValueError(f"`{name}` is a share of the maximum, above 0 and at most 1, got {value}")
 
 
 def _check_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"`{name}` is a finite number, got {value}")
 
 

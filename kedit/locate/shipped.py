@@ -9,15 +9,15 @@ from typing import Any
 from kedit.paths import conf_dir
 
 
-def shipped(name: str) -> Any:
-    """Return the locator of `conf/locate/<name>.yaml`, as `kedit run locate=<name>` builds it.
+def shipped(name: str, key: str = "methods") -> Any:
+    """Return the locator of `conf/locate/<name>.yaml`, as `kedit run locate=<name>` builds it; `key` asked for it.
 
     Raises:
         LookupError: There is none of that name.
     """
     import yaml
 
-    return _build(yaml.safe_load(file_of(name).read_text(encoding="utf-8")), {})
+    return _build(yaml.safe_load(file_of(name, key).read_text(encoding="utf-8")), {})
 
 
 def file_of(name: str, key: str = "methods") -> Path:

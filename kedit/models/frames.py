@@ -137,15 +137,17 @@ class NoFrames:
         )
 
 
-def read_processor(path: str, **source: bool) -> Any:
-    """Return the processor in the folder or of the id `path`.
+def read_processor(path: str, described: Any = None, **source: Any) -> Any:
+    """Return the processor in the folder or of the id `path`; `described` is its model's configuration, read if None.
 
     It is what `AutoProcessor` reads, except where that would need torchvision only for videos and has none.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
     from transformers.utils.import_utils import is_torchvision_available
 
-    kind = None if is_torchvision_available() else _takes_videos(path, source)
+    kind = (
+        None if is_torchvision_available() else _takes_videos(described or AutoConfig.from_pretrained(path, **source))
+    )
     if kind is None:
         return AutoProcessor.from_pretrained(path, **source)
     from transformers import AutoImageProcessor, AutoTokenizer
@@ -202,12 +204,11 @@ def _own(kind: Any) -> Any:
     return type(kind.__name__, (kind,), own)
 
 
-def _takes_videos(path: str, source: Mapping[str, bool]) -> Any:
-    """Return the processor class of the model at `path` if all it takes is texts, pictures and videos, else None."""
-    from transformers import PROCESSOR_MAPPING, AutoConfig
+def _takes_videos(described: Any) -> Any:
+    """Return the processor class of a configuration if all it takes is texts, pictures and videos, else None."""
+    from transformers import PROCESSOR_MAPPING
 
-    description = type(AutoConfig.from_pretrained(path, **source))
-    kind: Any = PROCESSOR_MAPPING.get(description, None)
+    kind: Any = PROCESSOR_MAPPING.get(type(described), None)
     return kind if kind is not None and set(kind.get_attributes()) == PARTS else None
 
 

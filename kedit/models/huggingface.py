@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
-from kedit.models import prompting
+from kedit.arguments import require, require_count
+from kedit.models import chat, prompting
+from kedit.models.fitting import counting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
-from kedit.models.media import given
+from kedit.models.media import Pictures, given, pictures
 from kedit.models.mentions import first_mention
 from kedit.models.mllm import STUB, Forced, Generated, Mention
 from kedit.models.passes import accepts, declares, evaluating, input_device
@@ -20,17 +21,19 @@ from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName
 from kedit.positions import image_token
 from kedit.progress import Batched
-from kedit.prompts import Medium, Prompt, batches
+from kedit.prompts import Medium, Prompt, as_prompts, batches
 from kedit.samples import Concept, Progress, Question, silent
 from kedit.sites import Site
 from kedit.tested import tell_untested
+from kedit.wrappers import bare
 
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceMLLM:
     """Any model of transformers that writes or completes text, with its processor or tokenizer.
 
-    Neither is changed: a module in training mode is put into evaluation mode for each pass and back.
+    Neither is changed: a module in training mode is put into evaluation mode for each pass and back. Of a compiled,
+    checkpointed or adapted model the module inside is taken (`kedit.wrappers.bare`).
     """
 
     module: nn.Module
@@ -42,6 +45,12 @@ class HuggingFaceMLLM:
 
     def __post_init__(self) -> None:
         tell_untested()
+        require(self.module, nn.Module, "module", "a model in memory")
+        object.__setattr__(self, "module", bare(self.module))
+        for key in ("name", "prompt"):
+            require(getattr(self, key), str, key, "a text")
+        for key in ("batch_size", "max_new_tokens"):
+            require_count(getattr(self, key), key, 1)
         if self.tokenizer.pad_token_id is None:
             where = "tokenizer" if self.tokenizer is self.processor else "processor.tokenizer"
             raise ValueError(
@@ -82,18 +91,23 @@ class HuggingFaceMLLM:
         """Return where the neurons of a part of the model live."""
         return Site.of(self.module, name, scope)
 
-    def caption(self, images: Sequence[Image], *, progress: Progress = silent) -> list[Generated]:
-        """Return a greedy caption of each picture, which are read in batches."""
+    def caption(self, images: Pictures, *, progress: Progress = silent) -> list[Generated]:
+        """Return a greedy caption of each picture, which are read in batches; a picture alone has a list of one."""
         self.require("image")
-        return self.ask([Prompt(self.prompt, image) for image in images], progress=progress, what="captions")
+        asked = [Prompt(self.prompt, image) for image in pictures(images)]
+        return self.ask(asked, progress=progress, what="captions")
 
-    def answer(self, questions: Sequence[Question], *, progress: Progress = silent) -> list[str]:
+    def answer(self, questions: Question | Sequence[Question], *, progress: Progress = silent) -> list[str]:
         """Return the greedy answer to each question, with its picture, video or sound where it has one."""
+        if isinstance(questions, Question):
+            questions = [questions]
+        for one in questions:
+            require(one, Question, "questions", "a list of `Question`; `ask` takes texts")
         return [one.text for one in self.ask([one.prompt for one in questions], progress=progress)]
 
     def ask(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Prompt | str | Sequence[Prompt | str],
         *,
         progress: Progress = silent,
         what: str = "answers",
@@ -102,12 +116,13 @@ class HuggingFaceMLLM:
         """Return what the model says to each prompt, greedily; those of one medium are read in batches.
 
         Args:
-            prompts: What to ask.
+            prompts: What to ask; texts are prompts without a picture.
             progress: Shows the batches.
             what: What they are called.
             drafts: What each answer may be. It is checked, which is faster than writing it and changes nothing, but
                 under an edit that is not `teacher_forceable`: what is read in one pass must be what is written.
         """
+        prompts = as_prompts(prompts)
         self._refuse_unwritten(prompts)
         if drafts is not None and len(drafts) != len(prompts):
             raise ValueError(f"there is a draft for each prompt or none, got {len(drafts)} for {len(prompts)} prompts")
@@ -132,10 +147,10 @@ class HuggingFaceMLLM:
             tokens = self._ids(f"{STUB} {concept.words[0]}")
         return first_mention(tokens, concept, self._decode)
 
-    def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def forced(self, images: Pictures, prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return the captioning prompt followed by a caption prefix, for each picture."""
         self.require("image")
-        return self.read([Prompt(self.prompt, image) for image in images], prefixes)
+        return self.read([Prompt(self.prompt, image) for image in pictures(images)], prefixes)
 
     def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return each prompt, all of one medium, followed by the first tokens of an answer.
@@ -172,7 +187,7 @@ class HuggingFaceMLLM:
         reader = prompting.reader(self.module, batch.inputs)
         if self.architecture == "decoder" and accepts(reader, "logits_to_keep"):
             how["logits_to_keep"] = n_last
-        with evaluating(self.module):
+        with evaluating(self.module), counting(self.processor, self.name):
             logits: Tensor = reader(**batch.inputs, **how).logits
         if self.architecture == "encoder":
             return self._at_mask(logits, batch.inputs["input_ids"], n_last)
@@ -221,32 +236,17 @@ class HuggingFaceMLLM:
         Where the answer follows the prompt, padding is on the left; elsewhere on the right, where it moves nothing.
         """
         self._require_all(prompts)
-        texts = [self._render(one) for one in prompts]
+        texts = [chat.render(self.processor, one) for one in prompts]
         side = "left" if self.architecture == "decoder" else "right"
-        how = {"padding": True, "padding_side": side, "return_tensors": "pt"}
+        how: dict[str, Any] = {"padding": True, "padding_side": side, "return_tensors": "pt"}
+        if texts and chat.begins_itself(self.processor, texts[0]):
+            how["add_special_tokens"] = False
         media = given(self.processor, prompts)
-        encoded = self.processor(text=texts, **media, **how) if media else self.tokenizer(texts, **how)
+        # Some processors open their chats by themselves, those without a picture, too; others may insist on a picture.
+        whole = media or getattr(self.processor, "chat_template", None) is not None
+        encoded = self.processor(text=texts, **media, **how) if whole else self.tokenizer(texts, **how)
         inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
         return prompting.tidied(inputs)
-
-    def _render(self, prompt: Prompt) -> str:
-        """Return the prompt in the model's chat format; without one, the token of its medium goes first."""
-        if getattr(self.processor, "chat_template", None) is None:
-            return prompting.plain(self.processor, prompt.medium, prompt.text)
-        content: Any = [] if prompt.medium == "text" else [{"type": prompt.medium}]
-        content.append({"type": "text", "text": prompt.text})
-        if self.processor is self.tokenizer:
-            # The templates of text models take the text itself.
-            content = prompt.text
-        chat = [{"role": "user", "content": content}]
-        rendered = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return str(rendered).removeprefix(self._opening)
-
-    @cached_property
-    def _opening(self) -> str:
-        """What the tokenizer puts before every text by itself, which the chat format must not write as well."""
-        first = list(self.tokenizer("").input_ids)[:1]
-        return str(self.tokenizer.bos_token) if first == [self.tokenizer.bos_token_id] else ""
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from kedit.models.fitting import refuse_misfit
+from kedit.arguments import require
+from kedit.models.adapters import Adapter
+from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
 from kedit.models.shipped import PROMPT, BrokenModelError, asking, located, unreadable
 from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
+from kedit.wrappers import bare
 
 WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
 """The tasks whose models have a processor; the others have a tokenizer."""
@@ -28,8 +31,8 @@ def load(
     prompt: str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 40,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     device_map: str | Mapping[str, Any] | None = None,
     max_memory: Mapping[Any, Any] | None = None,
     offload_folder: str | None = None,
@@ -40,7 +43,8 @@ def load(
     """Load a model that writes or completes text, and its processor or tokenizer; its weights are frozen.
 
     Args:
-        path: A folder, the name of a shipped model, or the id of a model on the hub.
+        path: A folder, the name of a shipped model, or the id of a model on the hub. An adapter of peft is merged into
+            the model that it was trained on.
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
             configuration says.
         name: What reports call the model; by default the last part of `path`.
@@ -59,17 +63,20 @@ def load(
 
     Raises:
         FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
-        ValueError: The model is for another task, brings its own code, or cannot be placed as asked.
+        ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
     """
+    require(path, (str, Path), "path", "a folder, the name of a shipped model or an id; `wrap` takes a module")
     if task is not None:
         checked(task)
-    how = Placement(device, dtype, device_map, max_memory, offload_folder, quantization).options()
+    stored = str(dtype).removeprefix("torch.")
+    how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path))
     called = name or Path(folder).name
-    source = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
-    with _explained(folder), without_bars():
-        processor, module = _read(folder, task, source, how)
+    source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
+    adapter = Adapter.at(folder, download=download)
+    processor, module = _read_adapted(adapter, task, source, how) if adapter else _read(folder, task, source, how)
     module.requires_grad_(False)
+    complete(module, processor, called)
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt or asking(str(path)), batch_size, max_new_tokens)
 
@@ -85,6 +92,8 @@ def wrap(
 ) -> HuggingFaceMLLM:
     """Return a model of yours as kedit sees it: the same object, not copied and not changed.
 
+    Of a compiled model, of one that torch checkpoints as a whole, and of one of peft, the module inside is taken.
+
     It stays as it is: what is in training mode is put into evaluation mode for each pass and back, no weight is
     frozen, moved or cast, and edits are hooks that go when their `with` ends.
 
@@ -97,38 +106,62 @@ def wrap(
         max_new_tokens: Where an answer ends at the latest.
 
     Raises:
-        ValueError: The module has no head over words, the processor is another model's, or its tokenizer has no
-            padding token.
+        ValueError: The module has no head over words, is spread over devices or holds no numbers; the processor is
+            another model's, lacks a setting, or its tokenizer has no padding token.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"`module` is a model in memory, got {type(module).__name__}; `load` takes a folder or an id")
+    module = bare(module)
     origin = getattr(getattr(module, "config", None), "name_or_path", "")
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
 
 
-def _read(folder: str, task: Task | None, source: dict[str, bool], how: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the processor, which is read first since it is small, and the module."""
+def _read_adapted(adapter: Adapter, task: Task | None, source: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the processor and the module of an adapter's model, with the adapter in it."""
+    source = source | ({"revision": adapter.revision} if adapter.revision else {})
+    try:
+        processor, module = _read(adapter.base, task, source, how, adapter)
+    except FileNotFoundError as error:
+        raise BrokenModelError(f"`{adapter.folder}` is an adapter of `{adapter.base}`: {error}") from error
+    with _explained(adapter.folder):
+        return processor, adapter.merged(module, quantized="quantization_config" in how)
+
+
+def _read(
+    folder: str, task: Task | None, source: dict[str, Any], how: dict[str, Any], adapter: Adapter | None = None
+) -> tuple[Any, Any]:
+    """Return the processor, which is read first since it is small, and the module.
+
+    An `adapter` may bring a processor of its own.
+    """
     from transformers import AutoConfig
 
-    described: Any = AutoConfig.from_pretrained(folder, **source)
-    kind = chosen_task(described, task, folder)
-    reader = loader(kind, described)
-    processor = _processor(folder, kind, source)
+    with _explained(folder), without_bars():
+        described: Any = AutoConfig.from_pretrained(folder, **source)
+        kind = chosen_task(described, task, folder)
+        reader = loader(kind, described)
+        own = adapter is not None and adapter.holds_processor(with_media=kind in WITH_MEDIA)
+        processor = _processor(adapter.folder if own and adapter else folder, kind, source, described)
+        return processor, _weights(reader, folder, source, how)
+
+
+def _weights(reader: Any, folder: str, source: dict[str, Any], how: dict[str, Any]) -> Any:
     module, loading = reader.from_pretrained(folder, **source, **how, use_safetensors=True, output_loading_info=True)
     if lost := sorted(loading["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise unreadable(folder, f"{len(lost)} weights are not in its files, such as `{lost[0]}`")
-    return processor, module
+    return module
 
 
-def _processor(folder: str, task: Task, source: dict[str, bool]) -> Any:
+def _processor(folder: str, task: Task, source: dict[str, Any], described: Any) -> Any:
     """Return the processor or tokenizer; a tokenizer that cannot pad pads with its mark of an end."""
     from transformers import AutoTokenizer
 
     plain: Any = AutoTokenizer
-    found = read_processor(folder, **source) if task in WITH_MEDIA else plain.from_pretrained(folder, **source)
+    media = task in WITH_MEDIA
+    found = read_processor(folder, described, **source) if media else plain.from_pretrained(folder, **source)
     tokenizer = getattr(found, "tokenizer", found)
     if task in WITH_MEDIA and tokenizer is found:
         # Without a processor's files transformers gives whatever part it finds.

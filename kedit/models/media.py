@@ -3,22 +3,49 @@
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageOps
+from PIL.Image import Image
+from PIL.Image import open as open_picture
 from torch.nn import functional
 
+from kedit.arguments import require
 from kedit.models.prompting import for_each
 from kedit.prompts import Medium, Prompt, Sound, Video
 
 logger = logging.getLogger(__name__)
 
+Pictures = Image | str | Path | Sequence[Image | str | Path]
+"""A picture, a file of one, or several of them."""
 PARTS: dict[Medium, str] = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
 """The part of a processor that reads it."""
 ZEROS, ROLLOFF = 6, 0.99
 """The width of the low-pass filter in zeros of its sinc, and where it begins to cut, as torchaudio has them."""
+
+
+def pictures(given: Pictures) -> list[Image]:
+    """Return pictures as a list, given one or several; files are read, and turned upright as their EXIF says.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: Something is no picture.
+    """
+    expected = "a picture of Pillow, a file of one, or a list of these"
+    several = [given] if isinstance(given, Image | str | Path) else given
+    require(several, Sequence, "images", expected)
+    for one in several:
+        require(one, (Image, str, Path), "images", expected)
+    return [one if isinstance(one, Image) else _read(one) for one in several]
+
+
+def _read(path: str | Path) -> Image:
+    with open_picture(Path(path).expanduser()) as opened:
+        return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def given(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kedit.stacks import named_by_model
-from kedit.weights import evaluating as evaluating
+from kedit.wrappers import evaluating as evaluating
 
 
 def input_device(module: nn.Module) -> torch.device:

@@ -1,5 +1,6 @@
 """Where a model lies: among those that come with kedit, in a folder, or under its id on the hub."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -53,8 +54,10 @@ def unreadable(path: str, reason: str) -> BrokenModelError:
     first = next((line.strip() for line in reason.splitlines() if line.strip()), "no reason given")
     if Path(path).is_dir():
         return BrokenModelError(f"the folder of model `{path}` is incomplete or broken: {first}")
+    near = get_close_matches(path, SHIPPED, n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
     return BrokenModelError(
-        f"no folder `{path}` and no model of that name in the local cache; shipped models: {', '.join(SHIPPED)}. "
+        f"{hint}no folder `{path}` and no model of that name in the local cache; shipped models: {', '.join(SHIPPED)}. "
         "Set `model.download=true` to fetch it from the hub"
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedit.models import prompting
+from kedit.models.fitting import counting
 from kedit.models.marks import MARKED, medium_token
 from kedit.models.passes import evaluating
 from kedit.progress import Batched
@@ -41,7 +42,7 @@ def generate_batch(model: Any, prompts: Sequence[Prompt]) -> list[Tokens]:
 
     inputs = model.encode(prompts)
     settings = Greedy(max_new_tokens=model.max_new_tokens, pad_token_id=model.tokenizer.pad_token_id)
-    with evaluating(model.module):
+    with evaluating(model.module), counting(model.processor, model.name):
         written: Tensor = prompting.reader(model.module, inputs).generate(**inputs, generation_config=settings)
     special = set(model.tokenizer.all_special_ids)
     n_before = 1 if model.architecture == "encoder-decoder" else inputs["input_ids"].shape[1]

@@ -29,11 +29,12 @@ from kedit.pipelines.comparison.matrix import Gallery, Matrix
 from kedit.pipelines.comparison.result import Comparison
 from kedit.pipelines.comparison.rows import Row, budget_size, picked, rows
 from kedit.pipelines.comparison.scoring import Bench, Failed
+from kedit.pipelines.given import as_inpainter, as_plan, check_common, names_of_concepts, require_model
 from kedit.pipelines.locate import Counts, Prepared, check_model, prepare, usable
-from kedit.pipelines.run import as_plan
+from kedit.pipelines.readable import readable
 from kedit.progress import as_progress
 from kedit.results.cache import FORGETFUL, Recall
-from kedit.samples import Data, Progress, silent
+from kedit.samples import Concept, Data, Progress, silent
 
 logger = logging.getLogger(__name__)
 METHODS = ("two_stage", "difference", "gradcam", "activation", "random_layer_matched")
@@ -45,15 +46,15 @@ PICTURES = 20
 def compare(
     model: MLLM,
     data: Data,
-    concepts: str | Sequence[str],
+    concepts: str | Concept | Sequence[str | Concept],
     *,
-    methods: Sequence[str | Locator | Method] = METHODS,
+    methods: str | Locator | Method | Sequence[str | Locator | Method] = METHODS,
     budget: Budget | Sequence[Budget] | None = None,
     reference: str = "two_stage",
     site: str = "mid",
     positions: str = "own",
     edit: Operator | EditPlan | None = None,
-    inpaint: Inpainter | None = None,
+    inpaint: Inpainter | str | None = None,
     encoder: TextEncoder | None = None,
     counts: Counts = COUNTS,
     matrix: Sequence[str] = (),
@@ -89,14 +90,15 @@ def compare(
         LookupError: The data has no such concept, or kedit no such method.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    names, budgets = _several(concepts), _several(budget or reference)
-    choices = Choices(methods, budgets, reference, site, positions, counts, seed)
-    show = as_progress(progress)
-    ask = partial(prepare, data, inpaint=inpaint, seed=seed, progress=show)
+    check_common(data, seed, counts, Counts)
+    names, budgets, show = names_of_concepts(data, concepts), _several(budget or reference), as_progress(progress)
+    choices = Choices(_several(methods), budgets, reference, site, positions, counts, seed)
+    require_model(model)
+    ask = partial(prepare, data, inpaint=as_inpainter(inpaint), seed=seed, progress=show)
     return compare_prepared(
         model, choices, [ask(name, counts=counts) for name in names], as_plan(edit), encoder=encoder,
-        matrix=[ask(name, counts=of_matrix(counts)) for name in matrix], cache=Recall.of_model(store, model),
-        progress=show,
+        matrix=[ask(name, counts=of_matrix(counts)) for name in names_of_concepts(data, matrix, "matrix")],
+        cache=Recall.of_model(store, model), progress=show,
     )  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def compare_prepared(
         if not any(row.effect for row in job.rows):
             raise ValueError(f"no method could be measured: {job.rows[0].why}")
         if matrix:
-            job.add_matrix(matrix, method)
+            job.add_matrix([readable(model, one) for one in matrix], method)
     except BaseException:
         if keep is not None and any(row.effect for row in job.rows):
             keep(job.result(interrupted=True))
@@ -174,7 +176,7 @@ class _Job:
         name, choices = asked.exam.concept.name, self.choices
         try:
             total = len(choices.methods) * len(choices.budgets)
-            for row in self.progress(self._rows_of(asked), total, f"methods for {name}"):
+            for row in self.progress(self._rows_of(readable(self.model, asked)), total, f"methods for {name}"):
                 logger.info("%s, budget %s, %s: %s", name, row.budget, row.method, row.why or row.figure("selectivity"))
                 self.rows.append(row)
         except ValueError as error:

@@ -14,9 +14,9 @@ from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.inspection.decode import decoding_rows
 from kedit.locate.locator import Locator
-from kedit.locate.two_stage import two_stage
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import (
     Located,
     Prepared,
@@ -55,6 +55,7 @@ from kedit.pipelines.looks import (
     tell_apart,
 )  # fmt: skip
 from kedit.pipelines.provenance import check_marks, marks_of_model
+from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
@@ -317,11 +318,11 @@ class Inspection:
 def inspect(
     model: MLLM,
     data: Data,
-    concept: str,
+    concept: str | Concept,
     neurons: NeuronSet | RunResult | None = None,
     *,
-    locate: Locator | None = None,
-    inpaint: Inpainter | None = None,
+    locate: Locator | str | None = None,
+    inpaint: Inpainter | str | None = None,
     encoder: TextEncoder | None = None,
     clip: ClipScorer | None = None,
     looks: Looks | None = None,
@@ -351,17 +352,22 @@ def inspect(
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, or what was given does not fit together.
     """
-    counted, locator, show = looks or Looks(), locate or two_stage(), as_progress(progress)
+    check_common(data, seed, looks, Looks)
+    counted, locator, painter = looks or Looks(), as_locator(locate), as_inpainter(inpaint)
+    name, show = name_of_concept(data, concept), as_progress(progress)
+    require_model(model)
+    if neurons is not None and not isinstance(neurons, RunResult):
+        neurons = NeuronSet.of(neurons)
     if isinstance(neurons, RunResult):
-        _check_run(neurons, model, concept, locator)
+        _check_run(neurons, model, name, locator)
         prepared = Prepared(neurons.exam, list(neurons.located.pairs), {})
     else:
         if neurons is not None and locate is not None:
             raise ValueError("`locate` finds neurons where none are given; leave out `locate` or `neurons`")
         language_only(locator if neurons is None else neurons, "inspect")
-        prepared = prepare(data, concept, inpaint, counted.pictures, seed=seed, progress=show)
+        prepared = prepare(data, name, painter, counted.pictures, seed=seed, progress=show)
     return inspect_prepared(
-        model, data, prepared, locator, neurons, inpaint=inpaint, encoder=encoder, clip=clip, looks=counted, seed=seed,
+        model, data, prepared, locator, neurons, inpaint=painter, encoder=encoder, clip=clip, looks=counted, seed=seed,
         progress=show,
     )  # fmt: skip
 
@@ -400,6 +406,7 @@ def inspect_prepared(
         progress: Shows how far it is.
     """
     began = time.perf_counter()
+    prepared = readable(model, prepared)
     located = _located(model, locator, neurons, prepared, progress)
     if keep is not None:
         keep(located)

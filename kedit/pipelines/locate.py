@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedit import __version__
+from kedit.arguments import require_count
 from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
@@ -16,14 +17,16 @@ from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
 from kedit.locate.shards import ALL, Shard
 from kedit.locate.significant import Significant
-from kedit.locate.two_stage import two_stage
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
 from kedit.pipelines.provenance import ScoresError as ScoresError
 from kedit.pipelines.provenance import asked_for, check_marks, marks, signed
+from kedit.pipelines.readable import Prepared as Prepared
+from kedit.pipelines.readable import readable
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.progress import as_progress
@@ -63,21 +66,9 @@ class Counts:
         if not isinstance(self.strict, bool):
             raise ValueError(f"`strict` is true or false, got {self.strict!r}")
         for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
+            require_count(getattr(self, name), name, least)
         if not isinstance(self.text, bool):
             raise ValueError(f"`text` is true or false, got {self.text!r}")
-
-
-class Prepared(NamedTuple):
-    """What an edit is judged on, what it is located with, and what the data set passed over."""
-
-    exam: Exam
-    pairs: list[Counterfactual]
-    skipped: dict[str, int]
-    """How many pictures cannot be used, or not be painted, by the reason."""
-    asked: str = ""
-    """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
 
 
 class Usable(NamedTuple):
@@ -238,11 +229,11 @@ class LocateResult:
 def locate_neurons(
     model: MLLM,
     data: Data,
-    concept: str,
+    concept: str | Concept,
     *,
-    locate: Locator | None = None,
+    locate: Locator | str | None = None,
     select: Selector | Auto | None = None,
-    inpaint: Inpainter | None = None,
+    inpaint: Inpainter | str | None = None,
     counts: Counts | None = None,
     seed: int = 0,
     store: str | Path | None = None,
@@ -257,9 +248,10 @@ def locate_neurons(
         model: The model; its weights are not touched.
         data: Where the pictures come from.
         concept: The name of a concept that the data knows.
-        locate: Scores and selects; two-stage filtering with its default thresholds if None.
+        locate: Scores and selects, or the name of a shipped locator; two-stage filtering with its default thresholds
+            if None.
         select: Chooses in place of the locator's own last selector.
-        inpaint: Paints the concept out of a picture; see `kedit.run`.
+        inpaint: Paints the concept out of a picture, or the name of a way to; see `kedit.run`.
         counts: How many pictures to locate with; the other counts do not matter.
         seed: Of the pictures drawn.
         store: The folder of results that later jobs may use again; None computes everything.
@@ -269,11 +261,13 @@ def locate_neurons(
         LookupError: The data has no such concept.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    locator = locate or two_stage()
+    check_common(data, seed, counts, Counts)
+    locator, name, painter = as_locator(locate), name_of_concept(data, concept), as_inpainter(inpaint)
     check_choice(select, locator)
+    require_model(model)
     only_locating = replace(counts or Counts(), target=1, retention=0)
     show = as_progress(progress)
-    prepared = prepare(data, concept, inpaint, only_locating, seed=seed, progress=show)
+    prepared = prepare(data, name, painter, only_locating, seed=seed, progress=show)
     cache = Recall.of_model(store, model)
     return locate_prepared(model, prepared, locator, select=select, cache=cache, progress=show)
 
@@ -304,6 +298,7 @@ def locate_prepared(
     began = time.perf_counter()
     check_pairs(select, locator, prepared.pairs)
     check_model(model, locator)
+    prepared = readable(model, prepared)
     located = locate(model, locator, prepared.pairs, progress, cache, select, prepared.exam.vocabulary, scores)
     seconds = time.perf_counter() - began
     return LocateResult(name or name_of(locator), selectors_of(locator, select), located, prepared.skipped, seconds)
@@ -311,6 +306,7 @@ def locate_prepared(
 
 def check_model(model: MLLM, locator: Locator) -> Site:
     """Return where the neurons are; a ValueError or LookupError says why none can be located in the model."""
+    require_model(model)
     model.require("image")
     refuse_two_sequences(model.module, model.name)
     return site_of(model, locator)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
-from kedit.edit.operators import Operator, Zero, aim
-from kedit.edit.plan import EditPlan, Plan, check_plan
+from kedit.edit.operators import Operator, aim
+from kedit.edit.plan import EditPlan, check_plan
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
@@ -22,20 +22,31 @@ from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice
 from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
-from kedit.locate.two_stage import two_stage
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, name_of_concept, require_model
 from kedit.pipelines.heat_maps import HeatMaps
-from kedit.pipelines.locate import Counts, Located, Prepared, leave, locate_prepared, neuron_part, prepare, site_of
+from kedit.pipelines.locate import (
+    Counts,
+    Located,
+    Prepared,
+    check_model,
+    leave,
+    locate_prepared,
+    neuron_part,
+    prepare,
+    site_of,
+)
 from kedit.pipelines.outputs import Told, interview, measured
+from kedit.pipelines.readable import readable
 from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage
 from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.table import Table
 from kedit.runs import Run, result_folder
-from kedit.samples import Data, Progress, silent
+from kedit.samples import Concept, Data, Progress, silent
 from kedit.sites import Site
 
 N_SHOWN = 4
@@ -209,12 +220,12 @@ class RunResult:
 def run(
     model: MLLM,
     data: Data,
-    concept: str,
+    concept: str | Concept,
     *,
-    locate: Locator | None = None,
+    locate: Locator | str | None = None,
     edit: Operator | EditPlan | None = None,
     select: Selector | Auto | None = None,
-    inpaint: Inpainter | None = None,
+    inpaint: Inpainter | str | None = None,
     encoder: TextEncoder | None = None,
     counts: Counts | None = None,
     scores: Mapping[str, NeuronScores] | None = None,
@@ -231,11 +242,12 @@ def run(
         model: The model; its weights are not touched.
         data: Where the pictures and the text-only questions come from.
         concept: The name of a concept that the data knows.
-        locate: Scores and selects; two-stage filtering with its default thresholds if None.
+        locate: Scores and selects, or the name of a shipped locator; two-stage filtering with its default thresholds
+            if None.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         select: Chooses in place of the locator's own last selector.
-        inpaint: Paints the concept out of a picture. If None, the data set draws the picture anew where it can, and
-            else the region is filled with the mean colour around it.
+        inpaint: Paints the concept out of a picture, or `mean`, `blur` or `exact`. If None, the data set draws the
+            picture anew where it can, and else the region is filled with the mean colour around it.
         encoder: Embeds texts for BERTScore; the model's own layers if None.
         counts: How many pictures and random controls to take.
         scores: Scores of the same pictures that were taken before.
@@ -244,13 +256,17 @@ def run(
         progress: Shows how far it is; True in the library's own way, False not at all.
 
     Raises:
-        LookupError: The data has no such concept.
+        LookupError: The data has no such concept, or kedit nothing of a name that was given.
+        TypeError: Something is of another kind than what is asked for.
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
-    locator, plan, counted = locate or two_stage(), as_plan(edit), counts or Counts()
+    check_common(data, seed, counts, Counts)
+    locator, plan, counted = as_locator(locate), as_plan(edit), counts or Counts()
+    name, painter = name_of_concept(data, concept), as_inpainter(inpaint)
     check(locator, plan, select)
+    require_model(model)
     show = as_progress(progress)
-    prepared = prepare(data, concept, inpaint, counted, seed=seed, progress=show)
+    prepared = prepare(data, name, painter, counted, seed=seed, progress=show)
     return run_prepared(
         model, prepared, locator, plan, select=select, encoder=encoder, controls=counted.controls, scores=scores,
         seed=seed, cache=Recall.of_model(store, model), progress=show,
@@ -297,6 +313,8 @@ def run_prepared(
         progress: Shows how far it is.
     """
     began = time.perf_counter()
+    check_model(model, locator)
+    prepared = readable(model, prepared)
     found = locate_prepared(
         model, prepared, locator, select=select, scores=scores, cache=cache, name=name, progress=progress
     )
@@ -316,8 +334,3 @@ def run_prepared(
         model.name, found.locator, repr(operator), plan.positions, site, exam, located, told, report, corpus,
         heat_maps, found.skipped, seconds, plan.phase,
     )  # fmt: skip
-
-
-def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
-    """Return an operator as a plan that has it act at all positions; None zeroes."""
-    return edit if hasattr(edit, "operator_for") else Plan(edit or Zero())  # type: ignore[return-value]

@@ -26,6 +26,7 @@ from kedit.pipelines.locate import (
 )
 from kedit.pipelines.naming import name_neurons
 from kedit.pipelines.provenance import MARKS, check_marks, marks_of_model, signed
+from kedit.pipelines.readable import with_readable_pairs
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.cache import scorers as of_scorers
 from kedit.runs import Run
@@ -100,6 +101,7 @@ def score_shard(
     """
     check_shareable(locator)
     site = check_model(model, locator)
+    prepared = with_readable_pairs(model, prepared)
     used, scorers = usable(model, prepared.pairs, progress, cache, needed=False), who_scores(locator)
     named = [one is not None for one in scorers.mentions(model, used.pairs, used.captions)]
     scores = dict[str, NeuronScores]()

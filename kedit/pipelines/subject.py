@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from kedit.arguments import require_count
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import counterfactuals
 from kedit.evaluation.exam import Exam
@@ -66,8 +67,7 @@ class Looks:
             object.__setattr__(self, "locate", located)
         object.__setattr__(self, "shares", tuple(self.shares))
         for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {least} or more, got {getattr(self, name)}")
+            require_count(getattr(self, name), name, least)
 
     @property
     def pictures(self) -> Counts:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from kedit import __version__
+from kedit.arguments import require
 from kedit.data.inpaint import Inpainter
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
@@ -17,18 +18,19 @@ from kedit.evaluation.statistics import Measured, undominated
 from kedit.evaluation.texts import TextEncoder
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Selector
-from kedit.locate.two_stage import two_stage
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import Counts, Prepared, check_model, prepare
-from kedit.pipelines.run import RunResult, as_plan, check, run_prepared
+from kedit.pipelines.readable import readable
+from kedit.pipelines.run import RunResult, check, run_prepared
 from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
 from kedit.progress import as_progress
 from kedit.results.cache import Recall
 from kedit.results.table import Cell, Table
 from kedit.runs import result_folder
-from kedit.samples import Data, Progress
+from kedit.samples import Concept, Data, Progress
 
 Scores = Mapping[str, NeuronScores]
 """Of each stage."""
@@ -144,12 +146,12 @@ class SweepResult:
 def sweep(
     model: MLLM,
     data: Data,
-    concepts: Sequence[str],
-    select: Mapping[str, Sequence[Selector]],
+    concepts: Sequence[str | Concept],
+    select: Mapping[str, Selector | Sequence[Selector]],
     *,
-    locate: Locator | None = None,
+    locate: Locator | str | None = None,
     edit: Operator | EditPlan | None = None,
-    inpaint: Inpainter | None = None,
+    inpaint: Inpainter | str | None = None,
     encoder: TextEncoder | None = None,
     counts: Counts | None = None,
     seed: int = 0,
@@ -179,14 +181,12 @@ def sweep(
         LookupError: The data has no such concept, or the locator no such stage.
         ValueError: There is nothing to sweep over, there are too few pictures, or an option does not fit.
     """
-    locator, plan, counted, show = locate or two_stage(), as_plan(edit), counts or Counts(), as_progress(progress)
-    if isinstance(concepts, str) or not concepts:
-        raise ValueError(f"`concepts` is a list of names, at least one; got {concepts!r}")
-    points = list(_points(locator, select))
-    for _, varied in points:
-        check(varied, plan, None)
-    prepared = [prepare(data, concept, inpaint, counted, seed=seed, progress=show) for concept in concepts]
+    check_common(data, seed, counts, Counts)
+    locator, plan, counted, show = as_locator(locate), as_plan(edit), counts or Counts(), as_progress(progress)
+    points, names = list(_points(locator, select, plan)), _names(data, concepts)
+    ask = partial(prepare, data, inpaint=as_inpainter(inpaint), counts=counted, seed=seed, progress=show)
     check_model(model, locator)
+    prepared = [readable(model, ask(name)) for name in names]
     encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
         cache = Recall.of_model(folder, model)
@@ -198,6 +198,13 @@ def sweep(
             )  # fmt: skip
 
         return SweepResult(tuple(show(_rows(prepared, points, measure), len(prepared) * len(points), "points")))
+
+
+def _names(data: Data, concepts: Sequence[str | Concept]) -> tuple[str, ...]:
+    """Return what the concepts of a sweep are called; a ValueError says that they are no list, or an empty one."""
+    if isinstance(concepts, str) or not concepts:
+        raise ValueError(f"`concepts` is a list of names, at least one; got {concepts!r}")
+    return names_of_concepts(data, concepts)
 
 
 def _rows(
@@ -219,18 +226,22 @@ def _rows(
 
 
 def _points(
-    locator: Locator, select: Mapping[str, Sequence[Selector]]
+    locator: Locator, select: Mapping[str, Selector | Sequence[Selector]], plan: EditPlan
 ) -> Iterator[tuple[dict[str, Selector], Locator]]:
-    """Yield each combination of selectors, and the locator that has them."""
+    """Yield each combination of selectors, and the locator that has them and fits the `plan`."""
+    require(select, Mapping, "select", "a list of selectors by the name of the stage that they are for")
     stages = getattr(locator, "stages", {})
     if unknown := [name for name in select if name not in stages]:
         raise LookupError(f"the locator has no stage `{unknown[0]}`; its stages: {', '.join(stages) or 'none'}")
     if not select or not all(select.values()):
         raise ValueError("`select` names at least one stage, each with at least one selector")
-    for chosen in product(*select.values()):
+    several = [some if isinstance(some, Sequence) else (some,) for some in select.values()]
+    for chosen in product(*several):
         asked = dict(zip(select, chosen, strict=True))
         own = {name: Stage(stage.scorer, asked.get(name, stage.select)) for name, stage in stages.items()}
-        yield asked, replace(locator, stages=own)
+        varied = replace(locator, stages=own)
+        check(varied, plan, None)
+        yield asked, varied
 
 
 @contextmanager

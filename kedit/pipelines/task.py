@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedit import __version__
+from kedit.arguments import require, require_count
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan, PatchPlan
 from kedit.evaluation.answers import Match, check_match
@@ -20,9 +21,10 @@ from kedit.evaluation.task import TaskReport, judged
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import Counts, cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
-from kedit.pipelines.run import as_plan
+from kedit.pipelines.readable import readable_quiz
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
@@ -193,7 +195,7 @@ def task(
     model: MLLM,
     questions: Quizzed | Quiz,
     *,
-    locate: Miner | None = None,
+    locate: Miner | str | None = None,
     edit: Operator | EditPlan | None = None,
     counts: Counts | None = None,
     match: Match = "contains",
@@ -221,8 +223,12 @@ def task(
     Raises:
         ValueError: There are too few questions, the model cannot read them, or an option does not fit.
     """
-    locator, plan, counted = locate or Miner(), as_plan(edit), _counted(counts or COUNTS, former)
+    require_count(seed, "seed", 0)
+    require(questions, (Quiz, Quizzed), "questions", "a data set with questions, such as `kedit.Scenes()`")
+    locator, plan = Miner() if locate is None else as_locator(locate), as_plan(edit)
+    counted = _counted(counts or COUNTS, former)
     check(locator, plan, match)
+    require_model(model)
     quiz = questions
     if not isinstance(quiz, Quiz):
         quiz = quiz.quiz(locate=counted.locate, evaluate=counted.target, seed=seed)
@@ -284,6 +290,7 @@ def task_prepared(
     begins, so that an interrupted job leaves them.
     """
     began = time.perf_counter()
+    quiz = readable_quiz(model, quiz)
     site = check_model(model, locator, quiz)
     prompts = {kind: [question.prompt for question in some] for kind, some in by_kind(quiz.locate).items()}
     scores = locator.score_prompts(model, prompts, progress=progress)

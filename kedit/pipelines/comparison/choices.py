@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_args
 
+from kedit.arguments import require
 from kedit.locate.random import LayerMatched, Uniform
 from kedit.locate.reduction import Evidence
 from kedit.locate.shipped import shipped
@@ -30,6 +31,9 @@ class Method:
     """Of a random method: its row is the mean over them."""
 
     def __post_init__(self) -> None:
+        require(self.name, str, "name", "what the row is called")
+        if isinstance(self.locator, str):
+            object.__setattr__(self, "locator", shipped(self.locator, "locator"))
         if self.samples is not None and not _is_count(self.samples):
             raise ValueError(f"`samples.{self.name}` is a number of pairs, 1 or more; got {self.samples}")
 

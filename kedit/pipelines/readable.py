@@ -1,0 +1,96 @@
+"""What is prepared, without the pictures that the model cannot read: passed over, counted, and told in one warning."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from PIL.Image import Image
+
+from kedit.evaluation.exam import Exam
+from kedit.models.mllm import MLLM
+from kedit.models.refusals import refusals
+from kedit.samples import Counterfactual, Question, Quiz
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+REASON = "model_cannot_read"
+
+
+class Prepared(NamedTuple):
+    """What an edit is judged on, what it is located with, and what the data set passed over."""
+
+    exam: Exam
+    pairs: list[Counterfactual]
+    skipped: dict[str, int]
+    """How many pictures cannot be used, or not be painted, by the reason."""
+    asked: str = ""
+    """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
+
+
+def readable(model: MLLM, prepared: Prepared) -> Prepared:
+    """Return what is prepared without what `model` cannot read.
+
+    Raises:
+        ValueError: Nothing is left of the pairs, of the target samples, or of those without the concept.
+    """
+    sift, exam = _Sieve(model), prepared.exam
+    pairs = sift(prepared.pairs, lambda pair: pair.sample.image, "pairs to locate with")
+    target = sift(exam.target, _of_sample, "pictures of the concept")
+    kept = {sample.id for sample in sift(exam.retention, _of_sample, "pictures without the concept")}
+    if not sift.count:
+        return prepared
+    near, far = (tuple(sample for sample in part if sample.id in kept) for part in (exam.near, exam.far))
+    exam = replace(exam, target=tuple(target), near=near, far=far)
+    return prepared._replace(exam=exam, pairs=pairs, skipped=sift.counted(prepared.skipped))
+
+
+def with_readable_pairs(model: MLLM, prepared: Prepared) -> Prepared:
+    """Return one part of what is prepared without the pairs that `model` cannot read, of which none may be left."""
+    sift = _Sieve(model)
+    pairs = sift(prepared.pairs, lambda pair: pair.sample.image, "")
+    return prepared._replace(pairs=pairs, skipped=sift.counted(prepared.skipped)) if sift.count else prepared
+
+
+def readable_quiz(model: MLLM, quiz: Quiz) -> Quiz:
+    """Return a quiz without the questions about pictures that `model` cannot read; see `readable`."""
+    sift = _Sieve(model)
+    about = lambda question: None if question.sample is None else question.sample.image  # noqa: E731
+    halves: list[list[Question]] = [sift(half, about, "questions") for half in (quiz.locate, quiz.evaluate)]
+    if not sift.count:
+        return quiz
+    return replace(quiz, locate=tuple(halves[0]), evaluate=tuple(halves[1]), skipped=sift.counted(dict(quiz.skipped)))
+
+
+class _Sieve:
+    """Sifts samples by whether a model can read their pictures, and counts."""
+
+    def __init__(self, model: MLLM) -> None:
+        self.model, self.count, self.first = model, 0, ""
+
+    def __call__(self, items: Sequence[T], image_of: Callable[[T], Image | None], what: str) -> list[T]:
+        """Return the items whose pictures can be read; a ValueError says that of so called ones none can."""
+        pictured = [(place, image) for place, one in enumerate(items) if (image := image_of(one)) is not None]
+        refused = refusals(self.model, [image for _, image in pictured])
+        if not refused:
+            return list(items)
+        first = next(iter(refused.values()))
+        if what and len(refused) == len(items):
+            raise ValueError(f"`{self.model.name}` can read none of {len(items)} {what}; the first has {first}")
+        self.count, self.first = self.count + len(refused), self.first or first
+        left_out = {pictured[number][0] for number in refused}
+        return [one for place, one in enumerate(items) if place not in left_out]
+
+    def counted(self, skipped: dict[str, int]) -> dict[str, int]:
+        """Return `skipped` with what was sifted out, and say it."""
+        logger.warning(
+            "skipped %d pictures that `%s` cannot read (%s), the first of %s", self.count, self.model.name, REASON,
+            self.first,
+        )  # fmt: skip
+        return {**skipped, REASON: skipped.get(REASON, 0) + self.count}
+
+
+def _of_sample(sample: Any) -> Image:
+    image: Image = sample.image
+    return image
