@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from kedit.pipelines.comparison.result import Comparison
     from kedit.pipelines.folder_check import FolderCheck, check_folder
     from kedit.pipelines.inspect import Inspection, inspect
-    from kedit.pipelines.locate import Counts, LocateResult, locate_neurons
+    from kedit.pipelines.locate import LocateResult, locate_neurons
+    from kedit.pipelines.preparation import Counts
     from kedit.pipelines.run import RunResult, run
     from kedit.pipelines.subject import Looks
     from kedit.pipelines.sweep import SweepResult, sweep
@@ -56,7 +57,7 @@ _HOMES = {
     "Concept": "kedit.samples",
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
-    "Counts": "kedit.pipelines.locate",
+    "Counts": "kedit.pipelines.preparation",
     "DomainEntropy": "kedit.locate.mmneuron",
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",

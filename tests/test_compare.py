@@ -40,7 +40,7 @@ from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.result import Comparison, Ranking, overlap
 from kedit.pipelines.comparison.rows import Row, mean_row, ranked, with_tests
 from kedit.pipelines.comparison.scoring import Bench, Failed
-from kedit.pipelines.locate import usable
+from kedit.pipelines.preparation import usable
 from kedit.results.cache import Recall
 from kedit.runs import Run
 from kedit.samples import Concept, Counterfactual, Sample, silent

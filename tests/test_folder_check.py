@@ -16,7 +16,7 @@ from kedit.cli import folder as recipe
 from kedit.cli.configuration import build
 from kedit.data.annotated import AnnotatedPictures
 from kedit.paths import conf_dir
-from kedit.pipelines.locate import Counts, draw, prepare
+from kedit.pipelines.preparation import Counts, draw, prepare
 from kedit.samples import find_concept
 from tests.coco_maker import CocoMaker, mask_of, picture
 

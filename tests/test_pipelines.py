@@ -13,7 +13,7 @@ import pytest
 import kedit
 from kedit.models.mllm import MLLM
 from kedit.pipelines import sweep as pipeline
-from kedit.pipelines.locate import prepare
+from kedit.pipelines.preparation import prepare
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
 from kedit.runs import FinishedRunError, Run

@@ -20,7 +20,7 @@ from kedit.locate.selection import TopK
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.paths import conf_dir
 from kedit.pipelines import run as pipeline
-from kedit.pipelines.locate import Counts
+from kedit.pipelines.preparation import Counts
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("kedit", "conf", "experiments", "tests")

@@ -20,8 +20,10 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.pipelines.locate import ScoresError, check_given, locate, usable
+from kedit.pipelines.locate import check_given, locate
 from kedit.pipelines.outputs import interview, measured
+from kedit.pipelines.preparation import usable
+from kedit.pipelines.provenance import ScoresError
 from kedit.results import cache as module
 from kedit.results.cache import Recall, of_edit
 from kedit.samples import silent

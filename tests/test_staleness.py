@@ -26,7 +26,9 @@ from kedit.models.identity import identity, reading_digest, weights_digest
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.pipelines.locate import ScoresError, check_given, locate, usable
+from kedit.pipelines.locate import check_given, locate
+from kedit.pipelines.preparation import usable
+from kedit.pipelines.provenance import ScoresError
 from kedit.prompts import Prompt
 from kedit.results.cache import of_edit, of_encoder, scorers
 from kedit.samples import silent

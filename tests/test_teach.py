@@ -20,8 +20,9 @@ from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.two_stage import two_stage
 from kedit.models.tiny.families import tiny
-from kedit.pipelines.locate import Counts, locate, prepare
+from kedit.pipelines.locate import locate
 from kedit.pipelines.outputs import interview
+from kedit.pipelines.preparation import Counts, prepare
 from kedit.samples import Sample, mentioned, silent
 from tests.tiny_minigpt4 import tiny_minigpt4
 

@@ -28,8 +28,8 @@ def operators(cfg: DictConfig) -> None:
     from kedit.cli.pairs import inpainter, paired
     from kedit.edit.operators import Scale, Zero, amplify
     from kedit.edit.reference import CounterfactualMean
-    from kedit.pipelines.locate import Counts
-    from kedit.pipelines.locate import draw as draw_pictures
+    from kedit.pipelines.preparation import Counts
+    from kedit.pipelines.preparation import draw as draw_pictures
     from kedit.results.table import Table
     from kedit.runs import Run
     from kedit.samples import find_concept

@@ -43,7 +43,7 @@ def misused(error: BaseException) -> bool:
 
     if isinstance(error, ConfigurationError | HydraException | OmegaConfBaseException):
         return True
-    from kedit.pipelines.locate import ScoresError  # takes seconds
+    from kedit.pipelines.provenance import ScoresError  # takes seconds
 
     return isinstance(error, ScoresError)
 

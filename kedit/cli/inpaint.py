@@ -34,7 +34,7 @@ def inpaint(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     """Paint, save every picture, and draw some of them."""
     from kedit.cli.pairs import inpainter, paired
-    from kedit.pipelines.locate import Counts, draw
+    from kedit.pipelines.preparation import Counts, draw
     from kedit.plots import draw_pictures
     from kedit.samples import find_concept
 

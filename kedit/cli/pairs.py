@@ -12,7 +12,7 @@ from kedit.data.found import FoundRegions
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, Pairs, counterfactuals
 from kedit.locate.shards import ALL, Shard
-from kedit.pipelines.locate import Counts, Prepared, prepare
+from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.progress import show_progress
 from kedit.samples import Concept, Data, Sample
 

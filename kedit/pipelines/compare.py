@@ -30,7 +30,8 @@ from kedit.pipelines.comparison.result import Comparison
 from kedit.pipelines.comparison.rows import Row, budget_size, picked, rows
 from kedit.pipelines.comparison.scoring import Bench, Failed
 from kedit.pipelines.given import as_inpainter, as_plan, check_common, names_of_concepts, require_model
-from kedit.pipelines.locate import Counts, Prepared, check_model, prepare, usable
+from kedit.pipelines.locate import check_model
+from kedit.pipelines.preparation import Counts, Prepared, prepare, usable
 from kedit.pipelines.readable import readable
 from kedit.progress import as_progress
 from kedit.results.cache import FORGETFUL, Recall

@@ -20,7 +20,7 @@ from kedit.data.masks import Box, Outline, Polygons
 from kedit.data.pictures import MaskFile, SampleError, shown
 from kedit.data.places import may_be_turned
 from kedit.data.videos import ENDINGS
-from kedit.pipelines.locate import Counts
+from kedit.pipelines.preparation import Counts
 from kedit.results.table import Table
 from kedit.samples import Concept, Progress, Sample, silent
 

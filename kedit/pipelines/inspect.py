@@ -17,17 +17,7 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
-from kedit.pipelines.locate import (
-    Located,
-    Prepared,
-    language_only,
-    leave,
-    locate,
-    name_of,
-    neuron_part,
-    prepare,
-    usable,
-)
+from kedit.pipelines.locate import Located, language_only, leave, locate, name_of, neuron_part
 from kedit.pipelines.looks import (
     HEAT,
     MOVED,
@@ -54,6 +44,7 @@ from kedit.pipelines.looks import (
     read_words,
     tell_apart,
 )  # fmt: skip
+from kedit.pipelines.preparation import Prepared, prepare, usable
 from kedit.pipelines.provenance import check_marks, marks_of_model
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult

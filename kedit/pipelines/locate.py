@@ -1,21 +1,17 @@
-"""Locating: the pictures and questions of a concept, the usable pairs, the scores and what is chosen by them."""
+"""Locating: the scores of what is prepared, what is chosen by them, and what that leaves."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kedit import __version__
-from kedit.arguments import require_count
-from kedit.data.inpaint import Inpainter, usual_inpainter
-from kedit.data.pairs import counterfactuals
-from kedit.evaluation.exam import Exam
+from kedit.data.inpaint import Inpainter
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator
 from kedit.locate.selection import Selector
-from kedit.locate.shards import ALL, Shard
 from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
@@ -23,18 +19,17 @@ from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
-from kedit.pipelines.provenance import ScoresError as ScoresError
-from kedit.pipelines.provenance import asked_for, check_marks, marks, signed
-from kedit.pipelines.readable import Prepared as Prepared
+from kedit.pipelines.preparation import Counts, Prepared, Usable, prepare, usable
+from kedit.pipelines.provenance import ScoresError, check_marks, marks, signed
 from kedit.pipelines.readable import readable
-from kedit.pipelines.transcripts import captions_of, rows
+from kedit.pipelines.transcripts import rows
 from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.progress import as_progress
 from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.table import Table
 from kedit.runs import Run, result_folder
-from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Split, find_concept, silent
+from kedit.samples import Concept, Counterfactual, Data, Progress, silent
 from kedit.sites import Site
 
 
@@ -43,41 +38,6 @@ def language_only(locator: Any, command: str) -> None:
     scope = getattr(locator, "scope", "language")
     if scope != "language":
         raise ValueError(f"`kedit {command}` shows the language model's neurons, and `locate.scope` is `{scope}`")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many pictures a job takes, and how many random controls."""
-
-    locate: int = 24
-    """Pictures of the concept to locate with."""
-    target: int = 60
-    """Held-out pictures of it, on which suppression is measured."""
-    retention: int = 60
-    """Pictures without it: so many with a thing of its kind, and as many without."""
-    controls: int = 5
-    """Layer-matched random sets beside the located one."""
-    strict: bool = False
-    """Whether to refuse if there are fewer pictures, instead of taking what there is with a warning."""
-    text: bool = True
-    """Whether the data set's text-only questions are asked as well."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.strict, bool):
-            raise ValueError(f"`strict` is true or false, got {self.strict!r}")
-        for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
-            require_count(getattr(self, name), name, least)
-        if not isinstance(self.text, bool):
-            raise ValueError(f"`text` is true or false, got {self.text!r}")
-
-
-class Usable(NamedTuple):
-    """The pairs that locating may use, and the model's captions of their originals."""
-
-    pairs: list[Counterfactual]
-    captions: list[Generated]
-    still_named: int
-    """How many pairs were left out, since the caption of the counterfactual names the concept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,75 +288,6 @@ def selectors_of(locator: Locator, select: Selector | Auto | None = None) -> dic
     own = {name: repr(stage.select) for name, stage in getattr(locator, "stages", {}).items()}
     replaced = list(own) if isinstance(select, Auto) else list(own)[-1:] if select is not None else []
     return own | dict.fromkeys(replaced, repr(select))
-
-
-def prepare(
-    data: Data,
-    concept: str,
-    inpaint: Inpainter | None,
-    counts: Counts,
-    *,
-    seed: int = 0,
-    shard: Shard = ALL,
-    progress: Progress = silent,
-) -> Prepared:
-    """Return what an edit of the concept called `concept` is judged on, and the pairs to locate it with.
-
-    Without an inpainter, the data set draws each picture anew where it can, and else the region is filled with the
-    mean colour around it. Of several shards, one may have no pair.
-
-    Raises:
-        LookupError: The data has no such concept.
-        ValueError: It has too few pictures, or none can be painted.
-    """
-    found = find_concept(data.concepts, concept)
-    split = draw(data, found, counts, seed=seed)
-    questions = data.questions if counts.text else ()
-    exam = Exam(found, data.concepts, split.target, split.near, split.far, questions)
-    samples = shard.of(split.locate)
-    painter = inpaint or usual_inpainter(samples)
-    pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
-    # What the data set passed over, it passed over for all shards.
-    passed_over = split.skipped if shard.index == 0 else {}
-    asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
-    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked)
-
-
-def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
-    """Return the pictures of a concept, fewer where there are fewer and `counts` are not strict."""
-    take = data.split_up_to if isinstance(data, Finite) and not counts.strict else data.split
-    return take(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
-
-
-def usable(
-    model: MLLM,
-    pairs: Sequence[Counterfactual],
-    progress: Progress,
-    recall: Recall = FORGETFUL,
-    *,
-    needed: bool = True,
-) -> Usable:
-    """Return the pairs whose counterfactual the model's caption no longer names the concept in.
-
-    Raises:
-        ValueError: There is none, and one is `needed`.
-    """
-
-    def ask() -> dict[str, Any]:
-        captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
-        painted = model.caption([pair.image for pair in pairs], progress=progress)
-        return {"captions": rows(captions), "painted": rows(painted)}
-
-    told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
-    captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
-    still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
-    kept = [number for number, names in enumerate(still) if not names]
-    if needed and not kept:
-        raise ValueError(
-            f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
-            "does not remove it"
-        )
-    return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))
 
 
 def locate(

@@ -26,7 +26,7 @@ from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_c
 from kedit.inspection.shuffle import shuffled
 from kedit.models.encoder import OwnLayers
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.pipelines.locate import draw
+from kedit.pipelines.preparation import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
 from kedit.samples import Concept

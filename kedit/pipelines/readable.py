@@ -3,30 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from PIL.Image import Image
 
-from kedit.evaluation.exam import Exam
 from kedit.models.mllm import MLLM
 from kedit.models.refusals import refusals
-from kedit.samples import Counterfactual, Question, Quiz
+from kedit.pipelines.preparation import Prepared
+from kedit.samples import Question, Quiz
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 REASON = "model_cannot_read"
-
-
-class Prepared(NamedTuple):
-    """What an edit is judged on, what it is located with, and what the data set passed over."""
-
-    exam: Exam
-    pairs: list[Counterfactual]
-    skipped: dict[str, int]
-    """How many pictures cannot be used, or not be painted, by the reason."""
-    asked: str = ""
-    """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
 
 
 def readable(model: MLLM, prepared: Prepared) -> Prepared:

@@ -27,18 +27,9 @@ from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, name_of_concept, require_model
 from kedit.pipelines.heat_maps import HeatMaps
-from kedit.pipelines.locate import (
-    Counts,
-    Located,
-    Prepared,
-    check_model,
-    leave,
-    locate_prepared,
-    neuron_part,
-    prepare,
-    site_of,
-)
+from kedit.pipelines.locate import Located, check_model, leave, locate_prepared, neuron_part, site_of
 from kedit.pipelines.outputs import Told, interview, measured
+from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage

@@ -16,15 +16,14 @@ from kedit.neurons import NeuronScores, load_scores, save_scores
 from kedit.pipelines.locate import (
     Located,
     LocateResult,
-    Prepared,
     check_model,
     check_scorers,
     name_of,
     selectors_of,
-    usable,
     without_seconds,
 )
 from kedit.pipelines.naming import name_neurons
+from kedit.pipelines.preparation import Prepared, usable
 from kedit.pipelines.provenance import MARKS, check_marks, marks_of_model, signed
 from kedit.pipelines.readable import with_readable_pairs
 from kedit.results.cache import FORGETFUL, Recall, of_pairs

@@ -20,7 +20,8 @@ from kedit.inspection.responses import strongest
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
-from kedit.pipelines.locate import Counts, Located
+from kedit.pipelines.locate import Located
+from kedit.pipelines.preparation import Counts
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Counterfactual, Data, Progress, Sample
 from kedit.sites import Site

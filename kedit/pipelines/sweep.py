@@ -22,7 +22,8 @@ from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
-from kedit.pipelines.locate import Counts, Prepared, check_model, prepare
+from kedit.pipelines.locate import check_model
+from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult, check, run_prepared
 from kedit.plots import Drawing, Trial, draw_doses, draw_pareto

@@ -22,8 +22,9 @@ from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.pipelines.given import as_locator, as_plan, require_model
-from kedit.pipelines.locate import Counts, cost_part, neuron_part, without_seconds
+from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
+from kedit.pipelines.preparation import Counts
 from kedit.pipelines.readable import readable_quiz
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress

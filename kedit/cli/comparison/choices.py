@@ -18,7 +18,7 @@ LISTS = ("concept", "methods", "budget")
 def chosen(cfg: DictConfig) -> "Choices":
     """Read and check the configuration; a ConfigurationError names the key that is wrong."""
     from kedit.pipelines.comparison.choices import Choices
-    from kedit.pipelines.locate import Counts
+    from kedit.pipelines.preparation import Counts
 
     with misuse():
         names = ("locate", "target", "retention", "strict", "text")

@@ -9,7 +9,8 @@ from kedit.locate.random import LayerMatched, Uniform
 from kedit.locate.reduction import Evidence
 from kedit.locate.shipped import shipped
 from kedit.neurons import SiteName
-from kedit.pipelines.locate import Counts, language_only, name_of
+from kedit.pipelines.locate import language_only, name_of
+from kedit.pipelines.preparation import Counts
 
 T = TypeVar("T")
 OWN = "own"

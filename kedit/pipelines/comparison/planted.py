@@ -15,7 +15,7 @@ from kedit.models.planted_variants import Variant
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
-from kedit.pipelines.locate import Usable
+from kedit.pipelines.preparation import Usable
 from kedit.plots import Drawing, draw_benchmark
 from kedit.progress import as_progress
 from kedit.results.table import Cell, Table

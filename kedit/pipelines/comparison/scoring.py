@@ -13,7 +13,7 @@ from kedit.locate.scoring import passes
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
 from kedit.pipelines.comparison.choices import Method
-from kedit.pipelines.locate import Usable
+from kedit.pipelines.preparation import Usable
 from kedit.pipelines.transcripts import rows
 from kedit.results.cache import FORGETFUL, Recall, of_pairs, scorers
 from kedit.samples import Progress, silent

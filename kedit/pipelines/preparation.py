@@ -1,0 +1,131 @@
+"""What a job is prepared with: its pictures and questions, the painted pairs, and which of them can be used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kedit.arguments import require_count
+from kedit.data.inpaint import Inpainter, usual_inpainter
+from kedit.data.pairs import counterfactuals
+from kedit.evaluation.exam import Exam
+from kedit.locate.shards import ALL, Shard
+from kedit.models.mllm import MLLM, Generated
+from kedit.pipelines.provenance import asked_for
+from kedit.pipelines.transcripts import captions_of, rows
+from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Split, find_concept, silent
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures a job takes, and how many random controls."""
+
+    locate: int = 24
+    """Pictures of the concept to locate with."""
+    target: int = 60
+    """Held-out pictures of it, on which suppression is measured."""
+    retention: int = 60
+    """Pictures without it: so many with a thing of its kind, and as many without."""
+    controls: int = 5
+    """Layer-matched random sets beside the located one."""
+    strict: bool = False
+    """Whether to refuse if there are fewer pictures, instead of taking what there is with a warning."""
+    text: bool = True
+    """Whether the data set's text-only questions are asked as well."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.strict, bool):
+            raise ValueError(f"`strict` is true or false, got {self.strict!r}")
+        for name, least in (("locate", 1), ("target", 1), ("retention", 0), ("controls", 0)):
+            require_count(getattr(self, name), name, least)
+        if not isinstance(self.text, bool):
+            raise ValueError(f"`text` is true or false, got {self.text!r}")
+
+
+class Prepared(NamedTuple):
+    """What an edit is judged on, what it is located with, and what the data set passed over."""
+
+    exam: Exam
+    pairs: list[Counterfactual]
+    skipped: dict[str, int]
+    """How many pictures cannot be used, or not be painted, by the reason."""
+    asked: str = ""
+    """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
+
+
+def prepare(
+    data: Data,
+    concept: str,
+    inpaint: Inpainter | None,
+    counts: Counts,
+    *,
+    seed: int = 0,
+    shard: Shard = ALL,
+    progress: Progress = silent,
+) -> Prepared:
+    """Return what an edit of the concept called `concept` is judged on, and the pairs to locate it with.
+
+    Without an inpainter, the data set draws each picture anew where it can, and else the region is filled with the
+    mean colour around it. Of several shards, one may have no pair.
+
+    Raises:
+        LookupError: The data has no such concept.
+        ValueError: It has too few pictures, or none can be painted.
+    """
+    found = find_concept(data.concepts, concept)
+    split = draw(data, found, counts, seed=seed)
+    questions = data.questions if counts.text else ()
+    exam = Exam(found, data.concepts, split.target, split.near, split.far, questions)
+    samples = shard.of(split.locate)
+    painter = inpaint or usual_inpainter(samples)
+    pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
+    # What the data set passed over, it passed over for all shards.
+    passed_over = split.skipped if shard.index == 0 else {}
+    asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
+    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked)
+
+
+def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
+    """Return the pictures of a concept, fewer where there are fewer and `counts` are not strict."""
+    take = data.split_up_to if isinstance(data, Finite) and not counts.strict else data.split
+    return take(concept, locate=counts.locate, target=counts.target, retention=counts.retention, seed=seed)
+
+
+class Usable(NamedTuple):
+    """The pairs that locating may use, and the model's captions of their originals."""
+
+    pairs: list[Counterfactual]
+    captions: list[Generated]
+    still_named: int
+    """How many pairs were left out, since the caption of the counterfactual names the concept."""
+
+
+def usable(
+    model: MLLM,
+    pairs: Sequence[Counterfactual],
+    progress: Progress,
+    recall: Recall = FORGETFUL,
+    *,
+    needed: bool = True,
+) -> Usable:
+    """Return the pairs whose counterfactual the model's caption no longer names the concept in.
+
+    Raises:
+        ValueError: There is none, and one is `needed`.
+    """
+
+    def ask() -> dict[str, Any]:
+        captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+        painted = model.caption([pair.image for pair in pairs], progress=progress)
+        return {"captions": rows(captions), "painted": rows(painted)}
+
+    told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
+    captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
+    still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
+    kept = [number for number, names in enumerate(still) if not names]
+    if needed and not kept:
+        raise ValueError(
+            f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
+            "does not remove it"
+        )
+    return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))
