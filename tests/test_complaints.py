@@ -89,7 +89,7 @@ WRONG = {
     "run concept=café": "it holds a character that Hydra reads only in quotes",
     "run 'concept=star\nhouse'": "cannot read `concept=star; house`",
     "run concept=": "`concept` is empty; give it as `concept=...`",
-    "run concept=null": "`concept` is a text, and null was read as nothing; write 'concept=\"null\"'",
+    "run concept=null": "`concept` is a text, and null was read as nothing; write it in quotes: 'concept=\"null\"'",
     "run concept=1e3": "`concept` is a text, and 1e3 was read as a number",
     "run concept=[star]": "`concept` is a text, and [star] was read as a list",
     "run ++concept=true": "`concept` is a text, and true was read as true or false",

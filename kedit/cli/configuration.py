@@ -101,7 +101,8 @@ def _check_word(key: str, value: Any, given: str) -> None:
     # A concept may be called 7; other texts may be left out.
     if not (isinstance(value, str) or (str(value) == given if name == "concept" else value is None)):
         read = READ_AS.get(type(value).__name__, "a list or a mapping")
-        raise ConfigurationError(f"`{key}` is a text, and {given} was read as {read}; write {written(key, given)}")
+        way = f"write it in quotes: {written(key, given)}"
+        raise ConfigurationError(f"`{key}` is a text, and {given} was read as {read}; {way}")
 
 
 def _inside(key: str, value: str, path: Path) -> str:
