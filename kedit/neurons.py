@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 SiteName = Literal["mid", "act", "pre"]
-"""Which tensor of a feed-forward block holds the neurons; see `kedit.sites`."""
+"""Which tensor of a feed-forward block holds the neurons; see `kedit.internals.sites`."""
 
 Scope = Literal["language", "vision", "projector", "qformer", "audio", "all"]
-"""Which part of a model; `all` counts the layers of the language model first. See `kedit.stacks`."""
+"""Which part of a model; `all` counts the layers of the language model first. See `kedit.internals.stacks`."""
 
 TIES = " (ties)"
 """What the name of a stage is followed by where a file holds its tie-breaking scores."""

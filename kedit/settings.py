@@ -17,8 +17,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.fingerprints import of_picture
+from kedit.internals.weights import unwrapped
 from kedit.store import digest
-from kedit.weights import unwrapped
 
 TOLD_BY_REPR = (float, complex, bytes, Enum, PurePath, re.Pattern, range, np.generic, torch.dtype, torch.device)
 """Types whose `repr` is all that they hold."""

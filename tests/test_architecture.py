@@ -14,18 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.entries", "kedit.tested", "kedit.deprecations", "kedit.words", "kedit.paths", "kedit.arguments"}),
-    frozenset({"kedit.neurons", "kedit.prompts", "kedit.store", "kedit.wrappers"}),
-    frozenset({"kedit.samples", "kedit.stacks"}),
-    frozenset({"kedit.weights", "kedit.fingerprints", "kedit.progress"}),
-    frozenset({"kedit.structure", "kedit.experts", "kedit.settings"}),
-    frozenset({"kedit.sites"}),
-    frozenset({"kedit.unembedding"}),
-    frozenset({"kedit.hooks"}),
-    frozenset({"kedit.positions"}),
+    frozenset({"kedit.neurons", "kedit.prompts", "kedit.store"}),
+    frozenset({"kedit.samples"}),
+    frozenset({"kedit.internals", "kedit.fingerprints", "kedit.progress"}),
+    frozenset({"kedit.settings"}),
     frozenset({"kedit.models", "kedit.data"}),
     frozenset({"kedit.locate", "kedit.edit", "kedit.evaluation", "kedit.inspection"}),
     frozenset({"kedit.doctor"}),
-    frozenset({"kedit.runs", "kedit.reports", "kedit.tracking"}),
     frozenset({"kedit.results"}),
     frozenset({"kedit.plots"}),
     frozenset({"kedit.pipelines"}),
@@ -45,7 +40,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "transformers": ("kedit.models", "experiments"),
     "tokenizers": ("kedit.models", "experiments"),
     "diffusers": ("kedit.models", "kedit.data.inpaint", "experiments"),
-    "wandb": ("kedit.tracking",),
+    "wandb": ("kedit.results.tracking",),
     "evaluate": ("kedit.evaluation",),
     "datasets": ("kedit.evaluation", "kedit.data.folder"),
     "sacrebleu": ("kedit.evaluation",),
@@ -92,8 +87,8 @@ REGISTERS = frozenset(
         "register_module_full_backward_hook",
     }
 )
-MAY_REGISTER = frozenset({"kedit.hooks"})
-MAY_HOOK_TENSORS = frozenset({"kedit.hooks", "kedit.locate.evidence"})
+MAY_REGISTER = frozenset({"kedit.internals.hooks"})
+MAY_HOOK_TENSORS = frozenset({"kedit.internals.hooks", "kedit.locate.evidence"})
 """A tensor's hook dies with its graph; locating reduces each layer's gradient in one, as soon as it exists."""
 
 SEEDING = frozenset({"manual_seed_all", "seed_everything", "set_seed"})
@@ -113,7 +108,7 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         "test_doctor::test_every_kind_of_hook_of_a_module_is_seen",
     ),
     (
-        *("kedit.structure", "_apply_gate"),
+        *("kedit.internals.structure", "_apply_gate"),
         "the one place between the experts' two matrices that a hook can take",
         "test_experts::test_experts_without_a_place_for_a_hook_are_told_of",
     ),
@@ -128,22 +123,22 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         "test_bench::test_a_rival_gives_bit_for_bit_what_the_raw_hook_gives",
     ),
     (
-        *("kedit.wrappers", "torch._dynamo"),
+        *("kedit.internals.wrappers", "torch._dynamo"),
         "asking torch to run what is compiled as it is written loads its compiler, which takes seconds",
         "test_wrappers::test_wrapped_blocks_have_the_scores_the_edits_and_the_answers_of_bare_ones",
     ),
     (
-        *("kedit.experts", "_apply_gate _experts_implementation _is_expert_parallel"),
+        *("kedit.internals.experts", "_apply_gate _experts_implementation _is_expert_parallel"),
         "the one place between the experts' two matrices, and what says how and where they run",
         "test_experts::test_an_implementation_that_hides_the_neurons_is_refused_with_what_helps",
     ),
     (
-        *("kedit.weights", "_forward_pre_hooks"),
+        *("kedit.internals.weights", "_forward_pre_hooks"),
         "the older `weight_norm` and `prune` make a weight anew in hooks, which torch lists nowhere else",
         "test_weights::test_a_weight_is_what_the_module_multiplies_with",
     ),
     (
-        *("kedit.hooks", f"{HOOKS} _forward_pre_hooks_with_kwargs"),
+        *("kedit.internals.hooks", f"{HOOKS} _forward_pre_hooks_with_kwargs"),
         "torch lists the hooks of a module nowhere else, nor removes one without its handle",
         "test_hooks::test_a_deep_copy_made_meanwhile_is_not_affected_and_forgets_the_hooks",
     ),

@@ -42,7 +42,7 @@ from experiments.costs.ways import (
 from experiments.costs.workload import Workload, drawn
 from kedit.cli.comparison.memory import LiveBytes, peak_bytes
 from kedit.edit.edit import active
-from kedit.hooks import before
+from kedit.internals.hooks import before
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage

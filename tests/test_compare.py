@@ -42,7 +42,7 @@ from kedit.pipelines.comparison.rows import Row, mean_row, ranked, with_tests
 from kedit.pipelines.comparison.scoring import Bench, Failed
 from kedit.pipelines.preparation import usable
 from kedit.results.cache import Recall
-from kedit.runs import Run
+from kedit.results.run_folder import Run
 from kedit.samples import Concept, Counterfactual, Sample, silent
 from kedit.store import Store
 

@@ -32,7 +32,7 @@ def kedit_hook(*_: object) -> None:
     """Pass for a hook that kedit defines."""
 
 
-kedit_hook.__module__ = "kedit.hooks"
+kedit_hook.__module__ = "kedit.internals.hooks"
 
 
 def foreign_hook(*_: object) -> None:

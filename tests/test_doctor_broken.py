@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, GPT2Model
 
-from kedit import positions
 from kedit.doctor.diagnose import CHECKS, diagnose
 from kedit.doctor.patient import picture
+from kedit.internals import positions
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, Forced
 from tests.text_model import TextModel

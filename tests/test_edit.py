@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit, EditWarning, active, table
 from kedit.edit.operators import Operator, Patch, Scale, Zero, amplify
-from kedit.hooks import record
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site, SiteError
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site, SiteError
 
 SOME = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 2)))
 REFERENCE = {layer: torch.linspace(-2.0, 3.0, tiny.NEURONS) for layer in range(tiny.LAYERS)}

@@ -327,7 +327,10 @@ WRONG_VALUES = {
     ("evaluate.encoder={_target_: kedit.models.encoder.FolderEncoder, path: /no/bert, layer: 9}",): ("`/no/bert`",),
     ("model=huggingface",): ("`model.path` has no value; give it as `model.path=...`",),
     ("edit.operator._target_=os.system",): ("`_target_` must start with `kedit.`, got `os.system`",),
-    ("edit.operator._target_=kedit.runs.os.system",): ("`_target_` must start with", "got `kedit.runs.os.system`"),
+    ("edit.operator._target_=kedit.results.run_folder.os.system",): (
+        "`_target_` must start with",
+        "got `kedit.results.run_folder.os.system`",
+    ),
     ("edit.operator._target_=kedit.edit.operators.Zeroes",): ("no `_target_` `kedit.edit.operators.Zeroes`",),
     ("+edit.operator.extra=1",): ("`edit.operator`", "unexpected keyword argument 'extra'"),
 }

@@ -16,8 +16,9 @@ from transformers import LlavaForConditionalGeneration, Qwen2MoeConfig
 
 from kedit.edit.edit import Edit, active
 from kedit.edit.operators import Patch, Scale, Zero
-from kedit.experts import Gate, Routing, gated
-from kedit.hooks import Some, intervene, record
+from kedit.internals.experts import Gate, Routing, gated
+from kedit.internals.hooks import Some, intervene, record
+from kedit.internals.sites import Site, SiteError
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
@@ -25,7 +26,6 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site, SiteError
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "mixtral": tiny_families.mixtral,

@@ -11,7 +11,9 @@ from torch import Tensor
 from kedit.data.scenes import Scenes
 from kedit.edit.edit import Edit, EditWarning
 from kedit.edit.operators import Zero
-from kedit.hooks import after, before
+from kedit.internals.hooks import after, before
+from kedit.internals.positions import Positions
+from kedit.internals.sites import decoder_path, embedding_path
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
@@ -23,10 +25,8 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, MODALITIES
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.positions import Positions
 from kedit.prompts import Prompt
 from kedit.samples import Concept, Counterfactual
-from kedit.sites import decoder_path, embedding_path
 
 INSIDE = (
     "llava", "llava_next", "llava_onevision", "blip2", "instructblip", "idefics3", "smolvlm", "paligemma", "gemma3",

@@ -21,7 +21,7 @@ from kedit.cli import sweep_folder as sweeps
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sweep_folder import key_of, statuses
-from kedit.runs import write_atomic, write_json
+from kedit.results.run_folder import write_atomic, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
@@ -39,7 +39,7 @@ on_error: continue
 overwrite: false
 data: {folder: data}
 model: {path: model}
-tracker: {_target_: kedit.tracking.NoTracker}
+tracker: {_target_: kedit.results.tracking.NoTracker}
 hydra:
   sweep: {dir: swept, subdir: "${hydra.job.num}"}
   callbacks: {sweep: {_target_: kedit.cli.sweep_callbacks.Sweeping}}

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from kedit.hooks import before
 from kedit.inspection.grid import Grid, NoGridError, Raster, paint, picture_grids, smallest_cell
 from kedit.inspection.heatmap import heat_map
 from kedit.inspection.responses import at_image
+from kedit.internals.hooks import before
+from kedit.internals.sites import decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE
 from kedit.models.raster import merged
 from kedit.models.tiles import Box, places
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronSet
-from kedit.sites import decoder_path
 
 SIZES = ((64, 48), (36, 100))
 PATCHES = ("llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "paligemma", "gemma3", "internvl", "janus")

@@ -10,8 +10,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import before, intervene, labels, record
-from kedit.sites import Site, SiteError
+from kedit.internals.hooks import before, intervene, labels, record
+from kedit.internals.sites import Site, SiteError
 
 SITES = ["mid", "act", "pre"]
 IDS = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])

@@ -14,8 +14,8 @@ from kedit.models.mllm import MLLM
 from kedit.models.shipped import HERE
 from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.run import RunResult
+from kedit.results.run_folder import Run
 from kedit.results.table import show
-from kedit.runs import Run
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"

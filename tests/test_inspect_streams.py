@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.hooks import after, replacing
 from kedit.inspection.convergence import streams
 from kedit.inspection.grid import NoGridError, token_grids
 from kedit.inspection.heatmap import other_regions
 from kedit.inspection.responses import at_image, by_modality, mean_activation, pointing, strongest
 from kedit.inspection.shuffle import ShuffleError, shuffled
+from kedit.internals.hooks import after, replacing
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage

@@ -10,10 +10,10 @@ import torch
 from knowledge_neurons_golden import expected, golden_model, meta
 from torch import Tensor, nn
 
-from kedit.hooks import intervene, record
+from kedit.internals.hooks import intervene, record
+from kedit.internals.sites import Site
 from kedit.locate.integrated import AlphaRule, Attribution, IntegratedGradients, alphas
 from kedit.neurons import SiteName
-from kedit.sites import Site
 
 RULES: tuple[AlphaRule, ...] = get_args(AlphaRule)
 GPT2, BERT = ("gpt2", "pre"), ("bert", "act")

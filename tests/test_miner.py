@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kedit.data.inpaint import Exact
 from kedit.data.scenes import Scenes
-from kedit.hooks import record
+from kedit.internals.hooks import record
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.importance import (
     METRICS,

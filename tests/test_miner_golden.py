@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Patch, Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site
 from kedit.locate.importance import METRICS, SPLITS, importance, over_sets, positions_of, scaled, weighted
 from kedit.locate.modality_selection import RANDOM, Picks, picks
 from kedit.models.mllm import MODALITIES
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site
 
 FOLDER = Path(__file__).parent / "fixtures" / "miner_tiny"
 META: dict[str, Any] = json.loads((FOLDER / "meta.json").read_text())

@@ -19,8 +19,9 @@ from kedit.edit.plan import Plan
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
-from kedit.hooks import record
 from kedit.inspection.grid import NoGridError, token_grids
+from kedit.internals.hooks import record
+from kedit.internals.unembedding import Unembedding
 from kedit.locate.two_stage import two_stage
 from kedit.models import chat
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -34,7 +35,6 @@ from kedit.pipelines.locate import locate
 from kedit.pipelines.outputs import interview
 from kedit.prompts import Prompt
 from kedit.samples import Question, silent
-from kedit.unembedding import Unembedding
 
 EMBEDS, LOGITS = 2e-5, 1e-4
 

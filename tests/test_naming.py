@@ -9,12 +9,12 @@ import tiny_families
 import torch
 
 from kedit.inspection.decode import decode, strongest_words
+from kedit.internals.sites import Site
 from kedit.models.planted import Planted
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.pipelines.locate import Located, leave
 from kedit.pipelines.naming import MOST_READ, N_SHOWN, N_WORDS, NamedNeuron, name_neurons
-from kedit.runs import Run
-from kedit.sites import Site
+from kedit.results.run_folder import Run
 
 NAN = float("nan")
 

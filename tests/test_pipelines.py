@@ -16,7 +16,7 @@ from kedit.pipelines import sweep as pipeline
 from kedit.pipelines.preparation import prepare
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
-from kedit.runs import FinishedRunError, Run
+from kedit.results.run_folder import FinishedRunError, Run
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
 

@@ -30,8 +30,8 @@ from kedit.pipelines.comparison.planted import (
     rank_planted,
     ranks,
 )
-from kedit.runs import Run
-from kedit.tracking import NoTracker
+from kedit.results.run_folder import Run
+from kedit.results.tracking import NoTracker
 
 TWO = Locator(
     {"difference": Stage(ActivationDifference(), TopK(2)), "gradcam": Stage(GradCAM(), TopK(1))},

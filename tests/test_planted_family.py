@@ -8,7 +8,7 @@ import torch
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT
 from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
 from kedit.models.planted_variants import SAYS_STAR, Draw, Variant, plan

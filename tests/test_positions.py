@@ -14,12 +14,12 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.hooks import before
+from kedit.internals.hooks import before
+from kedit.internals.positions import Sequence, following
+from kedit.internals.sites import decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.positions import Sequence, following
-from kedit.sites import decoder_path
 
 WHERE = list(product(("all", "image", "text", "last"), ("both", "prefill", "decode")))
 EVERY_THIRD = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
@@ -334,7 +334,7 @@ def test_sequences_that_are_packed_into_one_row_have_no_prompts_end() -> None:
 
 
 def test_transformers_tells_a_cache_by_its_length() -> None:
-    """What `kedit.positions` relies on."""
+    """What `kedit.internals.positions` relies on."""
     grown, states = DynamicCache(), torch.zeros(1, 2, 3, 4)
     both = EncoderDecoderCache(grown, DynamicCache())
     assert isinstance(both, Cache) and grown.get_seq_length() == both.get_seq_length() == 0
@@ -344,7 +344,7 @@ def test_transformers_tells_a_cache_by_its_length() -> None:
 
 @pytest.mark.parametrize("build", [tiny.llama, tiny.gpt2, tiny.opt, tiny.gpt_neox, tiny.qwen2, tiny.gemma2, tiny.phi3])
 def test_generate_hands_the_decoder_its_cache_as_an_argument(build: Any) -> None:
-    """What `kedit.positions` relies on."""
+    """What `kedit.internals.positions` relies on."""
     module, held = build(), []
     inputs = {key: UNEVEN[key] for key in ("input_ids", "attention_mask")}
 

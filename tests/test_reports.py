@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kedit.reports import report_markdown, report_metrics
+from kedit.results.reports import report_markdown, report_metrics
 
 
 def measured(value: float, low: float, high: float, n: int = 40) -> dict[str, Any]:

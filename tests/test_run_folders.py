@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sweep_folder import alone_in_run
-from kedit.runs import FILES, write_atomic
+from kedit.results.run_folder import FILES, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = {
@@ -31,7 +31,7 @@ scores: null
 data: {folder: data}
 on_error: continue
 overwrite: false
-tracker: {_target_: kedit.tracking.NoTracker}
+tracker: {_target_: kedit.results.tracking.NoTracker}
 hydra:
   run: {dir: "ran-${now:%Y}"}
   sweep: {dir: "swept-${now:%Y}", subdir: "${hydra.job.num}"}
@@ -232,7 +232,7 @@ def test_every_file_that_is_saved_is_known_to_whoever_clears_a_folder() -> None:
     names = {name for path in sources for name in saved.findall(path.read_text(encoding="utf-8"))}
     assert {"report.json", "captions.jsonl", "neurons_{name}.json"} <= names
     unknown = {name for name in names if not any(re.fullmatch(known.replace("*", ".*"), name) for known in FILES)}
-    assert unknown <= {"figures/{name}"}, "put the stem into `STEMS` of kedit/runs.py"
+    assert unknown <= {"figures/{name}"}, "put the stem into `STEMS` of kedit/results/run_folder.py"
 
 
 # --- how a run begins and ends

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedit.neurons import NeuronScores, load_scores, save_scores
-from kedit.runs import (
+from kedit.results.run_folder import (
     FinishedRunError,
     Run,
     RunFolderError,
@@ -35,7 +35,7 @@ from kedit.runs import (
 SIZE = 1_000_000
 WRITE_FOREVER = f"""
 import sys
-from kedit.runs import write_atomic
+from kedit.results.run_folder import write_atomic
 while True:
     for letter in "ab":
         write_atomic(sys.argv[1], letter * {SIZE})

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
-from kedit.hooks import record
 from kedit.inspection.decode import decode
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site, SiteError, language_paths
 from kedit.locate.activation import Activation
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.contribution import Contribution
@@ -32,7 +33,6 @@ from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet, load_scores, save_scores
 from kedit.samples import Counterfactual
-from kedit.sites import Site, SiteError, language_paths
 
 PROMPTS = tiny.prompt([5, 6, 7], [8, 9, 10])
 START = torch.tensor([[tiny.PAD, 5, 6], [tiny.PAD, 7, 8]])

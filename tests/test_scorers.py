@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from tiny_llava import N_LAYERS, tiny_llava
 from torch import Tensor, nn
 
-from kedit.hooks import intervene, record
+from kedit.internals.hooks import intervene, record
+from kedit.internals.sites import Site
+from kedit.internals.unembedding import Unembedding
 from kedit.locate.activation import Activation
 from kedit.locate.contribution import Contribution
 from kedit.locate.gradcam import GradCAM
@@ -26,8 +28,6 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, TEXT, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronScores
-from kedit.sites import Site
-from kedit.unembedding import Unembedding
 
 FIXTURE = Path(__file__).parent / "fixtures" / "mm_neurons_tiny"
 FIRST_STEP = 266

@@ -10,9 +10,9 @@ import tiny_families
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import intervene, record
+from kedit.internals.hooks import intervene, record
+from kedit.internals.sites import Site, SiteError, decoder_path, embedding_path, feed_forwards
 from kedit.neurons import NeuronId
-from kedit.sites import Site, SiteError, decoder_path, embedding_path, feed_forwards
 
 GATED = {"llama": tiny.llama, "qwen2": tiny.qwen2, "gemma2": tiny.gemma2, "phi3": tiny.phi3, "llava": tiny.llava}
 UNGATED = {

@@ -9,6 +9,7 @@ from PIL import Image
 from tiny_llava import D_FF, N_LAYERS, tiny_llava
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
@@ -20,7 +21,6 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import MLLM, MODALITIES, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.samples import Counterfactual
-from kedit.sites import Site
 
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 PAIRS = [without(one, STAR_CONCEPT) for one in PICTURES]

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
-from kedit.sites import SiteError
-from kedit.stacks import language_among, stacks_of
-from kedit.structure import feed_forwards, is_closed, is_fused
+from kedit.internals.sites import SiteError
+from kedit.internals.stacks import language_among, stacks_of
+from kedit.internals.structure import feed_forwards, is_closed, is_fused
 
 MAPPINGS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM")
 

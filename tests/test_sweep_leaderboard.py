@@ -18,7 +18,7 @@ from kedit.cli.sweeping.leaderboard import HEADER, as_csv, as_json, as_markdown,
 from kedit.cli.sweeping.pareto import pareto
 from kedit.cli.sweeping.rows import read
 from kedit.cli.sweeping.summary import TABLES, chosen, lines, table, terminal, written
-from kedit.tracking import NoTracker, WandbTracker
+from kedit.results.tracking import NoTracker, WandbTracker
 from tests.wandb_reader import offline_run
 
 REAL = Path(__file__).parent / "fixtures" / "sweep"

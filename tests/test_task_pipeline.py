@@ -14,7 +14,7 @@ from kedit.evaluation.task import ALL
 from kedit.models.mllm import MLLM
 from kedit.models.shipped import HERE
 from kedit.pipelines.task import TaskResult
-from kedit.runs import Run
+from kedit.results.run_folder import Run
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from wandb_reader import offline_run
 
-from kedit.tracking import Tracker, WandbTracker
+from kedit.results.tracking import Tracker, WandbTracker
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "0" * 40
@@ -184,7 +184,7 @@ def test_a_tracker_that_tells_nobody_never_imports_wandb(tracker: str, tmp_path:
     code = f"""
 import sys
 from pathlib import Path
-from kedit.tracking import NoTracker, WandbTracker
+from kedit.results.tracking import NoTracker, WandbTracker
 tracker = {tracker}
 tracker.start("star", {{}}, Path({str(tmp_path / "run")!r}))
 tracker.log({{"a": 1.0}})
@@ -239,7 +239,7 @@ ONLINE = """
 import json, logging, os, sys, time
 from pathlib import Path
 import wandb
-from kedit.tracking import WandbTracker
+from kedit.results.tracking import WandbTracker
 
 tracker = WandbTracker(mode="online", timeout=2)
 for name, environment in json.loads(sys.argv[2]).items():

@@ -17,9 +17,9 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from kedit.internals.sites import decoder_path
+from kedit.internals.unembedding import Unembedding, UnembeddingError
 from kedit.models.planted import Planted
-from kedit.sites import decoder_path
-from kedit.unembedding import Unembedding, UnembeddingError
 
 VOCAB, WIDTH = 40, 16
 

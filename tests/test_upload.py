@@ -10,7 +10,7 @@ import pytest
 from wandb_server import serving
 
 from kedit.cli.jobs import tell_offline
-from kedit.tracking import WandbTracker
+from kedit.results.tracking import WandbTracker
 
 
 def command(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -25,7 +25,7 @@ from kedit.pipelines.comparison.result import Ranking
 from kedit.pipelines.comparison.rows import Row
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
-from kedit.reports import report_markdown, report_metrics
+from kedit.results.reports import report_markdown, report_metrics
 from kedit.results.table import show
 
 ROOT = Path(__file__).resolve().parent.parent

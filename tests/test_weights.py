@@ -15,8 +15,11 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.hooks import record
 from kedit.inspection.decode import decode
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site, SiteError
+from kedit.internals.unembedding import Unembedding
+from kedit.internals.weights import WeightError, features_of, weight_of
 from kedit.locate.contribution import Contribution
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
@@ -28,9 +31,6 @@ from kedit.models.loading import wrap
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site, SiteError
-from kedit.unembedding import Unembedding
-from kedit.weights import WeightError, features_of, weight_of
 
 PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in (5, 9)]
 SOME = NeuronSet(tuple(NeuronId(layer, index) for layer in (0, 2) for index in (1, 7, 12)))

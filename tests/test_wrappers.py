@@ -19,7 +19,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from kedit.edit.edit import Edit, EditWarning, active
 from kedit.edit.operators import Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site
+from kedit.internals.wrappers import call, checkpoints
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
@@ -30,8 +32,6 @@ from kedit.models.passes import evaluating
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site
-from kedit.wrappers import call, checkpoints
 
 PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in (5, 9)]
 IMAGES = [pair.sample.image for pair in PAIRS]

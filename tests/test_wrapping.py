@@ -12,7 +12,10 @@ from transformers import BertModel, LlamaModel
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
+from kedit.internals.positions import Positions
+from kedit.internals.unembedding import Unembedding
+from kedit.internals.weights import WeightError, weight_of
 from kedit.locate.locator import Locator
 from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
@@ -23,11 +26,8 @@ from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
 from kedit.models.tiny.tokens import byte_tokenizer
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.positions import Positions
 from kedit.prompts import Prompt
 from kedit.samples import Question
-from kedit.unembedding import Unembedding
-from kedit.weights import WeightError, weight_of
 
 PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in (5, 9)]
 PROMPTS = [Prompt("Hi"), Prompt("What is the color of it?")]

@@ -17,6 +17,7 @@ from PIL import Image
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Patch, Scale, Zero
 from kedit.evaluation.exam import Exam
+from kedit.internals.positions import Phase, Positions
 from kedit.models import writing
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
@@ -26,7 +27,6 @@ from kedit.models.tiny.families import FAMILIES, LANGUAGE, fill, mute, tiny
 from kedit.models.tiny.tokens import byte_tokenizer
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.outputs import edited, unedited
-from kedit.positions import Phase, Positions
 from kedit.prompts import Prompt
 from kedit.samples import silent
 from tests.tiny_minigpt4 import tiny_minigpt4

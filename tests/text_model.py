@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.models.mllm import PADDING, TEXT, Forced
 from kedit.neurons import Scope, SiteName
 from kedit.prompts import Prompt
-from kedit.sites import Site
 from tests.tiny import PAD, VOCAB
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import Forgotten, Hook
+from kedit.internals.hooks import Forgotten, Hook
 
 PAD, BOS, EOS, IMAGE_TOKEN = 0, 1, 2, 4
 N_IMAGE = 4

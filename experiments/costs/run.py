@@ -26,7 +26,7 @@ def bench(cfg: DictConfig) -> None:
     """Measure everything in one process and leave the tables in the Hydra folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from kedit.runs import Run
+    from kedit.results.run_folder import Run
 
     with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
         job(cfg, kept)

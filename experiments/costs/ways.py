@@ -13,8 +13,8 @@ from experiments.costs.workload import Workload
 from kedit.doctor.state import hooks_on
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
+from kedit.internals.sites import Site
 from kedit.neurons import NeuronSet
-from kedit.sites import Site
 
 Call = Callable[[], Tensor]
 

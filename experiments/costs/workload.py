@@ -7,9 +7,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.internals.sites import Site
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.sites import Site
 
 
 @dataclass(frozen=True, eq=False)

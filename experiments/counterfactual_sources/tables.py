@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.counterfactual_sources.rows import FIGURES, Row
 from kedit.evaluation.statistics import Measured
-from kedit.reports import markdown_table
+from kedit.results.reports import markdown_table
 
 TITLES = {
     "removed": "removed",

@@ -24,7 +24,7 @@ from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
 from kedit.pipelines.locate import locate
 from kedit.progress import show_progress
-from kedit.reports import markdown_table
+from kedit.results.reports import markdown_table
 
 HEADER = ("concept", "chosen by", "neurons", "selectivity", "mention drop", "retention", "above points of the grid")
 OWN, BEST = "the locator's own", "the best of the grid"

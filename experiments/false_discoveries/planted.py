@@ -21,7 +21,7 @@ from kedit.models.mllm import Generated
 from kedit.models.planted_nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
 from kedit.neurons import NeuronSet
 from kedit.progress import show_progress
-from kedit.reports import markdown_table
+from kedit.results.reports import markdown_table
 from kedit.samples import Concept, Counterfactual
 
 HEADER = ("stage", "asked for", "false discoveries", "found of the true", "any where nothing is")

@@ -30,8 +30,8 @@ def operators(cfg: DictConfig) -> None:
     from kedit.edit.reference import CounterfactualMean
     from kedit.pipelines.preparation import Counts
     from kedit.pipelines.preparation import draw as draw_pictures
+    from kedit.results.run_folder import Run
     from kedit.results.table import Table
-    from kedit.runs import Run
     from kedit.samples import find_concept
 
     use_threads(cfg.threads)

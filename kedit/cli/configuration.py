@@ -179,5 +179,5 @@ def _is_ours(target: str) -> bool:
         found = resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"there is no `_target_` `{target}`: {one_line(str(error))}") from error
-    # A name may lead out again: `kedit.runs.os.system` is not kedit's.
+    # A name may lead out again: `kedit.results.run_folder.os.system` is not kedit's.
     return str(getattr(found, "__module__", "")).startswith("kedit.")

@@ -34,7 +34,7 @@ def doctor(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Run the checks, print a line for each, and fail if one found an ERROR or SILENTLY_WRONG."""
     from kedit.doctor.diagnose import chosen, diagnose
-    from kedit.reports import report_metrics
+    from kedit.results.reports import report_metrics
 
     use_threads(cfg.threads)
     with misuse():

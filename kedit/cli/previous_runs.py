@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.runs import clear, is_finished
+from kedit.results.run_folder import clear, is_finished
 
 NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite"})
 """Settings that change no result."""

@@ -4,9 +4,9 @@ from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.locate import LocateResult
 from kedit.pipelines.run import CaptionChange, RunResult
 from kedit.pipelines.task import AnswerChange, TaskResult
-from kedit.reports import report_metrics
-from kedit.runs import Run
-from kedit.tracking import Tracker
+from kedit.results.reports import report_metrics
+from kedit.results.run_folder import Run
+from kedit.results.tracking import Tracker
 
 
 def mirror(result: RunResult, tracker: Tracker, run: Run) -> None:

@@ -21,7 +21,7 @@ from kedit.cli.jobs import FAILED, LOG, Begun, Ending, Refused, announce, code_o
 from kedit.cli.logs import logged
 from kedit.cli.previous_runs import make_room
 from kedit.cli.sweep_folder import alone, alone_in_run, begin, statuses
-from kedit.runs import new_folder
+from kedit.results.run_folder import new_folder
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.previous_runs import ASIDE, NO_MATTER, other_settings, overwrites
 from kedit.fingerprints import PACKAGE, of_files, of_libraries
-from kedit.runs import clear, is_finished, write_atomic, write_json
+from kedit.results.run_folder import clear, is_finished, write_atomic, write_json
 from kedit.store import digest
 
 T = TypeVar("T")

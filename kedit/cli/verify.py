@@ -17,12 +17,12 @@ FILES = (
     *("significance.json", "pvalues.safetensors"),
 )
 """All that a run finds out; the other files are made from these, or say how long it took."""
-UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.tracking.NoTracker"}}
+UNKEPT = {"store": None, "figures": False, "tracker": {"_target_": "kedit.results.tracking.NoTracker"}}
 
 
 def differing(run: Path) -> list[str]:
     """Return the files of `run` that come out differently."""
-    from kedit.runs import Run
+    from kedit.results.run_folder import Run
 
     with misuse():
         if not (run / "report.json").is_file() or Run(run).status != "done":

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, at_most
 from kedit.doctor.patient import Patient
-from kedit.hooks import after, before, record
+from kedit.internals.hooks import after, before, record
+from kedit.internals.stacks import language_among, stacks_of
+from kedit.internals.structure import FeedForward, feed_forwards
+from kedit.internals.weights import unwrapped
 from kedit.neurons import NeuronId
-from kedit.stacks import language_among, stacks_of
-from kedit.structure import FeedForward, feed_forwards
-from kedit.weights import unwrapped
 
 COLUMNS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """The types of weight whose columns can be read and written; others are quantized."""

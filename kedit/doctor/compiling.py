@@ -14,7 +14,7 @@ from kedit.doctor.finding import Finding, at_most, first_line
 from kedit.doctor.patient import Patient
 from kedit.edit.edit import Edit, EditWarning
 from kedit.edit.operators import Zero
-from kedit.hooks import before
+from kedit.internals.hooks import before
 from kedit.neurons import NeuronSet
 
 Call = Callable[[], Tensor]

@@ -11,7 +11,7 @@ from kedit.doctor.finding import Finding, above, at_most
 from kedit.doctor.patient import Patient
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
 from kedit.neurons import NeuronId, NeuronSet
 
 

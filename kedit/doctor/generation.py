@@ -10,7 +10,7 @@ from kedit.doctor.finding import Finding, above, at_most, first_line
 from kedit.doctor.patient import N_NEW, Patient, Spoken
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.positions import Phase, Positions
+from kedit.internals.positions import Phase, Positions
 
 UNCACHED = {"use_cache": False}
 

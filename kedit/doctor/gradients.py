@@ -10,7 +10,7 @@ from torch import Tensor
 from kedit.doctor.blocks import silent
 from kedit.doctor.finding import Finding, above, at_most
 from kedit.doctor.patient import Patient
-from kedit.hooks import record
+from kedit.internals.hooks import record
 
 
 def gradients(patient: Patient) -> Finding:

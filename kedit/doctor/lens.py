@@ -9,10 +9,10 @@ from torch import Tensor
 from kedit.doctor.comparison import HUGE, SHARE, gap
 from kedit.doctor.finding import Finding, NotApplicableError, at_most
 from kedit.doctor.patient import Patient
-from kedit.hooks import after
-from kedit.sites import decoder_path
-from kedit.stacks import stacks_of
-from kedit.unembedding import Unembedding, UnembeddingError
+from kedit.internals.hooks import after
+from kedit.internals.sites import decoder_path
+from kedit.internals.stacks import stacks_of
+from kedit.internals.unembedding import Unembedding, UnembeddingError
 
 
 def lens(patient: Patient) -> Finding:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.finding import NotApplicableError
 from kedit.doctor.state import State
+from kedit.internals.sites import Site
 from kedit.models.marks import MARKED, medium_token
 from kedit.models.mllm import MLLM, MODALITIES, Forced
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Medium, Prompt, Sound
-from kedit.sites import Site
 
 N_NEW = 5
 """How many tokens the checks generate."""

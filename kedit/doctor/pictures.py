@@ -9,9 +9,9 @@ from torch import Tensor
 from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, NotApplicableError, above, at_most
 from kedit.doctor.patient import Patient
-from kedit.hooks import before
+from kedit.internals.hooks import before
+from kedit.internals.sites import language_paths
 from kedit.models.mllm import IMAGE, MODALITIES, Forced
-from kedit.sites import language_paths
 
 
 def media(patient: Patient) -> Finding:

@@ -11,7 +11,7 @@ from kedit.doctor.patient import Patient
 from kedit.doctor.state import State
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.hooks import record
+from kedit.internals.hooks import record
 
 
 class _OnPurposeError(Exception):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kedit.experts import Gate, gates
-from kedit.hooks import Forgotten, Hook
+from kedit.internals.experts import Gate, gates
+from kedit.internals.hooks import Forgotten, Hook
 
 
 @dataclass(frozen=True)

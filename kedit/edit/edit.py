@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from kedit.edit.missed import watch
 from kedit.edit.operators import Operator, Patch, check_operator
-from kedit.hooks import Some, intervene, labels
+from kedit.internals.hooks import Some, intervene, labels
+from kedit.internals.positions import Phase, Positions, Span, check_span, following, image_token
+from kedit.internals.sites import Site, SiteError
+from kedit.internals.wrappers import SPREADING, bare, checkpoints
 from kedit.neurons import NeuronSet, Scope
-from kedit.positions import Phase, Positions, Span, check_span, following, image_token
-from kedit.sites import Site, SiteError
-from kedit.wrappers import SPREADING, bare, checkpoints
 
 
 class EditWarning(UserWarning):

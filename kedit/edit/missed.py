@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from kedit.hooks import Hook, before
-from kedit.wrappers import checkpoints
+from kedit.internals.hooks import Hook, before
+from kedit.internals.wrappers import checkpoints
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Protocol
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Patch, Zero
 from kedit.edit.reference import Reference
+from kedit.internals.positions import Phase, Positions, check_span
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet, Scope, SiteName
-from kedit.positions import Phase, Positions, check_span
 from kedit.samples import Counterfactual, Progress, silent
 
 

@@ -13,10 +13,10 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kedit.hooks import after, before
 from kedit.inspection.resampling import Numbers
+from kedit.internals.hooks import after, before
+from kedit.internals.sites import decoder_path, feed_forwards
 from kedit.models.mllm import MLLM, MODALITIES, Forced
-from kedit.sites import decoder_path, feed_forwards
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kedit.internals.unembedding import Unembedding
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept
-from kedit.unembedding import Unembedding
 
 AT_ONCE = 128
 """Neurons whose logits over all words are held at once."""

@@ -11,11 +11,11 @@ from torch import Tensor
 from kedit.inspection.grid import Grid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
+from kedit.internals.sites import Site
 from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced, of_kind
 from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Mask, Sample
-from kedit.sites import Site
 
 
 def read(

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import replacing
+from kedit.internals.hooks import replacing
+from kedit.internals.positions import following
+from kedit.internals.sites import decoder_path
 from kedit.models.mllm import MLLM
-from kedit.positions import following
-from kedit.sites import decoder_path
 
 
 class ShuffleError(ValueError):

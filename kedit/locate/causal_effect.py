@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kedit.hooks import Rewrite, intervene
+from kedit.internals.hooks import Rewrite, intervene
+from kedit.internals.sites import Site
 from kedit.locate.copies import Copies
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, that_count
 from kedit.locate.scorer import Case, Probed, Scorer
@@ -14,7 +15,6 @@ from kedit.locate.scoring import gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronScores
-from kedit.sites import Site
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import get_args
 
 from torch import Tensor
 
+from kedit.internals.unembedding import FinalNorm
 from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
-from kedit.unembedding import FinalNorm
 
 
 @dataclass(frozen=True)

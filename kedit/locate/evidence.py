@@ -15,7 +15,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from kedit.hooks import intervene, record, with_graph
+from kedit.internals.hooks import intervene, record, with_graph
+from kedit.internals.sites import Site
+from kedit.internals.unembedding import Unembedding
 from kedit.locate.outside import seen_whole
 from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
@@ -23,8 +25,6 @@ from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Forced
-from kedit.sites import Site
-from kedit.unembedding import Unembedding
 
 SAMPLES_AT_ONCE = 4
 """How many samples of a batch a scorer sees at once, so that its own tensors stay small."""

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import intervene
-from kedit.sites import Site
+from kedit.internals.hooks import intervene
+from kedit.internals.sites import Site
 
 AlphaRule = Literal["left", "right", "midpoint", "linspace"]
 """Where on the way the gradient is taken; see `alphas`."""

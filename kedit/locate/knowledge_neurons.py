@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from kedit.internals.sites import Site
 from kedit.locate.copies import Copies
 from kedit.locate.integrated import AlphaRule, IntegratedGradients
 from kedit.locate.reduction import Evidence, OverSamples, Vote, check_reductions, that_count
@@ -14,7 +15,6 @@ from kedit.locate.scorer import Case, Probed
 from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 

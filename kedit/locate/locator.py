@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from kedit.arguments import require, shown
+from kedit.internals.sites import Site
 from kedit.locate.outside import check_scope
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.locate.scoring import Tally, gathered, passes, probed
@@ -18,7 +19,6 @@ from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 

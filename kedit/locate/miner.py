@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from kedit.internals.sites import Site
 from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split, over_sets
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
@@ -17,7 +18,6 @@ from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.prompts import Prompt
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 

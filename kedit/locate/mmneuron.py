@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
 from kedit.locate.scoring import stacked_batch
@@ -15,7 +16,6 @@ from kedit.models.mllm import MLLM
 from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet, SiteName
 from kedit.samples import Progress, silent
-from kedit.sites import Site
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kedit.internals.unembedding import FinalNorm
 from kedit.locate.contribution import check_norm
 from kedit.locate.readout import Readout
 from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import LayerEvidence, Need
-from kedit.unembedding import FinalNorm
 
 
 @dataclass(frozen=True, eq=False)

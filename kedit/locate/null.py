@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.reduction import OverSamples
 from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, LayerEvidence, Need, Prober, Scorer
@@ -15,7 +16,6 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Mention
 from kedit.neurons import NeuronSet
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site
 
 
 @dataclass(frozen=True, eq=False)

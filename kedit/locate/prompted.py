@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kedit.hooks import intervene
+from kedit.internals.hooks import intervene
+from kedit.internals.sites import Site
 from kedit.locate.evidence import SAMPLES_AT_ONCE, watched
 from kedit.locate.modality_importance import Importances
 from kedit.locate.scorer import LayerEvidence
@@ -15,7 +16,6 @@ from kedit.models.mllm import MLLM, Forced
 from kedit.progress import Batched
 from kedit.prompts import Prompt, batches
 from kedit.samples import Progress, silent
-from kedit.sites import Site
 
 
 def over_prompts(

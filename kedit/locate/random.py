@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.locate.reduction import OverSamples
 from kedit.locate.scorer import Case, Probed
@@ -16,7 +17,6 @@ from kedit.locate.two_stage import two_stage
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
 from kedit.samples import Counterfactual, Progress, silent
-from kedit.sites import Site
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kedit.internals.sites import Site
+from kedit.internals.unembedding import FinalNorm, Unembedding
 from kedit.models.mllm import MLLM, Generated
 from kedit.samples import Concept
-from kedit.sites import Site
-from kedit.unembedding import FinalNorm, Unembedding
 
 
 @dataclass(frozen=True, eq=False)

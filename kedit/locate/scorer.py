@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from kedit.internals.sites import Site
 from kedit.locate.readout import Readout
 from kedit.locate.reduction import OverSamples
 from kedit.locate.target import Target
 from kedit.models.attention import Attention
 from kedit.models.mllm import MLLM, Mention
 from kedit.samples import Counterfactual
-from kedit.sites import Site
 
 Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention"]
 """What a scorer reads beside the activations of the original picture."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kedit.internals.sites import Site
 from kedit.locate.evidence import gather, together
 from kedit.locate.reduction import RunningReduction
 from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
@@ -15,7 +16,6 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.progress import Batched
 from kedit.samples import Progress, silent
-from kedit.sites import Site
 
 
 @dataclass(eq=False)

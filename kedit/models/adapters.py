@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kedit.internals.wrappers import refuse_virtual_tokens
 from kedit.models.shipped import BrokenModelError, located, unreadable
-from kedit.wrappers import refuse_virtual_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.sites import decoder_path
+from kedit.internals.sites import decoder_path
 
 CAPTURE = "kedit_capture_"
 """What the name of an attention function begins with while it is watched; its own name follows."""

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kedit.arguments import require, require_count
+from kedit.internals.positions import image_token
+from kedit.internals.sites import Site
+from kedit.internals.wrappers import bare
 from kedit.models import chat, prompting
 from kedit.models.fitting import counting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
@@ -19,13 +22,10 @@ from kedit.models.passes import accepts, declares, evaluating, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName
-from kedit.positions import image_token
 from kedit.progress import Batched
 from kedit.prompts import Medium, Prompt, as_prompts, batches
 from kedit.samples import Concept, Progress, Question, silent
-from kedit.sites import Site
 from kedit.tested import tell_untested
-from kedit.wrappers import bare
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class HuggingFaceMLLM:
     """Any model of transformers that writes or completes text, with its processor or tokenizer.
 
     Neither is changed: a module in training mode is put into evaluation mode for each pass and back. Of a compiled,
-    checkpointed or adapted model the module inside is taken (`kedit.wrappers.bare`).
+    checkpointed or adapted model the module inside is taken (`kedit.internals.wrappers.bare`).
     """
 
     module: nn.Module

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kedit.arguments import require
+from kedit.internals.wrappers import bare
 from kedit.models.adapters import Adapter
 from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
@@ -17,7 +18,6 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
 from kedit.models.shipped import PROMPT, BrokenModelError, asking, located, unreadable
 from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
-from kedit.wrappers import bare
 
 WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
 """The tasks whose models have a processor; the others have a tokenizer."""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedit.internals.positions import image_token
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, TEXT
-from kedit.positions import image_token
 from kedit.prompts import Medium
 
 MARKED: tuple[Medium, ...] = ("image", "video", "audio")

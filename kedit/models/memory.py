@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from kedit.internals.sites import Site
+from kedit.internals.weights import unwrapped
 from kedit.models.mllm import MLLM, Forced
 from kedit.models.passes import input_device
-from kedit.sites import Site
-from kedit.weights import unwrapped
 
 logger = logging.getLogger(__name__)
 

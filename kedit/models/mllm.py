@@ -7,10 +7,10 @@ from typing import Literal, Protocol
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.internals.sites import Site
 from kedit.neurons import Scope, SiteName
 from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
-from kedit.sites import Site
 
 PADDING, TEXT, IMAGE = 0, 1, 2
 """What a position holds; see `Forced.kinds`."""

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from kedit.stacks import named_by_model
-from kedit.wrappers import evaluating as evaluating
+from kedit.internals.stacks import named_by_model
+from kedit.internals.wrappers import evaluating as evaluating
 
 
 def input_device(module: nn.Module) -> torch.device:

@@ -6,12 +6,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.hooks import record
+from kedit.internals.hooks import record
+from kedit.internals.sites import Site
 from kedit.models.lengths import of_pictures
 from kedit.models.mllm import MLLM, Forced
 from kedit.progress import Batched
 from kedit.samples import Progress, silent
-from kedit.sites import Site
 
 
 def prompted(

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from kedit.internals.positions import image_token
 from kedit.models.mllm import IMAGE
-from kedit.positions import image_token
 
 EXTREME = 10
 """A picture that is so many times as long as wide is tried before it is used."""

@@ -9,11 +9,11 @@ from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.inspection import heat_map, other_regions
 from kedit.inspection.grid import NoGridError, picture_grids
 from kedit.inspection.responses import at_image, half_a_cell, pointing, strongest
+from kedit.internals.sites import Site
 from kedit.models.mllm import MLLM
 from kedit.pipelines.locate import Located
 from kedit.plots import HeatRow
 from kedit.results.cache import Recall, of_pairs
-from kedit.sites import Site
 
 
 @dataclass(frozen=True, eq=False)

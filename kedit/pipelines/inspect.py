@@ -13,6 +13,7 @@ from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.inspection.decode import decoding_rows
+from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
@@ -60,11 +61,10 @@ from kedit.plots import (
     draw_words,
 )
 from kedit.progress import as_progress, run_stage
-from kedit.reports import markdown_table, neurons_line
+from kedit.results.reports import markdown_table, neurons_line
+from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
-from kedit.runs import Run, result_folder
 from kedit.samples import Concept, Data, Progress, silent
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 

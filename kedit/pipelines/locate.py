@@ -8,6 +8,7 @@ from typing import Any
 
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
+from kedit.internals.sites import Site
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator
@@ -25,12 +26,11 @@ from kedit.pipelines.readable import readable
 from kedit.pipelines.transcripts import rows
 from kedit.plots import Drawing, draw_layers, draw_scores
 from kedit.progress import as_progress
-from kedit.reports import neurons_line
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.reports import neurons_line
+from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.runs import Run, result_folder
 from kedit.samples import Concept, Counterfactual, Data, Progress, silent
-from kedit.sites import Site
 
 
 def language_only(locator: Any, command: str) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kedit.inspection.decode import strongest_words
+from kedit.internals.sites import Site
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.results.table import Cell, Table
-from kedit.sites import Site
 
 logger = logging.getLogger(__name__)
 

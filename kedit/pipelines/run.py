@@ -18,6 +18,7 @@ from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
+from kedit.internals.sites import Site
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import check_choice
 from kedit.locate.locator import Locator
@@ -33,12 +34,11 @@ from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage
-from kedit.reports import report_markdown
 from kedit.results.cache import FORGETFUL, Recall
+from kedit.results.reports import report_markdown
+from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.runs import Run, result_folder
 from kedit.samples import Concept, Data, Progress, silent
-from kedit.sites import Site
 
 N_SHOWN = 4
 """How many pictures of the concept the figures show."""

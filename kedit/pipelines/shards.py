@@ -28,7 +28,7 @@ from kedit.pipelines.provenance import MARKS, check_marks, marks_of_model, signe
 from kedit.pipelines.readable import with_readable_pairs
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.cache import scorers as of_scorers
-from kedit.runs import Run
+from kedit.results.run_folder import Run
 from kedit.samples import Progress, silent
 from kedit.store import digest
 

@@ -17,6 +17,7 @@ from kedit.evaluation.texts import TextEncoder
 from kedit.inspection import overlap
 from kedit.inspection.decode import side
 from kedit.inspection.responses import strongest
+from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
@@ -24,7 +25,6 @@ from kedit.pipelines.locate import Located
 from kedit.pipelines.preparation import Counts
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Counterfactual, Data, Progress, Sample
-from kedit.sites import Site
 
 ClipScorer = Callable[[Sequence[str], Sequence[Image]], Sequence[Sequence[float]]]
 """How well each text fits each picture, `[text][image]`, such as `kedit.models.clip_score.ClipScore`."""

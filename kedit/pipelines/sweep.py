@@ -29,8 +29,8 @@ from kedit.pipelines.run import RunResult, check, run_prepared
 from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
 from kedit.progress import as_progress
 from kedit.results.cache import Recall
+from kedit.results.run_folder import result_folder
 from kedit.results.table import Cell, Table
-from kedit.runs import result_folder
 from kedit.samples import Concept, Data, Progress
 
 Scores = Mapping[str, NeuronScores]

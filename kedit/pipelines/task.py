@@ -18,6 +18,7 @@ from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan, PatchPlan
 from kedit.evaluation.answers import Match, check_match
 from kedit.evaluation.task import TaskReport, judged
+from kedit.internals.sites import Site
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
@@ -29,11 +30,10 @@ from kedit.pipelines.readable import readable_quiz
 from kedit.plots import Drawing, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
-from kedit.reports import markdown_table, neurons_line
+from kedit.results.reports import markdown_table, neurons_line
+from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.runs import Run, result_folder
 from kedit.samples import Progress, Question, Quiz, Quizzed, silent
-from kedit.sites import Site
 
 N_EXAMPLES = 3
 """How many changed answers a page shows."""

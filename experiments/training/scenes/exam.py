@@ -14,9 +14,9 @@ from kedit.data.scenes import Scenes
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.internals.positions import Positions
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.positions import Positions
 from kedit.samples import Concept, Question, Sample
 from kedit.words import plural
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kedit.runs import write_atomic
+from kedit.results.run_folder import write_atomic
 
 SIDE = 64
 KINDS = {"dog": "animal", "cat": "animal", "car": "vehicle", "bus": "vehicle"}

@@ -8,7 +8,7 @@ from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import FIGURES, Result
 from kedit.cli.sweeping.rows import Row, Sweep
 from kedit.evaluation.statistics import Measured, two_places
-from kedit.reports import csv_text, markdown_table
+from kedit.results.reports import csv_text, markdown_table
 
 ASKED = ("concept", "model", "locator", "operator", "positions")
 OUTCOME = ("weakest_retention", "fluency_passed", "beats_control", "p", "pareto", "same_neurons_as")

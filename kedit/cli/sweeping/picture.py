@@ -10,7 +10,7 @@ from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep
 from kedit.plots import Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
-from kedit.runs import write_file
+from kedit.results.run_folder import write_file
 
 Draw = Callable[[Path], None]
 NO_EVIDENCE = "No evidence at any point"

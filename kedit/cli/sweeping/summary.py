@@ -10,8 +10,8 @@ from kedit.cli.sweeping.leaderboard import interval_shown, numbered, ranked, val
 from kedit.cli.sweeping.pareto import Pareto, pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep, read
-from kedit.runs import write_atomic, write_json
-from kedit.tracking import Tracker
+from kedit.results.run_folder import write_atomic, write_json
+from kedit.results.tracking import Tracker
 
 TABLES = ("leaderboard.csv", "leaderboard.json", "leaderboard.md")
 MOST_ROWS = 12

@@ -12,8 +12,8 @@ from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
 from kedit.plots import Drawing, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
+from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
-from kedit.runs import Run, result_folder
 
 DRAWN = ("mention_drop", "retention", "selectivity")
 """The figures that are drawn: all of them shares."""

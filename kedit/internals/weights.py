@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.stacks import SiteError
-from kedit.wrappers import evaluating
+from kedit.internals.stacks import SiteError
+from kedit.internals.wrappers import evaluating
 
 WRAPPED = ("base_layer", "original_module")
 """What adapters call the module that they stand around."""

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from kedit.hooks import before
-from kedit.sites import embedding_path, language_paths
+from kedit.internals.hooks import before
+from kedit.internals.sites import embedding_path, language_paths
 
 Positions = Literal["all", "image", "text", "last"]
 """Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on.

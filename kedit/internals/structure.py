@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from kedit.internals.stacks import MIXER, embedding_path, named_by_model, scopes_of, stacks_of
+from kedit.internals.weights import features_of, unwrapped
 from kedit.neurons import Scope
-from kedit.stacks import MIXER, embedding_path, named_by_model, scopes_of, stacks_of
-from kedit.weights import features_of, unwrapped
 
 FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn|\bff\b|dense|intermediate|expert|fc2|output", re.IGNORECASE)
 AFTER_A_TOWER = re.compile(r"head|classif|pool|predict|score|time", re.IGNORECASE)

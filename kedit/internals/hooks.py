@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.experts import Routing, check_order, gated, gates
-from kedit.sites import Site
+from kedit.internals.experts import Routing, check_order, gated, gates
+from kedit.internals.sites import Site
 
 Rewrite = Callable[[Tensor], Tensor | None]
 """Takes the activations of one layer and returns new ones, or None to leave them alone."""

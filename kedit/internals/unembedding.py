@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from kedit.sites import decoder_path
-from kedit.stacks import named_by_model, stacks_of
-from kedit.weights import features_of, unwrapped, weight_of
-from kedit.wrappers import evaluating
+from kedit.internals.sites import decoder_path
+from kedit.internals.stacks import named_by_model, stacks_of
+from kedit.internals.weights import features_of, unwrapped, weight_of
+from kedit.internals.wrappers import evaluating
 
 FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""

@@ -9,13 +9,13 @@ from typing import get_args
 
 from torch import Tensor, nn
 
+from kedit.internals.stacks import SiteError as SiteError
+from kedit.internals.stacks import embedding_path as embedding_path
+from kedit.internals.stacks import language_among, stacks_of
+from kedit.internals.structure import FeedForward, is_closed, is_fused
+from kedit.internals.structure import feed_forwards as feed_forwards_by_scope
+from kedit.internals.weights import WRAPPED, weight_of
 from kedit.neurons import NeuronId, Scope, SiteName
-from kedit.stacks import SiteError as SiteError
-from kedit.stacks import embedding_path as embedding_path
-from kedit.stacks import language_among, stacks_of
-from kedit.structure import FeedForward, is_closed, is_fused
-from kedit.structure import feed_forwards as feed_forwards_by_scope
-from kedit.weights import WRAPPED, weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Site:
         """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`.
 
         An expert's is what it writes with a routing weight of 1. The result is a view of the weight where that is
-        what the module multiplies with; see `kedit.weights.weight_of`.
+        what the module multiplies with; see `kedit.internals.weights.weight_of`.
         """
         found = self.expert(one)
         if found is None:
