@@ -190,11 +190,17 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.inspect(m, SCENES, None), TypeError, "`concept` is the name of a concept, got NoneType None"),
         (lambda m: kedit.Looks(words="ten"), TypeError, "`words` is a whole number, 1 or more, got str 'ten'"),
     ],
+    "check_folder": [
+        (lambda m: kedit.check_folder(3), TypeError, "`folder` is a folder, or a `Folder` or `Coco`, got int 3"),
+        (lambda m: kedit.check_folder("/no/where"), FileNotFoundError, "/no/where"),
+        (lambda m: kedit.check_folder(SCENES), TypeError, "`folder` is a folder, or a `Folder` or `Coco`, got Scenes"),
+    ],
     "task": [
         (lambda m: kedit.task("m", SCENES), TypeError, "`model` is a model with its processor"),
         (lambda m: kedit.task(m, "scenes"), TypeError, "`questions` is a data set with questions, such as"),
-        (lambda m: kedit.task(m, SCENES, locating="all"), TypeError, "`locating` is a whole number, 0 or more"),
-        (lambda m: kedit.task(m, SCENES, controls=-1), ValueError, "`controls` is 0 or more, got -1"),
+        (lambda m: kedit.task(m, SCENES, counts=24), TypeError, "`counts` is a `kedit.Counts`, such as"),
+        (lambda m: kedit.Counts(locate="all"), TypeError, "`locate` is a whole number, 1 or more"),
+        (lambda m: kedit.Counts(controls=-1), ValueError, "`controls` is 0 or more, got -1"),
     ],
     "diagnose": [
         (lambda m: kedit.diagnose("scenes"), TypeError, "`model` is a model with its processor, as `load` and `wrap`"),

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig
@@ -66,7 +67,7 @@ def test_the_former_names_of_counts_work_with_one_line() -> None:
 
     told = r"`locating` is now `counts=Counts\(locate=...\)`, `controls` is now"
     with pytest.warns(DeprecationWarning, match=told), pytest.raises(LookupError, match="3 and 40"):
-        kedit.task(None, Asked(), locating=3, controls=2)  # type: ignore[arg-type]
+        kedit.task(SimpleNamespace(caption=print, module=None), Asked(), locating=3, controls=2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'asked'"):
         kedit.task(None, Asked(), asked=3)  # type: ignore[arg-type]
 

@@ -153,6 +153,7 @@ def test_the_report_keeps_the_contract(good: tuple[Path, Finished]) -> None:
         "skipped": {"counterfactual_names_it": 0, "caption_does_not_name_it": 0},
         "target": 10,
         "retention": 12,
+        "text": {"right_before": 48, "wrong_before": 0, "no_right_answer_known": 0},
     }
     assert report["cost"] == {"forwards": 2 * 6, "backwards": 6}
     timing = json.loads((good[0] / "timing.json").read_text())
@@ -250,7 +251,7 @@ def test_the_same_seed_gives_the_same_report_and_the_tracker_mirrors_it(
 def test_a_stage_that_keeps_nothing_leaves_a_finished_run_that_says_so(
     kedit_run: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    done = kedit_run(*TINY, "locate.stages.gradcam.select.at_most=0", "figures=true")
+    done = kedit_run(*TINY[:-1], "locate.stages.gradcam.select.at_most=0")
     assert done.code == 0
     assert "stage `gradcam` keeps no neuron" in done.line
     assert "its highest score is" in done.line

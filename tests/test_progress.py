@@ -150,7 +150,7 @@ def test_true_and_false_stand_for_the_ways_to_show(shown: Callable[[], list[str]
 def test_a_job_whose_stderr_is_no_terminal_tells_its_stages_there_and_in_the_log(
     asked: bool, shown: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["concept=star", "samples=3", "store=null", "hydra.run.dir=out", f"progress={asked}".lower()]
+    words = ["concept=star", "evaluate.locate=3", "store=null", "hydra.run.dir=out", f"progress={asked}".lower()]
     monkeypatch.setattr(sys, "argv", ["kedit locate", *words])
     with chdir(tmp_path):
         assert recipe.main() == 0

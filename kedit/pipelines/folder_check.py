@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit import __version__
+from kedit.arguments import require
 from kedit.data import drawing
 from kedit.data.album import Record, Regions
 from kedit.data.annotated import AnnotatedPictures
@@ -130,6 +131,7 @@ def check_folder(
         FileNotFoundError: There is no list, nor an annotation.
         ValueError: It cannot be understood.
     """
+    require(folder, (str, Path, AnnotatedPictures), "folder", "a folder, or a `Folder` or `Coco`")
     data = folder if isinstance(folder, AnnotatedPictures) else opened(Path(folder))
     album = data.album
     gathered = _Gathered(data)

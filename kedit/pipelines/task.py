@@ -227,6 +227,8 @@ def task(
     require_count(seed, "seed", 0)
     require(questions, (Quiz, Quizzed), "questions", "a data set with questions, such as `kedit.Scenes()`")
     locator, plan = Miner() if locate is None else as_locator(locate), as_plan(edit)
+    if counts is not None:
+        require(counts, Counts, "counts", "a `kedit.Counts`, such as `kedit.Counts()`")
     counted = _counted(counts or COUNTS, former)
     check(locator, plan, match)
     require_model(model)

@@ -24,14 +24,14 @@ from kedit.store import Store, digest, store_at
 logger = logging.getLogger(__name__)
 
 MODEL = (
-    *("models", "hooks", "positions", "sites", "structure", "stacks", "experts", "weights"),
+    *("models", "internals"),
     *("neurons", "prompts", "words"),
 )
 """The parts of kedit that run a model."""
 ROOMS = {
     "generations": (*MODEL, "samples", "edit", "pipelines"),
-    "scores": (*MODEL, "samples", "locate", "unembedding", "pipelines"),
-    "report": (*MODEL, "samples", "evaluation", "inspection", "unembedding", "pipelines"),
+    "scores": (*MODEL, "samples", "locate", "pipelines"),
+    "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
 }
 """The parts of kedit whose code makes an entry of a kind."""
 LIBRARIES = {
