@@ -20,6 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from kedit.models.planted import Planted
 from kedit.tested import tell_untested
 
+# Until everything is imported, nothing is garbage; see `pytest_collection_finish`.
+gc.disable()
 # A busy second core makes torch's default threads wait for each other: a tiny forward takes 120 ms instead of 2.
 torch.set_num_threads(1)
 OF_LIBRARIES = {"PYTEST_CURRENT_TEST", "WANDB_SERVICE", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"}
@@ -58,6 +60,7 @@ def pytest_collection_finish() -> None:
     """Spare the collector what the imports have made: looking through it again takes a second each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:
