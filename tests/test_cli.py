@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import kedit
-from kedit.cli import COMMANDS, main
+from kedit.cli import COMMANDS, STUDIES, main
 from kedit.paths import conf_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,6 +156,14 @@ def test_help_is_given_however_it_is_asked_for(words: list[str], capsys: pytest.
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"kedit {kedit.__version__}\n"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_was_a_command_is_told_where_it_is_now(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 2
+    module = f"experiments.{STUDIES[name]}"
+    assert f"`python -m {module}`" in capsys.readouterr().err
+    assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file()
 
 
 @pytest.mark.parametrize(

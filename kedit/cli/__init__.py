@@ -35,6 +35,17 @@ COMMANDS = {
 }
 
 
+STUDIES = {
+    "bench": "costs.run",
+    "blocks": "training.tiny.blocks",
+    "calibrate": "false_discoveries.run",
+    "counterfactuals": "counterfactual_sources.run",
+    "operators": "operators.run",
+    "teach": "training.tiny.teach",
+    "train-inpainter": "training.inpainter.run",
+    "train-scenes": "training.scenes.run",
+}
+"""What was a command up to 0.5, and where it is now."""
 HELP = ("-h", "--help", "help")
 
 
@@ -83,6 +94,8 @@ example:
 
 
 def _unknown(name: str) -> str:
+    if name in STUDIES:
+        return f"kedit: `{name}` is a study; in a checkout, call `python -m experiments.{STUDIES[name]}`\n"
     # A setting, as in `concept=star`, is no misspelled command.
     nearest = [] if "=" in name else get_close_matches(name, COMMANDS, cutoff=0.5)
     label = "nearest" if nearest else "commands"
