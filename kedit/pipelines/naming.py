@@ -30,7 +30,8 @@ class NamedNeuron:
     scores: Mapping[str, float | None]
     """By stage; None where a stage gives none."""
     words: tuple[str, ...]
-    """Those whose logits its value vector raises most, the strongest first."""
+    """Those whose logits its value vector raises most, the strongest first. A neuron that fires below zero lowers them:
+    on which side it fires, `kedit inspect` measures."""
 
     @property
     def line(self) -> str:
