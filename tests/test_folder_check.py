@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 
 import kedit
 from kedit.cli import folder as recipe
+from kedit.cli import main
 from kedit.cli.configuration import build
+from kedit.cli.errors import ConfigurationError
 from kedit.data.annotated import AnnotatedPictures
 from kedit.paths import conf_dir
 from kedit.pipelines.preparation import Counts, draw, prepare
@@ -176,6 +179,20 @@ def test_the_command_prints_the_check_and_no_warning_twice(
     assert told.err == ""
     assert called(monkeypatch, "check", folder, "data.boxes=xyxy", "data.max_side=20") == 0
     assert "data.boxes=xyxy data.max_side=20 concept=dog" in capsys.readouterr().out
+
+
+def test_the_run_that_is_printed_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begun(settings: DictConfig, *_: Any) -> None:
+        raise ConfigurationError(f"begun with {settings.data.boxes}")
+
+    assert called(monkeypatch, "check", str(forty(tmp_path / "mine")), "data.boxes=xyxy") == 0
+    program, *words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert program == "kedit"
+    monkeypatch.setattr("kedit.cli.run.job", begun)
+    assert main([*words, f"hydra.run.dir={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "kedit: begun with xyxy"
 
 
 @pytest.mark.parametrize(
