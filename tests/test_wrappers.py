@@ -21,14 +21,13 @@ from kedit.edit.edit import Edit, EditWarning, active
 from kedit.edit.operators import Zero
 from kedit.internals.hooks import record
 from kedit.internals.sites import Site
-from kedit.internals.wrappers import call, checkpoints
+from kedit.internals.wrappers import call, checkpoints, evaluating
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.locate.target import Target
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import wrap
-from kedit.models.passes import evaluating
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet

@@ -22,7 +22,7 @@ from kedit.cli.process import borrowed_process
 from kedit.cli.sweep_folder import KEY, STOPPED, once
 from kedit.deprecations import deprecations_logged
 from kedit.progress import inside_a_stage, progress_shown, say
-from kedit.results.run_folder import write_atomic
+from kedit.results.run_folder import Run, write_atomic
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -186,7 +186,6 @@ def run_folder(settings: DictConfig, least: Mapping[str, int], lists: Sequence[s
     from hydra.core.hydra_config import HydraConfig
 
     from kedit import __version__
-    from kedit.results.run_folder import Run
     from kedit.tested import tell_untested
 
     running = HydraConfig.get()

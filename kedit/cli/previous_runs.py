@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import without_hydra
+from kedit.cli.configuration import plain, without_hydra
 from kedit.cli.errors import ConfigurationError
 from kedit.results.run_folder import clear, is_finished
 
@@ -65,7 +65,9 @@ def other_settings(folder: Path, settings: DictConfig, but: Iterable[str] = ()) 
     chooses = {"command": settings.hydra.job.config_name, **settings.hydra.runtime.choices}
     asked = without_hydra(settings)
     may = tuple(but)
-    differing = _differing(_plain(had), _plain(asked), chose, chooses)
+    # As written, since what an interpolation comes to is no setting.
+    before, now = (plain(one, resolve=False) for one in (had, asked))
+    differing = _differing(before, now, chose, chooses)
     lines = [line for key, line in differing if key not in may and not key.startswith(tuple(f"{one}." for one in may))]
     more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
     return "; ".join(lines[:SHOWN]) + more
@@ -97,12 +99,6 @@ def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, settings
 
 
-def _plain(settings: Any) -> dict[str, Any]:
-    # As written, since what an interpolation comes to is no setting.
-    plain: dict[str, Any] = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
-    return plain
-
-
 def _shown(value: Any) -> str:
     text = "null" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -113,7 +109,7 @@ def _read_from(folder: Path, settings: DictConfig) -> str:
     if not (folder / "STATUS").exists():
         return ""
     asked = without_hydra(settings)
-    for _, value in _leaves(_plain(asked)):
+    for _, value in _leaves(plain(asked, resolve=False)):
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and "/" in text and folder.resolve() in Path(text).resolve().parents:
                 return text

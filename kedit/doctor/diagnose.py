@@ -23,8 +23,8 @@ from kedit.doctor.pictures import media, positions
 from kedit.doctor.residue import finite, restored
 from kedit.edit.edit import EditWarning
 from kedit.internals.sites import SiteError
+from kedit.internals.wrappers import evaluating
 from kedit.models.mllm import MLLM
-from kedit.models.passes import evaluating
 from kedit.progress import as_progress
 from kedit.samples import Progress
 

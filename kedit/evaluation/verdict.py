@@ -79,11 +79,12 @@ def has_evidence(report: Mapping[str, Any]) -> bool | None:
     """
     if isinstance(found := report.get("evidence"), bool):
         return found
-    beats = _at(report, "control", "beats_control", "mention_drop")
-    return beats and _at(report, "fluency", "passed") is not False if isinstance(beats, bool) else None
+    beats = value_at(report, "control", "beats_control", "mention_drop")
+    return beats and value_at(report, "fluency", "passed") is not False if isinstance(beats, bool) else None
 
 
-def _at(report: Any, *path: str) -> Any:
+def value_at(report: Any, *path: str) -> Any:
+    """Return what stands in nested mappings under one key after the other; None where one is not there."""
     for key in path:
         report = report.get(key) if isinstance(report, Mapping) else None
     return report

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedit.internals.wrappers import evaluating
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.passes import evaluating, input_device
+from kedit.models.passes import input_device
 from kedit.models.prompting import reader
 
 KNOWN_BYTES = 1 << 28

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from kedit.arguments import require, require_count
 from kedit.internals.positions import image_token
 from kedit.internals.sites import Site
-from kedit.internals.wrappers import bare
+from kedit.internals.wrappers import bare, evaluating
 from kedit.models import chat, prompting
 from kedit.models.fitting import counting
 from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.media import Pictures, given, pictures
 from kedit.models.mentions import first_mention
 from kedit.models.mllm import STUB, Forced, Generated, Mention
-from kedit.models.passes import accepts, declares, evaluating, input_device
+from kedit.models.passes import accepts, declares, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
 from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName

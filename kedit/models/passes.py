@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from kedit.internals.stacks import named_by_model
-from kedit.internals.wrappers import evaluating as evaluating
 
 
 def input_device(module: nn.Module) -> torch.device:

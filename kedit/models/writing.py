@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedit.internals.wrappers import evaluating
 from kedit.models import prompting
 from kedit.models.fitting import counting
 from kedit.models.marks import MARKED, medium_token
-from kedit.models.passes import evaluating
 from kedit.progress import Batched
 from kedit.prompts import Prompt
 from kedit.samples import Progress

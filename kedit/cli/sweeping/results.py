@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kedit.evaluation.statistics import Measured, two_places
-from kedit.evaluation.verdict import has_evidence
+from kedit.evaluation.verdict import has_evidence, value_at
 
 FIGURES = {
     "mention_drop": ("suppression", "mention_drop"),
@@ -74,10 +74,10 @@ class Result:
     @classmethod
     def of(cls, report: Any) -> Self:
         """Return what `report`, the content of a report.json, says; a ValueError names what it lacks."""
-        neurons = _at(report, ("neurons", "count"))
+        neurons = value_at(report, "neurons", "count")
         if not isinstance(neurons, int) or isinstance(neurons, bool):
             raise ValueError(f"`neurons.count` is a whole number, got {neurons!r:.40}")
-        fluent = _at(report, ("fluency", "passed"))
+        fluent = value_at(report, "fluency", "passed")
         return cls(
             concept=_word(report, "concept"),
             model=_word(report, "model"),
@@ -90,7 +90,7 @@ class Result:
             fluent=fluent if isinstance(fluent, bool) else None,
             broken=_optional(report, ("fluency", "why")),
             evidence=has_evidence(report),
-            p=_number(_at(report, ("control", "beats_control", "p"))),
+            p=_number(value_at(report, "control", "beats_control", "p")),
             phase=_optional(report, ("phase",)),
         )
 
@@ -113,21 +113,15 @@ class Result:
         return f"{self.concept}: {count}, drop {drop}, kept {kept}{doubt}"
 
 
-def _at(report: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        report = report.get(key) if isinstance(report, Mapping) else None
-    return report
-
-
 def _word(report: Any, key: str) -> str:
-    found = _at(report, (key,))
+    found = value_at(report, key)
     if not isinstance(found, str):
         raise ValueError(f"`{key}` is a word, got {found!r:.40}")
     return found
 
 
 def _optional(report: Any, path: tuple[str, ...]) -> str | None:
-    found = _at(report, path)
+    found = value_at(report, *path)
     return found if isinstance(found, str) else None
 
 
@@ -142,7 +136,7 @@ def _number(found: Any) -> float | None:
 
 def _figure(report: Any, name: str) -> Measured:
     path = FIGURES[name]
-    found, place = _at(report, path), ".".join(path)
+    found, place = value_at(report, *path), ".".join(path)
     if not isinstance(found, Mapping) or "value" not in found:
         if name in NEEDED or found is not None:
             raise ValueError(f"`{place}` is a measured value with `value`, `low`, `high` and `n`, got {found!r:.40}")
