@@ -136,6 +136,19 @@ def with_graph(activation: Tensor) -> Tensor:
     return activation if activation.requires_grad else activation.detach().requires_grad_(True)
 
 
+def traced(activation: Tensor, roots: list[Tensor], see: Callable[[Tensor], None]) -> Tensor:
+    """Return `activation` in a graph; when its gradient is known, `see` gets it.
+
+    `roots` collects what `torch.autograd.grad` has to start from: all that is traced depends on one of them.
+    """
+    result = with_graph(activation)
+    result.register_hook(see)
+    if not roots or not activation.requires_grad:
+        # Two blocks that run beside each other, as experts and a shared one, are a root each.
+        roots.append(result)
+    return result
+
+
 @contextmanager
 def before(module: nn.Module, path: str, see: Callable[..., None], *, this_thread_only: bool = False) -> Iterator[Hook]:
     """Call `see(args, kwargs)` before each forward of the submodule at `path`, without changing them."""

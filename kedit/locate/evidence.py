@@ -8,16 +8,18 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from kedit.internals.hooks import intervene, record, with_graph
+from kedit.internals.hooks import intervene, record, traced
 from kedit.internals.sites import Site
 from kedit.internals.unembedding import Unembedding
+from kedit.locate.damage import read_references
+from kedit.locate.effect import answer_directions, last_stream
 from kedit.locate.outside import seen_whole
 from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
@@ -41,8 +43,8 @@ def gather(
     """Yield for each batch what each scorer makes of each layer: `[batch, ..., neuron]` by layer.
 
     A batch costs one forward on the originals, one on the counterfactuals if any scorer needs it, one on the
-    control pictures if any needs those, and one backward if any scorer needs a gradient. Which cases they hold is up
-    to `batches`, see `together`.
+    control pictures if any needs those, one backward if any scorer needs a gradient, and one from the counterfactuals
+    if any needs the damage. Which cases they hold is up to `batches`, see `together`.
     """
     needs = frozenset[Need]().union(*(scorer.needs for scorer in scorers.values()))
     readouts: dict[int, Readout] = {}
@@ -86,9 +88,11 @@ class _Batch:
     def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
         """Run the passes and return what each scorer makes of each layer."""
         original = self._forced([case.pair.sample.image for case in self.cases])
-        other: dict[Need, dict[int, Tensor]] = {
-            which: self._activations(which, original) for which in ("counterfactual", "control")
-        }
+        other: dict[Need, dict[int, Tensor]] = {"control": self._activations("control", original), "damage": {}}
+        if "damage" in self.needs:
+            other["counterfactual"], other["damage"] = self._references(original)
+        else:
+            other["counterfactual"] = self._activations("counterfactual", original)
         reading = _Reading(self, scorers, original, other)
         try:
             return reading.scores()
@@ -103,6 +107,21 @@ class _Batch:
         """Return each layer's activations on the counterfactual or control pictures, after the same words."""
         if which not in self.needs:
             return {}
+        batch = self._aligned(which, original)
+        with torch.no_grad(), record(self.model.module, self.site) as activations:
+            self.model.logits(batch)
+        return activations
+
+    def _references(self, original: Forced) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Return each layer's activations on the counterfactuals, and the damage that is measured there."""
+        said = [case.mention.prefix for case in self.cases]
+        n_after = [len(self.target.prefix(case.mention)) - len(case.mention.prefix) for case in self.cases]
+        batch = self._aligned("counterfactual", original)
+        activations, damage = read_references(self.model, self.site, batch, said, n_after)
+        return activations if "counterfactual" in self.needs else {}, damage
+
+    def _aligned(self, which: Need, original: Forced) -> Forced:
+        """Return the counterfactual or control pictures after the same words, in as many positions."""
         batch = self._forced([_image(case, which) for case in self.cases])
         if not torch.equal(batch.kinds, original.kinds):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
@@ -110,9 +129,7 @@ class _Batch:
                 f"original and {which} runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
                 f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
             )
-        with torch.no_grad(), record(self.model.module, self.site) as activations:
-            self.model.logits(batch)
-        return activations
+        return batch
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
@@ -142,6 +159,8 @@ class _Batch:
                 None if parts.attention is None else parts.attention.rows(rows),
                 batch.modalities[rows],
                 batch.prompt[rows],
+                None if parts.answer is None else parts.answer[rows],
+                None if parts.damage is None else parts.damage[rows],
             )
 
 
@@ -161,24 +180,38 @@ class _Reading:
     """The layers that the backward pass has not reached."""
     steepest: float = 0.0
     """The largest gradient so far, without its sign."""
+    answer: Tensor | None = None
+    """The directions that raise the words against their rivals, once the logits are known: `[batch, d_model]`."""
 
     def scores(self) -> dict[str, list[Tensor]]:
         """Run them and return what each scorer makes of each layer."""
         needs, target, model, site = self.batch.needs, self.batch.target, self.batch.model, self.batch.site
         mentions = [case.mention for case in self.batch.cases]
         with torch.set_grad_enabled("gradient" in needs):
-            with watched(model.module, needs) as attention:
+            unembedding = self._unembedding()
+            with watched(model.module, needs) as attention, last_stream(model.module, unembedding) as streams:
                 rewrites = {layer: partial(self._see, layer, attention) for layer in site.blocks}
                 with intervene(model.module, site, rewrites, label="locate"):
                     logits = model.logits(self.original, n_last=target.n_last(mentions))
+            if unembedding is not None:
+                tokens = torch.tensor([target.token(mention) for mention in mentions])
+                last = streams[-1] if streams else None
+                self.answer = answer_directions(unembedding, last, logits[:, -1].detach(), tokens)
             if "gradient" in needs:
                 self._descend(target.output(logits, mentions).sum())
         return {name: [self.found[name][layer] for layer in site.blocks] for name in self.scorers}
 
+    def _unembedding(self) -> Unembedding | None:
+        """Return the model's unembedding if a scorer needs the direction of the answer."""
+        some = next(iter(self.batch.readouts.values()), None)
+        return some.unembedding if some is not None and "answer" in self.batch.needs else None
+
     def _see(self, layer: int, attention: dict[int, Attention], activation: Tensor) -> Tensor | None:
         """Score what needs no gradient, and prepare the layer for the backward pass if there is one."""
-        painted_out, control = (self.other[which].pop(layer, None) for which in ("counterfactual", "control"))
-        parts = _Parts(activation.detach(), painted_out, control, attention.pop(layer, None))
+        painted_out, control, damage = (
+            self.other[which].pop(layer, None) for which in ("counterfactual", "control", "damage")
+        )
+        parts = _Parts(activation.detach(), painted_out, control, attention.pop(layer, None), damage)
         self._score(layer, parts)
         if "gradient" not in self.batch.needs:
             return None
@@ -188,12 +221,7 @@ class _Reading:
             attention=any("attention" in needs for needs in wanted),
         )
         self.unread[layer] = again
-        traced = with_graph(activation)
-        traced.register_hook(partial(self._differentiated, layer, again))
-        if not self.roots or not activation.requires_grad:
-            # Two blocks that run beside each other, as experts and a shared one, are a root each.
-            self.roots.append(traced)
-        return traced
+        return traced(activation, self.roots, partial(self._differentiated, layer, again))
 
     def _descend(self, output: Tensor) -> None:
         """Take the gradients: every later layer lies between a root and the output, and its hook sees its own."""
@@ -207,12 +235,12 @@ class _Reading:
             )
         for layer, parts in list(self.unread.items()):
             # Nothing after it is read, as of the last layers of some vision towers.
-            self._score(layer, parts.with_gradient(torch.zeros_like(parts.original)))
+            self._score(layer, parts.with_gradient(torch.zeros_like(parts.original), self.answer))
 
     def _differentiated(self, layer: int, parts: "_Parts", gradient: Tensor | None) -> None:
         """Score a layer that the backward pass has come to; None is what layers without a backward pass hand on."""
         if gradient is not None:
-            self._score(layer, parts.with_gradient(self._checked(layer, gradient)))
+            self._score(layer, parts.with_gradient(self._checked(layer, gradient), self.answer))
 
     def _checked(self, layer: int, gradient: Tensor) -> Tensor:
         """Return the gradient of a layer; a ValueError says that it is no number."""
@@ -242,7 +270,9 @@ class _Parts:
     counterfactual: Tensor | None
     control: Tensor | None
     attention: Attention | None
+    damage: Tensor | None
     gradient: Tensor | None = None
+    answer: Tensor | None = None
 
     def reduced(self, *, pictures: bool, attention: bool) -> "_Parts":
         """Return what is worth keeping until the backward pass."""
@@ -251,11 +281,12 @@ class _Parts:
             self.counterfactual if pictures else None,
             self.control if pictures else None,
             self.attention if attention else None,
+            self.damage,
         )
 
-    def with_gradient(self, gradient: Tensor) -> "_Parts":
-        """Return the same with the layer's gradient."""
-        return _Parts(self.original, self.counterfactual, self.control, self.attention, gradient)
+    def with_gradient(self, gradient: Tensor, answer: Tensor | None) -> "_Parts":
+        """Return the same with the layer's gradient and the directions that raise the words."""
+        return replace(self, gradient=gradient, answer=answer)
 
 
 def _image(case: Case, which: Need) -> Image:

@@ -19,7 +19,7 @@ from kedit.models.attention import Attention
 from kedit.models.mllm import MLLM, Mention
 from kedit.samples import Counterfactual
 
-Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention"]
+Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention", "answer", "damage"]
 """What a scorer reads beside the activations of the original picture."""
 
 
@@ -55,6 +55,12 @@ class LayerEvidence:
     """`[batch, pos]`: indices into `kedit.models.mllm.MODALITIES`."""
     prompt: Tensor | None = None
     """`[batch, pos]`, true where a position belongs to the prompt."""
+    answer: Tensor | None = None
+    """The direction of the last residual stream that raises the word against its rivals, `[batch, d_model]`; known once
+    the logits are, to scorers that need a gradient as well. See `kedit.locate.effect`."""
+    damage: Tensor | None = None
+    """What zeroing the neuron might do to the words that the counterfactual lets one expect, `[batch, neuron]`; see
+    `kedit.locate.damage`."""
 
 
 @runtime_checkable

@@ -87,7 +87,8 @@ def passes(scorers: Iterable[Scorer], n_cases: int) -> tuple[int, int]:
     if not needs:
         return 0, 0
     together = frozenset[str]().union(*needs)
-    return n_cases * (1 + len(together & {"counterfactual", "control"})), n_cases * ("gradient" in together)
+    others = ("control" in together) + bool(together & {"counterfactual", "damage"})
+    return n_cases * (1 + others), n_cases * len(together & {"gradient", "damage"})
 
 
 def stacked_batch(layers: Sequence[Tensor]) -> Tensor:

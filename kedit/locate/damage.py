@@ -1,0 +1,99 @@
+"""What zeroing a neuron does to everything else: measured on the counterfactuals, from which the concept is gone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kedit.internals.hooks import intervene, traced
+from kedit.internals.sites import Site
+from kedit.locate.reduction import OverSamples, check_over_samples
+from kedit.locate.scorer import LayerEvidence, Need
+from kedit.locate.target import margins
+from kedit.models.mllm import MLLM, Forced
+
+
+@dataclass(frozen=True)
+class Damage:
+    """The damage that zeroing a neuron would do, as a negative score: the best neurons do the least.
+
+    As a stage behind another it leaves out what every caption needs. The damage of neuron i is
+
+        D_i = mean over references of sqrt(sum over all positions p of (A_i(p) * dm/dA_i(p))^2),
+
+    m the mean margin (see `kedit.locate.target.margins`) of the words that the reference lets one expect: those that
+    the caption had said before the concept, and the one that the model goes on with. The references are the
+    counterfactual pictures, so that a locator which reads those takes one backward more and no forward. Squares,
+    since what a neuron does at one position and undoes at another is damage still, and a signed sum cancels it.
+    Margins, since the gradient of a probability near one vanishes.
+    """
+
+    over_samples: OverSamples = "mean"
+
+    def __post_init__(self) -> None:
+        check_over_samples(self.over_samples)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The damage, which is all that it hands on."""
+        return frozenset({"damage"})
+
+    def score(self, evidence: LayerEvidence) -> Tensor:
+        """Return the scores of one layer: `[batch, neuron]`, none above zero."""
+        assert evidence.damage is not None
+        return -evidence.damage
+
+
+def read_references(
+    model: MLLM, site: Site, batch: Forced, said: Sequence[tuple[int, ...]], n_after: Sequence[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Return each layer's activations on `batch`, and the damage `[batch, neuron]` of its neurons; see `Damage`.
+
+    Args:
+        model: The model.
+        site: Which neurons.
+        batch: The references, a text forced on each.
+        said: The tokens of each text that count.
+        n_after: How many forced tokens come behind them, such as the first of a word of several.
+
+    Raises:
+        ValueError: A gradient is no number.
+    """
+    activations: dict[int, Tensor] = {}
+    damages: dict[int, Tensor] = {}
+    roots: list[Tensor] = []
+
+    def see(layer: int, activation: Tensor) -> Tensor:
+        activations[layer] = activation.detach()
+        damages[layer] = torch.zeros(len(batch.kinds), activation.shape[-1])
+        return traced(activation, roots, lambda gradient: weigh(layer, gradient))
+
+    def weigh(layer: int, gradient: Tensor) -> None:
+        effects = (activations[layer].float() * gradient.float()).reshape(len(batch.kinds), -1, gradient.shape[-1])
+        damages[layer] = effects.pow(2).sum(1).sqrt().cpu()
+        if not damages[layer].isfinite().all():
+            raise ValueError(
+                f"the damage in layer {layer} of `{model.name}` is no number; where 16 bits are too few for its "
+                "gradients, load the model with `dtype=bfloat16` or `float32`"
+            )
+
+    rewrites = {layer: (lambda activation, layer=layer: see(layer, activation)) for layer in site.blocks}
+    n_last = max(len(one) + behind for one, behind in zip(said, n_after, strict=True)) + 1
+    try:
+        with torch.enable_grad():
+            with intervene(model.module, site, rewrites, label="locate"):
+                logits = model.logits(batch, n_last=n_last)
+            kept = [_mean_margin(row, *one) for row, *one in zip(logits, said, n_after, strict=True)]
+            torch.autograd.grad(torch.stack(kept).sum(), roots, allow_unused=True)
+    finally:
+        roots.clear()  # a hook on a root knows the root: together they would outlive this call
+    return activations, damages
+
+
+def _mean_margin(logits: Tensor, said: tuple[int, ...], n_after: int) -> Tensor:
+    """Return the mean margin of the tokens that were said and of the one that comes next; logits are `[pos, vocab]`."""
+    end = len(logits) - n_after
+    row = logits[end - len(said) - 1 : end]
+    tokens = torch.tensor([*said, int(row[-1].argmax())], device=row.device)
+    return margins(row, tokens).mean()

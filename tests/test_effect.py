@@ -1,0 +1,205 @@
+"""The contrastive effect and the damage: by hand, sample by sample, and what they cost."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_scorers import PAIRS, scored, written
+from tiny_llava import N_LAYERS, tiny_llava
+from torch import Tensor
+
+from kedit.internals.hooks import intervene, record
+from kedit.internals.unembedding import Unembedding
+from kedit.locate.damage import Damage
+from kedit.locate.difference import ActivationDifference
+from kedit.locate.effect import Effect, Selective
+from kedit.locate.gradcam import GradCAM
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.selection import TopK
+from kedit.locate.shards import check_shareable
+from kedit.locate.target import Target, margins
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.mllm import Generated, Mention
+
+MARGIN = Target(value="margin")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> HuggingFaceMLLM:
+    model = tiny_llava()
+    model.module.requires_grad_(False)
+    return replace(model, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def told(tiny: HuggingFaceMLLM) -> list[Generated]:
+    return [written(tiny, text) for text in ("a star", "the red star", "a house and a star .")]
+
+
+def mentions(model: HuggingFaceMLLM, told: list[Generated]) -> list[Mention]:
+    found = [model.mention(one, pair.concept) for one, pair in zip(told, PAIRS, strict=True)]
+    return [one for one in found if one is not None]
+
+
+def margin(logits: Tensor, token: int) -> Tensor:
+    """The definition, plainly: the logit less the mean of the ten largest of the other logits."""
+    others = torch.cat([logits[:token], logits[token + 1 :]])
+    return logits[token] - others.sort(descending=True).values[:10].mean()
+
+
+def with_gradients(model: HuggingFaceMLLM, image: object, prefix: tuple[int, ...], words: int) -> tuple[Tensor, ...]:
+    """Return the last `words` logits of one picture and each layer's activations, in a graph."""
+    batch = model.forced([image], [prefix])  # type: ignore[list-item]
+    with record(model.module, model.site("mid"), differentiable=True) as activations:
+        logits = model.logits(batch, n_last=words)
+    return logits[0], *(activations[layer] for layer in range(N_LAYERS))
+
+
+def test_a_margin_is_the_logit_less_the_mean_of_the_ten_best_others() -> None:
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([4, 0, 19])
+    expected = [margin(row, int(token)) for row, token in zip(logits, tokens, strict=True)]
+    torch.testing.assert_close(margins(logits, tokens), torch.stack(expected))
+    torch.testing.assert_close(margins(logits + 7, tokens), margins(logits, tokens))
+
+
+def test_a_small_vocabulary_has_fewer_rivals() -> None:
+    logits = torch.tensor([[3.0, 1.0, -1.0]])
+    assert margins(logits, torch.tensor([0])).item() == 3.0
+
+
+@pytest.mark.parametrize("path", ["all", "answer"])
+def test_the_gradient_paths_are_activation_times_gradient_of_the_margin(
+    tiny: HuggingFaceMLLM, told: list[Generated], path: str
+) -> None:
+    expected = []
+    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+        logits, *activations = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
+        gradients = torch.autograd.grad(margin(logits[-1], mention.word[0]), activations)
+        effects = [(a * g)[0] for a, g in zip(activations, gradients, strict=True)]
+        expected.append(torch.stack([one.sum(0) if path == "all" else one[-1] for one in effects]).detach())
+    found = scored(tiny, told, {"effect": Effect(path)}, target=MARGIN)["effect"].values  # type: ignore[arg-type]
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-7)
+
+
+def test_the_direct_path_of_the_last_layer_is_what_zeroing_does_where_the_norm_divides_as_before(
+    tiny: HuggingFaceMLLM, told: list[Generated]
+) -> None:
+    """No later layer reads the last one: with the norm's divisor held, the direct effect is the whole one."""
+    unembedding, last = Unembedding.of(tiny.module), N_LAYERS - 1
+    values = tiny.site("mid").value_matrix(tiny.module, last)
+    expected = []
+    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+        streams: list[Tensor] = []
+        assert unembedding.norm is not None
+        handle = unembedding.norm.register_forward_pre_hook(lambda _, inputs, kept=streams: kept.append(inputs[0]))
+        logits, *activations = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
+        handle.remove()
+        stream, word = streams[0][0, -1], mention.word[0]
+        others = [token for token in logits[-1].argsort(descending=True).tolist() if token != word][:10]
+        sigma = stream.pow(2).mean().sqrt()
+
+        def lens(vector: Tensor, sigma: Tensor = sigma, word: int = word, others: list[int] = others) -> Tensor:
+            said = unembedding.weight @ (unembedding.gamma * vector / sigma)
+            return said[word] - said[others].mean()
+
+        whole = lens(stream)
+        without = [lens(stream - a * v) for a, v in zip(activations[last][0, -1], values, strict=True)]
+        expected.append((whole - torch.stack(without)).detach())
+    found = scored(tiny, told, {"effect": Effect("direct")}, target=MARGIN)["effect"].values[last]
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-3, atol=1e-6)
+
+
+def test_the_larger_path_is_the_larger_of_the_means(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    found = scored(
+        tiny, told, {"direct": Effect("direct"), "all": Effect("all"), "larger": Effect()}, target=MARGIN
+    )  # fmt: skip
+    torch.testing.assert_close(found["larger"].values, torch.maximum(found["direct"].values, found["all"].values))
+
+
+def test_the_damage_is_the_length_of_the_effects_on_what_the_counterfactual_lets_one_expect(
+    tiny: HuggingFaceMLLM, told: list[Generated]
+) -> None:
+    expected = []
+    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+        n_words = len(mention.prefix) + 1
+        logits, *activations = with_gradients(tiny, pair.image, mention.prefix, n_words)
+        words = [*mention.prefix, int(logits[-1].argmax())]
+        kept = torch.stack([margin(row, word) for row, word in zip(logits, words, strict=True)]).mean()
+        gradients = torch.autograd.grad(kept, activations)
+        lengths = [(a * g)[0].pow(2).sum(0).sqrt() for a, g in zip(activations, gradients, strict=True)]
+        expected.append(torch.stack(lengths).detach())
+    found = scored(tiny, told, {"damage": Damage()}, target=MARGIN)["damage"].values
+    torch.testing.assert_close(found, -torch.stack(expected).mean(0), rtol=1e-4, atol=1e-7)
+    assert bool((found < 0).any())
+
+
+def test_the_words_own_tokens_are_no_damage(tiny: HuggingFaceMLLM) -> None:
+    """A word of several tokens is forced up to its last one; only what was said before it counts as damage."""
+    told = [written(tiny, "a starfish")] * 3
+    pairs = [replace(pair, concept="starfish") for pair in PAIRS]
+    first, last = (
+        Locator({"damage": Stage(Damage(), TopK(1))}, target=Target(value="margin", subtokens=which)).score(
+            tiny, pairs, captions=told
+        )["damage"].values
+        for which in ("first", "last")
+    )  # fmt: skip
+    torch.testing.assert_close(first, last, rtol=1e-4, atol=1e-7)
+
+
+def test_selective_is_the_effect_less_the_weighted_damage(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    scorers = {"effect": Effect(), "damage": Damage(), "none": Selective(weight=0.0), "twice": Selective(weight=2.0)}
+    found = {name: one.values for name, one in scored(tiny, told, scorers, target=MARGIN).items()}
+    torch.testing.assert_close(found["none"], found["effect"])
+    torch.testing.assert_close(found["twice"], found["effect"] + 2 * found["damage"])
+
+
+def test_it_costs_no_forward_beside_two_stage_filtering_and_one_backward(
+    tiny: HuggingFaceMLLM, told: list[Generated]
+) -> None:
+    paper = {"difference": ActivationDifference(), "gradcam": GradCAM()}
+    counted = {}
+    for name, scorers in {"two": paper, "three": paper | {"selective": Selective()}, "one": {"s": Selective()}}.items():
+        passes: list[int] = []
+        count = lambda activation, seen=passes: seen.append(len(activation))  # noqa: E731
+        with intervene(tiny.module, tiny.site("mid"), {0: count}):
+            scores = next(iter(scored(tiny, told, scorers, target=MARGIN).values()))
+        stated = tuple(int(scores.provenance[key]) for key in ("forwards", "backwards"))
+        assert sum(passes) == stated[0]
+        counted[name] = stated
+    assert counted == {"two": (6, 3), "three": (6, 6), "one": (6, 6)}
+
+
+def test_other_scores_do_not_depend_on_whether_the_damage_is_read(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    alone = scored(tiny, told, {"difference": ActivationDifference(), "gradcam": GradCAM()})
+    beside = scored(tiny, told, {"difference": ActivationDifference(), "gradcam": GradCAM(), "damage": Damage()})
+    for name, scores in alone.items():
+        torch.testing.assert_close(beside[name].values, scores.values)
+
+
+def test_the_model_is_as_it_was_and_no_weight_has_a_gradient(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
+    scored(tiny, told, {"selective": Selective()}, target=MARGIN)
+    for name, value in tiny.module.named_parameters():
+        assert value.grad is None
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Effect("sideways"), "`path` is one of direct, answer, all, larger"),
+        (lambda: Selective(weight=-1.0), "`weight` is what the damage counts"),
+        (lambda: Selective(weight=float("nan")), "`weight` is what the damage counts"),
+        (lambda: Selective("up"), "`path` is one of"),
+        (lambda: Target(value="margins"), "`value` is one of logit, logprob, prob, margin"),
+    ],
+)
+def test_a_wrong_option_is_named(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_shares_of_the_samples_are_refused_since_the_larger_of_means_is_no_mean() -> None:
+    with pytest.raises(ValueError, match="Selective makes of them is no mean"):
+        check_shareable(Locator({"selective": Stage(Selective(), TopK(1))}))
