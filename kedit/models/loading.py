@@ -16,7 +16,7 @@ from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
-from kedit.models.shipped import PROMPT, BrokenModelError, asking, located, unreadable
+from kedit.models.shipped import FETCHED, PROMPT, BrokenModelError, asking, located, unreadable
 from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
 
 WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
@@ -43,8 +43,8 @@ def load(
     """Load a model that writes or completes text, and its processor or tokenizer; its weights are frozen.
 
     Args:
-        path: A folder, the name of a shipped model, or the id of a model on the hub. An adapter of peft is merged into
-            the model that it was trained on.
+        path: A folder, the name of a model that is shipped or fetched, or the id of a model on the hub. An adapter of
+            peft is merged into the model that it was trained on.
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
             configuration says.
         name: What reports call the model; by default the last part of `path`.
@@ -71,7 +71,7 @@ def load(
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path))
-    called = name or Path(folder).name
+    called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
     adapter = Adapter.at(folder, download=download)
     processor, module = _read_adapted(adapter, task, source, how) if adapter else _read(folder, task, source, how)

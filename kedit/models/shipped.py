@@ -3,8 +3,14 @@
 from difflib import get_close_matches
 from pathlib import Path
 
+from kedit.models.smollm2.language import language_folder
+from kedit.models.smollm2.scenes import PROMPT as DESCRIBE
+from kedit.models.smollm2.scenes import scenes_folder
+
 HERE = Path(__file__).parent
 SHIPPED = ("scenes", "scenes_plain", "scenes_soft")
+FETCHED = {"smollm2": language_folder, "smollm2_scenes": scenes_folder}
+"""The models that `kedit fetch` keeps, and what says in which folder."""
 PROMPT = "Describe this image."
 """What asks a model for a caption, unless somebody says otherwise."""
 TRAINED_PROMPT = "describe the picture ."
@@ -31,6 +37,8 @@ def located(path: str) -> str:
                 f"the model `{path}` did not come with this copy of kedit: no folder `{HERE / path}`"
             )
         return str(HERE / path)
+    if path in FETCHED and not Path(path).is_dir():
+        return str(FETCHED[path]())
     if Path(path).is_dir():
         _refuse_pickles(Path(path))
         return path
@@ -46,7 +54,9 @@ def located(path: str) -> str:
 
 def asking(path: str) -> str:
     """Return what asks the model at `path` for a caption."""
-    return TRAINED_PROMPT if path in SHIPPED else PROMPT
+    if path in SHIPPED:
+        return TRAINED_PROMPT
+    return DESCRIBE if path == "smollm2_scenes" else PROMPT
 
 
 def unreadable(path: str, reason: str) -> BrokenModelError:
