@@ -1,6 +1,7 @@
 """The contrastive effect and the damage: by hand, sample by sample, and what they cost."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from kedit.internals.hooks import intervene, record
 from kedit.internals.unembedding import Unembedding
+from kedit.locate.choosing import chosen_by
 from kedit.locate.damage import Damage
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.effect import Effect, Selective
+from kedit.locate.enough import Enough, says_word, sizes
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
@@ -20,6 +23,9 @@ from kedit.locate.shards import check_shareable
 from kedit.locate.target import Target, margins
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Generated, Mention
+from kedit.models.planted import STAR_CONCEPT, picture, without
+from kedit.models.planted import planted as planted_model
+from kedit.samples import Counterfactual
 
 MARGIN = Target(value="margin")
 
@@ -29,6 +35,11 @@ def tiny() -> HuggingFaceMLLM:
     model = tiny_llava()
     model.module.requires_grad_(False)
     return replace(model, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def planted() -> HuggingFaceMLLM:
+    return planted_model().model
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +214,56 @@ def test_a_wrong_option_is_named(make: object, message: str) -> None:
 def test_shares_of_the_samples_are_refused_since_the_larger_of_means_is_no_mean() -> None:
     with pytest.raises(ValueError, match="Selective makes of them is no mean"):
         check_shareable(Locator({"selective": Stage(Selective(), TopK(1))}))
+
+
+# --- as few neurons as take the word
+
+
+@pytest.fixture(scope="module")
+def starry() -> list[Counterfactual]:
+    return [without(one, STAR_CONCEPT) for one in (picture("a", (5,)), picture("b", (1, 2), (9,)))]
+
+
+def test_the_sizes_grow_by_a_third_or_a_half_and_end_at_the_last() -> None:
+    assert sizes(16) == [1, 2, 3, 4, 6, 8, 12, 16]
+    assert sizes(20) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    assert sizes(1) == [1]
+
+
+def test_no_smaller_set_on_the_path_takes_the_word(planted: HuggingFaceMLLM, starry: list[Counterfactual]) -> None:
+    """By trying all of them: the planted model says "star" until its neuron is gone."""
+    locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=MARGIN)
+    scores = locator.score(planted, starry)
+    cases, site = locator.cases(planted, starry), planted.site("mid")
+    ranked = scores["effect"].ranking()
+    still = {size: says_word(planted, site, cases, MARGIN, ranked[:size]) for size in (0, *sizes(32))}
+    assert all(still[0])
+    expected = min(size for size, says in still.items() if not any(says))
+    choice = chosen_by(Enough(at_most=32), planted, locator, starry, scores)
+    assert list(choice.neurons) == sorted(ranked[:expected])
+
+
+def test_where_no_number_suffices_all_are_kept_with_a_warning(
+    planted: HuggingFaceMLLM, starry: list[Counterfactual], caplog: pytest.LogCaptureFixture
+) -> None:
+    locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=MARGIN)
+    scores, cases = locator.score(planted, starry)["effect"], locator.cases(planted, starry)
+    house = planted_model().house
+    assert Enough().choose(planted, locator, cases, scores, house) == house
+    assert "zeroing the best 1 neurons takes the word from 0 % of the pictures, not from 90 %" in caplog.text
+
+
+def test_a_word_that_the_model_does_not_say_cannot_be_taken(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=MARGIN)
+    scores = locator.score(tiny, PAIRS, captions=told)
+    with pytest.raises(ValueError, match="says the word in none of the pictures"):
+        chosen_by(Enough(), tiny, locator, PAIRS, scores, captions=told)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"share": 0.0}, "`share` is a share"), ({"share": "most"}, "`share`"), ({"at_most": 0}, "`at_most`")],
+)
+def test_a_wrong_option_of_enough_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Enough(**options)

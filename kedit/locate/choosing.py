@@ -1,15 +1,19 @@
-"""What decides which of the scored neurons a locator keeps: its own selectors, one for its last stage, or tests."""
+"""What decides which of the scored neurons a locator keeps: its selectors, one for its last stage, tests, or a goal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kedit.locate.auto import Auto
+from kedit.locate.enough import Enough
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Selector
 from kedit.locate.significant import Significant
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.samples import Concept, Counterfactual, Progress, silent
+
+Choosing = Selector | Auto | Enough
+"""What may choose in place of a locator's own selectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +29,7 @@ class Choice:
         return list(self.stages.values())[-1]
 
 
-def check_choice(select: Selector | Auto | None, locator: object) -> None:
+def check_choice(select: Choosing | None, locator: object) -> None:
     """Raise a ValueError unless `select` can choose among the scores of `locator`; needs no model."""
     if select is None:
         return
@@ -38,7 +42,7 @@ def check_choice(select: Selector | Auto | None, locator: object) -> None:
         select.check(locator)
 
 
-def check_pairs(select: Selector | Auto | None, locator: object, pairs: Sequence[Counterfactual]) -> None:
+def check_pairs(select: Choosing | None, locator: object, pairs: Sequence[Counterfactual]) -> None:
     """Raise a ValueError if `select` cannot choose by these pairs, which needs no model to tell.
 
     Which captions name the concept is not known yet: fewer pairs may be left than there are here.
@@ -48,7 +52,7 @@ def check_pairs(select: Selector | Auto | None, locator: object, pairs: Sequence
 
 
 def chosen_by(
-    select: Selector | Auto | None,
+    select: Choosing | None,
     model: MLLM,
     locator: Locator,
     pairs: Sequence[Counterfactual],
@@ -61,8 +65,8 @@ def chosen_by(
     """Return what each stage keeps.
 
     Args:
-        select: None for the locator's own selectors, a selector for its last stage, or `Auto`.
-        model: The model, unedited; only `Auto` runs it.
+        select: None for the locator's own selectors, a selector or `Enough` for its last stage, or `Auto`.
+        model: The model, unedited; only `Auto` and `Enough` run it.
         locator: Where the scores come from.
         pairs: The pairs behind the scores.
         scores: What `locator.score` gave on them.
@@ -77,5 +81,10 @@ def chosen_by(
         found = select.locate(model, locator, pairs, captions=captions, words=words, scores=scores, progress=progress)
         return Choice(found.stages, found)
     *earlier, (name, last) = locator.stages.items()
+    if isinstance(select, Enough):
+        stages = replace(locator, stages=dict(earlier)).select_each(scores) if earlier else {}
+        among = list(stages.values())[-1] if stages else None
+        cases = locator.cases(model, pairs, captions, progress)
+        return Choice(stages | {name: select.choose(model, locator, cases, scores[name], among, progress)})
     chosen = replace(locator, stages=dict(earlier) | {name: Stage(last.scorer, select)})
     return Choice(chosen.select_each(scores))

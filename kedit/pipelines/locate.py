@@ -10,9 +10,8 @@ from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.internals.sites import Site
 from kedit.locate.auto import Auto
-from kedit.locate.choosing import check_choice, check_pairs, chosen_by
+from kedit.locate.choosing import Choosing, check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator
-from kedit.locate.selection import Selector
 from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
@@ -192,7 +191,7 @@ def locate_neurons(
     concept: str | Concept,
     *,
     locate: Locator | str | None = None,
-    select: Selector | Auto | None = None,
+    select: Choosing | None = None,
     inpaint: Inpainter | str | None = None,
     counts: Counts | None = None,
     seed: int = 0,
@@ -237,7 +236,7 @@ def locate_prepared(
     prepared: Prepared,
     locator: Locator,
     *,
-    select: Selector | Auto | None = None,
+    select: Choosing | None = None,
     scores: Mapping[str, NeuronScores] | None = None,
     cache: Recall = FORGETFUL,
     name: str = "",
@@ -283,7 +282,7 @@ def name_of(locator: Locator) -> str:
     return "two_stage" if tuple(stages) == ("difference", "gradcam") else "+".join(stages) or type(locator).__name__
 
 
-def selectors_of(locator: Locator, select: Selector | Auto | None = None) -> dict[str, str]:
+def selectors_of(locator: Locator, select: Choosing | None = None) -> dict[str, str]:
     """Return what chooses in each stage of `locator`, `select` in place of its last or, if it tests, of all."""
     own = {name: repr(stage.select) for name, stage in getattr(locator, "stages", {}).items()}
     replaced = list(own) if isinstance(select, Auto) else list(own)[-1:] if select is not None else []
@@ -296,7 +295,7 @@ def locate(
     pairs: Sequence[Counterfactual],
     progress: Progress,
     recall: Recall = FORGETFUL,
-    select: Selector | Auto | None = None,
+    select: Choosing | None = None,
     words: Sequence[Concept] = (),
     given: Mapping[str, NeuronScores] | None = None,
 ) -> Located:

@@ -19,10 +19,8 @@ from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.internals.sites import Site
-from kedit.locate.auto import Auto
-from kedit.locate.choosing import check_choice
+from kedit.locate.choosing import Choosing, check_choice
 from kedit.locate.locator import Locator
-from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
@@ -215,7 +213,7 @@ def run(
     *,
     locate: Locator | str | None = None,
     edit: Operator | EditPlan | None = None,
-    select: Selector | Auto | None = None,
+    select: Choosing | None = None,
     inpaint: Inpainter | str | None = None,
     encoder: TextEncoder | None = None,
     counts: Counts | None = None,
@@ -264,7 +262,7 @@ def run(
     )  # fmt: skip
 
 
-def check(locator: Locator, plan: EditPlan, select: Selector | Auto | None) -> None:
+def check(locator: Locator, plan: EditPlan, select: Choosing | None) -> None:
     """Raise a ValueError where what was chosen does not fit together, which needs no model to tell."""
     check_choice(select, locator)
     check_plan(plan, locator.site, getattr(locator, "scope", "language"))
@@ -276,7 +274,7 @@ def run_prepared(
     locator: Locator,
     plan: EditPlan,
     *,
-    select: Selector | Auto | None = None,
+    select: Choosing | None = None,
     encoder: TextEncoder | None = None,
     controls: int = 5,
     scores: Mapping[str, NeuronScores] | None = None,
