@@ -129,9 +129,8 @@ def _convert(source: Path, folder: Path) -> None:
     read: Any = AutoModelForCausalLM
     # What is read from GGUF counts as quantized and cannot be saved: its numbers go into a plain model.
     quantized = read.from_pretrained(source.parent, dtype=torch.float32, **given)
-    described = quantized.config.to_dict()
-    for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        described.pop(name, None)
+    described = {name: value for name, value in quantized.config.to_dict().items() if not name.startswith("_")}
+    described.pop("quantization_config", None)
     module: Any = LlamaForCausalLM(LlamaConfig(**described)).to(torch.bfloat16)
     module.load_state_dict({name: value.to(torch.bfloat16) for name, value in quantized.state_dict().items()})
     tokens: Any = AutoTokenizer
