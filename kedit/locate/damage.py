@@ -84,7 +84,7 @@ def read_references(
         with torch.enable_grad():
             with intervene(model.module, site, rewrites, label="locate"):
                 logits = model.logits(batch, n_last=n_last)
-            kept = [_mean_margin(row, *one) for row, *one in zip(logits, said, n_after, strict=True)]
+            kept = [_mean_margin(*row) for row in zip(logits, said, n_after, strict=True)]
             torch.autograd.grad(torch.stack(kept).sum(), roots, allow_unused=True)
     finally:
         roots.clear()  # a hook on a root knows the root: together they would outlive this call

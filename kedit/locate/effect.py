@@ -46,8 +46,8 @@ class Effect:
     @property
     def needs(self) -> frozenset[Need]:
         """A gradient, and the direction of the answer with what the neurons write."""
-        direct: frozenset[Need] = frozenset({"answer", "unembedding"})
-        return frozenset({"gradient"}) | (direct if self.path in ("direct", "larger") else frozenset())
+        direct = self.path in ("direct", "larger")
+        return frozenset({"gradient", "answer", "unembedding"} if direct else {"gradient"})
 
     def score(self, evidence: LayerEvidence) -> Tensor:
         """Return each path's scores of one layer: `[batch, path, neuron]`."""
@@ -135,11 +135,12 @@ def answer_directions(unembedding: Unembedding, stream: Tensor | None, logits: T
         tokens: The word's token, `[batch]`.
     """
     others = rivals(logits, tokens.to(logits.device))
-    against = unembedding.directions(others.flatten()).unflatten(0, others.shape).mean(1)
-    directions = unembedding.ending.factor * (unembedding.directions(tokens) - against)
+    against = unembedding.directions(others.flatten()).reshape(*others.shape, -1).mean(1)
+    directions: Tensor = unembedding.ending.factor * (unembedding.directions(tokens) - against)
     if stream is None:
         return directions
     last = stream.reshape(len(tokens), -1, stream.shape[-1])[:, -1].float().to(directions.device)
     if unembedding.centered:
         last = last - last.mean(-1, keepdim=True)
-    return directions / last.pow(2).mean(-1, keepdim=True).sqrt()
+    sigma: Tensor = last.pow(2).mean(-1, keepdim=True).sqrt()
+    return directions / sigma

@@ -17,6 +17,7 @@ from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.internals.positions import Positions
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.progress import show_progress
 from kedit.samples import Concept, Question, Sample
 from kedit.words import plural
 
@@ -31,26 +32,35 @@ def named(caption: str) -> list[tuple[str, str]]:
 
 
 def exam(model: MLLM, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Measured]:
-    """Return each accuracy with its interval and n: captions, one question of each kind a scene, facts.
-
-    `objects` counts the captions that name exactly the categories shown, `colors` those that also give each its
-    color, `valid` those that are one of the scene's captions to the letter.
-    """
+    """Return each accuracy with its interval and n: `caption_scores`, one question of each kind a scene, facts."""
+    scores = caption_scores(model, scenes)
     samples = [Sample(f"exam-{scene.seed}", scene.image()) for scene in scenes]
-    captions = [one.text for one in model.caption([sample.image for sample in samples])]
-    right: dict[str, list[bool]] = {"objects": [], "colors": [], "valid": []}
-    for scene, caption in zip(scenes, captions, strict=True):
-        said, shown = named(caption), {(thing.color, thing.category) for thing in scene.things}
-        right["objects"].append(sorted(category for _, category in said) == sorted(scene.categories))
-        right["colors"].append(set(said) == shown)
-        right["valid"].append(caption in scene.captions())
     rng = np.random.default_rng(seed)
     for kind in VISUAL_KINDS:
         possible = [(sample, list(questions(scene, kind))) for scene, sample in zip(scenes, samples, strict=True)]
         asked = [replace(some[int(rng.integers(len(some)))], sample=sample) for sample, some in possible if some]
-        right[kind] = _right(model, asked)
-    right["facts"] = _right(model, Scenes().questions)
-    return {name: bootstrap_mean([float(hit) for hit in hits]) for name, hits in right.items()}
+        scores[kind] = _share(_right(model, asked))
+    scores["facts"] = _share(_right(model, Scenes().questions))
+    return scores
+
+
+def caption_scores(model: MLLM, scenes: Sequence[Scene]) -> dict[str, Measured]:
+    """Return the accuracies of captions, each with its interval and n.
+
+    `objects` counts the captions that name exactly the categories shown, `colors` those that also give each its
+    color, `valid` those that are one of the scene's captions to the letter, `pairs` the valid ones of scenes in which
+    something is there twice.
+    """
+    right: dict[str, list[bool]] = {"objects": [], "colors": [], "valid": [], "pairs": []}
+    captions = model.caption([scene.image() for scene in scenes], progress=show_progress)
+    for scene, caption in zip(scenes, captions, strict=True):
+        said, shown = named(caption.text), {(thing.color, thing.category) for thing in scene.things}
+        right["objects"].append(sorted(category for _, category in said) == sorted(scene.categories))
+        right["colors"].append(set(said) == shown)
+        right["valid"].append(caption.text in scene.captions())
+        if len(scene.things) > len(scene.categories):
+            right["pairs"].append(right["valid"][-1])
+    return {name: _share(hits) for name, hits in right.items() if hits}
 
 
 def layer_table(model: MLLM, scenes: Sequence[Scene]) -> list[dict[str, object]]:
@@ -75,9 +85,13 @@ def layer_table(model: MLLM, scenes: Sequence[Scene]) -> list[dict[str, object]]
                 if Concept(category).mentioned_in(old)
             ]
             row: dict[str, object] = {"layer": layer, "positions": positions, "named": bootstrap_mean(kept)}
-            rows.append(row | {"facts": bootstrap_mean([float(hit) for hit in facts]) if facts else None})
+            rows.append(row | {"facts": _share(facts) if facts else None})
     return rows
 
 
 def _right(model: MLLM, asked: Sequence[Question]) -> list[bool]:
     return [told == one.answer for told, one in zip(model.answer(asked), asked, strict=True)]
+
+
+def _share(hits: Sequence[bool]) -> Measured:
+    return bootstrap_mean([float(hit) for hit in hits])

@@ -131,7 +131,8 @@ def _convert(source: Path, folder: Path) -> None:
     quantized = read.from_pretrained(source.parent, dtype=torch.float32, **given)
     described = {name: value for name, value in quantized.config.to_dict().items() if not name.startswith("_")}
     described.pop("quantization_config", None)
-    module: Any = LlamaForCausalLM(LlamaConfig(**described)).to(torch.bfloat16)
+    module: Any = LlamaForCausalLM(LlamaConfig(**described))
+    module.to(torch.bfloat16)
     module.load_state_dict({name: value.to(torch.bfloat16) for name, value in quantized.state_dict().items()})
     tokens: Any = AutoTokenizer
     tokenizer = tokens.from_pretrained(source.parent, **given)

@@ -76,7 +76,8 @@ def assemble(language: Path, eye: Mapping[str, Tensor] | None = None) -> tuple[A
     described = seeing.config.to_dict() | {"text_config": speaking.config.to_dict(), "tie_word_embeddings": True}
     described |= {"image_token_index": processor.image_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
     config: Any = LlavaConfig(**described)
-    module: Any = LlavaForConditionalGeneration(config).to(torch.bfloat16)
+    module: Any = LlavaForConditionalGeneration(config)
+    module.to(torch.bfloat16)
     module.model.language_model.load_state_dict(speaking.model.state_dict())
     module.lm_head.load_state_dict(speaking.lm_head.state_dict())
     module.model.vision_tower.load_state_dict(seeing.model.vision_tower.state_dict())
