@@ -121,11 +121,24 @@ def test_the_direct_path_of_the_last_layer_is_what_zeroing_does_where_the_norm_d
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-3, atol=1e-6)
 
 
-def test_the_larger_path_is_the_larger_of_the_means(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    found = scored(
-        tiny, told, {"direct": Effect("direct"), "all": Effect("all"), "larger": Effect()}, target=MARGIN
-    )  # fmt: skip
-    torch.testing.assert_close(found["larger"].values, torch.maximum(found["direct"].values, found["all"].values))
+def test_auto_looks_at_the_answer_where_neurons_write_half_of_the_margin_and_everywhere_otherwise() -> None:
+    direct, everywhere = torch.tensor([[3.0, -9.0], [2.0, torch.nan]]), torch.tensor([[1.0, 2.0], [3.0, torch.nan]])
+
+    def chosen(margin: float) -> Tensor:
+        return Effect().across_samples(torch.stack([direct, everywhere, torch.full((2, 2), margin)]))
+
+    torch.testing.assert_close(chosen(10.0), direct, equal_nan=True)
+    torch.testing.assert_close(chosen(10.1), everywhere, equal_nan=True)
+
+
+def test_auto_is_one_of_the_two_paths(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+    found = scored(tiny, told, {"direct": Effect("direct"), "all": Effect("all"), "auto": Effect()}, target=MARGIN)
+    leads = []
+    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+        logits, *_ = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
+        leads.append(margin(logits[-1], mention.word[0]).item())
+    enough = found["direct"].values.clamp(min=0).sum() >= sum(leads) / len(leads) / 2
+    torch.testing.assert_close(found["auto"].values, found["direct" if enough else "all"].values)
 
 
 def test_the_damage_is_the_length_of_the_effects_on_what_the_counterfactual_lets_one_expect(
@@ -199,7 +212,7 @@ def test_the_model_is_as_it_was_and_no_weight_has_a_gradient(tiny: HuggingFaceML
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Effect("sideways"), "`path` is one of direct, answer, all, larger"),
+        (lambda: Effect("sideways"), "`path` is one of auto, direct, answer, all"),
         (lambda: Selective(weight=-1.0), "`weight` is what the damage counts"),
         (lambda: Selective(weight=float("nan")), "`weight` is what the damage counts"),
         (lambda: Selective("up"), "`path` is one of"),
@@ -211,7 +224,7 @@ def test_a_wrong_option_is_named(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
-def test_shares_of_the_samples_are_refused_since_the_larger_of_means_is_no_mean() -> None:
+def test_shares_of_the_samples_are_refused_since_what_auto_chooses_is_no_mean() -> None:
     with pytest.raises(ValueError, match="Selective makes of them is no mean"):
         check_shareable(Locator({"selective": Stage(Selective(), TopK(1))}))
 

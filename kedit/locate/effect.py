@@ -1,5 +1,6 @@
 """What a neuron does for the concept's word against the words in its place, and that less the damage it does."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 from kedit.internals.hooks import before
 from kedit.internals.unembedding import Unembedding
 from kedit.locate.reduction import over_positions
-from kedit.locate.scorer import LayerEvidence, Need
-from kedit.locate.target import rivals
+from kedit.locate.scorer import Answer, LayerEvidence, Need
+from kedit.locate.target import margins, rivals
 
-Path = Literal["direct", "answer", "all", "larger"]
+logger = logging.getLogger(__name__)
+
+Path = Literal["auto", "direct", "answer", "all"]
+ENOUGH = 0.5
+"""The share of the word's margin that neurons must write at the answer for `auto` to look there."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,16 @@ class Effect:
       (root mean square) of the residual stream that it divides by there.
     - `answer`: activation x gradient there, `A(p*) * dm/dA(p*)`; what later layers make of it is counted.
     - `all`: the same summed over all positions, the first-order effect of zeroing the neuron.
-    - `larger`: the larger of `direct` and `all`. A word that is written where it is predicted is seen by the first,
-      also where the last layers' answer is saturated; one that depends on the picture's positions by the second.
+    - `auto`: `direct` if the neurons that speak for the word write at least half of its margin where it is predicted
+      (the sum of their direct effects above zero is at least m / 2), else `all`. Knowledge may act at the answer, or
+      be made at the picture's positions and copied from there by attention: then no neuron at the answer has much to
+      take away. The gradient over all positions finds it, but in a pretrained language model it also finds neurons of
+      the first layers that everything needs.
 
-    Each is a mean over samples; `larger` compares the means. It wants `target.value=margin` where gradients count.
+    Each is a mean over samples, by which `auto` decides too. Gradients are those of `target.value`: set it to `margin`.
     """
 
-    path: Path = "larger"
+    path: Path = "auto"
 
     def __post_init__(self) -> None:
         if self.path not in get_args(Path):
@@ -46,17 +54,30 @@ class Effect:
     @property
     def needs(self) -> frozenset[Need]:
         """A gradient, and the direction of the answer with what the neurons write."""
-        direct = self.path in ("direct", "larger")
+        direct = self.path in ("direct", "auto")
         return frozenset({"gradient", "answer", "unembedding"} if direct else {"gradient"})
 
     def score(self, evidence: LayerEvidence) -> Tensor:
-        """Return each path's scores of one layer: `[batch, path, neuron]`."""
-        paths = ("direct", "all") if self.path == "larger" else (self.path,)
-        return torch.stack([_along(path, evidence) for path in paths], dim=1)
+        """Return the effects of one layer: `[batch, 1, neuron]`; of both paths and the margin, 3, with `auto`."""
+        if self.path != "auto":
+            return _along(self.path, evidence)[:, None]
+        assert evidence.answer is not None
+        direct, everywhere = _along("direct", evidence), _along("all", evidence)
+        margin = evidence.answer.margin.to(direct.device)[:, None].expand_as(direct)
+        return torch.stack([direct, everywhere, margin], dim=1)
 
     def across_samples(self, means: Tensor) -> Tensor:
-        """Return the scores, `[layer, neuron]`: the larger of the paths' means, `[path, layer, neuron]`."""
-        return means.amax(0)
+        """Return the scores, `[layer, neuron]`, from the means over samples of what `score` gives."""
+        if self.path != "auto":
+            return means[0]
+        direct, everywhere, margin = means
+        written, lead = direct.clamp(min=0).nansum(), margin.nanmean()
+        at_answer = bool(written >= ENOUGH * lead)
+        logger.info(
+            "neurons write %.2f of the word's margin of %.2f at the answer: effects are %s",
+            written, lead, "direct, there" if at_answer else "gradients, at all positions",
+        )  # fmt: skip
+        return direct if at_answer else everywhere
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class Selective:
     two-stage filtering reads, and one backward more. By the authors of kedit, not from a paper.
     """
 
-    path: Path = "larger"
+    path: Path = "auto"
     weight: float = 3.0
 
     def __post_init__(self) -> None:
@@ -86,13 +107,13 @@ class Selective:
         return Effect(self.path).needs | {"damage"}
 
     def score(self, evidence: LayerEvidence) -> Tensor:
-        """Return each path's effects and the damage of one layer: `[batch, path + 1, neuron]`."""
+        """Return what the effect does of one layer, and the damage last: `[batch, n, neuron]`."""
         assert evidence.damage is not None
         effects = Effect(self.path).score(evidence)
         return torch.cat([effects, evidence.damage[:, None].to(effects.device)], dim=1)
 
     def across_samples(self, means: Tensor) -> Tensor:
-        """Return the scores, `[layer, neuron]`, from the means over samples, `[path + 1, layer, neuron]`."""
+        """Return the scores, `[layer, neuron]`, from the means over samples, `[n, layer, neuron]`."""
         return Effect(self.path).across_samples(means[:-1]) - self.weight * means[-1]
 
 
@@ -102,7 +123,7 @@ def _along(path: str, evidence: LayerEvidence) -> Tensor:
         assert evidence.readout is not None
         assert evidence.answer is not None
         values = evidence.readout.values
-        return evidence.original[:, -1] * (evidence.answer.to(values.device) @ values.T)
+        return evidence.original[:, -1] * (evidence.answer.direction.to(values.device) @ values.T)
     assert evidence.gradient is not None
     positions: Literal["target", "all"] = "target" if path == "answer" else "all"
     return over_positions(evidence.original * evidence.gradient, evidence.kinds, positions, "sum")
@@ -125,8 +146,8 @@ def last_stream(module: nn.Module, unembedding: Unembedding | None) -> Iterator[
         yield streams
 
 
-def answer_directions(unembedding: Unembedding, stream: Tensor | None, logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the direction of the last residual stream that raises each token against its rivals: `[batch, d_model]`.
+def answer_of(unembedding: Unembedding, stream: Tensor | None, logits: Tensor, tokens: Tensor) -> Answer:
+    """Return how each token stands against its rivals.
 
     Args:
         unembedding: Of the model.
@@ -134,13 +155,14 @@ def answer_directions(unembedding: Unembedding, stream: Tensor | None, logits: T
         logits: At the answer's position, `[batch, vocab]`.
         tokens: The word's token, `[batch]`.
     """
-    others = rivals(logits, tokens.to(logits.device))
+    tokens = tokens.to(logits.device)
+    margin, others = margins(logits, tokens), rivals(logits, tokens)
     against = unembedding.directions(others.flatten()).reshape(*others.shape, -1).mean(1)
-    directions: Tensor = unembedding.ending.factor * (unembedding.directions(tokens) - against)
+    direction: Tensor = unembedding.ending.factor * (unembedding.directions(tokens) - against)
     if stream is None:
-        return directions
-    last = stream.reshape(len(tokens), -1, stream.shape[-1])[:, -1].float().to(directions.device)
+        return Answer(direction, margin)
+    last = stream.reshape(len(tokens), -1, stream.shape[-1])[:, -1].float().to(direction.device)
     if unembedding.centered:
         last = last - last.mean(-1, keepdim=True)
     sigma: Tensor = last.pow(2).mean(-1, keepdim=True).sqrt()
-    return directions / sigma
+    return Answer(direction / sigma, margin)

@@ -19,10 +19,10 @@ from kedit.internals.hooks import intervene, record, traced
 from kedit.internals.sites import Site
 from kedit.internals.unembedding import Unembedding
 from kedit.locate.damage import read_references
-from kedit.locate.effect import answer_directions, last_stream
+from kedit.locate.effect import answer_of, last_stream
 from kedit.locate.outside import seen_whole
 from kedit.locate.readout import Readout, spelled
-from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
+from kedit.locate.scorer import Answer, Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
 from kedit.models.lengths import of_pictures
@@ -159,7 +159,7 @@ class _Batch:
                 None if parts.attention is None else parts.attention.rows(rows),
                 batch.modalities[rows],
                 batch.prompt[rows],
-                None if parts.answer is None else parts.answer[rows],
+                None if parts.answer is None else parts.answer.rows(rows),
                 None if parts.damage is None else parts.damage[rows],
             )
 
@@ -180,8 +180,8 @@ class _Reading:
     """The layers that the backward pass has not reached."""
     steepest: float = 0.0
     """The largest gradient so far, without its sign."""
-    answer: Tensor | None = None
-    """The directions that raise the words against their rivals, once the logits are known: `[batch, d_model]`."""
+    answer: Answer | None = None
+    """How the words stand against their rivals, once the logits are known."""
 
     def scores(self) -> dict[str, list[Tensor]]:
         """Run them and return what each scorer makes of each layer."""
@@ -196,7 +196,7 @@ class _Reading:
             if unembedding is not None:
                 tokens = torch.tensor([target.token(mention) for mention in mentions])
                 last = streams[-1] if streams else None
-                self.answer = answer_directions(unembedding, last, logits[:, -1].detach(), tokens)
+                self.answer = answer_of(unembedding, last, logits[:, -1].detach(), tokens)
             if "gradient" in needs:
                 self._descend(target.output(logits, mentions).sum())
         return {name: [self.found[name][layer] for layer in site.blocks] for name in self.scorers}
@@ -272,7 +272,7 @@ class _Parts:
     attention: Attention | None
     damage: Tensor | None
     gradient: Tensor | None = None
-    answer: Tensor | None = None
+    answer: Answer | None = None
 
     def reduced(self, *, pictures: bool, attention: bool) -> "_Parts":
         """Return what is worth keeping until the backward pass."""
@@ -284,8 +284,8 @@ class _Parts:
             self.damage,
         )
 
-    def with_gradient(self, gradient: Tensor, answer: Tensor | None) -> "_Parts":
-        """Return the same with the layer's gradient and the directions that raise the words."""
+    def with_gradient(self, gradient: Tensor, answer: Answer | None) -> "_Parts":
+        """Return the same with the layer's gradient and the answer."""
         return replace(self, gradient=gradient, answer=answer)
 
 

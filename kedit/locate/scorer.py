@@ -55,12 +55,25 @@ class LayerEvidence:
     """`[batch, pos]`: indices into `kedit.models.mllm.MODALITIES`."""
     prompt: Tensor | None = None
     """`[batch, pos]`, true where a position belongs to the prompt."""
-    answer: Tensor | None = None
-    """The direction of the last residual stream that raises the word against its rivals, `[batch, d_model]`; known once
-    the logits are, to scorers that need a gradient as well. See `kedit.locate.effect`."""
+    answer: "Answer | None" = None
+    """What is said where the word is predicted; known once the logits are, to scorers that need a gradient as well."""
     damage: Tensor | None = None
     """What zeroing the neuron might do to the words that the counterfactual lets one expect, `[batch, neuron]`; see
     `kedit.locate.damage`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """How the word stands against its rivals, the ten tokens with the largest logits beside it."""
+
+    direction: Tensor
+    """The direction of the last residual stream that raises the word against them, `[batch, d_model]`."""
+    margin: Tensor
+    """By how much the word's logit exceeds the mean of theirs, `[batch]`."""
+
+    def rows(self, rows: slice) -> "Answer":
+        """Return some of the samples."""
+        return Answer(self.direction[rows], self.margin[rows])
 
 
 @runtime_checkable
