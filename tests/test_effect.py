@@ -141,15 +141,16 @@ def test_auto_is_one_of_the_two_paths(tiny: HuggingFaceMLLM, told: list[Generate
     torch.testing.assert_close(found["auto"].values, found["direct" if enough else "all"].values)
 
 
-def test_the_damage_is_the_length_of_the_effects_on_what_the_counterfactual_lets_one_expect(
+def test_the_damage_is_the_length_of_the_effects_on_the_rest_of_the_caption_without_the_concept(
     tiny: HuggingFaceMLLM, told: list[Generated]
 ) -> None:
     expected = []
-    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
-        n_words = len(mention.prefix) + 1
-        logits, *activations = with_gradients(tiny, pair.image, mention.prefix, n_words)
-        words = [*mention.prefix, int(logits[-1].argmax())]
-        kept = torch.stack([margin(row, word) for row, word in zip(logits, words, strict=True)]).mean()
+    for pair, caption, mention in zip(PAIRS, told, mentions(tiny, told), strict=True):
+        logits, *activations = with_gradients(tiny, pair.image, caption.tokens, len(caption.tokens) + 1)
+        words = [*caption.tokens, int(logits[-1].argmax())]
+        word = range(len(mention.prefix), len(mention.prefix) + len(mention.word))
+        others = [place for place in range(len(words)) if place not in word]
+        kept = torch.stack([margin(logits[place], words[place]) for place in others]).mean()
         gradients = torch.autograd.grad(kept, activations)
         lengths = [(a * g)[0].pow(2).sum(0).sqrt() for a, g in zip(activations, gradients, strict=True)]
         expected.append(torch.stack(lengths).detach())
@@ -159,7 +160,7 @@ def test_the_damage_is_the_length_of_the_effects_on_what_the_counterfactual_lets
 
 
 def test_the_words_own_tokens_are_no_damage(tiny: HuggingFaceMLLM) -> None:
-    """A word of several tokens is forced up to its last one; only what was said before it counts as damage."""
+    """A word of several tokens is forced up to its last one for the answer; none of them counts as damage."""
     told = [written(tiny, "a starfish")] * 3
     pairs = [replace(pair, concept="starfish") for pair in PAIRS]
     first, last = (

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from kedit.internals.hooks import intervene, traced
 from kedit.internals.sites import Site
 from kedit.locate.reduction import OverSamples, check_over_samples
-from kedit.locate.scorer import LayerEvidence, Need
+from kedit.locate.scorer import Case, LayerEvidence, Need
 from kedit.locate.target import margins
 from kedit.models.mllm import MLLM, Forced
 
@@ -22,11 +23,11 @@ class Damage:
 
         D_i = mean over references of sqrt(sum over all positions p of (A_i(p) * dm/dA_i(p))^2),
 
-    m the mean margin (see `kedit.locate.target.margins`) of the words that the reference lets one expect: those that
-    the caption had said before the concept, and the one that the model goes on with. The references are the
-    counterfactual pictures, so that a locator which reads those takes one backward more and no forward. Squares,
-    since what a neuron does at one position and undoes at another is damage still, and a signed sum cancels it.
-    Margins, since the gradient of a probability near one vanishes.
+    m the mean margin (see `kedit.locate.target.margins`) of the caption's tokens but the concept's, and of the one that
+    the model goes on with, its end. The references are the counterfactual pictures, with the original's caption forced:
+    so a locator that reads those takes one backward more and no forward. Squares, since what a neuron does at one
+    position and undoes at another is damage still, and a signed sum cancels it. Margins, since the gradient of a
+    probability near one vanishes.
     """
 
     over_samples: OverSamples = "mean"
@@ -46,20 +47,20 @@ class Damage:
 
 
 def read_references(
-    model: MLLM, site: Site, batch: Forced, said: Sequence[tuple[int, ...]], n_after: Sequence[int]
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Return each layer's activations on `batch`, and the damage `[batch, neuron]` of its neurons; see `Damage`.
+    model: MLLM, site: Site, images: Sequence[Image], cases: Sequence[Case]
+) -> tuple[Forced, dict[int, Tensor], dict[int, Tensor]]:
+    """Return the batch of references, each layer's activations on it, and their damage `[batch, neuron]`.
 
     Args:
         model: The model.
         site: Which neurons.
-        batch: The references, a text forced on each.
-        said: The tokens of each text that count.
-        n_after: How many forced tokens come behind them, such as the first of a word of several.
+        images: The references.
+        cases: Whose captions are forced on them.
 
     Raises:
         ValueError: A gradient is no number.
     """
+    batch = model.forced(images, [whole(case) for case in cases])
     activations: dict[int, Tensor] = {}
     damages: dict[int, Tensor] = {}
     roots: list[Tensor] = []
@@ -79,21 +80,27 @@ def read_references(
             )
 
     rewrites = {layer: (lambda activation, layer=layer: see(layer, activation)) for layer in site.blocks}
-    n_last = max(len(one) + behind for one, behind in zip(said, n_after, strict=True)) + 1
+    n_last = max(len(whole(case)) for case in cases) + 1
     try:
         with torch.enable_grad():
             with intervene(model.module, site, rewrites, label="locate"):
                 logits = model.logits(batch, n_last=n_last)
-            kept = [_mean_margin(*row) for row in zip(logits, said, n_after, strict=True)]
+            kept = [_mean_margin(row, case) for row, case in zip(logits, cases, strict=True)]
             torch.autograd.grad(torch.stack(kept).sum(), roots, allow_unused=True)
     finally:
         roots.clear()  # a hook on a root knows the root: together they would outlive this call
-    return activations, damages
+    return batch, activations, damages
 
 
-def _mean_margin(logits: Tensor, said: tuple[int, ...], n_after: int) -> Tensor:
-    """Return the mean margin of the tokens that were said and of the one that comes next; logits are `[pos, vocab]`."""
-    end = len(logits) - n_after
-    row = logits[end - len(said) - 1 : end]
-    tokens = torch.tensor([*said, int(row[-1].argmax())], device=row.device)
-    return margins(row, tokens).mean()
+def whole(case: Case) -> tuple[int, ...]:
+    """Return the tokens of the caption, the concept's word among them."""
+    return case.mention.prefix + case.mention.word + case.rest
+
+
+def _mean_margin(logits: Tensor, case: Case) -> Tensor:
+    """Return the mean margin of the caption's tokens but the word's, and of the next one; logits are `[pos, vocab]`."""
+    row = logits[-len(whole(case)) - 1 :]
+    tokens = torch.tensor([*whole(case), int(row[-1].argmax())], device=row.device)
+    start, end = len(case.mention.prefix), len(case.mention.prefix) + len(case.mention.word)
+    counted = torch.tensor([not start <= place < end for place in range(len(tokens))], device=row.device)
+    return margins(row[counted], tokens[counted]).mean()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kedit.internals.hooks import intervene, record, traced
 from kedit.internals.sites import Site
 from kedit.internals.unembedding import Unembedding
-from kedit.locate.damage import read_references
+from kedit.locate.damage import read_references, whole
 from kedit.locate.effect import answer_of, last_stream
 from kedit.locate.outside import seen_whole
 from kedit.locate.readout import Readout, spelled
@@ -114,22 +114,33 @@ class _Batch:
 
     def _references(self, original: Forced) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Return each layer's activations on the counterfactuals, and the damage that is measured there."""
-        said = [case.mention.prefix for case in self.cases]
-        n_after = [len(self.target.prefix(case.mention)) - len(case.mention.prefix) for case in self.cases]
-        batch = self._aligned("counterfactual", original)
-        activations, damage = read_references(self.model, self.site, batch, said, n_after)
-        return activations if "counterfactual" in self.needs else {}, damage
+        images = [_image(case, "counterfactual") for case in self.cases]
+        batch, activations, damage = read_references(self.model, self.site, images, self.cases)
+        if "counterfactual" not in self.needs:
+            return {}, damage
+        # The answer is predicted before the word's last forced token and what comes after it.
+        behind = [len(whole(case)) - len(self.target.prefix(case.mention)) for case in self.cases]
+        n_columns = original.kinds.shape[1]
+        self._check_aligned("counterfactual", _ending(batch.kinds, behind, n_columns), original)
+        for layer, activation in activations.items():
+            if self.site.block(layer).scope == "language":
+                apart = activation.reshape(*batch.kinds.shape, -1)
+                activations[layer] = _ending(apart, behind, n_columns)
+        return activations, damage
 
     def _aligned(self, which: Need, original: Forced) -> Forced:
         """Return the counterfactual or control pictures after the same words, in as many positions."""
         batch = self._forced([_image(case, which) for case in self.cases])
-        if not torch.equal(batch.kinds, original.kinds):
+        self._check_aligned(which, batch.kinds, original)
+        return batch
+
+    def _check_aligned(self, which: Need, kinds: Tensor, original: Forced) -> None:
+        if not torch.equal(kinds, original.kinds):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
             raise ValueError(
-                f"original and {which} runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
+                f"original and {which} runs have {original.kinds.shape[1]} and {kinds.shape[1]} positions, "
                 f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
             )
-        return batch
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
@@ -297,3 +308,12 @@ def _image(case: Case, which: Need) -> Image:
             f"sample `{case.pair.sample.id}` has no control picture; set `inpaint.control` to paint out another region"
         )
     return case.pair.control
+
+
+def _ending(values: Tensor, behind: Sequence[int], n_columns: int) -> Tensor:
+    """Return of each row the `n_columns` positions before the last `behind` ones, zeros where it has fewer."""
+    aligned = values.new_zeros(len(values), n_columns, *values.shape[2:])
+    for row, n_behind in enumerate(behind):
+        kept = values[row, : values.shape[1] - n_behind][-n_columns:]
+        aligned[row, n_columns - len(kept) :] = kept
+    return aligned

@@ -157,7 +157,11 @@ class Locator:
             )
         if unnamed:
             logger.info("%d of %d captions do not name `%s`: skipped", unnamed, len(pairs), name)
-        return [Case(pair, mention) for pair, mention in zip(pairs, found, strict=True) if mention]
+        return [
+            Case(pair, mention, _after(caption, mention))
+            for pair, mention, caption in zip(pairs, found, told, strict=True)
+            if mention
+        ]
 
     def mentions(
         self, model: MLLM, pairs: Sequence[Counterfactual], captions: Sequence[Generated]
@@ -196,3 +200,9 @@ class Locator:
             None if ties is None else site.by_layer_number(ties),
             self.scope,
         )
+
+
+def _after(caption: Generated, mention: Mention) -> tuple[int, ...]:
+    """Return the caption's tokens after the mention; none if the word was forced."""
+    begun = mention.prefix + mention.word
+    return caption.tokens[len(begun) :] if caption.tokens[: len(begun)] == begun else ()

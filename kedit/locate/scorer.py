@@ -29,6 +29,8 @@ class Case:
 
     pair: Counterfactual
     mention: Mention
+    rest: tuple[int, ...] = ()
+    """The caption's tokens after the word."""
 
 
 @dataclass(frozen=True, eq=False)
