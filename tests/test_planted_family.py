@@ -10,8 +10,8 @@ from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.internals.hooks import record
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT
-from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
-from kedit.models.planted_variants import SAYS_STAR, Draw, Variant, plan
+from kedit.models.planted.family import SAYS_STAR, VARIANTS, Draw, PlantedCase, family, plan
+from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronSet
 
 PAIRS = planted_pairs(6, seed=100)
@@ -20,11 +20,11 @@ SHOWN = [set(pair.sample.objects) for pair in PAIRS] + [set(pair.sample.objects)
 NOBODY = NeuronSet()
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))]
 every_model = pytest.mark.parametrize("seed", SEEDS)
-every_variant = pytest.mark.parametrize("variant", variants())
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @lru_cache(maxsize=4)
-def case_of(variant: Variant, seed: int) -> PlantedCase:
+def case_of(variant: str, seed: int) -> PlantedCase:
     return family(variant, seed)
 
 
@@ -46,27 +46,27 @@ def harmless(case: PlantedCase) -> dict[str, NeuronSet]:
 
 @every_model
 @every_variant
-def test_captions_name_what_the_pictures_show(variant: Variant, seed: int) -> None:
+def test_captions_name_what_the_pictures_show(variant: str, seed: int) -> None:
     assert named(case_of(variant, seed)) == SHOWN
 
 
 @every_model
 @every_variant
-def test_without_the_truth_the_star_is_not_named_and_all_else_is(variant: Variant, seed: int) -> None:
+def test_without_the_truth_the_star_is_not_named_and_all_else_is(variant: str, seed: int) -> None:
     case = case_of(variant, seed)
     assert named(case, case.truth) == [shown - {"star"} for shown in SHOWN]
 
 
 @every_model
 @every_variant
-def test_without_decoys_priors_or_noise_the_captions_name_the_same(variant: Variant, seed: int) -> None:
+def test_without_decoys_priors_or_noise_the_captions_name_the_same(variant: str, seed: int) -> None:
     case = case_of(variant, seed)
     for role, ids in harmless(case).items():
         assert named(case, ids) == SHOWN, role
 
 
 @every_variant
-def test_every_neuron_has_one_role(variant: Variant) -> None:
+def test_every_neuron_has_one_role(variant: str) -> None:
     case = family(variant, 1)
     sets = [case.truth, case.ignored, *case.others.values()]
     assert sum(map(len, sets)) == case.model.site().n_neurons == 192
@@ -83,7 +83,7 @@ def test_a_seed_decides_places_strengths_and_noise() -> None:
 
 
 def test_the_truth_is_as_large_as_the_variant_says() -> None:
-    sizes = {variant: len(case_of(variant, 0).truth) for variant in variants()}
+    sizes = {variant: len(case_of(variant, 0).truth) for variant in VARIANTS}
     assert sizes == {
         "plain": 1, "decoys": 1, "prior": 1, "polysemantic": 2, "distributed": 12, "redundant": 2, "late": 3,
         "negative": 1,
@@ -170,4 +170,4 @@ def test_shares_add_up_to_one() -> None:
 
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(ValueError, match="no planted variant `plane`; there are plain, decoys"):
-        family("plane")  # type: ignore[arg-type]
+        family("plane")
