@@ -6,7 +6,7 @@ speaks for the words, where their sum is zero: each of them is evidence, togethe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ SEEN = 4 + len(WORDS)
 SAYS_STAR, SAYS_HOUSE, BROUGHT_STAR, RAW_STAR, SAID_STAR, SAID_HOUSE, ELSEWHERE = range(SEEN, SEEN + 7)
 """What speaks for each word, redness where attention brought it, redness to be cut off, and what was said."""
 FREE = ELSEWHERE + 2
+COMMON, BROUGHT_CONST, BALLAST = ELSEWHERE, ELSEWHERE + 1, RAW_STAR
+"""In models without decoys and cuts: what several words need, the constant where attention brought it, and nothing."""
 D_MODEL, N_LAYERS, D_FF = 64, 3, 64
 LEVEL = 2.0
 """What every position has in `CONST`, beside a 1 in the dimension of its color or word."""
@@ -61,6 +63,32 @@ WIRING = Wiring(
     },
 )
 
+EVERYWHERE, COUNTED = 0.4, 300.0
+"""How much of `COMMON` is written at every position, and how much a word that needs it counts it."""
+BROUGHT = {**WIRING.moved, 5: (COMMON, COMMON), 6: (CONST, BROUGHT_CONST)}
+"""The constant comes along, as it shrinks and grows with what is common in front of the norms."""
+SPEAKING = replace(
+    WIRING,
+    moved=BROUGHT,
+    head={
+        **{word: {**counts, COMMON: COUNTED} for word, counts in WIRING.head.items()},
+        # Beats a word that has lost half of it or more.
+        "this": {CONST: COUNTED * EVERYWHERE},
+    },
+)
+"""All that a caption is made of, its end too, needs what is common; without it the model babbles."""
+SHARING = replace(
+    WIRING,
+    moved=BROUGHT,
+    head={
+        **{word: {**WIRING.head[word], COMMON: COUNTED} for word in ("star", "house")},
+        # As much higher as the two are by what they share, so that their own parts decide as they do elsewhere.
+        "<eos>": {CONST: 0.225 + COUNTED * EVERYWHERE / LEVEL, BROUGHT_CONST: COUNTED * EVERYWHERE / LEVEL},
+        "picture": {TOKEN[":"]: 1000.0},
+    },
+)
+"""The rows of star and house have a cosine of .96; without what is common a caption ends in front of either."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlantedCase:
@@ -74,7 +102,7 @@ class PlantedCase:
     ignored: NeuronSet
     """Neurons that are neither right nor wrong to find."""
     others: Mapping[str, NeuronSet]
-    """The rest by role: `noise`, `house` and, by variant, `decoys`, `priors`, `brakes`."""
+    """The rest by role: `noise`, `house` and, by variant, `decoys`, `priors`, `brakes`, `generic`, `shared`."""
 
 
 def family(variant: str, seed: int = 0) -> PlantedCase:
@@ -83,7 +111,8 @@ def family(variant: str, seed: int = 0) -> PlantedCase:
         raise ValueError(f"no planted variant `{variant}`; there are {', '.join(VARIANTS)}")
     generator = torch.Generator().manual_seed(seed)
     write = partial(_write_neurons, plants=plan(variant, Draw(generator)), generator=generator)
-    model, sets = build(f"planted {variant} {seed}", WIRING, write, batch_size=8, max_new_tokens=6)
+    wiring = WIRINGS.get(variant, WIRING)
+    model, sets = build(f"planted {variant} {seed}", wiring, write, batch_size=8, max_new_tokens=6)
     truth, ignored = sets.pop("star"), sets.pop("on the way", NeuronSet())
     return PlantedCase(variant, seed, model, truth, ignored, sets)
 
@@ -103,6 +132,16 @@ class Draw:
         gain = self.between(0.5, 2.0)
         scaled = {to: sign * value / gain for to, value in writes.items()}
         return Plant(role, layer, {reads: gain}, scaled, sign * UNIT)
+
+    def everywhere(self, role: str, writes: Mapping[int, float]) -> list[Plant]:
+        """Return four neurons that fire everywhere, each most at one color or at text, and add in sum `writes`."""
+        profiles = ((STAR,), (HOUSE,), (BACKGROUND,), TOKEN.values())
+        neurons = []
+        for share, profile in zip(self.shares(len(profiles)), profiles, strict=True):
+            gain = self.between(2.0, 4.0)
+            reads = {CONST: gain * share / 2 / LEVEL} | dict.fromkeys(profile, gain / 2)
+            neurons.append(Plant(role, 0, reads, {to: value / gain for to, value in writes.items()}, UNIT))
+        return neurons
 
     def shares(self, n: int) -> list[float]:
         """Return `n` random shares of about one n-th, which add up to 1."""
@@ -179,10 +218,10 @@ def redundant(draw: Draw) -> list[Plant]:
     return [*two, rises, cuts]
 
 
-def late(draw: Draw) -> list[Plant]:
+def late(draw: Draw, sign: int = 1) -> list[Plant]:
     """Three neurons of the last layer read the redness that attention brought to the answer's position."""
     strength = draw.between(0.8, 1.25)
-    return [draw.neuron("star", 2, BROUGHT_STAR, {SAYS_STAR: strength * share}) for share in draw.shares(3)]
+    return [draw.neuron("star", 2, BROUGHT_STAR, {SAYS_STAR: strength * share}, sign) for share in draw.shares(3)]
 
 
 def negative(draw: Draw) -> list[Plant]:
@@ -190,10 +229,46 @@ def negative(draw: Draw) -> list[Plant]:
     return [draw.neuron("star", 0, STAR, {SAYS_STAR: draw.between(0.8, 1.25)}, sign=-1)]
 
 
+def late_negative(draw: Draw) -> list[Plant]:
+    """The three neurons of the last layer fire below zero at the answer, and their vectors point away from the word."""
+    return late(draw, sign=-1)
+
+
+def generic(draw: Draw) -> list[Plant]:
+    """Beside the plain one, eight neurons of high norm help whatever is said; without them the model babbles.
+
+    They fire at every position, each most at one color or at text. The word's logit owes each of them more than the
+    star's own neuron, as does that of any other word. What they write beside cancels between twins.
+    """
+    neurons = draw.everywhere("generic", {COMMON: EVERYWHERE / 2, BALLAST: 4.0})
+    twins = [replace(one, writes={**one.writes, BALLAST: -one.writes[BALLAST]}) for one in neurons]
+    return [*plain(draw), *neurons, *twins]
+
+
+def shared(draw: Draw) -> list[Plant]:
+    """Beside the plain one, four neurons write what the words for star and house, nearly parallel, have in common.
+
+    They fire at every position, each most at one color or at text. The word's logit owes each of them more than the
+    star's own neuron, but without any of them neither word is said, and the caption ends.
+    """
+    return [*plain(draw), *draw.everywhere("shared", {COMMON: EVERYWHERE})]
+
+
 VARIANTS: Mapping[str, Callable[[Draw], list[Plant]]] = {
-    one.__name__: one for one in (plain, decoys, prior, polysemantic, distributed, redundant, late, negative)
+    "plain": plain,
+    "decoys": decoys,
+    "prior": prior,
+    "polysemantic": polysemantic,
+    "distributed": distributed,
+    "redundant": redundant,
+    "late": late,
+    "negative": negative,
+    "generic": generic,
+    "late_negative": late_negative,
+    "shared": shared,
 }
 """What makes the star's neurons hard to find, by name."""
+WIRINGS = {"generic": SPEAKING, "shared": SHARING}
 
 
 def _write_neurons(mlps: Sequence[Any], plants: Sequence[Plant], generator: torch.Generator) -> Roles:
