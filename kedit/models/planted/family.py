@@ -72,7 +72,7 @@ SPEAKING = replace(
     moved=BROUGHT,
     head={
         **{word: {**counts, COMMON: COUNTED} for word, counts in WIRING.head.items()},
-        # Beats a word that has lost half of it or more.
+        # Beats a word that has lost some six tenths of it.
         "this": {CONST: COUNTED * EVERYWHERE},
     },
 )
@@ -135,7 +135,7 @@ class Draw:
 
     def everywhere(self, role: str, writes: Mapping[int, float]) -> list[Plant]:
         """Return four neurons that fire everywhere, each most at one color or at text, and add in sum `writes`."""
-        profiles = ((STAR,), (HOUSE,), (BACKGROUND,), TOKEN.values())
+        profiles = ([STAR], [HOUSE], [BACKGROUND], [*TOKEN.values()])
         neurons = []
         for share, profile in zip(self.shares(len(profiles)), profiles, strict=True):
             gain = self.between(2.0, 4.0)
