@@ -20,7 +20,7 @@ from kedit.locate.selection import TopK
 from kedit.locate.target import Target
 from kedit.locate.wrong_words import wrong_words
 from kedit.models.mllm import Generated
-from kedit.models.planted_nulls import NAMES, STAR_CONCEPT, PlantedNulls, null_pairs, planted_nulls
+from kedit.models.planted.nulls import NAMES, STAR_CONCEPT, PlantedNulls, null_pairs, planted_nulls
 from kedit.neurons import NeuronScores, NeuronSet, load_scores, save_scores
 from kedit.samples import Concept
 

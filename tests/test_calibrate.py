@@ -19,7 +19,7 @@ from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile, TopK
 from kedit.models.planted import STAR_CONCEPT, picture
-from kedit.models.planted_nulls import null_pairs, planted_nulls
+from kedit.models.planted.nulls import null_pairs, planted_nulls
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,9 @@ from kedit.data.scenes import Scenes
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
-from kedit.models.planted import (
-    DECOY,
-    HOUSE,
-    HOUSE_CONCEPT,
-    KNOWS_STAR,
-    STAR,
-    STAR_CONCEPT,
-    picture,
-    without,
-)
+from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, picture, without
 from kedit.models.planted import planted as planted_from
+from kedit.models.planted.smallest import DECOY, HOUSE, KNOWS_STAR, STAR
 from kedit.neurons import NeuronId
 from kedit.samples import Concept, Counterfactual, Mask, Sample
 

@@ -10,7 +10,8 @@ from PIL import Image
 from kedit.edit.operators import Scale
 from kedit.edit.plan import PatchPlan, Plan
 from kedit.edit.reference import CounterfactualMean, DatasetMean, Donor, mean_activations
-from kedit.models.planted import DECOY, KNOWS_HOUSE, KNOWS_STAR, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted.smallest import DECOY, KNOWS_HOUSE, KNOWS_STAR
 from kedit.neurons import NeuronSet
 from kedit.samples import silent
 

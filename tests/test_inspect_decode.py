@@ -8,7 +8,9 @@ import torch
 from kedit.inspection.decode import Decoded, decode, decoding_rows
 from kedit.models import planted as written
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.planted import HOUSE_SEEN, KNOWS_STAR, STAR_SEEN, WORDS, Planted
+from kedit.models.planted import Planted
+from kedit.models.planted.builder import WORDS
+from kedit.models.planted.smallest import HOUSE_SEEN, KNOWS_STAR, STAR_SEEN
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept
 

@@ -22,7 +22,8 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models import planted as written
 from kedit.models.mllm import IMAGE, TEXT, Forced
-from kedit.models.planted import HOUSE_CONCEPT, KNOWS_STAR, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted.smallest import KNOWS_STAR
 from kedit.samples import Question
 from tests import tiny
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.mmneuron import DomainEntropy, domain_entropy, domain_neurons, members
 from kedit.locate.selection import TopK
-from kedit.models.planted import BLUE, DECOY, KNOWS_HOUSE, KNOWS_STAR, RED, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted.pictures import BLUE, RED
+from kedit.models.planted.smallest import DECOY, KNOWS_HOUSE, KNOWS_STAR
 from kedit.neurons import NeuronId, NeuronSet
 
 

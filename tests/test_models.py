@@ -21,15 +21,9 @@ from kedit.models.encoder import FolderEncoder, OwnLayers
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
 from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated
-from kedit.models.planted import (
-    GRAY,
-    HOUSE_CONCEPT,
-    STAR_CONCEPT,
-    WORDS,
-    Planted,
-    picture,
-    without,
-)
+from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted.builder import WORDS
+from kedit.models.planted.pictures import GRAY
 from kedit.prompts import Prompt
 from kedit.samples import Concept, Question
 

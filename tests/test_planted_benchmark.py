@@ -17,7 +17,8 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.locate.two_stage import two_stage
-from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
+from kedit.models.planted.family import VARIANTS, PlantedCase, family
+from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.paths import conf_dir
 from kedit.pipelines.comparison.planted import (
@@ -158,7 +159,7 @@ def test_without_a_reference_nothing_is_held_against_it() -> None:
 
 
 def test_unknown_variants_are_refused() -> None:
-    assert check_variants(None) == list(variants())
+    assert check_variants(None) == list(VARIANTS)
     assert check_variants("late") == ["late"]
     for wrong, got in ((["plane"], "`plane`"), ([], "none")):
         with pytest.raises(ValueError, match=f"plain, decoys.*got {got}"):

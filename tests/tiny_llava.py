@@ -18,7 +18,7 @@ from transformers import (
 
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Forced
-from kedit.models.planted import PATCH, SIDE
+from kedit.models.planted.builder import PATCH, SIDE
 
 SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[IMG]")
 PIECES = (

@@ -1,7 +1,7 @@
 """`against=truth`: what a rate of false discoveries promises beside what it gives.
 
 On planted models most neurons are exactly blind to the concept, and of those that see it few say so: what is found
-can be told from what is there. See `kedit.models.planted_nulls`.
+can be told from what is there. See `kedit.models.planted.nulls`.
 """
 
 import sys
@@ -18,7 +18,7 @@ from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator
 from kedit.models.mllm import Generated
-from kedit.models.planted_nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
+from kedit.models.planted.nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
 from kedit.neurons import NeuronSet
 from kedit.progress import show_progress
 from kedit.results.reports import markdown_table

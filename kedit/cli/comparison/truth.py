@@ -12,7 +12,8 @@ from kedit.cli.comparison.choices import chosen
 from kedit.cli.comparison.memory import peak_bytes
 from kedit.cli.configuration import misuse, whole_numbers
 from kedit.models.mllm import MLLM, Generated
-from kedit.models.planted_family import PlantedCase, family, planted_pairs
+from kedit.models.planted.family import PlantedCase, family
+from kedit.models.planted.pictures import planted_pairs
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.planted import MEAN, Cost, PlantedBenchmark, check_variants, rank_planted
 from kedit.progress import show_progress

@@ -10,8 +10,8 @@ from typing import Any
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.locate.locator import Locator
-from kedit.models.planted_family import PlantedCase, family, planted_pairs, variants
-from kedit.models.planted_variants import Variant
+from kedit.models.planted.family import VARIANTS, PlantedCase, family
+from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
@@ -206,7 +206,7 @@ def rank_planted(
 
     Args:
         methods: As `kedit.compare` takes them; random ones are left out, as what is expected of them is known.
-        variants: Ways of hiding the knowledge; None for all of them, see `kedit.models.planted_variants`.
+        variants: Ways of hiding the knowledge; None for all of them, see `kedit.models.planted.family`.
         models: How many models of each variant, from `seed` on.
         pictures: How many pictures to locate with.
         reference: The method that is held against the best other one.
@@ -230,15 +230,14 @@ def rank_planted(
     return PlantedBenchmark(verdicts, chosen, reference, about)
 
 
-def check_variants(asked: Sequence[str] | None) -> list[Variant]:
+def check_variants(asked: Sequence[str] | None) -> list[str]:
     """Return the variants that are asked for, all of them for None; a ValueError names the one there is not."""
-    known: dict[str, Variant] = {name: name for name in variants()}
-    names = known if asked is None else [asked] if isinstance(asked, str) else list(asked)
-    unknown = [name for name in names if name not in known]
+    names = list(VARIANTS) if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    unknown = [name for name in names if name not in VARIANTS]
     if unknown or not names:
         got = f"`{unknown[0]}`" if unknown else "none"
-        raise ValueError(f"`planted.variants` names some of {', '.join(known)}, or is null; got {got}")
-    return [known[name] for name in dict.fromkeys(names)]
+        raise ValueError(f"`planted.variants` names some of {', '.join(VARIANTS)}, or is null; got {got}")
+    return list(dict.fromkeys(names))
 
 
 def ranks(locator: Any, scores: Scores) -> dict[NeuronId, int]:

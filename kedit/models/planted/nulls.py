@@ -8,7 +8,9 @@ word, and the `speakers`, who are some of the readers, more for "star".
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,26 +19,44 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kedit.models.handwritten import PATCH, SIDE, WORDS, processor, untrained, write_tower
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.planted.builder import CONST, PATCH, SIDE, WHOLE, WORDS, Eye, Roles, Wiring, build
+from kedit.models.planted.pictures import STAR_CONCEPT
 from kedit.neurons import NeuronId, NeuronSet
-from kedit.samples import Concept, Counterfactual, Sample
+from kedit.samples import Counterfactual, Sample
 
-STAR_CONCEPT = Concept("star")
 NAMES = tuple(WORDS[5:])
 """The words that have a logit of their own."""
 N_TEXTURES = 8
-CONST, STAR, PLAIN, TEXTURE = 0, 1, 2, 3
+STAR, PLAIN, TEXTURE = 1, 2, 3
 SAYS = TEXTURE + N_TEXTURES
 """The first of the dimensions that speak for a word."""
 D_MODEL, N_LAYERS, D_FF = 32, 3, 96
 LEVEL = 2.0
-STAR_PATCHES = (2, 4)
-"""How many patches of star a picture has, at least and at most."""
 SPEAKERS, READERS = 8, 24
 """How many neurons of the first two layers speak for the star, and how many more only see it."""
 WRITTEN = 0.0005
 """How much a neuron writes for a word: little, so that no later norm notices."""
+
+
+def texture(number: int) -> Eye:
+    """Return an eye for one direction among the two greens of a patch, above what they are on average."""
+    angle = 2 * math.pi * number / N_TEXTURES
+    across, down = math.cos(angle), math.sin(angle)
+    # Green is 0.7 of its spread on average.
+    return Eye(TEXTURE + number, {4: across, 6: down}, 1.0, bias=-0.7 * (across + down))
+
+
+LEFT, RIGHT = slice(0, PATCH // 2), slice(PATCH // 2, PATCH)
+WIRING = Wiring(
+    *(D_MODEL, N_LAYERS, D_FF),
+    level=LEVEL,
+    channels=((0, WHOLE), (2, WHOLE), (1, LEFT), (1, RIGHT)),
+    eyes=(Eye(STAR, {0: 1.0}, 0.5), Eye(PLAIN, {2: 1.0}, 0.5), *map(texture, range(N_TEXTURES))),
+    embedded={},
+    moved={number: (SAYS + number, SAYS + number) for number in range(len(NAMES))},
+    head={word: {SAYS + number: 800.0} for number, word in enumerate(NAMES)},
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +72,13 @@ class PlantedNulls:
 
 def planted_nulls(seed: int = 0) -> PlantedNulls:
     """Return the model; the seed decides all places, strengths and directions."""
-    generator = torch.Generator().manual_seed(seed)
-    module = untrained(D_MODEL, N_LAYERS, D_FF)
-    with torch.no_grad():
-        _write_eyes(module.model)
-        _write_words(module)
-        readers, speakers = _write_neurons(module.model.language_model, generator)
-    module.requires_grad_(False)
-    name = f"planted nulls {seed}"
-    model = HuggingFaceMLLM(module, processor(), name, "describe the picture :", batch_size=16, max_new_tokens=4)
-    return PlantedNulls(model, readers, speakers)
+    write = partial(_write_neurons, generator=torch.Generator().manual_seed(seed))
+    model, sets = build(f"planted nulls {seed}", WIRING, write, batch_size=16, max_new_tokens=4)
+    return PlantedNulls(model, **sets)
 
 
 def null_pairs(n: int, seed: int = 0, *, shown: bool = True) -> list[Counterfactual]:
-    """Return `n` pictures, each without the star and with another region of equal area drawn again.
+    """Return `n` pictures of 2 to 4 patches of star, without it, and with another region of equal area drawn again.
 
     Args:
         n: How many.
@@ -78,7 +91,7 @@ def null_pairs(n: int, seed: int = 0, *, shown: bool = True) -> list[Counterfact
 
 def _pair(name: str, rng: np.random.Generator, shown: bool) -> Counterfactual:
     cells = rng.permutation(SIDE**2)
-    area = int(rng.integers(STAR_PATCHES[0], STAR_PATCHES[1] + 1))
+    area = int(rng.integers(2, 5))
     region, elsewhere = cells[:area], cells[area : 2 * area]
     textures = rng.integers(0, 256, size=(SIDE**2, 2))
     red = np.isin(np.arange(SIDE**2), region) & shown
@@ -104,54 +117,7 @@ def _drawn(textures: NDArray[np.int64], red: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(pixels.reshape(SIDE * PATCH, SIDE * PATCH, 3))
 
 
-def _write_eyes(multimodal: Any) -> None:
-    """Make a patch's features red, blue and the two greens, and put them, half-waves of the greens, into the stream."""
-    write_tower(multimodal.vision_tower)
-    embeddings = multimodal.vision_tower.embeddings
-    embeddings.position_embedding.weight.zero_()
-    kernel = embeddings.patch_embedding.weight
-    kernel.zero_()
-    halves = (slice(0, PATCH // 2), slice(PATCH // 2, PATCH))
-    seen = [
-        (0, slice(None), 1 / PATCH**2),
-        (2, slice(None), 1 / PATCH**2),
-        *((1, half, 2 / PATCH**2) for half in halves),
-    ]
-    for pair, (color, columns, weight) in enumerate(seen):
-        kernel[2 * pair, color, :, columns] = weight
-        kernel[2 * pair + 1, color, :, columns] = -weight
-    projector = multimodal.multi_modal_projector
-    for weight in projector.parameters():
-        weight.zero_()
-    for row, feature in ((STAR, 0), (PLAIN, 2)):
-        projector.linear_1.weight[row, feature] = 1.0
-        projector.linear_2.weight[row, row] = 0.5
-    for number in range(N_TEXTURES):
-        angle = 2 * math.pi * number / N_TEXTURES
-        across, down = math.cos(angle), math.sin(angle)
-        projector.linear_1.weight[TEXTURE + number, [4, 6]] = torch.tensor([across, down])
-        # Green is 0.7 of its spread on average.
-        projector.linear_1.bias[TEXTURE + number] = -0.7 * (across + down)
-        projector.linear_2.weight[TEXTURE + number, TEXTURE + number] = 1.0
-    projector.linear_2.bias[CONST] = LEVEL
-
-
-def _write_words(module: Any) -> None:
-    """Let the last layer's attention bring what speaks for a word to the last position, and the head read it."""
-    language = module.model.language_model
-    for name, weight in language.named_parameters():
-        weight.fill_(1.0 if "norm" in name else 0.0)
-    language.embed_tokens.weight[:, CONST] = LEVEL
-    attention = language.layers[-1].self_attn
-    module.lm_head.weight.zero_()
-    for number, word in enumerate(NAMES):
-        # Queries and keys are zero, so each position reads the mean over all that came before it.
-        attention.v_proj.weight[number, SAYS + number] = 1.0
-        attention.o_proj.weight[SAYS + number, number] = 1.0
-        module.lm_head.weight[WORDS.index(word), SAYS + number] = 800.0
-
-
-def _write_neurons(language: Any, generator: torch.Generator) -> tuple[NeuronSet, NeuronSet]:
+def _write_neurons(mlps: Sequence[Any], generator: torch.Generator) -> Roles:
     """Write all neurons at random and return the readers and the speakers."""
 
     def normal(*shape: int) -> Tensor:
@@ -161,18 +127,17 @@ def _write_neurons(language: Any, generator: torch.Generator) -> tuple[NeuronSet
     places = torch.randperm((N_LAYERS - 1) * D_FF, generator=generator).tolist()
     seeing = [NeuronId(*divmod(place, D_FF)) for place in places[: SPEAKERS + READERS]]
     speaking = seeing[:SPEAKERS]
-    for layer in range(N_LAYERS):
-        mlp = language.layers[layer].mlp
+    for mlp in mlps:
         read = normal(D_FF, N_TEXTURES)
         mlp.gate_proj.weight[:, TEXTURE:SAYS] = read / read.norm(dim=1, keepdim=True)
         mlp.gate_proj.weight[:, CONST] = 0.1 * normal(D_FF)
         mlp.up_proj.weight[:, CONST] = normal(D_FF).sign() / LEVEL
         mlp.down_proj.weight[SAYS : SAYS + len(NAMES)] = WRITTEN * normal(len(NAMES), D_FF)
     for one in seeing:
-        mlp = language.layers[one.layer].mlp
+        mlp = mlps[one.layer]
         mlp.gate_proj.weight[one.index, STAR] = 0.1 + 0.9 * float(torch.rand((), generator=generator))
         mlp.up_proj.weight[one.index, CONST] = 1 / LEVEL
         if one in speaking:
             strength = 2 + 6 * float(torch.rand((), generator=generator))
             mlp.down_proj.weight[SAYS + NAMES.index("star"), one.index] = WRITTEN * strength
-    return NeuronSet(tuple(seeing)), NeuronSet(tuple(speaking))
+    return {"readers": seeing, "speakers": speaking}
