@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 # Okabe and Ito's palette (2008), but for three: it stays apart under every common color blindness.
 EDITED = "#0072B2"
@@ -61,14 +61,27 @@ def looks_of(names: list[str], marked: str) -> dict[str, Look]:
     return looks | {name: Look(GRAY, "x" if number else "+", ":") for number, name in enumerate(drawn)}
 
 
+Format = Literal["png", "pdf", "svg"]
+Width = Literal["single", "double"]
+
+
 @dataclass(frozen=True)
 class Style:
-    """What a reader may choose of a figure, beside its format, which is the suffix of its file."""
+    """What a reader may choose of the figures that a result saves."""
 
+    format: Format = "png"
+    """Of the files: in PDF and SVG, text stays text. A drawing that is saved alone has that of its file's name."""
     titles: bool = True
-    """A paper says the finding in the caption."""
-    width: Literal["single", "double"] = "double"
-    """Columns of a paper; pages of pictures, and panels side by side, always take two."""
+    """Whether a figure says its finding above itself; a paper says it in the caption."""
+    width: Width = "double"
+    """Columns of a paper that a chart takes; pages of pictures and tables take two."""
+
+    def __post_init__(self) -> None:
+        for key, choices in (("format", get_args(Format)), ("width", get_args(Width))):
+            if (value := getattr(self, key)) not in choices:
+                raise ValueError(f"`{key}` is {', '.join(choices[:-1])} or {choices[-1]}; got {value!r}")
+        if not isinstance(self.titles, bool):
+            raise TypeError(f"`titles` is true or false; got {self.titles!r}")
 
 
 LOOK: dict[Any, Any] = {
