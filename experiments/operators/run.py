@@ -81,7 +81,7 @@ def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) 
     from kedit.plots import Curve, Look, draw_lines
     from kedit.plots.style import BASELINE, SERIES
 
-    looks = (Look(BASELINE), *SERIES[1:])
+    looks = (Look(BASELINE), *SERIES)
     operators = {"unedited" if name == "none" else name: name for name in next(iter(rows.values()))}
     curves = {
         # Side by side: two operators that both silence the concept would hide each other.

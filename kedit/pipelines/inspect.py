@@ -261,7 +261,11 @@ class Inspection:
         names, table = overlaps.concepts, overlaps.shared.tolist()
         apart = overlaps.measures[0].located.value or 0
         title = f"`{self.concept.name}` shares {1 - apart:.0%} of its neurons with another concept, on average"
-        cells = {name: dict(zip(names, row, strict=True)) for name, row in zip(names, table, strict=True)}
+        # A concept has all of its neurons in common with itself, which says nothing.
+        cells = {
+            name: {other: None if other == name else share for other, share in zip(names, row, strict=True)}
+            for name, row in zip(names, table, strict=True)
+        }
         notes = [f"n = {len(self.neurons)} neurons of each concept"]
         return draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)
 

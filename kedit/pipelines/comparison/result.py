@@ -151,10 +151,12 @@ class Comparison:
         figures = {"methods": draw_ranking(rows, title=f"{_best(last)}{title}", marked=marked, faded=drawn)}
         if shares := last.overlap():
             finding = _nearest(shares, self.reference)
-            figures["overlap"] = draw_matrix(shares, title=finding, what="neurons in common (Jaccard)", notes=[title])
+            apart = {one: {k: None if k == one else share for k, share in row.items()} for one, row in shares.items()}
+            figures["overlap"] = draw_matrix(apart, title=finding, what="neurons in common (Jaccard)", notes=[title])
             counts = {name: {int(layer): n for layer, n in one.items()} for name, one in last.layers().items()}
             where = f"Where each method finds its neurons; {title}"
-            figures["layers"] = draw_layers(counts, self.widths, title=where, marked=self.reference)
+            faded = [row.method for row in last.rows if row.drawn]
+            figures["layers"] = draw_layers(counts, self.widths, title=where, marked=self.reference, faded=faded)
         if len(self.shown) > 1 and len({one.concept for one in self.shown}) == 1:
             figures["dose"] = self._doses(f"What more neurons change; {title.partition(',')[0]}")
         if self.matrix and self.matrix.drops:
