@@ -51,16 +51,8 @@ from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
-    Drawing,
-    Style,
-    draw_heatmaps,
-    draw_layers,
-    draw_matrix,
-    draw_measures,
-    draw_responses,
-    draw_streams,
-    draw_words,
-)
+    Drawing, Style, draw_heatmaps, draw_layers, draw_matrix, draw_measures, draw_responses, draw_streams, draw_words,
+)  # fmt: skip
 from kedit.progress import as_progress, run_stage
 from kedit.results.reports import markdown_table, neurons_line
 from kedit.results.run_folder import Run, result_folder
