@@ -51,8 +51,16 @@ from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
-    Drawing, Style, draw_heatmaps, draw_layers, draw_matrix, draw_measures, draw_responses, draw_streams, draw_words,
-)  # fmt: skip
+    Drawing,
+    Style,
+    draw_heatmaps,
+    draw_layers,
+    draw_matrix,
+    draw_measures,
+    draw_responses,
+    draw_streams,
+    draw_words,
+)
 from kedit.progress import as_progress, run_stage
 from kedit.results.reports import markdown_table, neurons_line
 from kedit.results.run_folder import Run, result_folder
@@ -250,13 +258,11 @@ class Inspection:
         return f"Telling pictures of `{self.concept.name}` from others: AUROC {told}"
 
     def _draw_overlaps(self, overlaps: Overlaps) -> Drawing:
-        names, table = overlaps.concepts, overlaps.shared.tolist()
+        names, rows = overlaps.concepts, zip(overlaps.concepts, overlaps.shared.tolist(), strict=True)
         apart = overlaps.measures[0].located.value or 0
         title = f"`{self.concept.name}` shares {1 - apart:.0%} of its neurons with another concept, on average"
-        # A concept has all of its neurons in common with itself, which says nothing.
         cells = {
-            name: {other: None if other == name else share for other, share in zip(names, row, strict=True)}
-            for name, row in zip(names, table, strict=True)
+            one: {k: None if k == one else share for k, share in zip(names, row, strict=True)} for one, row in rows
         }
         notes = [f"n = {len(self.neurons)} neurons of each concept"]
         return draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)
