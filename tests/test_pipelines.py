@@ -16,6 +16,7 @@ from kedit.pipelines import sweep as pipeline
 from kedit.pipelines.preparation import prepare
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
+from kedit.plots import Style
 from kedit.results.run_folder import FinishedRunError, Run
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
@@ -95,6 +96,20 @@ def test_what_is_saved_is_whole_and_reads_back(result: RunResult, tmp_path: Path
         other.save(folder, figures=False)
     other.save(folder, figures=False, overwrite=True)
     assert not (folder / "figures").exists()
+
+
+def test_figures_are_saved_in_the_style_that_is_asked_for_and_cleared_with_their_run(
+    result: RunResult, tmp_path: Path
+) -> None:
+    folder = result.save(tmp_path / "star", figures=Style(format="svg", titles=False, width="single"))
+    drawn = {one.name: one.read_text() for one in (folder / "figures").iterdir()}
+    assert set(drawn) == {f"{name}.svg" for name in result.figures}
+    assert 'width="288pt"' in drawn["effects.svg"] and "concept no longer named" in drawn["effects.svg"]
+    assert " ".join(result.figures["effects"].title.split()[:2]) not in drawn["effects.svg"]
+    assert "![effects](figures/effects.svg)" in (folder / "report.md").read_text()
+    (folder / "figures" / "mine.svg").write_text("mine")
+    replace(result, skipped={"invented": 1}).save(folder, figures=False, overwrite=True)
+    assert [one.name for one in (folder / "figures").iterdir()] == ["mine.svg"]
 
 
 def test_a_store_gives_the_same_without_running_the_model_again(

@@ -1,6 +1,7 @@
 """Laws of every figure: equal bytes, no text on another, nothing cut off, colors that stay apart."""
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,16 +15,32 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
 import kedit.plots as plots
+from kedit.cli.configuration import figure_style
 from kedit.evaluation.statistics import Measured
 from kedit.inspection import Streams
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
+from kedit.paths import conf_dir
 from kedit.plots import Curve, Drawing, HeatRow, Look, PictureRow, Style, Trial
-from kedit.plots.style import PALETTE, SERIES, looks_of, name, sentence
+from kedit.plots.lines import MODALITIES
+from kedit.plots.style import (
+    BASELINE,
+    CONCEPT,
+    CONTROL,
+    EARLIER,
+    EDITED,
+    KEPT,
+    PALETTE,
+    SERIES,
+    looks_of,
+    name,
+    sentence,
+)  # fmt: skip
 
 WIDTHS = {0: 8, 1: 8, 2: 8}
 LACKING = Measured.missing("no caption named it")
@@ -68,6 +85,7 @@ def saying(peak: float | None, words: tuple[str, ...] = ("star",), opposite: tup
     return SimpleNamespace(layer=31, index=1517, peak=peak, words=words, opposite=opposite)
 
 
+CLOSE = 5 + np.linspace(0, 0.3, 16).reshape(2, 8) ** 2
 SCORES = np.linspace(-1, 1, 48).reshape(3, 16)
 STAGES = {
     "difference": NeuronSet(tuple(NeuronId(2, n) for n in range(16))),
@@ -138,6 +156,11 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
         [saying(3.5 - n, ("$tar", "estrellas", "*") * 9, ("house",)) for n in range(20)], concept="star"
     ),
     "one concept": lambda: plots.draw_pareto(TRIALS, title="t"),
+    "two concepts": lambda: plots.draw_matrix({"star": {"star": None, "moon": 0.2}}, title="t", what="in common"),
+    "many layers": lambda: plots.draw_layers({"": {n: 10 * n for n in range(32)}}, dict.fromkeys(range(32), 11008)),
+    "close points": lambda: plots.draw_scores(
+        scores(CLOSE, CLOSE[::-1] + 1), dict.fromkeys(STAGES, NeuronSet(tuple(NeuronId(0, n) for n in range(8))))
+    ),
 }  # fmt: skip
 
 
@@ -158,7 +181,9 @@ def texts_of(drawing: Drawing, path: Path, style: Style, patch: pytest.MonkeyPat
 
 
 def test_every_figure_is_held_to_the_laws_below() -> None:
-    assert {one for one in plots.__all__ if one.startswith("draw_")} == set(FIGURES) - {"one concept"}
+    assert {one for one in plots.__all__ if one.startswith("draw_")} == {
+        one for one in FIGURES if one.startswith("draw_")
+    }
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -166,13 +191,12 @@ def test_no_text_lies_on_another_or_is_cut_off_and_equal_input_gives_equal_bytes
     figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, drawing = dict(matplotlib.rcParams), FIGURES[figure]()
-    narrow = [Style(titles=False, width="single")] * (drawing.columns == 1)
-    for number, style in enumerate((Style(), *narrow)):
-        path = tmp_path / f"{number}.png"
+    for style in (Style(), Style(titles=False, width="single")):
+        path = tmp_path / f"{style.width}.png"
         boxes = texts_of(drawing, path, style, monkeypatch)
         with Image.open(path) as image:
             picture, (across, up) = np.asarray(image.convert("RGB")), image.size
-        assert across == (600 if number else 1200)
+        assert across == (600 if style.width == "single" and drawing.narrow else 1200)
         assert picture.std() > 10, "the page is not blank"
         cut = [text for text, box in boxes.items() if box.x0 < 0 or box.y0 < 0 or box.x1 > across or box.y1 > up]
         assert not cut, f"{figure} cuts off {cut} at {style.width} width"
@@ -183,7 +207,7 @@ def test_no_text_lies_on_another_or_is_cut_off_and_equal_input_gives_equal_bytes
         ]
         assert not on, f"{figure} writes one text on another at {style.width} width: {on}"
     FIGURES[figure]().save(tmp_path / "again.png")
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "0.png").read_bytes()
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "double.png").read_bytes()
     assert dict(matplotlib.rcParams) == before
 
 
@@ -196,6 +220,17 @@ def test_text_stays_text_where_a_file_can_hold_it(kind: str, tmp_path: Path) -> 
     assert b"concept no longer named" in content if kind == "svg" else b"/Type /Font" in content
 
 
+def test_in_one_column_of_a_paper_panels_stand_one_above_the_other(tmp_path: Path) -> None:
+    drawing, heights = FIGURES["draw_thresholds"](), []
+    for width in ("single", "double"):
+        drawing.save(tmp_path / "a.png", Style(width=width))  # type: ignore[arg-type]
+        panels = drawing.figure.axes[:3]
+        heights.append(len({round(axes.get_position().y0, 3) for axes in panels}))
+        named = [bool(axes.yaxis.get_tick_params()["labelleft"]) for axes in panels]
+    assert heights == [3, 2]
+    assert named == [True, False, True]
+
+
 def test_a_title_can_be_left_to_the_caption_and_a_drawing_shows_itself(tmp_path: Path) -> None:
     drawing = FIGURES["draw_layers"]()
     drawing.save(tmp_path / "plain.png", Style(titles=False))
@@ -203,6 +238,46 @@ def test_a_title_can_be_left_to_the_caption_and_a_drawing_shows_itself(tmp_path:
     plain, titled = (Image.open(io.BytesIO((tmp_path / f"{one}.png").read_bytes())) for one in ("plain", "titled"))
     assert plain.height < titled.height
     assert drawing._repr_png_() == (tmp_path / "titled.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        ({"format": "gif"}, "`format` is png, pdf or svg; got 'gif'"),
+        ({"width": 3}, "`width` is single or double; got 3"),
+        ({"titles": "no"}, "`titles` is true or false; got 'no'"),
+    ],
+)
+def test_a_style_that_there_is_not_is_refused(style: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        Style(**style)
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], Style()),
+        (["figures=false"], False),
+        (["figures=true"], True),
+        (["figures.format=pdf", "figures.titles=false", "figures.width=single"], Style("pdf", False, "single")),
+        (["experiment=thresholds"], False),
+        (["experiment=thresholds", "figures={format: pdf}"], Style("pdf")),
+    ],
+)
+def test_a_command_has_figures_of_a_style_or_none(words: list[str], asked: Style | bool) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert figure_style(compose("run", words)) == asked
+
+
+def test_labels_keep_off_the_points_and_those_that_are_far_have_a_line(tmp_path: Path) -> None:
+    drawing = FIGURES["close points"]()
+    drawing.save(tmp_path / "a.png")
+    (axes,) = drawing.figure.axes
+    labels = [one for one in axes.texts if one.get_text()]
+    assert len(labels) == 8
+    points = axes.transData.transform([one.xy for one in labels])
+    assert not any(one.get_window_extent().count_contains(points) for one in labels)
+    assert sum(not one.get_text() for one in axes.texts) == sum(abs(one.xyann[1]) > 6 for one in labels) > 0
 
 
 # Colours and names
@@ -244,6 +319,11 @@ def test_the_simulation_tells_colors_that_fail() -> None:
 def test_no_two_series_differ_by_color_alone() -> None:
     assert len({one.mark for one in SERIES}) == len(SERIES)
     assert all(one.color in PALETTE for one in SERIES)
+
+
+def test_a_color_with_a_meaning_is_that_of_no_other_series() -> None:
+    meant = {EDITED, CONTROL, BASELINE, CONCEPT, KEPT, EARLIER}
+    assert not meant & {one.color for one in (*SERIES, *MODALITIES.values())}
 
 
 def test_the_marked_locator_keeps_its_look_and_random_ones_come_last() -> None:

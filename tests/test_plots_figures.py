@@ -111,7 +111,7 @@ def test_located_neurons_are_named_and_thresholds_are_those_of_the_stages(tmp_pa
     # Of the first stage all of layer 2 passed; the last kept the two best of it.
     assert lines[0].get_xdata()[0] == pytest.approx(SCORES[2].min())
     assert lines[1].get_ydata()[0] == pytest.approx(SCORES[2, 14] ** 3)
-    assert {"2.15", "2.14"} <= set(written(drawing))
+    assert {"L2.15", "L2.14"} <= set(written(drawing))
     assert drawing.title == "2 of 48 neurons pass both `difference` and `gradcam`"
 
 

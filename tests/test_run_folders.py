@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sweep_folder import alone_in_run
-from kedit.results.run_folder import FILES, write_atomic
+from kedit.results.run_folder import FIGURES, FILES, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = {
@@ -233,6 +233,16 @@ def test_every_file_that_is_saved_is_known_to_whoever_clears_a_folder() -> None:
     assert {"report.json", "captions.jsonl", "neurons_{name}.json"} <= names
     unknown = {name for name in names if not any(re.fullmatch(known.replace("*", ".*"), name) for known in FILES)}
     assert unknown <= {"figures/{name}"}, "put the stem into `STEMS` of kedit/results/run_folder.py"
+
+
+def test_every_figure_is_known_to_whoever_clears_a_folder() -> None:
+    before = r"(?:save_figures\(\{f?|(?:found|figures|drawings|drawn)\[|\{)"
+    drawn = re.compile(before + r""""([a-z_{}]+)"(?:\]\s=|:)\s(?:draw|self\._d|benchmark)""")
+    sources = [path for room in ("kedit", "experiments") for path in (ROOT / room).rglob("*.py")]
+    names = {name for path in sources for name in drawn.findall(path.read_text(encoding="utf-8"))}
+    assert {"layers", "overlap", "sensitivity", "sources", "pictures_{model}"} <= names
+    unknown = {name for name in names if not any(re.fullmatch(known.replace("*", ".*"), name) for known in FIGURES)}
+    assert not unknown, "put the name into `FIGURES` of kedit/results/run_folder.py"
 
 
 # --- how a run begins and ends

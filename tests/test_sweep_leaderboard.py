@@ -183,6 +183,16 @@ def test_a_sweep_that_failed_altogether_says_why_and_keeps_no_old_figure(sweep: 
     terminal(board)
 
 
+def test_the_figures_of_a_sweep_have_the_style_of_its_jobs(sweep: Path) -> None:
+    assert all(figure.endswith(".png") for figure in written(sweep).figures)
+    (sweep / "0" / ".hydra").mkdir(exist_ok=True)
+    for asked, format in (("{format: svg, titles: false}", "svg"), ("false", "png"), ("{format: gif}", "png")):
+        (sweep / "0" / ".hydra" / "config.yaml").write_text(f"figures: {asked}\n")
+        board = written(sweep)
+        assert board.figures == tuple(f"figures/{name}.{format}" for name in ("pareto", "thresholds", "dose"))
+        assert {one.suffix for one in (sweep / "figures").iterdir()} == {f".{format}"}
+
+
 def test_one_job_gives_a_leaderboard_and_says_what_cannot_be_drawn(sweep: Path) -> None:
     (sweep / "sweep.json").write_text(json.dumps({"jobs": [["concept=star"]]}))
     shutil.rmtree(sweep / "0")

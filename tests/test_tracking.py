@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -154,6 +155,15 @@ def test_a_folder_that_cannot_be_written_costs_the_mirror_and_one_warning(
     (warning,) = [one.getMessage() for one in caplog.records]
     assert "W&B could not start" in warning
     assert "Not a directory" in warning
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+def test_what_wandb_cannot_show_is_not_sent(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    tracker = WandbTracker()
+    monkeypatch.setattr(tracker._open, "run", SimpleNamespace(log=sent.append))
+    tracker.figure("layers", Path(f"layers{suffix}"))
+    assert sent == []
 
 
 def test_a_figure_or_table_that_cannot_be_logged_costs_only_itself(

@@ -187,7 +187,7 @@ def noted(name: str, drawn: dict[str, str]) -> Any:
     """Return a stand-in for a way of drawing that writes its title down."""
 
     class Nothing:
-        def save(self, path: Path) -> None:
+        def save(self, path: Path, style: object = None) -> None:
             path.write_bytes(b"")
 
     def note(*_: object, title: str, **__: object) -> Nothing:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.counterfactual_sources.painting import AGAIN
 from kedit import __version__
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import unchanged
@@ -66,7 +66,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         for model, concepts in found.items()
         for same in by_source(painted)
     ]
-    show(rows, strips(painted, found, cfg.shown), about, kept, tracker)
+    show(rows, strips(painted, found, cfg.shown), about, kept, tracker, figure_style(cfg))
 
 
 def by_source(painted: Any) -> list[list[Any]]:
@@ -123,7 +123,7 @@ def strips(painted: Any, found: Any, n_shown: int) -> dict[str, list[Any]]:
     return made
 
 
-def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any) -> None:
+def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any, style: Any) -> None:
     """Write report and figures, tell the tracker, and print the tables."""
     from experiments.counterfactual_sources import tables
     from experiments.counterfactual_sources.figures import draw_rows
@@ -136,8 +136,8 @@ def show(rows: Any, drawn: Any, about: dict[str, Any], kept: Any, tracker: Any) 
         )
         still = f"{model} still names it in {failed} of {total - len(several)} pictures (framed)"
         title = f"What each source paints over the object; {still}"
-        kept.save_figure(f"pictures_{model}.png", draw_pictures(several, title=title).save)
-    kept.save_figure("sources.png", draw_rows(rows, tables.titles(about["top"])).save)
+        kept.save_figures({f"pictures_{model}": draw_pictures(several, title=title)}, style)
+    kept.save_figures({"sources": draw_rows(rows, tables.titles(about["top"]))}, style)
     kept.save_json("report.json", about | {"rows": [one.to_json() for one in rows]})
     page = tables.page(rows, about, kept.figures)
     kept.save_text("report.md", page)

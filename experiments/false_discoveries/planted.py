@@ -12,8 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from experiments.false_discoveries.rates import Rate, drawn, plain, rate_of, rows, told
-from kedit.cli.configuration import build
+from kedit.cli.configuration import build, figure_style
 from kedit.cli.errors import ConfigurationError
+from kedit.cli.show import tell_figures
 from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator
@@ -53,7 +54,7 @@ def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         for stage in locator.stages
         for q in rates
     ]
-    report(measured, cfg, kept, tracker, drawn(measured).save)
+    report(measured, cfg, kept, tracker)
 
 
 def understood(cfg: DictConfig) -> tuple[Auto, Locator, list[float]]:
@@ -93,7 +94,7 @@ def tested(
     return {q: replace(auto, q=q).choose(nulls, scores).stages for q in rates}
 
 
-def report(measured: Sequence[Rate], cfg: DictConfig, kept: Any, tracker: Any, draw: Any) -> None:
+def report(measured: Sequence[Rate], cfg: DictConfig, kept: Any, tracker: Any) -> None:
     """Write the table and the figure, mirror them to the tracker, and print the table."""
     about = (
         f"{cfg.planted.models} planted models, {cfg.planted.pictures} pictures each; shares with 95 % intervals over "
@@ -103,8 +104,8 @@ def report(measured: Sequence[Rate], cfg: DictConfig, kept: Any, tracker: Any, d
     table = rows(measured)
     kept.save_json("calibration.json", plain(measured, about))
     kept.save_text("calibration.md", markdown_table(HEADER, table) + f"\n\n{about}\n\n{told(measured)}\n")
-    picture = kept.save_figure("calibration.png", draw)
+    kept.save_figures({"calibration": drawn(measured)}, figure_style(cfg))
     tracker.table("calibration", HEADER, table)
-    tracker.figure("calibration", picture)
+    tell_figures(tracker, kept)
     tracker.log({f"calibration/{one.stage}/{one.q:g}": one.false_share.value for one in measured})
     sys.stdout.write(markdown_table(HEADER, table) + f"\n\n{told(measured)}\nfiles: {kept.folder}\n")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.plots import Curve, Drawing, Look, draw_lines, exact
-from kedit.plots.style import EDITED, INK, SERIES
+from kedit.plots.style import EDITED, INK, SERIES, name
 
 
 class Counted(Protocol):
@@ -87,8 +87,8 @@ def drawn(rates: Sequence[Rate]) -> Drawing:
     for stage in stages:
         mine = [one for one in rates if one.stage == stage]
         across = [one.q for one in mine]
-        panels["false among the found"][stage] = Curve(across, [one.false_share for one in mine], looks[stage])
-        panels["found among the true"][stage] = Curve(across, [one.power for one in mine], looks[stage])
+        panels["false among the found"][name(stage)] = Curve(across, [one.false_share for one in mine], looks[stage])
+        panels["found among the true"][name(stage)] = Curve(across, [one.power for one in mine], looks[stage])
     across_text = "rate of false discoveries asked for, q"
     return draw_lines(
         panels, title=told(rates), across=across_text, up="share, with 95 % interval", columns=2, bars=True

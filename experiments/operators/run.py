@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import guarded, renamed, reported
 from kedit.cli.sharing import loaded
 from kedit.progress import show_progress
@@ -57,7 +57,7 @@ def operators(cfg: DictConfig) -> None:
         table = Table(("concept drawn", *chosen), tuple(cells)).markdown()
         kept.save_text("operators.md", table + "\n")
         kept.save_json("operators.json", {str(s): {k: m.to_json() for k, m in row.items()} for s, row in rows.items()})
-        kept.save_figure("operators.png", draw(rows, concept.name, len(neurons)).save)
+        kept.save_figures({"operators": draw(rows, concept.name, len(neurons))}, figure_style(cfg))
         print(f"share of captions that name `{concept.name}`, {len(neurons)} neurons edited, n = {len(faded)}\n{table}")
         print(f"files: {kept.folder}")
 
@@ -81,7 +81,7 @@ def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) 
     from kedit.plots import Curve, Look, draw_lines
     from kedit.plots.style import BASELINE, SERIES
 
-    looks = (Look(BASELINE), *SERIES[1:])
+    looks = (Look(BASELINE), *SERIES)
     operators = {"unedited" if name == "none" else name: name for name in next(iter(rows.values()))}
     curves = {
         # Side by side: two operators that both silence the concept would hide each other.

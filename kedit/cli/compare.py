@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.comparison.choices import chosen, several, understood
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import unchanged
@@ -29,13 +29,15 @@ def compare(cfg: DictConfig) -> None:
     least = {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")}
     with run_folder(cfg, least, ["concept"]) as (kept, tracker):
         use_threads(cfg.threads)
+        style = figure_style(cfg)
         if cfg.against == "truth":
             from kedit.cli.comparison.truth import truth
 
-            truth(cfg, kept, tracker)
+            truth(cfg, kept, tracker, style)
         elif cfg.against == "effect":
             # An interrupted comparison leaves what there is, too.
-            leave(effect(cfg, lambda partial: leave(partial, kept, tracker)), kept, tracker)
+            done = effect(cfg, lambda partial: leave(partial, kept, tracker, style))
+            leave(done, kept, tracker, style)
         else:
             raise ConfigurationError(f"`against` is effect or truth; got {cfg.against}")
 
@@ -74,11 +76,11 @@ def prepared_for(cfg: DictConfig, data: Any, names: Any, counts: Any) -> list[An
     return [prepared(data, name, inpaint, vars(counts), cfg.seed) for name in names]
 
 
-def leave(comparison: Any, kept: Any, tracker: Any) -> None:
+def leave(comparison: Any, kept: Any, tracker: Any, style: Any) -> None:
     """Write the files of a comparison, tell the tracker, and print it."""
     from kedit.cli.show import tell_figures, terminal
 
-    comparison.save_in(kept)
+    comparison.save_in(kept, figures=style)
     tracker.log(dict(metrics(comparison)))
     tracker.table("compare", *comparison.table().flat())
     tell_figures(tracker, kept)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 TEXTS = frozenset({"concept", "folder", "path", "concepts_file", "questions_file", "scores", "subset"})
 """Last parts of the settings that are a text, which is not empty."""
-SWITCHES = frozenset({"figures", "share_passes", "crowds", "control", "download", "trust_remote_code"})
+SWITCHES = frozenset({"figures", "titles", "share_passes", "crowds", "control", "download", "trust_remote_code"})
 """Last parts of the settings that are true or false."""
 READ_AS = {"int": "a number", "float": "a number", "bool": "true or false", "NoneType": "nothing"}
 """What a value is called that Hydra read as a type of Python's."""
@@ -92,7 +92,7 @@ def texts(settings: DictConfig, lists: Sequence[str] = ()) -> None:
 
 def _check_word(key: str, value: Any, given: str) -> None:
     name = key.rpartition(".")[2]
-    if name in SWITCHES and not isinstance(value, bool):
+    if name in SWITCHES and not isinstance(value, bool | DictConfig):
         raise ConfigurationError(f"`{key}` is true or false; got {given}")
     if name not in TEXTS:
         return
@@ -103,6 +103,23 @@ def _check_word(key: str, value: Any, given: str) -> None:
         read = READ_AS.get(type(value).__name__, "a list or a mapping")
         way = f"write it in quotes: {written(key, given)}"
         raise ConfigurationError(f"`{key}` is a text, and {given} was read as {read}; {way}")
+
+
+def figure_style(settings: DictConfig) -> Any:
+    """Return how the figures are to be drawn: a `Style`, or False for none.
+
+    Raises:
+        ConfigurationError: There is no such format or width.
+    """
+    from kedit.plots.style import Style
+
+    asked = settings.get("figures", True)
+    if isinstance(asked, bool):
+        return asked
+    try:
+        return Style(**plain(asked))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(str(error).replace("`", "`figures.", 1)) from error
 
 
 def _inside(key: str, value: str, path: Path) -> str:

@@ -210,6 +210,8 @@ def _no_key(key: str, cause: Any) -> str:
     path = str(cause.full_key).rpartition(".")[0]
     last = key.removeprefix(path).lstrip(".").partition(".")[0]
     there = [str(name) for name in beside if name not in ("_target_", "hydra")]
+    if path and not there:
+        return f"no key `{key}`: `{path}` has no keys here; in its place: `{path}={{{last}: ...}}`"
     near = get_close_matches(last, there)
     label = "nearest" if near else "keys there"
     listed = ", ".join(f"`{path}.{name}`" if path else f"`{name}`" for name in near or there)

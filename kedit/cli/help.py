@@ -10,9 +10,10 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
 from importlib.util import find_spec
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,11 @@ def _section(place: str, option: str, main: Path, composed: Any) -> Section:
 
 def _keys(file: Path, before: KeyPath, main: Path, composed: Any) -> Iterator[Key]:
     for path in leaves(file, yaml.safe_load(file.read_text(encoding="utf-8"))):
-        whole, default = (*before, *path), composed
-        for name in whole:
-            default = default[name]
+        whole = (*before, *path)
+        try:
+            default = reduce(getitem, whole, composed)
+        except TypeError:  # an experiment has one value in the place of a mapping, such as `figures: false`
+            continue
         yield Key(".".join(whole), default, comments(main).get(whole) or meaning(file, path))
 
 

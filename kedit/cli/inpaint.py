@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit import __version__
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.paths import conf_dir
 
@@ -34,6 +34,7 @@ def inpaint(cfg: DictConfig) -> None:
 def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     """Paint, save every picture, and draw some of them."""
     from kedit.cli.pairs import inpainter, paired
+    from kedit.cli.show import tell_figures
     from kedit.pipelines.preparation import Counts, draw
     from kedit.plots import draw_pictures
     from kedit.samples import find_concept
@@ -49,7 +50,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     rows = [row(pair, cfg.inpaint.get("dilation", 0)) for pair in pairs.made]
     changed = sum(one["changed"] for one in folder) / len(folder)
     title = f"`{concept.name}` painted out by `{method}`: {changed:.0%} of the pixels change"
-    figure = kept.save_figure("counterfactuals.png", draw_pictures(rows[: cfg.shown], title=title).save)
+    kept.save_figures({"counterfactuals": draw_pictures(rows[: cfg.shown], title=title)}, figure_style(cfg))
     report = {
         "kedit": __version__,
         "concept": concept.name,
@@ -61,9 +62,10 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     }
     kept.save_json("inpaint.json", report)
     tracker.log({"changed": changed, "made": len(pairs.made)})
-    tracker.figure("counterfactuals", figure)
+    tell_figures(tracker, kept)
     print(f"`{concept.name}` painted out of {len(pairs.made)} pictures by {method}, {report['cost']['seconds']} s")
-    print(f"figure: {figure}\npictures: {kept.folder / 'pictures'}")
+    figures = [f"figure: {kept.folder / figure}" for figure in kept.figures]
+    print("\n".join([*figures, f"pictures: {kept.folder / 'pictures'}"]))
 
 
 def saved(pairs: Sequence[Any], kept: Any) -> list[dict[str, Any]]:

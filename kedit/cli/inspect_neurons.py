@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import build, misuse, plain, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, plain, use_threads
 from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import loaded
 from kedit.paths import conf_dir
@@ -31,7 +31,7 @@ def inspect(cfg: DictConfig) -> None:
     least = {f"evaluate.{name}" if name in cfg.evaluate else name: number for name, number in LEAST.items()}
     with run_folder(cfg, {"seed": 0, "threads": 1, **least}) as (kept, tracker):
         result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
-        result.save_in(kept)
+        result.save_in(kept, figures=figure_style(cfg))
         show.mirror_inspection(result, tracker, kept)
         show.terminal(result, kept)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import OF_MODELS, build, mirrored, sweep_folder, texts, whole_numbers
+from kedit.cli.configuration import OF_MODELS, build, figure_style, mirrored, sweep_folder, texts, whole_numbers
 from kedit.cli.errors import ConfigurationError, NegativeResult, check_words, explained, misused, repeated
 from kedit.cli.logs import logged
 from kedit.cli.process import borrowed_process
@@ -197,6 +197,7 @@ def run_folder(settings: DictConfig, least: Mapping[str, int], lists: Sequence[s
         asked = {key: one for key, one in OF_MODELS.items() if OmegaConf.select(settings, key) is not None}
         whole_numbers(settings, {**least, **asked}, optional=["threads"])
         texts(settings, lists)
+        figure_style(settings)
         if settings.on_error not in ("continue", "stop"):
             raise ConfigurationError(f"`on_error` is continue or stop; got {settings.on_error}")
         sweep = sweep_folder()

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import unchanged
 from kedit.paths import conf_dir
@@ -32,9 +32,11 @@ def locate(cfg: DictConfig) -> None:
     with run_folder(cfg, LEAST) as (kept, tracker):
         name = HydraConfig.get().runtime.choices["locate"]
         result = job(cfg, name) if cfg.merge is None else merged(cfg, name)
-        result.save_in(kept)
         if isinstance(result, LocateResult):
+            result.save_in(kept, figures=figure_style(cfg))
             show.mirror_located(result, tracker, kept)
+        else:
+            result.save_in(kept)
         show.terminal(result, kept)
 
 

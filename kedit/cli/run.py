@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import build, misuse, plain, sweep_folder, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, plain, sweep_folder, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import shared, unchanged
 from kedit.paths import conf_dir
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> tuple[float, float]:
     running: Any = HydraConfig.get()
     with run_folder(cfg, LEAST) as (kept, tracker):
         result = job(cfg, running.runtime.choices["locate"], kept)
-        result.save_in(kept, figures=cfg.figures)
+        result.save_in(kept, figures=figure_style(cfg))
         show.mirror(result, tracker, kept)
         if sweep_folder() is not None:
             telling.tell(running, result.to_json(), time.perf_counter() - began)

@@ -1,5 +1,7 @@
 """What a command shows of a run: the tracker's copy, and one table in the terminal."""
 
+from pathlib import Path
+
 from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.locate import LocateResult
 from kedit.pipelines.run import CaptionChange, RunResult
@@ -42,7 +44,7 @@ def mirror_task(result: TaskResult, tracker: Tracker, run: Run) -> None:
 def tell_figures(tracker: Tracker, run: Run) -> None:
     """Mirror the run's figures, each under its name."""
     for figure in run.figures:
-        tracker.figure(figure.removeprefix("figures/").removesuffix(".png"), run.folder / figure)
+        tracker.figure(Path(figure).stem, run.folder / figure)
 
 
 def terminal(result: object, run: Run) -> None:

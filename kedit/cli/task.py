@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, renamed, reported, run_folder
 from kedit.cli.sharing import loaded
@@ -30,7 +30,7 @@ def task(cfg: DictConfig) -> None:
 
     with run_folder(cfg, LEAST) as (kept, tracker):
         result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
-        result.save_in(kept)
+        result.save_in(kept, figures=figure_style(cfg))
         show.mirror_task(result, tracker, kept)
         show.terminal(result, kept)
 

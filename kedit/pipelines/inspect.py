@@ -52,6 +52,7 @@ from kedit.pipelines.run import RunResult
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
     Drawing,
+    Style,
     draw_heatmaps,
     draw_layers,
     draw_matrix,
@@ -183,16 +184,17 @@ class Inspection:
             "rows": [row.to_json() for row in self.rows],
         }
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it.
 
-        A finished run of another result stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
+        stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "inspect.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run)
+            self.save_in(run, figures=figures)
         return Path(folder)
 
-    def save_in(self, run: Run) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave_located(self.located, run)
         run.save_text("neurons.csv", self.neuron_table().csv())
@@ -201,7 +203,8 @@ class Inspection:
             note = f"The words that firing neurons of `{self.concept.name}` raise most; the strongest first."
             run.save_text("decode.md", f"{note}\n\n{markdown_table(header, rows)}\n")
             run.save_json("decode.json", [one.to_json() for one in self.words.decoded])
-        run.save_figures(self.figures)
+        if figures:
+            run.save_figures(self.figures, figures)
         run.save_json("inspect.json", self.to_json())
         run.save_text("inspect.md", self._markdown(run.figures))
 
@@ -255,10 +258,10 @@ class Inspection:
         return f"Telling pictures of `{self.concept.name}` from others: AUROC {told}"
 
     def _draw_overlaps(self, overlaps: Overlaps) -> Drawing:
-        names, table = overlaps.concepts, overlaps.shared.tolist()
+        names, rows = overlaps.concepts, zip(overlaps.concepts, overlaps.shared.tolist(), strict=True)
         apart = overlaps.measures[0].located.value or 0
         title = f"`{self.concept.name}` shares {1 - apart:.0%} of its neurons with another concept, on average"
-        cells = {name: dict(zip(names, row, strict=True)) for name, row in zip(names, table, strict=True)}
+        cells = {a: {b: None if a == b else share for b, share in zip(names, row, strict=True)} for a, row in rows}
         notes = [f"n = {len(self.neurons)} neurons of each concept"]
         return draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)
 

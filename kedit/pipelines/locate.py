@@ -23,7 +23,7 @@ from kedit.pipelines.preparation import Counts, Prepared, Usable, prepare, usabl
 from kedit.pipelines.provenance import ScoresError, check_marks, marks, signed
 from kedit.pipelines.readable import readable
 from kedit.pipelines.transcripts import rows
-from kedit.plots import Drawing, draw_layers, draw_scores
+from kedit.plots import Drawing, Style, draw_layers, draw_scores
 from kedit.progress import as_progress
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.reports import neurons_line
@@ -145,21 +145,22 @@ class LocateResult:
             "cost": self.located.cost,
         }
 
-    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it.
 
-        A finished run of another result stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
+        stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "locate.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run, figures=figures)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave(self.located, run)
         run.save_json("locate.json", self.to_json())
         if figures:
-            run.save_figures(self.figures)
+            run.save_figures(self.figures, figures)
         # Of merged scores, nobody knows how long they took.
         scoring = {"locate_seconds": float(known)} if (known := self.located.provenance.get("seconds")) else {}
         run.save_json("timing.json", {**scoring, "seconds": round(self.seconds, 3)})

@@ -30,7 +30,7 @@ from kedit.pipelines.locate import Located, check_model, leave, locate_prepared,
 from kedit.pipelines.outputs import Told, interview, measured
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
-from kedit.plots import CaptionRow, Drawing, draw_before_after, draw_effects, draw_heatmaps, style
+from kedit.plots import CaptionRow, Drawing, Style, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.reports import report_markdown
@@ -164,22 +164,23 @@ class RunResult:
             "heat_maps": self.heat_maps.measures,
         }
 
-    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave scores, neurons, captions, report and figures in `folder`, with a STATUS, and return it.
 
-        A finished run of another result stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
+        stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
             self.save_in(run, figures=figures)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave(self.located, run)
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
         if figures:
-            run.save_figures(self.figures)
+            run.save_figures(self.figures, figures)
         examples = [row._asdict() for row in self.examples]
         run.save_text("report.md", report_markdown(self.to_json() | {"examples": examples, "figures": run.figures}))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})

@@ -26,7 +26,7 @@ from kedit.pipelines.locate import check_model
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult, check, run_prepared
-from kedit.plots import Drawing, Trial, draw_doses, draw_pareto
+from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto
 from kedit.progress import as_progress
 from kedit.results.cache import Recall
 from kedit.results.run_folder import result_folder
@@ -110,18 +110,19 @@ class SweepResult:
         rows = zip(self.table().to_json(), self.rows, strict=True)
         return [{"kedit": __version__, **told, "measured": numbers[row.run]} for told, row in rows]
 
-    def save(self, folder: str | Path, *, figures: bool = True, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave the table, the figures and a run's folder for each distinct set, with a STATUS, and return `folder`.
 
-        The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them. A finished
-        run or sweep of another result stays, and is refused, unless `overwrite`.
+        The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them. `figures`
+        is a `Style` for another format, width or no titles, False for none. A finished run or sweep of another result
+        stays, and is refused, unless `overwrite`.
         """
         table = self.table()
         with result_folder(folder, "leaderboard.json", self.to_json(), overwrite=overwrite) as run:
             for number, measured in self.distinct.items():
                 measured.save(run.folder / str(number), figures=False, overwrite=overwrite)
             if figures:
-                run.save_figures(self.figures)
+                run.save_figures(self.figures, figures)
             run.save_json("leaderboard.json", self.to_json())
             run.save_text("leaderboard.csv", table.csv())
             run.save_text("leaderboard.md", table.markdown() + "\n")

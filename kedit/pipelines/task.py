@@ -27,7 +27,7 @@ from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
 from kedit.pipelines.preparation import Counts
 from kedit.pipelines.readable import readable_quiz
-from kedit.plots import Drawing, draw_answers, draw_layers
+from kedit.plots import Drawing, Style, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
 from kedit.results.reports import markdown_table, neurons_line
@@ -133,21 +133,23 @@ class TaskResult:
             "cost": cost_part(self.scores) | {"seconds": round(self.seconds, 2)},
         }
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave scores, neurons, answers, report and figures in `folder`, with a STATUS, and return it.
 
-        A finished run of another result stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
+        stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run)
+            self.save_in(run, figures=figures)
         return Path(folder)
 
-    def save_in(self, run: Run) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave_sets(self.scores, self.sets, run)
         run.save_jsonl("answers.jsonl", [row._asdict() for row in self.answers])
         run.save_json("report.json", self.to_json())
-        run.save_figures(self.figures)
+        if figures:
+            run.save_figures(self.figures, figures)
         run.save_text("report.md", self._markdown(run.figures))
 
     def __str__(self) -> str:

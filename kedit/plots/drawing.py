@@ -46,7 +46,14 @@ class Drawing:
     late: list[Callable[[], Sequence["Artist"]]] = field(default_factory=list)
     """What can be drawn only when it is known where the panels are."""
     columns: int = 0
-    """Panels side by side: a figure of one fits one column of a paper. 0 where each is placed by hand."""
+    """Panels side by side; 0 where each is placed by hand."""
+    inches: float = 8.0
+    """Width of the panels with their labels, at most; what is beside them stays white."""
+    narrow: int = 0
+    """Panels side by side where the figure takes one column of a paper; 0 where it always takes two."""
+    _panels: list[tuple["Axes", float, bool, bool]] = field(default_factory=list)
+    """Each with its height, and whether it shares the axes across and up."""
+    _heads: list[tuple["Axes", str]] = field(default_factory=list)
     _head: list["Artist"] = field(default_factory=list)
     _placed: list[tuple["Axes", tuple[float, float, float, float]]] = field(default_factory=list)
 
@@ -61,23 +68,55 @@ class Drawing:
 
     def _write(self, target: Path | IO[bytes], kind: str, style: Style) -> None:
         with look():
-            self._finish(8.0 if style.width == "double" or self.columns != 1 else 4.0, style.titles)
+            self._finish(4.0 if style.width == "single" and self.narrow else 8.0, style.titles)
             self.figure.savefig(target, format=kind, dpi=DPI, metadata=METADATA[kind])
 
     def head(self, axes: "Axes", text: str) -> None:
         """Write what a panel shows above it, in lines that fit beside those of its neighbours."""
+        self._heads.append((axes, name(text)))
         axes.set_title(wrap(name(text), 76 // self.columns))
 
-    def panels(self, count: int, columns: int = 1, **grid: Any) -> list["Axes"]:
-        """Return new axes row by row, laid out so that nothing overlaps; `grid` as `Figure.subplots` takes it."""
-        self.columns = columns
+    def panels(
+        self, count: int, columns: int = 1, narrow: int | None = None, heights: Sequence[float] = (), **grid: Any
+    ) -> list["Axes"]:
+        """Return new axes row by row, laid out so that nothing overlaps.
+
+        Args:
+            count: How many.
+            columns: Panels side by side.
+            narrow: The same where the figure takes one column of a paper; by default half as many, 0 for no such form.
+            heights: How high each panel is beside the others; by default equally.
+            grid: More of what `Figure.subplots` takes.
+        """
+        self.columns, self.narrow = columns, max(1, columns // 2) if narrow is None else narrow
         self.figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.05)
         every = self.figure.subplots(-(-count // columns), columns, squeeze=False, **grid)
         for spare in every.flat[count:]:
             spare.remove()
-        for last in every.flat[max(0, count - columns) : count]:
-            last.tick_params(labelbottom=True)
+        across, up = (bool(grid.get(f"share{side}")) for side in "xy")
+        tall = heights or [1.0] * count
+        self._panels = [(axes, height, across, up) for axes, height in zip(every.flat[:count], tall, strict=True)]
         return list(every.flat[:count])
+
+    def _lay_out(self, width: float) -> float:
+        """Put the panels into columns, write what is above each, and return the inches that they take in height."""
+        columns = self.columns if width > 5 else self.narrow
+        for axes, text in self._heads:
+            axes.set_title(wrap(text, int(9.5 * width) // columns))
+        if not self.narrow:
+            return self.height
+        wide, rows = self._rows(self.columns), self._rows(columns)
+        spec = self.figure.add_gridspec(len(rows), columns, height_ratios=rows)
+        for at, (axes, _, across, up) in enumerate(self._panels):
+            axes.set_subplotspec(spec[divmod(at, columns)])
+            last, first = at >= len(self._panels) - columns, at % columns == 0
+            axes.tick_params(labelbottom=last or not across, labelleft=first or not up)
+        return self.height * sum(rows) / sum(wide)
+
+    def _rows(self, columns: int) -> list[float]:
+        """Return how high each row of panels is beside the others, of so many columns."""
+        heights = [height for _, height, *_ in self._panels]
+        return [max(heights[at : at + columns]) for at in range(0, len(heights), columns)]
 
     def place(self, left: float, bottom: float, width: float, height: float) -> "Axes":
         """Return new axes with their frame at the given inches from the lower left corner."""
@@ -100,8 +139,8 @@ class Drawing:
         small = "\n".join(wrap(sentence(note), 118 if width > 5 else 56) for note in self.notes)
         taken = 0.0175 * size * (head.count("\n") + 1) if head else 0.0
         top = taken + (0.155 * (small.count("\n") + 1) + 0.05 if small else 0) + (0.16 if head or small else 0.04)
-        named = self._legend(width)
-        full = self.height + named + top
+        height = self._lay_out(width)
+        full = height + self._legend(width, height) + top
         self.figure.set_size_inches(width, full)
         for axes, (left, bottom, across, up) in self._placed:
             axes.set_position((left / width, bottom / full, across / width, up / full))
@@ -110,16 +149,16 @@ class Drawing:
             self.write(0.15, full - 0.14 - taken, small, size=8, color=GRAY, linespacing=1.3),
         ]
         if isinstance(engine := self.figure.get_layout_engine(), ConstrainedLayoutEngine):
-            engine.set(rect=(0, 0, 1, self.height / full))
+            engine.set(rect=(0, 0, min(1, self.inches / width), height / full))
         if self.across:
             self.figure.supxlabel(wrap(self.across, int(13 * width)), size=9)
         if self.up:
-            self.figure.supylabel(wrap(self.up, int(13 * self.height)), size=9, y=0.5 * self.height / full)
+            self.figure.supylabel(wrap(self.up, int(13 * height)), size=9, y=0.5 * height / full)
         for draw in self.late:
             self._head += draw()
 
-    def _legend(self, width: float) -> float:
-        """Name the series above the panels, in rows that fit, and return the inches that they take."""
+    def _legend(self, width: float, height: float) -> float:
+        """Name the series above the panels, row by row, and return the inches that they take."""
         from matplotlib.lines import Line2D
 
         if not self.looks:
@@ -130,15 +169,17 @@ class Drawing:
         ]
         needed = [0.62 + 0.066 * len(label) for label in self.looks]
         columns = len(handles) if sum(needed) < width - 0.3 else max(1, int((width - 0.3) / max(needed)))
+        # Matplotlib fills its columns one after the other.
+        handles = [one for column in range(columns) for one in handles[column::columns]]
         inches = self.figure.dpi_scale_trans
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15, self.height), "bbox_transform": inches}
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.15, height), "bbox_transform": inches}
         self._head.append(self.figure.legend(handles=handles, ncols=columns, borderaxespad=0, borderpad=0.2, **place))
         return 0.2 * -(-len(handles) // columns) + 0.1
 
 
 def wrap(text: str, letters: int) -> str:
-    """Return `text` in lines of at most so many letters."""
-    return textwrap.fill(text, letters, break_on_hyphens=False)
+    """Return `text` in lines of at most so many letters; no line ends within "n = 24"."""
+    return textwrap.fill(text.replace("n = ", "n\u00a0=\u00a0"), letters, break_on_hyphens=False)
 
 
 @contextmanager

@@ -45,14 +45,14 @@ def draw_intervals(
         raise ValueError("no figure has a value, so there is nothing to draw; pass at least one")
     tallest = [max(map(len, rows.values())) for rows in panels.values()]
     heights = [len(rows) * (0.2 + 0.1 * most) + 0.15 for rows, most in zip(panels.values(), tallest, strict=True)]
-    heights = heights[::columns]
-    with sheet(sum(heights) + (0.5 if zoom else 0.32) * len(heights) + 0.25, title, notes) as drawing:
+    rows = heights[::columns]
+    with sheet(sum(rows) + (0.5 if zoom else 0.32) * len(rows) + 0.25, title, notes) as drawing:
         beside = columns > 1
-        places = drawing.panels(len(panels), columns, sharex=not zoom, sharey=beside, height_ratios=heights)
-        for axes, (heading, rows) in zip(places, panels.items(), strict=True):
-            labels = [wrap(name(row), 26) if beside else _label(row, own) for row, own in rows.items()]
-            intervals(axes, list(rows.values()), labels, numbers=numbers)
-            share_axis(axes, "x", [one for own in rows.values() for one, _ in own] if zoom else every, zoom=zoom)
+        places = drawing.panels(len(panels), columns, heights=heights, sharex=not zoom, sharey=beside)
+        for axes, (heading, own) in zip(places, panels.items(), strict=True):
+            labels = [wrap(name(row), 26) if beside else _label(row, several) for row, several in own.items()]
+            intervals(axes, list(own.values()), labels, numbers=numbers)
+            share_axis(axes, "x", [one for several in own.values() for one, _ in several] if zoom else every, zoom=zoom)
             drawing.head(axes, heading)
         drawing.looks = looks if len(looks) > 1 else {}
     return drawing

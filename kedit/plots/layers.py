@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import bars
-from kedit.plots.style import BASELINE, EARLIER, EDITED, name
+from kedit.plots.style import BASELINE, CONTROL, EARLIER, EDITED, name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Counts = Mapping[int, float]
 """Neurons by layer, or their mean over sets; a missing layer has none."""
-MOST_COUNTED = 16
-"""Layers up to which each bar of a small panel carries its count."""
+MOST_COUNTED = 16, 40
+"""Layers up to which each bar carries its count: of a small panel, and of one alone."""
 
 
 def draw_layers(
@@ -26,6 +26,7 @@ def draw_layers(
     title: str | None = None,
     candidates: Counts | None = None,
     marked: str | None = None,
+    faded: Sequence[str] = (),
 ) -> Drawing:
     """Draw for each set which share of its neurons each layer holds, a panel for each.
 
@@ -37,6 +38,7 @@ def draw_layers(
         title: The finding; by default how many neurons the only set has, or which layer is the fullest in most sets.
         candidates: What an earlier stage had kept, drawn behind.
         marked: The set that the others are compared with; by default all of them are drawn as located.
+        faded: The sets that are drawn at random.
     """
     if not sets:
         raise ValueError("`sets` is empty, so there is nothing to draw; pass at least one set's neurons by layer")
@@ -47,8 +49,8 @@ def draw_layers(
         for axes, (which, counts) in zip(every, sets.items(), strict=True):
             if candidates is not None:
                 bars(axes, _shares(candidates, widths), EARLIER)
-            texts = [f"{counts.get(layer, 0):.3g}" for layer in widths] if alone or len(widths) <= MOST_COUNTED else ()
-            color = EDITED if marked in (None, which) else BASELINE
+            texts = [_count(counts.get(layer, 0)) for layer in widths] if len(widths) <= MOST_COUNTED[alone] else ()
+            color = CONTROL if which in faded else EDITED if marked in (None, which) else BASELINE
             bars(axes, _shares(counts, widths), color, width=0.5 if candidates else 0.75, texts=texts)
             drawing.head(axes, "" if alone else f"{name(which)} ({sum(counts.values()):,.4g})")
         highest = max(float(_shares(counts, widths).max()) for counts in (*sets.values(), candidates or {}))
@@ -74,6 +76,10 @@ def _scale(every: "Sequence[Axes]", layers: Sequence[int], highest: float, *, al
         every[0].set_yticks((0, 0.25, 0.5, 0.75, 1) if alone else (0, 0.5, 1))
         for axes in every:
             axes.spines["left"].set_bounds(0, 1)
+
+
+def _count(mean: float) -> str:
+    return f"{mean:.1f}".removesuffix(".0") if mean < 9.95 else f"{mean:.0f}"
 
 
 def _shares(counts: Counts, widths: Mapping[int, int]) -> NDArray[np.float64]:

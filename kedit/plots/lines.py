@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kedit.evaluation.statistics import Measured
+from kedit.evaluation.statistics import Measured, paired_difference
 from kedit.inspection.convergence import Streams
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import lines, share_axis
-from kedit.plots.style import BASELINE, GRAY, INK, KEPT, SKY, WINE, Look
+from kedit.plots.style import BROWN, GRAY, INDIGO, INK, SKY, WINE, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,8 +73,8 @@ def draw_lines(
 
 
 MODALITIES = {
-    "image": Look(WINE), "text": Look(INK, "s"), "special": Look(SKY, "v"), "video": Look(BASELINE, "^"),
-    "audio": Look(KEPT, "D"),
+    "image": Look(WINE), "text": Look(INK, "s"), "special": Look(SKY, "v"), "video": Look(BROWN, "^"),
+    "audio": Look(INDIGO, "D"),
 }  # fmt: skip
 DASHES = ("-", ":")
 """Of the located neurons' change, and of random ones'."""
@@ -82,6 +82,8 @@ DASHES = ("-", ":")
 
 def draw_streams(plain: Streams, zeroed: Mapping[str, Streams], *, title: str) -> Drawing:
     """Draw the cosines of the modalities by depth, a column for each measure, and below what zeroing neurons changes.
+
+    Lines are means over the pictures, in bands of their 95 % intervals.
 
     Args:
         plain: Of the unedited model.
@@ -93,14 +95,14 @@ def draw_streams(plain: Streams, zeroed: Mapping[str, Streams], *, title: str) -
     before, edits = _columns(plain), [_columns(one) for one in zeroed.values()]
     rows = 2 if zeroed else 1
     with sheet(2.4 * rows + 0.2, title) as drawing:
-        every = drawing.panels(rows * len(before), len(before), sharex=True, sharey="row")
+        every = drawing.panels(rows * len(before), len(before), 0, sharex=True, sharey="row")
         for upper, lower, (heading, lines_of) in zip(
             every, every[len(before) :] or every, before.items(), strict=False
         ):
             for modality, values in lines_of.items():
-                _follow(upper, values, MODALITIES[modality])
+                _follow(upper, values, np.zeros_like(values), MODALITIES[modality])
                 for dash, edit in zip(DASHES, edits, strict=False):
-                    _follow(lower, edit[heading][modality] - values, MODALITIES[modality]._replace(line=dash))
+                    _follow(lower, edit[heading][modality], values, MODALITIES[modality]._replace(line=dash))
             drawing.head(upper, heading)
         every[0].set_ylabel("cosine, unedited")
         if zeroed:
@@ -123,9 +125,10 @@ def _columns(one: Streams) -> dict[str, Mapping[str, NDArray[np.float64]]]:
     return {heading: curves for heading, curves in columns.items() if curves}
 
 
-def _follow(axes: "Axes", values: NDArray[np.float64], look: Look) -> None:
-    """Draw the mean of `[sample, depth]` over the samples by depth."""
-    curve = np.nanmean(values, 0)
-    lines(axes, range(len(curve)), exact(curve.tolist()), look)
+def _follow(axes: "Axes", values: NDArray[np.float64], before: NDArray[np.float64], look: Look) -> None:
+    """Draw by how much `values` differ from those before, `[sample, depth]`: means over the samples by depth."""
+    there = np.isfinite(values).all(1) & np.isfinite(before).all(1)
+    curve = [paired_difference(*columns) for columns in zip(values[there].T, before[there].T, strict=True)]
+    lines(axes, range(len(curve)), curve, look)
     axes.set_xticks(range(0, len(curve), -(-len(curve) // 9)))
     axes.grid(axis="y")

@@ -1,6 +1,7 @@
 """What figures are made of: bars, intervals, matrices, lines, points, strips, pictures, maps and tags on axes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,11 +28,11 @@ BACKDROP = 0.25
 def bars(axes: "Axes", heights: Numbers, color: str, *, width: float = 0.75, texts: Sequence[str] = ()) -> None:
     """Draw upright bars at 0, 1, ..., each with its text above it."""
     axes.bar(np.arange(len(heights)), heights, width, color=color)
-    small = len(heights) > 20
+    small = len(heights) > 20  # and a single column of a paper has no room for two letters side by side
     for at, (height, text) in enumerate(zip(heights, texts, strict=False)):
         axes.annotate(
             text, (at, max(height, axes.get_ylim()[0])), (0, 2), textcoords="offset points", ha="center", va="bottom",
-            size=6.5 if small else 8, rotation=90 if small and len(text) > 2 else 0,
+            size=6 if small else 8, rotation=90 if small and len(text) > 1 else 0,
             color=GRAY if text == "0" else INK,
         )  # fmt: skip
 
@@ -50,9 +51,8 @@ def intervals(
             _interval(axes, y, one, look)
             if numbers and one.value is not None:
                 color = look.color if look.color == EDITED else GRAY
-                axes.annotate(
-                    str(one), (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", size=7.5, color=color
-                )
+                place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+                axes.annotate(str(one), (1, y), (9, 0), va="center", size=7.5, color=color, **place)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", left=False)
@@ -108,11 +108,11 @@ def lines(
     """Draw figures over `x` as a line with a band of their 95 % intervals, or with a bar for each."""
     known = [(at, one) for at, one in zip(x, values, strict=True) if one.value is not None]
     middle = np.array([one.value for _, one in known], dtype=np.float64)
-    axes.plot([at for at, _ in known], middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3)
+    axes.plot([at for at, _ in known], middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
     spread = [(at, one.low, one.high) for at, one in known if one.low is not None and one.high is not None]
     across, low, high = ([one[which] for one in spread] for which in range(3))
     if bars:
-        axes.vlines(across, low, high, color=look.color, lw=1, alpha=0.7)
+        axes.vlines(across, low, high, color=look.color, lw=1.2)
     else:
         axes.fill_between(across, low, high, color=look.color, alpha=0.13, lw=0)
 
@@ -162,6 +162,7 @@ def outline(axes: "Axes", region: Mask, *, color: str = CONCEPT, dashed: bool = 
     style = {"linewidths": 0.9, "linestyles": "dashed"} if dashed else {"linewidths": 2.0}
     drawn = axes.contour(x, y, fine, [0.5], colors=color, zorder=4, **style)
     axes.axis(limits)
+    drawn.set_clip_on(not cells)  # those at the edge of a matrix are outlined on all sides
     if not dashed:
         drawn.set_path_effects([Stroke(linewidth=3.2, foreground="white"), Normal()])
 
@@ -175,21 +176,37 @@ def hatch(axes: "Axes", cells: Mask) -> None:
 
 
 def tag(figure: "Figure", axes: "Axes", labels: Mapping[Point, str]) -> list["Artist"]:
-    """Write a label beside each point where no earlier label is in the way, and return them."""
+    """Write a label near each point, off the other points and labels, with a line to it, and return what is drawn."""
     figure.draw_without_rendering()  # the panels find their places
+    places = axes.transData.transform(list(labels)) if labels else np.empty((0, 2))
     drawn: list[Annotation] = []
+    ways = product((6, 16, 26, 38, 52), ((1, 1), (-1, 1), (-1, -1), (1, -1), (0, 1), (0, -1)))
+    offsets = [(far * x, far * y) for far, (x, y) in ways]
     for point, text in labels.items():
-        for x, y in ((6, 5), (-6, 5), (-6, -5), (6, -5), (6, 16), (-6, -16)):
-            side: dict[str, Any] = {"ha": "left" if x > 0 else "right", "va": "bottom" if y > 0 else "top"}
-            written = axes.annotate(text, point, (x, y), textcoords="offset points", size=8, weight="bold", **side)
+        for x, y in offsets:
+            side: dict[str, Any] = {
+                "ha": ("center", "left", "right")[int(np.sign(x))],
+                "va": "bottom" if y > 0 else "top",
+            }
+            ground = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
+            written = axes.annotate(text, point, (x, y), textcoords="offset points", size=8, bbox=ground, **side)
             written.set_in_layout(False)
-            box = written.get_window_extent()
-            inside = figure.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1
-            if inside and not any(box.overlaps(other.get_window_extent()) for other in drawn):
+            box = written.get_window_extent().padded(2)
+            inside = figure.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1 and box.y1 < axes.bbox.y1 + 15
+            covered = any(box.overlaps(other.get_window_extent()) for other in drawn)
+            if inside and not covered and not box.count_contains(places):
                 drawn.append(written)
                 break
             written.remove()
-    return list(drawn)
+    return [*drawn, *(_lead(axes, one) for one in drawn if abs(one.xyann[1]) > 6)]
+
+
+def _lead(axes: "Axes", label: "Annotation") -> "Annotation":
+    """Draw a line from a label to its point."""
+    line = {"arrowstyle": "-", "color": GRAY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+    drawn = axes.annotate("", label.xy, label.xyann, textcoords="offset points", arrowprops=line)
+    drawn.set_in_layout(False)
+    return drawn
 
 
 def share_axis(axes: "Axes", side: Literal["x", "y"], values: Sequence[Measured] = (), *, zoom: bool = False) -> None:

@@ -48,8 +48,9 @@ def draw_scores(
         f"all others ({(drawn & ~passed & ~chosen).sum():,})": (drawn & ~passed & ~chosen, CONTROL, 10),
     }
     title = title or f"{chosen.sum():,} of {drawn.sum():,} neurons pass both `{one}` and `{other}`"
-    labels = _labels(first, second, chosen)
-    with sheet(4.3, title, ["labels: layer.neuron of the best"] if labels else ()) as drawing:
+    best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
+    labels = {(float(first[at]), float(second[at])): _label(at.layer, at.index) for at in best}
+    with sheet(4.3, title, [_reading(best[0].layer, best[0].index)] if best else ()) as drawing:
         (axes,) = drawing.panels(1)
         for mask, color, size in reversed(groups.values()):
             points(axes, first[mask], second[mask], color, size)
@@ -63,10 +64,13 @@ def draw_scores(
     return drawing
 
 
-def _labels(first: Numbers, second: Numbers, chosen: NDArray[np.bool_]) -> dict[tuple[float, float], str]:
-    """Return the names of the best of the located neurons by their points."""
-    best = sorted(map(NeuronId, *map(np.ndarray.tolist, np.nonzero(chosen))), key=lambda at: -second[at])[:MOST_TAGGED]
-    return {(float(first[at]), float(second[at])): f"{at.layer}.{at.index}" for at in best}
+def _label(layer: int, index: int) -> str:
+    """Return the name of a neuron, which is no number as 0.45 would be."""
+    return f"L{layer}.{index}"
+
+
+def _reading(layer: int, index: int) -> str:
+    return f"{_label(layer, index)} is neuron {index} of layer {layer}"
 
 
 def _thresholds(axes: "Axes", passed: Numbers, chosen: Numbers) -> None:
@@ -108,7 +112,7 @@ def draw_responses(responses: Mapping[str, Mapping[str, Numbers]], *, title: str
     if not responses:
         raise ValueError("`responses` is empty, so there is nothing to draw; pass at least one set")
     with sheet(2.9, title) as drawing:
-        every = drawing.panels(len(responses), len(responses), sharey=True)
+        every = drawing.panels(len(responses), len(responses), 1, sharey=True)
         for axes, (heading, kinds) in zip(every, responses.items(), strict=True):
             strips(axes, kinds, (CONCEPT, KEPT, BASELINE)[: len(kinds)])
             drawing.head(axes, heading)
@@ -127,27 +131,22 @@ class NeuronWords(Protocol):
     @property
     def layer(self) -> int:
         """Its layer."""
-        ...
 
     @property
     def index(self) -> int:
         """Its place in the layer."""
-        ...
 
     @property
     def peak(self) -> float | None:
         """Its strongest activation, with its sign; None where nothing is known."""
-        ...
 
     @property
     def words(self) -> tuple[str, ...]:
         """What it raises when it fires."""
-        ...
 
     @property
     def opposite(self) -> tuple[str, ...]:
         """What it raises with an activation of the other sign."""
-        ...
 
 
 def draw_words(rows: Sequence[NeuronWords], *, concept: str, title: str | None = None) -> Drawing:
@@ -159,15 +158,16 @@ def draw_words(rows: Sequence[NeuronWords], *, concept: str, title: str | None =
         raise ValueError("`rows` is empty, so there is nothing to draw; pass at least one neuron")
     shown, below = rows[:MOST_WORDS], sum((row.peak or 0) < 0 for row in rows)
     title = title or f"{below} of {len(rows)} neurons of `{concept}` fire below zero in its pictures"
-    notes = ["black: words that layer.neuron raises most when it fires so; gray: with an activation of the other sign"]
+    example = _reading(rows[0].layer, rows[0].index)
+    notes = [f"black: words that it raises when it fires so; gray: with the other sign; {example}"]
     notes += [f"the first {len(shown)} of {len(rows)} neurons"] * (len(shown) < len(rows))
     with sheet(0.3 * len(shown) + 0.7, title, notes) as drawing:
-        bars, beside = drawing.panels(2, 2, sharey=True, width_ratios=[1, 2])
+        bars, beside = drawing.panels(2, 2, 0, sharey=True, width_ratios=[1, 2])
         for place, row in enumerate(shown):
             bars.barh(place, row.peak or 0, color=EDITED, height=0.6)
             for height, words, color in ((-0.22, row.words, INK), (0.22, row.opposite, GRAY)):
                 beside.text(0, place + height, _short(words), va="center", size=7, color=color, parse_math=False)
-        bars.set_yticks(range(len(shown)), [f"{row.layer}.{row.index}" for row in shown])
+        bars.set_yticks(range(len(shown)), [_label(row.layer, row.index) for row in shown])
         bars.set_ylim(len(shown) - 0.5, -0.5)
         bars.axvline(0, color=INK, lw=0.8)
         bars.set_xlabel("strongest activation, mean over pictures")

@@ -36,8 +36,13 @@ def draw_setting(
             if all(figures[at].value is None for figures in measures.values()):
                 axes.annotate("not\nmeasured", (at, 0.02), ha="center", va="bottom", size=7.5, color=GRAY)
 
-    curves = {name(measure): Curve(places, figures, MEASURES[measure]) for measure, figures in measures.items()}
-    return draw_lines({"": curves}, title=title, across=setting, prepare=prepare)
+    # Side by side, as equal values would hide each other.
+    apart = [0.07 * (number - (len(measures) - 1) / 2) for number in range(len(measures))]
+    curves = {
+        name(measure): Curve([at + aside for at in places], figures, MEASURES[measure])
+        for aside, (measure, figures) in zip(apart, measures.items(), strict=True)
+    }
+    return draw_lines({"": curves}, title=title, across=setting, prepare=prepare, bars=True)
 
 
 @dataclass(frozen=True, eq=False)

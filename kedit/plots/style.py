@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-# Okabe and Ito's palette (2008), but for three: it stays apart under every common color blindness.
+# Okabe and Ito's palette (2008), and some between: tests/test_plots.py proves that they stay apart for the color-blind.
 EDITED = "#0072B2"
 """The located neurons, what editing them does, and the method that is asked about."""
 CONTROL = "#B4B4B4"
@@ -17,13 +17,13 @@ KEPT = "#009E73"
 """All else, and that it is kept."""
 EARLIER = "#B5D9EE"
 """What an earlier stage let through: the located neurons' candidates."""
-SKY = "#56B4E9"
-WINE = "#882255"
+SKY, WINE, INDIGO, BROWN, MAUVE = "#56B4E9", "#882255", "#332288", "#7A5230", "#B07AA1"
+"""Of series without a meaning of their own, and of kinds of tokens."""
 INK = "#222222"
 GRAY = "#6E6E6E"
 """Of small print, frames and grids; no data."""
 PALE = "#E8E8E8"
-PALETTE = (EDITED, CONTROL, BASELINE, CONCEPT, KEPT, EARLIER, SKY, WINE, INK)
+PALETTE = (EDITED, CONTROL, BASELINE, CONCEPT, KEPT, EARLIER, SKY, WINE, INDIGO, BROWN, MAUVE, INK)
 """Every color that data is drawn in."""
 
 
@@ -44,9 +44,9 @@ class Look(NamedTuple):
 MEASURES = {"mention_drop": Look(CONCEPT), "retention": Look(KEPT, "s", "--"), "selectivity": Look(INK, "D", ":")}
 """What an edit is judged by."""
 SERIES = (
-    *(Look(BASELINE, "s", "--"), Look(KEPT, "^", "-."), Look(WINE, "D", (0, (1, 1))), Look(SKY, "v", (0, (5, 1)))),
-    *(Look(CONCEPT, "P", (0, (3, 1, 1, 1))), Look(INK, "X", ":"), Look(BASELINE, "<", "-"), Look(KEPT, ">", "-")),
-    *(Look(WINE, "p", "-"), Look(SKY, "h", "-"), Look(CONCEPT, "*", "-"), Look(INK, "8", "-")),
+    *(Look(WINE, "s", "--"), Look(SKY, "^", "-."), Look(INDIGO, "D", (0, (1, 1))), Look(BROWN, "v", (0, (5, 1)))),
+    *(Look(MAUVE, "P", (0, (3, 1, 1, 1))), Look(INK, "X", ":"), Look(WINE, "<", "-"), Look(SKY, ">", "-")),
+    *(Look(INDIGO, "p", "-"), Look(BROWN, "h", "-"), Look(MAUVE, "*", "-"), Look(INK, "8", "-")),
 )
 """Looks of series without a meaning of their own, such as locators, operators and models; a legend names them."""
 
@@ -61,14 +61,27 @@ def looks_of(names: list[str], marked: str) -> dict[str, Look]:
     return looks | {name: Look(GRAY, "x" if number else "+", ":") for number, name in enumerate(drawn)}
 
 
+Format = Literal["png", "pdf", "svg"]
+Width = Literal["single", "double"]
+
+
 @dataclass(frozen=True)
 class Style:
-    """What a reader may choose of a figure, beside its format, which is the suffix of its file."""
+    """What a reader may choose of the figures that a result saves."""
 
+    format: Format = "png"
+    """Of the files: in PDF and SVG, text stays text. A drawing that is saved alone has that of its file's name."""
     titles: bool = True
-    """A paper says the finding in the caption."""
-    width: Literal["single", "double"] = "double"
-    """Columns of a paper; pages of pictures, and panels side by side, always take two."""
+    """Whether a figure says its finding above itself; a paper says it in the caption."""
+    width: Width = "double"
+    """Columns of a paper that a chart takes; pages of pictures and tables take two."""
+
+    def __post_init__(self) -> None:
+        for key, choices in (("format", get_args(Format)), ("width", get_args(Width))):
+            if (value := getattr(self, key)) not in choices:
+                raise ValueError(f"`{key}` is {', '.join(choices[:-1])} or {choices[-1]}; got {value!r}")
+        if not isinstance(self.titles, bool):
+            raise TypeError(f"`titles` is true or false; got {self.titles!r}")
 
 
 LOOK: dict[Any, Any] = {

@@ -9,6 +9,8 @@ from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.marks import matrix, scale_bar, short_share
 from kedit.plots.style import GRAY, name
 
+SMALLEST = 0.24
+"""Inches of a cell that holds two digits."""
 Cells = Mapping[str, Mapping[str, float | None]]
 """For each row its shares by column."""
 
@@ -29,11 +31,14 @@ def draw_matrix(
     if not cells:
         raise ValueError("`cells` is empty, so there is nothing to draw; pass at least one row")
     values, names = _table(cells)
-    upright = 5.5 / len(names) < 0.075 * max(map(len, names)) + 0.05
-    with sheet(
-        max(1.8, 0.3 * len(cells)) + (0.07 * max(map(len, names)) if upright else 0) + 0.75, title, notes
-    ) as drawing:
-        (axes,) = drawing.panels(1)
+    longest, beside = max(map(len, names)), 0.08 * max(len(name(row)) for row in cells) + 1.2
+    # No wider than their numbers need, and no narrower.
+    wide, narrow = (min(0.9, (page - beside) / len(names)) for page in (8.0, 4.0))
+    upright = (narrow if narrow > SMALLEST else wide) < 0.075 * longest + 0.05
+    tall = max(1.5, 0.3 * len(cells)) + (0.07 * longest if upright else 0)
+    with sheet(tall + 0.5 + 0.2 * bool(columns), title, notes) as drawing:
+        (axes,) = drawing.panels(1, narrow=int(narrow > SMALLEST))
+        drawing.inches = beside + wide * len(names)
         texts = [["" if value != value else short_share(value) for value in row] for row in values.tolist()]
         image = matrix(axes, values, texts)
         axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
@@ -58,7 +63,7 @@ def draw_benchmark(
     """
     values, names = _table(cells)
     with sheet(0.27 * len(cells) + 0.07 * max(map(len, names)) + 0.3, title, notes) as drawing:
-        axes, beside = drawing.panels(2, 2, sharey=True, width_ratios=[len(names), 0.8 * len(costs)])
+        axes, beside = drawing.panels(2, 2, 0, sharey=True, width_ratios=[len(names), 0.8 * len(costs)])
         texts = [["-" if value != value else f"{value:.2f}" for value in row] for row in values.tolist()]
         matrix(axes, values, texts, highest=1.15)
         axes.axvline(len(names) - 1.5, color="white", linewidth=3)

@@ -72,10 +72,13 @@ def draw_pareto(trials: Sequence[Trial], *, title: str, marked: str = "two_stage
     notes += ["labels: a job of the front, and how many more are at its point; see leaderboard.md"] * alone
     columns = min(len(shown), 3)
     with sheet(4.0 if alone else 2.3 * -(-len(shown) // columns) + 0.2, title, notes) as drawing:
-        every = drawing.panels(len(shown), columns, sharex=True, sharey=True)
+        every = drawing.panels(len(shown), columns, min(columns, 2), sharex=True, sharey=True)
         for axes, (heading, own) in zip(every, shown, strict=True):
             _draw_trials(axes, own, looks, 5.5 if alone else 3.5)
             drawing.head(axes, "" if alone else heading)
+        kept = [share for _, own in shown for one in own for share in (one.kept, one.control_kept) if share is not None]
+        share_axis(every[0], "x", kept, zoom=True)
+        share_axis(every[0], "y")
         drawing.across = f"{name('retention')}: the weakest measure of what must stay (right is better)"
         drawing.up = name("mention_drop") + " (up is better)" * alone
         drawing.looks = _legend([one for _, own in shown for one in own], looks)
@@ -103,8 +106,6 @@ def _draw_trials(axes: "Axes", trials: Sequence[Trial], looks: Mapping[str, Look
         face = {} if one.evidence else {"mfc": "white", "mec": look.color}
         large = size + 2.5 * min(covering, 3)
         axes.plot(x, y, **look.line2d() | {"ms": large, "ls": ""} | face, clip_on=False, zorder=4)
-    share_axis(axes, "x")
-    share_axis(axes, "y")
     axes.grid()
 
 

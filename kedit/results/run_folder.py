@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +26,35 @@ STEMS = (
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
 """Names of all files that a run may leave beside its folders, so that whoever takes its place can remove them."""
-FOLDERS = {"figures": "*.png", "pictures": "*.png", "wandb": "*", ".hydra": "*.yaml"}
+FIGURES = (
+    *("layers", "scores", "effects", "before_after", "heatmaps", "score", "methods", "overlap", "matrix", "dose"),
+    *("pareto", "thresholds", "words", "sensitivity", "concepts", "convergence", "measures", "planted"),
+    *("counterfactuals", "operators", "sources", "pictures_*", "calibration"),
+)
+FOLDERS: dict[str, tuple[str, ...]] = {
+    # A user may have drawn something in a format of vectors: what is kedit's is known by its name.
+    "figures": ("*.png", *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("pdf", "svg"))),
+    "pictures": ("*.png",),
+    "wandb": ("*",),
+    ".hydra": ("*.yaml",),
+}
 """The folders that a run may leave, and what it puts there."""
+
+
+class FigureStyle(Protocol):
+    """How figures are written, such as `kedit.plots.Style`."""
+
+    @property
+    def format(self) -> str:
+        """The suffix of the files."""
+        ...
 
 
 class Drawable(Protocol):
     """What can write itself as a picture, such as `kedit.plots.Drawing`."""
 
-    def save(self, path: Path) -> object:
-        """Write the picture."""
+    def save(self, path: Path, style: Any = None) -> object:
+        """Write the picture in a style, None for the usual one."""
         ...
 
 
@@ -213,10 +234,18 @@ class Run:
         """Let `draw` make `figures/<name>` and return its path."""
         return self.save_file(f"figures/{name}", draw)
 
-    def save_figures(self, drawings: Mapping[str, Drawable]) -> None:
-        """Write each of the `drawings` as a picture of its name."""
-        for name, drawing in drawings.items():
-            self.save_figure(f"{name}.png", drawing.save)
+    def save_figures(self, drawings: Mapping[str, Drawable], style: FigureStyle | bool = True) -> list[Path]:
+        """Write each of the `drawings` as a picture of its name, and return the paths.
+
+        Args:
+            drawings: The figures.
+            style: How they are written, True as usual, False not at all.
+        """
+        if isinstance(style, bool):
+            return [self.save_figure(f"{name}.png", one.save) for name, one in drawings.items()] if style else []
+        return [
+            self.save_figure(f"{name}.{style.format}", partial(one.save, style=style)) for name, one in drawings.items()
+        ]
 
 
 def is_finished(folder: Path) -> bool:
@@ -260,7 +289,7 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
         if path.name in keep:
             continue
         if path.name in FOLDERS and path.is_dir():
-            for inner in list(path.glob(FOLDERS[path.name])):
+            for inner in [one for pattern in FOLDERS[path.name] for one in path.glob(pattern)]:
                 _remove(inner)
             _remove_empty(path)
         elif path.name.isdigit() and (path / "STATUS").exists():

@@ -132,7 +132,10 @@ class WandbTracker:
                 self._open.run.log({name: table})
 
     def figure(self, name: str, path: Path) -> None:
-        """Log a copy of a picture file."""
+        """Log a copy of a picture file; of formats of vectors, W&B shows none."""
+        if path.suffix in (".pdf", ".svg"):
+            log.info("W&B shows no `%s`; `figures.format=png` mirrors it", path.name)
+            return
         with self._mirroring(f"log figure `{name}`"):
             if self._open.run is not None:
                 import wandb

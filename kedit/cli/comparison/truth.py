@@ -11,6 +11,7 @@ import torch
 from kedit.cli.comparison.choices import chosen
 from kedit.cli.comparison.memory import peak_bytes
 from kedit.cli.configuration import misuse, whole_numbers
+from kedit.cli.show import tell_figures
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.planted.family import PlantedCase, family
 from kedit.models.planted.pictures import planted_pairs
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 LEAST = {"seed": 0, "threads": 1, "planted.seeds": 1, "planted.pictures": 1, "planted.repeats": 1}
 
 
-def truth(cfg: Any, kept: Any, tracker: Any) -> None:
+def truth(cfg: Any, kept: Any, tracker: Any, style: Any) -> None:
     """Rank the neurons of every planted model by every method, time the methods, and leave what came of it."""
     whole_numbers(cfg, LEAST, optional=["threads"])
     asked, choices = cfg.planted, chosen(cfg)
@@ -35,18 +36,18 @@ def truth(cfg: Any, kept: Any, tracker: Any) -> None:
     )  # fmt: skip
     certain = [method for method in choices.methods if not method.drawn]
     costs = measured_costs(family(variants[0], cfg.seed), certain, asked.pictures, asked.repeats)
-    leave(benchmark.with_costs(costs), kept, tracker)
+    leave(benchmark.with_costs(costs), kept, tracker, style)
 
 
-def leave(benchmark: PlantedBenchmark, kept: Any, tracker: Any) -> None:
+def leave(benchmark: PlantedBenchmark, kept: Any, tracker: Any, style: Any) -> None:
     """Write the tables and the figure, mirror them to the tracker, and print the table."""
     table, means = benchmark.table(), {one.method: one.figure(MEAN).value for one in benchmark.verdicts}
     kept.save_json("planted.json", benchmark.to_json())
     kept.save_text("planted.csv", benchmark.long().csv())
     kept.save_text("planted.md", f"{table.markdown()}\n\n{benchmark.about}\n")
-    picture = kept.save_figure("planted.png", benchmark.drawing.save)
+    kept.save_figures({"planted": benchmark.drawing}, style)
     tracker.table("planted", table.columns, table.texts)
-    tracker.figure("planted", picture)
+    tell_figures(tracker, kept)
     tracker.log({f"planted/{method}": value for method, value in means.items() if value is not None})
     print(f"{benchmark}\nfiles: {kept.folder}")
 

@@ -1,18 +1,21 @@
 """The figures of a sweep: its Pareto front, its thresholds, and its doses of neurons."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, get_args
 
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli.configuration import figure_style
 from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys
 from kedit.cli.sweeping.leaderboard import best, sample_counts
 from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep
-from kedit.plots import Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
+from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
+from kedit.plots.style import Format
 from kedit.results.run_folder import write_file
 
-Draw = Callable[[Path], None]
 NO_EVIDENCE = "No evidence at any point"
 
 
@@ -24,18 +27,29 @@ class Drawn(NamedTuple):
 
 
 def draw(sweep: Sweep, front: Pareto) -> Drawn:
-    """Draw the figures into `figures/` of the sweep; one that there is no longer anything to draw for is removed."""
-    figures, lacking, points = [], [], trials(sweep, front)
+    """Draw the figures into `figures/` of the sweep, in its jobs' style; of earlier ones, none is left."""
+    figures, lacking, points, style = [], [], trials(sweep, front), _style(sweep)
     plans = {"pareto": _pareto(sweep, points), "thresholds": _thresholds(sweep), "dose": _dose(sweep, points)}
     for name, drawing in plans.items():
-        path = sweep.folder / "figures" / f"{name}.png"
+        file = f"{name}.{style.format}"
         if isinstance(drawing, str):
-            lacking.append(f"There is no {path.name}: {drawing}.")
-            path.unlink(missing_ok=True)
+            lacking.append(f"There is no {file}: {drawing}.")
         else:
-            write_file(path, drawing)
-            figures.append(f"figures/{path.name}")
+            write_file(sweep.folder / "figures" / file, partial(drawing.save, style=style))
+            figures.append(f"figures/{file}")
+        for old in {f"figures/{name}.{kind}" for kind in get_args(Format)} - {*figures}:
+            (sweep.folder / old).unlink(missing_ok=True)
     return Drawn(tuple(figures), tuple(lacking))
+
+
+def _style(sweep: Sweep) -> Style:
+    """Return how the first job's figures were asked for; the usual style where it draws none or nobody knows."""
+    try:
+        settings = OmegaConf.load(sweep.folder / str(sweep.rows[0].number) / ".hydra" / "config.yaml")
+        style = figure_style(settings) if isinstance(settings, DictConfig) else True
+    except Exception:  # YAML of any kind, or none
+        style = True
+    return style if isinstance(style, Style) else Style()
 
 
 def trials(sweep: Sweep, front: Pareto) -> list[Trial]:
@@ -60,21 +74,21 @@ def _trial(row: Row, result: Result, on_front: bool, several: bool) -> Trial:
     )
 
 
-def _pareto(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
+def _pareto(sweep: Sweep, points: Sequence[Trial]) -> Drawing | str:
     if not any(one.place for one in points):
         return "no job has both a mention_drop and a retention"
-    return draw_pareto(points, title=f"{_about(sweep)}: {_finding(sweep)}").save
+    return draw_pareto(points, title=f"{_about(sweep)}: {_finding(sweep)}")
 
 
-def _dose(sweep: Sweep, points: Sequence[Trial]) -> Draw | str:
+def _dose(sweep: Sweep, points: Sequence[Trial]) -> Drawing | str:
     if not any(one.place for one in points):
         return "no job has both a mention_drop and a retention"
     if len(counts := {one.neurons for one in points}) < 2:
         return f"all jobs edit the same number of neurons ({counts.pop()})"
-    return draw_doses(points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}").save
+    return draw_doses(points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}")
 
 
-def _thresholds(sweep: Sweep) -> Draw | str:
+def _thresholds(sweep: Sweep) -> Drawing | str:
     names = numeric_keys(sweep)
     if not sweep.done:
         return "no job has a result"
@@ -85,12 +99,12 @@ def _thresholds(sweep: Sweep) -> Draw | str:
         if not any(one.value is not None for figures in measures.values() for one in figures):
             return "no job has a value to draw"
         title = f"What `{names[0]}` changes: {_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-        return draw_setting(values, measures, title=title, setting=names[0]).save
+        return draw_setting(values, measures, title=title, setting=names[0])
     found, jobs = grid(sweep, (names[0], names[1]))
     highest = best_cell(found)
     where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
     finding = f"Selectivity is highest, {highest}" if highest else NO_EVIDENCE
-    return draw_thresholds(found, title=f"{finding}; {where}").save
+    return draw_thresholds(found, title=f"{finding}; {where}")
 
 
 def _about(sweep: Sweep) -> str:

@@ -11,7 +11,7 @@ from kedit.neurons import NeuronSet
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
-from kedit.plots import Drawing, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
+from kedit.plots import Drawing, Style, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
 
@@ -151,10 +151,12 @@ class Comparison:
         figures = {"methods": draw_ranking(rows, title=f"{_best(last)}{title}", marked=marked, faded=drawn)}
         if shares := last.overlap():
             finding = _nearest(shares, self.reference)
-            figures["overlap"] = draw_matrix(shares, title=finding, what="neurons in common (Jaccard)", notes=[title])
+            apart = {one: {k: None if k == one else share for k, share in row.items()} for one, row in shares.items()}
+            figures["overlap"] = draw_matrix(apart, title=finding, what="neurons in common (Jaccard)", notes=[title])
             counts = {name: {int(layer): n for layer, n in one.items()} for name, one in last.layers().items()}
             where = f"Where each method finds its neurons; {title}"
-            figures["layers"] = draw_layers(counts, self.widths, title=where, marked=self.reference)
+            faded = [row.method for row in last.rows if row.drawn]
+            figures["layers"] = draw_layers(counts, self.widths, title=where, marked=self.reference, faded=faded)
         if len(self.shown) > 1 and len({one.concept for one in self.shown}) == 1:
             figures["dose"] = self._doses(f"What more neurons change; {title.partition(',')[0]}")
         if self.matrix and self.matrix.drops:
@@ -190,21 +192,23 @@ class Comparison:
         blocks += [*FOOTNOTES, *([self.matrix.table().markdown()] if self.matrix else [])]
         return "\n\n".join([*blocks, *(f"![{one}]({one})" for one in figures)]) + "\n"
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
         """Leave tables, neurons and figures in `folder`, with a STATUS, and return it.
 
-        A finished run of another result stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
+        stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "compare.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run)
+            self.save_in(run, figures=figures)
         return Path(folder)
 
-    def save_in(self, run: Run) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
         run.save_json("compare.json", self.to_json())
         run.save_json("neurons.json", _plain(self.neurons))
         run.save_text("compare.csv", self.table().csv())
-        run.save_figures(self.figures)
+        if figures:
+            run.save_figures(self.figures, figures)
         run.save_text("compare.md", self.markdown(run.figures))
 
     def __str__(self) -> str:
