@@ -35,6 +35,13 @@ TUNED = {
     ("locate/grad_act.yaml", "over_positions"): ("sum",),
     ("locate/act_unembed.yaml", "norm"): ("gamma",),
     ("locate/mmneuron.yaml", "site"): ("act",),
+    **{(f"locate/nam_{name}.yaml", "positions"): ("target",) for name in ("act", "grad", "grat", "ce")},
+    ("locate/nam_weighted.yaml", "weight"): (0.5,),
+    ("locate/nam_grai.yaml", "value"): ("logit",),
+    ("locate/nam_grai.yaml", "over_samples"): ("mean",),
+    ("locate/nam_ce.yaml", "group"): (16,),
+    ("locate/nam_ce.yaml", "noise"): (1.0,),
+    ("locate/nam_ce.yaml", "repeats"): (8,),
     ("inpaint/scenes_diffusion.yaml", "steps"): (10,),
     ("inpaint/scenes_diffusion.yaml", "guidance"): (1.0,),
 }

@@ -31,14 +31,16 @@ SHORTLIST = {"_target_": "kedit.locate.gradcam.GradCAM", "positions": "all", "ov
 SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
     ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 40},
     ("knowledge_neurons", "scenes"): {"steps": 3},
+    ("nam_grai", "scenes"): {"steps": 3},
+    ("nam_ce", "scenes"): {"group": 64, "repeats": 1},
 }
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""
 PARTIAL = {("mmneuron", name) for name in ("planted", "random", "scenes", "minigpt4")} | {("causal_effect", "scenes")}
 """Where neurons are left out of the scores, as the classes of the methods say."""
 SILENT = {("mmneuron", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
-UNSHARED = {"miner", "mmneuron", "knowledge_neurons", "nam", ("causal_effect", "scenes")}
-"""Whose scores are no mean over samples, or that make something of all of them first: a shortlist or a vocabulary."""
+UNSHARED = {"miner", "mmneuron", "knowledge_neurons", ("causal_effect", "scenes")}
+"""Whose scores are no mean over samples, or that make something of all of them first, as a shortlist."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 
 

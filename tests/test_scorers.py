@@ -21,7 +21,7 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.gradient import Gradient
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.nam import NAM
-from kedit.locate.readout import Readout, spelled
+from kedit.locate.readout import Readout
 from kedit.locate.scorer import LayerEvidence, Scorer
 from kedit.locate.selection import TopK
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -70,19 +70,6 @@ def frozen(layer: int, original: Tensor, **parts: Tensor | Readout) -> LayerEvid
     return LayerEvidence(layer, torch.tensor([[IMAGE, TEXT]]), original, **parts)  # type: ignore[arg-type]
 
 
-class Words:
-    """A readout of a layer whose neurons write into two words by a table, `[word, neuron]`."""
-
-    vocabulary = (0, 1)
-
-    def __init__(self, table: list[list[float]]) -> None:
-        self.table = torch.tensor(table)
-
-    def onto(self, tokens: Tensor | tuple[int, ...], norm: str = "none") -> Tensor:
-        assert norm == "none"
-        return self.table[torch.as_tensor(tokens)]
-
-
 # --- golden: the reference code of MM_Neurons
 
 
@@ -112,7 +99,7 @@ def test_scores_are_those_of_the_reference_code(noun: str, golden: dict[str, Ten
     unembedding, token = Unembedding.of(reference), torch.tensor([about["token"]])
     layers, exact = [], []
     for layer, activation in seen.items():
-        readout = Readout(reference, site, layer, unembedding, (), lambda words: ())
+        readout = Readout(reference, site, layer, unembedding)
         kinds = torch.full(activation.shape[:2], TEXT)
         evidence = LayerEvidence(layer, kinds, activation, readout=readout, target=token)
         layers.append(Contribution().score(evidence)[0])
@@ -252,88 +239,6 @@ def test_no_planted_neuron_writes_into_the_word_itself(planted: Planted) -> None
     """The attention after it moves what it writes, which a direct contribution cannot see."""
     scores = scored(planted.model, None, {"only": Contribution("all", "sum")})["only"]
     assert scores.of(planted.star).item() == 0
-
-
-# --- NAM
-
-
-@pytest.mark.parametrize(
-    ("activation", "word", "expected"),
-    [
-        # Neuron 0 writes 3 and 1 into the words, neuron 1 the other way round, neuron 2 -1 and -2, neuron 3 twice 1.
-        ([2.0, 2.0, 2.0, 2.0], 0, [6, 0, -2, 2]),
-        ([2.0, 2.0, 2.0, 2.0], 1, [0, 6, 0, 2]),
-        ([-2.0, -2.0, -2.0, 0.0], 0, [0, -2, 0, 0]),
-        ([-2.0, -2.0, -2.0, 0.0], 1, [-2, 0, 4, 0]),
-    ],
-)
-def test_a_contribution_counts_where_the_concepts_word_gets_the_most(
-    activation: list[float], word: int, expected: list[float]
-) -> None:
-    words = Words([[3.0, 1.0, -1.0, 1.0], [1.0, 3.0, -2.0, 1.0]])
-    original = torch.tensor([[[9.0] * 4, activation]])
-    evidence = frozen(0, original, readout=words, target=torch.tensor([word]))  # type: ignore[arg-type]
-    assert NAM().score(evidence).tolist() == [[expected, activation]]
-
-
-def test_the_final_score_is_the_higher_of_two_shares_of_the_highest() -> None:
-    direct = torch.tensor([[[4.0, 1.0], [-8.0, 0.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
-    active = torch.tensor([[[1.0, 2.0], [-3.0, 4.0]], [[5.0, 10.0], [0.0, 1.0]]])
-    channels = torch.stack([direct, active], dim=1)
-    joined = NAM(weight=0.5).across_layers(channels)
-    torch.testing.assert_close(joined[0], torch.tensor([[1.0, 0.25], [-0.375, 0.5]]))
-    torch.testing.assert_close(joined[1], torch.tensor([[0.25, 0.5], [0.0, 0.05]]))
-    torch.testing.assert_close(NAM(weight=0).across_layers(channels)[0], torch.tensor([[1.0, 0.25], [0.0, 0.0]]))
-    missing = channels.index_fill(3, torch.tensor([1]), torch.nan)
-    assert NAM().across_layers(missing).isnan().tolist() == [[[False, True]] * 2] * 2
-
-
-def test_words_of_ones_own_are_what_the_concepts_is_compared_with(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    """Against more words fewer neurons are left, and against its own word all are."""
-    words = ["star", "house", "sky", "picture", "red", "blue"]
-    alone, annotated, many = (NAM(weight=0, vocabulary=one) for one in (["star"], None, words))
-    scorers = {"alone": alone, "annotated": annotated, "many": many, "direct": Contribution()}
-    stages = {name: Stage(one, TopK(1)) for name, one in scorers.items()}
-    scores = Locator(stages).score(tiny, PAIRS[1:2], captions=told[1:2])
-    n_left = {name: int((one.values > 0).sum()) for name, one in scores.items()}
-    assert n_left["many"] < n_left["annotated"] < n_left["alone"] == n_left["direct"]
-    same = [scored(tiny, told, {"a": NAM(vocabulary=one)})["a"].values for one in (None, ["house", "star"])]
-    assert torch.equal(*same)
-    assert spelled(tiny, words) == tuple(tiny.tokenizer(word, add_special_tokens=False).input_ids[0] for word in words)
-
-
-def test_a_region_takes_the_place_of_the_word(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    """With the word's own direction it is the contribution to the word, unfiltered."""
-    mention = tiny.mention(told[0], STAR_CONCEPT)
-    assert mention is not None
-    direction = Unembedding.of(tiny.module).weight[mention.word[0]]
-    by_region, by_word = (
-        scored(tiny, told, {"a": one})["a"].values for one in (NAM(region=direction), NAM(vocabulary=["star"]))
-    )
-    torch.testing.assert_close(by_region, by_word)
-    with pytest.raises(ValueError, match="`region` has 3 entries, the model's residual stream 16"):
-        scored(tiny, told, {"a": NAM(region=torch.ones(3))})
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"vocabulary": "star"}, "`vocabulary` is a list of words, or None for the annotated, got 'star'"),
-        ({"vocabulary": ()}, r"`vocabulary` is a list of words, .* got \(\)"),
-        ({"weight": -1.0}, "`weight` is a finite number, 0 or more, got -1.0"),
-        ({"norm": "rms"}, "`norm` is one of none, gamma, got 'rms'"),
-        ({"region": torch.ones(2, 3)}, r"`region` is a vector of the residual stream, got shape \(2, 3\)"),
-        ({"positions": "last"}, "`positions` is one of .*, got 'last'"),
-    ],
-)
-def test_an_impossible_option_is_refused(options: dict[str, object], match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        NAM(**options)  # type: ignore[arg-type]
-
-
-def test_words_that_the_model_cannot_spell_are_refused(planted: Planted) -> None:
-    with pytest.raises(ValueError, match="cannot spell a word of `vocabulary`: zebra, lion"):
-        scored(planted.model, None, {"a": NAM(vocabulary=["zebra", "lion"])})
 
 
 @pytest.mark.parametrize("scorer", [Activation, Gradient, Contribution])

@@ -115,7 +115,6 @@ def test_shards_that_do_not_belong_together_are_refused_with_what_differs() -> N
         (GradCAM(over_samples="max"), "GradCAM makes of them is no mean"),
         (KnowledgeNeurons(), "KnowledgeNeurons makes of them is no mean"),
         (DomainEntropy(), "DomainEntropy makes of them is no mean"),
-        (NAM(), "give `vocabulary`"),
         (CausalEffect(shortlist=GradCAM()), "set `shortlist` to null"),
     ],
 )
@@ -127,7 +126,7 @@ def test_what_is_no_mean_over_samples_is_refused(scorer: Any, why: str) -> None:
 
 
 def test_means_may_be_shared_out_and_miner_may_not() -> None:
-    means = {"nam": NAM(vocabulary=["star"]), "effect": CausalEffect(), "kn": KnowledgeNeurons(over_samples="mean")}
+    means = {"nam": NAM(), "effect": CausalEffect(), "kn": KnowledgeNeurons(over_samples="mean")}
     check_shareable(Locator({name: Stage(scorer, TopK(1)) for name, scorer in means.items()}))
     with pytest.raises(ValueError, match="Miner has to see all samples at once"):
         check_shareable(Miner())

@@ -215,7 +215,6 @@ def test_the_readout_is_the_product_of_output_matrix_and_value_vectors(planted: 
         assert one.target is not None
         assert one.readout is not None
         assert one.target.tolist() == [star] * len(one.target)
-        assert model.words(one.readout.vocabulary) == ["house", "star"]
         values = module.model.language_model.layers[one.layer].mlp.down_proj.weight  # [d_model, neuron]
         torch.testing.assert_close(one.readout.onto([star])[0], module.lm_head.weight[star] @ values)
 

@@ -15,7 +15,7 @@ class Contribution:
     """The direct contribution to the word c at the position that predicts it: `A * (U_c . v)`, without a backward.
 
     Pan et al. 2024 (arXiv 2311.07470), `mm_neurons`; the same product is NAM's baseline AcU (Fang et al., NeurIPS
-    2024), `act_unembed`. What later layers make of the neuron is left out: at the last layer the score is the
+    2024), `nam_acu`. What later layers make of the neuron is left out: at the last layer the score is the
     activation times the gradient but for the final norm's division, before it only one path of many. The scores
     therefore lean to late layers.
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from PIL.Image import Image
@@ -21,7 +21,7 @@ from kedit.internals.unembedding import Unembedding
 from kedit.locate.damage import read_references, whole
 from kedit.locate.effect import answer_of, last_stream
 from kedit.locate.outside import seen_whole
-from kedit.locate.readout import Readout, spelled
+from kedit.locate.readout import Readout
 from kedit.locate.scorer import Answer, Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
@@ -50,10 +50,7 @@ def gather(
     readouts: dict[int, Readout] = {}
     if "unembedding" in needs:
         unembedding = Unembedding.of(model.module)
-        named = sorted({name for case in cases for name in case.pair.sample.objects | {case.pair.concept.name}})
-        spell = cache(partial(spelled, model))
-        tokens = spell(tuple(named))
-        readouts = {layer: Readout(model.module, site, layer, unembedding, tokens, spell) for layer in site.blocks}
+        readouts = {layer: Readout(model.module, site, layer, unembedding) for layer in site.blocks}
     for places in batches:
         yield _Batch(model, site, [cases[place] for place in places], target, needs, readouts).scores(scorers)
 

@@ -1,14 +1,13 @@
 """What the neurons of a layer write, as words: their value vectors through the unembedding."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from kedit.internals.sites import Site
 from kedit.internals.unembedding import FinalNorm, Unembedding
-from kedit.models.mllm import MLLM, Generated
-from kedit.samples import Concept
+from kedit.locate.strongest import kept_words, strongest_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +18,7 @@ class Readout:
     site: Site
     layer: int
     unembedding: Unembedding
-    vocabulary: tuple[int, ...]
-    """The first token of each thing that the samples are annotated with."""
-    spell: Callable[[tuple[str, ...]], tuple[int, ...]]
-    """Gives the first token of each of other words, as `spelled` does."""
+    _strongest: dict[FinalNorm, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def values(self) -> Tensor:
@@ -38,12 +34,12 @@ class Readout:
         values = self.values
         return directions.to(values.device) @ values.T
 
+    def strongest(self, norm: FinalNorm = "none") -> Tensor:
+        """Return the token of all that each neuron raises most, and the one that it lowers most: `[2, neuron]`.
 
-def spelled(model: MLLM, words: Sequence[str]) -> tuple[int, ...]:
-    """Return the first token of each word as a caption would continue with it, without repeats."""
-    tokens: dict[int, None] = {}
-    for word in words:
-        mention = model.mention(Generated("", ()), Concept(word), force=True)
-        if mention is not None:
-            tokens[mention.word[0]] = None
-    return tuple(tokens)
+        Made once for a readout, and for a model where somebody keeps it; see `kedit.locate.strongest`.
+        """
+        if norm not in self._strongest:
+            about = {"block": self.site.block(self.layer).output, "norm": norm}
+            self._strongest[norm] = kept_words(about, lambda: strongest_words(self.unembedding, self.values, norm))
+        return self._strongest[norm]

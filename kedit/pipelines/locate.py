@@ -322,9 +322,10 @@ def locate(
     scores = dict(given or _scores(model, locator, found, progress, recall))
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
-    choice = chosen_by(
-        select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
-    )
+    with recall.keeping_words():
+        choice = chosen_by(
+            select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
+        )
     site = site_of(model, locator)
     named = name_neurons(list(choice.stages.values())[-1], scores, model, site)
     return Located(
@@ -340,7 +341,8 @@ def _scores(
     def score() -> Mapping[str, NeuronScores]:
         some = found.pairs[: model.batch_size]
         announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
-        return locator.score(model, found.pairs, captions=found.captions, progress=progress)
+        with recall.keeping_words():
+            return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 
     pictures = of_pairs(found.pairs)
     scores = recall.scores(locator, lambda: {"pairs": pictures, "captions": rows(found.captions)}, score)

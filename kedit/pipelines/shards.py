@@ -105,7 +105,8 @@ def score_shard(
     named = [one is not None for one in scorers.mentions(model, used.pairs, used.captions)]
     scores = dict[str, NeuronScores]()
     if any(named):
-        scores = scorers.score(model, used.pairs, captions=used.captions, progress=progress, dtype=torch.float64)
+        with cache.keeping_words():
+            scores = scorers.score(model, used.pairs, captions=used.captions, progress=progress, dtype=torch.float64)
     by_model = dict(zip(BY_MODEL, (used.still_named, named.count(False)), strict=True))
     marks = {**marks_of_model(model, cache.weights), "asked": prepared.asked, "scorers": digest(of_scorers(scorers))}
     skipped = {**prepared.skipped, **by_model}

@@ -19,6 +19,7 @@ from kedit.inspection.decode import side
 from kedit.inspection.responses import strongest
 from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
+from kedit.locate.strongest import Keep, in_memory, keeping
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.pipelines.locate import Located
@@ -221,7 +222,13 @@ class Subject:
         """Return the scores on some of the pairs."""
         some = [self.named[number] for number in numbers]
         captions = [caption for _, caption in some]
-        return self.locates.score(self.model, [pair for pair, _ in some], captions=captions)
+        with keeping(self._words):
+            return self.locates.score(self.model, [pair for pair, _ in some], captions=captions)
+
+    @cached_property
+    def _words(self) -> Keep:
+        """The strongest words of the model's neurons, which many draws of pictures ask for."""
+        return in_memory()
 
     def best(self, scores: Mapping[str, NeuronScores]) -> NeuronSet:
         """Return as many neurons as were located, the best by `scores`; a ValueError if none were."""

@@ -7,6 +7,7 @@ and the digests of the pictures. What could change a result changes the key, so 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from kedit.edit.edit import Edit
 from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
+from kedit.locate.strongest import keeping
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
 from kedit.samples import Counterfactual
@@ -32,12 +34,14 @@ ROOMS = {
     "generations": (*MODEL, "samples", "edit", "pipelines"),
     "scores": (*MODEL, "samples", "locate", "pipelines"),
     "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
+    "words": (*MODEL, "samples", "locate"),
 }
 """The parts of kedit whose code makes an entry of a kind."""
 LIBRARIES = {
     "generations": (),
     "scores": (),
     "report": ("numpy", "sacrebleu", "rouge-score", "evaluate"),
+    "words": (),
 }
 """What an entry of a kind depends on besides the model's own libraries, which its identity has."""
 
@@ -120,6 +124,17 @@ class Recall:
         if self.store is not None:
             key, stages = self._scores_key(locator, about())
             self.store.keep(key, scores_to(scores), {"kind": "scores", "what": stages})
+
+    def keeping_words(self) -> AbstractContextManager[None]:
+        """Return what lets scorers find the strongest words of the model's neurons here while it lasts."""
+        if (store := self.store) is None:
+            return nullcontext()
+
+        def keep(about: Mapping[str, Any], make: Callable[[], bytes]) -> bytes:
+            what = f"strongest words of {about['block']}"
+            return store.remembered(self._key("words", what, about), make, {"kind": "words", "what": what})
+
+        return keeping(keep)
 
     def many(
         self,

@@ -120,7 +120,8 @@ class Bench:
 
     def _score(self, task: Task) -> Scores:
         pairs, captions = self.usable.pairs[: task.samples], self.usable.captions[: task.samples]
-        scores: Scores = task.locator.score(self.model, pairs, captions=captions, progress=self.progress)
+        with self.cache.keeping_words():
+            scores: Scores = task.locator.score(self.model, pairs, captions=captions, progress=self.progress)
         return scores
 
     def _keep(self, task: Task, scores: Scores) -> Scores:
