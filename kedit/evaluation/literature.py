@@ -6,13 +6,13 @@ writes by itself shows nothing, so here each is of what it writes, and the teach
 
 | there | here |
 |---|---|
-| M-generality, other pictures | `mention_drop` on held-out pictures |
-| M-generality, teacher-forced | `logprob_drop` of the word, in nats |
-| T-generality, other words for the request | `denied` of POPE: yes before and no after, asked whether it is there |
-| T-locality, text alone | `text`: text-only questions that are answered right still |
-| M-locality, a random picture | `objects` of pictures without the concept that are named still |
+| M-generality: other pictures | `mention_drop` on held-out pictures |
+| M-generality teacher-forced | `logprob_drop` of the word, in nats |
+| T-generality: other words for the request | `denied` of POPE: yes before and no after, asked whether it is there |
+| T-locality: text alone | `text`: text-only questions that are answered right still |
+| M-locality: a random picture | `objects` of pictures without the concept that are named still |
 | locality without a picture | `alone` of POPE: answers without a picture that stay |
-| locality on the same picture, asked about something else | `same_picture` of POPE, or `others` of the captions |
+| locality on the same picture: asked about something else | `same_picture` of POPE, or `others` of the captions |
 | cross-modal gap | how far `mention_drop` and the drop of right answers in words, 1 - `text_about`, are apart |
 """
 
@@ -56,7 +56,7 @@ def editing_terms(report: EditReport, pope: PopeReport | None = None) -> dict[st
     )  # fmt: skip
     return {
         "M-generality": Term(suppression["mention_drop"], "suppression/mention_drop"),
-        "M-generality, teacher-forced": Term(suppression["logprob_drop"], "suppression/logprob_drop"),
+        "M-generality teacher-forced": Term(suppression["logprob_drop"], "suppression/logprob_drop"),
         "T-generality": Term(denied, "pope/after/text/target/denied"),
         "T-locality": Term(retention["text"], "retention/text"),
         "M-locality": Term(retention["objects"], "retention/objects"),

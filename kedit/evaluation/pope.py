@@ -140,7 +140,7 @@ class _Asked:
         """Return the figures of each section: means over the `runs`, beside what `was` answered unless it is None."""
         sections: dict[str, Figures] = {"target": self._target(runs, was, why, seed)}
         for kind in (one for one in self.counts if one not in (TARGET, ALONE)):
-            whole = self.places(lambda _, one, kind=kind: one.kind == kind)  # type: ignore[misc]
+            whole = [place for place, one in enumerate(self.questions) if one.kind == kind]
             others = [place for place in whole if place not in self.about]
             sections[kind] = self._figures(others, runs, why, seed)
             sections[f"all_{kind}"] = self._figures(whole, runs, why, seed)
@@ -150,7 +150,7 @@ class _Asked:
 
     def mean_log_odds(self, answers: Sequence[Answers], seed: int) -> Figures:
         """Return the mean log-odds, in nats, of the concept being there, on pictures with and without it."""
-        odds = np.mean([one.log_odds for one in answers], axis=0)
+        odds = np.mean([one.log_odds or () for one in answers], axis=0)
         return {
             f"log_odds_{which}": bootstrap_mean([float(odds[place]) for place in self._of_target(answer)], seed=seed)
             for which, answer in (("present", "yes"), ("absent", "no"))
@@ -198,7 +198,7 @@ class _Asked:
             "there": lambda place, yes: self._is_yes(place),
             "all": lambda place, yes: True,
         })  # fmt: skip
-        ratio = lambda top, bottom: bootstrap_ratio(top, bottom, seed=seed)  # noqa: E731
+        ratio = lambda top, bottom: bootstrap_ratio(top.tolist(), bottom.tolist(), seed=seed)  # noqa: E731
         figures = {
             "accuracy": ratio(n["right"], n["all"]),
             "precision": ratio(n["hits"], n["yes"]),
@@ -219,7 +219,7 @@ class _Asked:
         if not runs:
             return Measured.missing(why)
         n = self._counted(places, runs, {"counted": counts, "all": lambda place, yes: True})
-        return bootstrap_ratio(n["counted"], n["all"], seed=seed)
+        return bootstrap_ratio(n["counted"].tolist(), n["all"].tolist(), seed=seed)
 
     def _counted(
         self,

@@ -1,7 +1,7 @@
 """CHAIR and POPE beside an edit: what is asked for POPE, and both as tables; CHAIR reads the captions of the run."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -94,7 +94,9 @@ def _asked(
             with edit.applied(model):
                 drafts = before if edit.teacher_forceable else None
                 said.append(model.ask(prompts, drafts=drafts, progress=progress, what="POPE of a set"))
-    conditions = [nullcontext] if before is None else [partial(edit.applied, model) for edit in edits]
+    conditions: list[Callable[[], AbstractContextManager[Any]]] = [nullcontext]
+    if before is not None:
+        conditions = [partial(edit.applied, model) for edit in edits]
     odds = log_odds(model, prompts, conditions, progress=progress) or [None] * len(said)
     return [{"texts": rows(texts), "log_odds": one} for texts, one in zip(said, odds, strict=True)]
 

@@ -352,8 +352,8 @@ def run_prepared(
     measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
     report, corpus = run_stage(measures, progress, "measures")
     chair = None if words is None else measure_chair(exam, *told, words, seed=seed)
-    edits = [plan.edit(one, operator, "POPE") for one in (located.neurons, *random)]
-    pope = take_pope(model, exam.concept, prepared.polls, edits, seed, progress, cache) if prepared.polls else None
+    edits = [plan.edit(one, operator, "POPE") for one in (located.neurons, *random) if prepared.polls]
+    pope = take_pope(model, exam.concept, prepared.polls, edits, seed, progress, cache) if edits else None
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
