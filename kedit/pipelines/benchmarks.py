@@ -6,17 +6,22 @@ from functools import partial
 from typing import Any
 
 from kedit.edit.edit import Edit
-from kedit.evaluation.chair import GROUPS, ChairReport
+from kedit.edit.operators import Operator
+from kedit.edit.plan import EditPlan
+from kedit.evaluation.chair import GROUPS, ChairReport, ObjectWords, measure_chair
 from kedit.evaluation.pope import PARSES, TARGET, Answers, PopeReport, measure_pope
 from kedit.evaluation.report import Figures
 from kedit.fingerprints import of_question
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.yes_no import log_odds
+from kedit.neurons import NeuronSet
+from kedit.pipelines.outputs import Told
+from kedit.pipelines.preparation import Prepared
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.progress import Batched
 from kedit.results.cache import FORGETFUL, Recall, of_edit
 from kedit.results.table import Cell, Table
-from kedit.samples import Concept, Progress, Question
+from kedit.samples import Progress, Question
 
 CHAIR = {
     "chair_i": "hallucinated mentions (CHAIRi)",
@@ -36,18 +41,39 @@ POPE = {
 READ_BY = {"text": "by their text", "log_odds": "by log-odds"}
 
 
-def take_pope(
+def take_benchmarks(
     model: MLLM,
-    concept: Concept,
-    questions: Sequence[Question],
-    edits: Sequence[Edit],
+    prepared: Prepared,
+    told: Told,
+    words: ObjectWords | None,
+    plan: EditPlan,
+    operator: Operator,
+    sets: Sequence[NeuronSet],
     seed: int,
     progress: Progress,
     recall: Recall = FORGETFUL,
-) -> PopeReport:
-    """Return what the first of the `edits` did to the answers, the others being of random neurons."""
-    before, (after, *others) = poll(model, questions, edits, progress, recall)
-    return measure_pope(concept, questions, before, after, others, seed=seed)
+) -> tuple[ChairReport | None, PopeReport | None]:
+    """Return CHAIR and POPE, each None if it was not asked for.
+
+    Args:
+        model: The model.
+        prepared: The pictures, and POPE's questions if they are to be asked.
+        told: The captions.
+        words: Which words name which object, for CHAIR; None leaves it out.
+        plan: Where the edit acts.
+        operator: What it does.
+        sets: The neurons that are judged, and random ones.
+        seed: Of the bootstrap.
+        progress: Shows how far it is.
+        recall: What is known from before.
+    """
+    exam, polls = prepared.exam, prepared.polls
+    chair = None if words is None else measure_chair(exam, *told, words, seed=seed)
+    if not polls:
+        return chair, None
+    edits = [plan.edit(one, operator, "POPE") for one in sets]
+    before, (after, *others) = poll(model, polls, edits, progress, recall)
+    return chair, measure_pope(exam.concept, polls, before, after, others, seed=seed)
 
 
 def poll(

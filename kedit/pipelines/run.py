@@ -13,7 +13,7 @@ from kedit.data.inpaint import Inpainter
 from kedit.data.pope import Pope
 from kedit.edit.operators import Operator, aim
 from kedit.edit.plan import EditPlan, check_plan
-from kedit.evaluation.chair import ChairReport, ObjectWords, measure_chair, object_words
+from kedit.evaluation.chair import ChairReport, ObjectWords, object_words
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.literature import editing_terms, terms_json
 from kedit.evaluation.metrics import Similarity
@@ -30,7 +30,7 @@ from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.pipelines.benchmarks import chair_table, pope_table, take_pope
+from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
 from kedit.pipelines.given import (
     as_inpainter,
     as_locator,
@@ -265,8 +265,7 @@ def run(
         locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         select: Chooses in place of the locator's own last selector.
-        inpaint: Paints the concept out of a picture, or `mean`, `blur` or `exact`; if None, the data set draws it anew
-            where it can, and else the region takes the mean colour around it.
+        inpaint: Paints the concept out, or `mean`, `blur` or `exact`; None is `exact` where the data can, else `mean`.
         encoder: Embeds texts for BERTScore; the model's own layers if None.
         counts: How many pictures and random controls to take.
         scores: Scores of the same pictures that were taken before.
@@ -339,21 +338,18 @@ def run_prepared(
     began = time.perf_counter()
     check_model(model, locator)
     prepared = readable(model, prepared)
-    found = locate_prepared(
-        model, prepared, locator, select=select, scores=scores, cache=cache, name=name, progress=progress
-    )
+    found = locate_prepared(model, prepared, locator, select=select, scores=scores, cache=cache, name=name,
+                            progress=progress)  # fmt: skip
     exam, located, site = prepared.exam, found.located, site_of(model, locator)
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
-    random = [located.neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
-    told = interview(model, exam, plan, operator, located.neurons, random, progress, cache)
+    sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
+    told = interview(model, exam, plan, operator, sets[0], sets[1:], progress, cache)
     similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
     measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
     report, corpus = run_stage(measures, progress, "measures")
-    chair = None if words is None else measure_chair(exam, *told, words, seed=seed)
-    edits = [plan.edit(one, operator, "POPE") for one in (located.neurons, *random) if prepared.polls]
-    pope = take_pope(model, exam.concept, prepared.polls, edits, seed, progress, cache) if edits else None
+    chair, pope = take_benchmarks(model, prepared, told, words, plan, operator, sets, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
