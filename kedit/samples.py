@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
@@ -220,6 +220,24 @@ class Quizzed(Protocol):
 
     def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
         """Return at most so many questions of each kind for each half; no thing is asked about in both."""
+        ...
+
+
+EXISTENCE = "Is there {} in the image?"
+"""How POPE asks (Li et al. 2023); `{}` stands for "a dog"."""
+
+
+@runtime_checkable
+class Surveyed(Protocol):
+    """A data set that can tell what many pictures show, and how to ask whether something is in one."""
+
+    @property
+    def existence(self) -> str:
+        """The question, where `{}` stands for "a dog"."""
+        ...
+
+    def annotations(self, *, seed: int) -> Sequence[frozenset[str]]:
+        """Return the names of the concepts in each annotated picture; of endless ones, in some."""
         ...
 
 

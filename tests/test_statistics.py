@@ -11,6 +11,7 @@ from kedit.evaluation.measure import compare
 from kedit.evaluation.statistics import (
     Measured,
     bootstrap_mean,
+    bootstrap_ratio,
     harmonic_mean,
     paired_difference,
     permutation_pvalue,
@@ -229,3 +230,32 @@ def test_the_pareto_set_is_what_no_other_point_beats(points: list[tuple[int, int
         return any(other[0] >= one[0] and other[1] >= one[1] and other != one for other in points)
 
     assert undominated(points) == [not beaten(one) for one in points]
+
+
+def test_a_ratio_is_that_of_the_sums_and_resamples_what_belongs_together() -> None:
+    found = bootstrap_ratio([2, 0, 1, 0], [4, 2, 1, 0])
+    assert (found.value, found.n) == (3 / 7, 3)
+    assert found.low is not None and found.high is not None and found.low <= 3 / 7 <= found.high
+    # The parts of a sample stand or fall together: ten times as many of each are no more samples.
+    tenfold = bootstrap_ratio([20, 0, 10, 0], [40, 20, 10, 0])
+    assert tenfold == found
+
+
+def test_a_ratio_of_shares_of_one_is_a_mean() -> None:
+    for values in ([1, 0, 0, 1, 1], [0.5, 0.25, 1.0]):
+        assert bootstrap_ratio(values, [1] * len(values)) == bootstrap_mean(values)
+
+
+def test_a_ratio_of_nothing_or_all_is_as_sure_as_its_samples() -> None:
+    for top in (0, 3):
+        found = bootstrap_ratio([top] * 20, [3] * 20)
+        assert found == bootstrap_mean([top / 3] * 20)
+    assert bootstrap_ratio([0, 0], [0, 0]).why == "there is nothing to count"
+    assert bootstrap_ratio([1], [2]).why == "an interval needs at least 2 samples"
+
+
+def test_a_ratio_counts_no_more_than_there_is() -> None:
+    with pytest.raises(ValueError, match="lies between 0 and `total`"):
+        bootstrap_ratio([3], [2])
+    with pytest.raises(ValueError, match="a total for each sample, got 1 and 2"):
+        bootstrap_ratio([1], [2, 2])

@@ -27,6 +27,8 @@ LEAST = {"seed": 0, "threads": 1, "random_seeds": 1, "evaluate.locate": 1, "eval
 def compare(cfg: DictConfig) -> None:
     """Run one comparison in its Hydra folder; what an earlier one has in the store is not computed again."""
     least = {key: one for key, one in LEAST.items() if cfg.matrix or not key.startswith("matrix")}
+    if asked := [f"`evaluate.{key}`" for key in ("chair", "pope") if cfg.evaluate[key]]:
+        raise ConfigurationError(f"a comparison does not take {' and '.join(asked)}, which `kedit run` does")
     with run_folder(cfg, least, ["concept"]) as (kept, tracker):
         use_threads(cfg.threads)
         style = figure_style(cfg)

@@ -18,15 +18,18 @@ OmegaConf.register_new_resolver("kedit.conf", lambda: f"file://{conf_dir()}", re
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-TEXTS = frozenset({"concept", "folder", "path", "concepts_file", "questions_file", "scores", "subset"})
+TEXTS = frozenset({"concept", "folder", "path", "concepts_file", "questions_file", "scores", "subset", "synonyms",
+                   "pope_question"})  # fmt: skip
 """Last parts of the settings that are a text, which is not empty."""
-SWITCHES = frozenset({"figures", "titles", "share_passes", "crowds", "control", "download", "trust_remote_code"})
+SWITCHES = frozenset({"figures", "titles", "share_passes", "crowds", "control", "download", "trust_remote_code", "chair",
+                      "pope"})  # fmt: skip
 """Last parts of the settings that are true or false."""
 READ_AS = {"int": "a number", "float": "a number", "bool": "true or false", "NoneType": "nothing"}
 """What a value is called that Hydra read as a type of Python's."""
 OF_MODELS = {"model.batch_size": 1, "model.max_new_tokens": 1}
 """The settings that are whole numbers wherever a model is chosen, and the least of each."""
-FILES = {"scores": "", **{f"data.{name}": "data.folder" for name in ("index", "concepts_file", "questions_file")},
+FILES = {"scores": "", "evaluate.synonyms": "",
+         **{f"data.{name}": "data.folder" for name in ("index", "concepts_file", "questions_file")},
          **{f"data.{name}": "data.folder" for name in ("instances", "captions")}}  # fmt: skip
 """The settings that name a file, and those that name the folder it lies in."""
 

@@ -11,6 +11,7 @@ from kedit.cli.configuration import build
 from kedit.data.found import FoundRegions
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import Heavy, Pairs, counterfactuals
+from kedit.data.pope import Pope
 from kedit.locate.shards import ALL, Shard
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.progress import show_progress
@@ -31,13 +32,19 @@ def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, n
 
 
 def prepared(
-    data: Data, concept: str, inpaint: Inpainter, counts: Mapping[Any, Any], seed: int, shard: Shard = ALL
+    data: Data,
+    concept: str,
+    inpaint: Inpainter,
+    counts: Mapping[Any, Any],
+    seed: int,
+    shard: Shard = ALL,
+    pope: Pope | None = None,
 ) -> Prepared:
     """Return the pictures and questions of a concept, as many as the configuration says."""
     names = [field.name for field in fields(Counts)]
     wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
     with quiet(inpaint):
-        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, progress=show_progress)
+        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, pope=pope, progress=show_progress)
 
 
 def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import build, figure_style, misuse, plain, sweep_folder, use_threads
+from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sharing import shared, unchanged
 from kedit.paths import conf_dir
@@ -19,6 +20,8 @@ from kedit.progress import show_progress
 
 ASKED = ("data", "inpaint", "segment", "concept", "evaluate", "seed")
 """The settings that decide the pictures and the questions."""
+NEEDED = {"synonyms": "chair", "pope_question": "pope", "pope_files": "pope"}
+"""Settings of `evaluate`, and the switch without which they mean nothing."""
 LEAST = {"seed": 0, "threads": 1, "evaluate.locate": 1, "evaluate.target": 1, "evaluate.retention": 0,
          "evaluate.controls": 0}  # fmt: skip
 
@@ -54,6 +57,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         name: The locator's.
         kept: The run's folder, which has the scores and the neurons as soon as they are known.
     """
+    from kedit.evaluation.chair import object_words
     from kedit.locate.choosing import check_pairs
     from kedit.neurons import load_scores
     from kedit.pipelines import run as pipeline
@@ -70,12 +74,13 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         pipeline.check(locator, plan, select)
         prepared = prepared_for(cfg)
         check_pairs(select, locator, prepared.pairs)
+        words = object_words(cfg.evaluate.chair and (cfg.evaluate.synonyms or True), prepared.exam.vocabulary)
     with unchanged(cfg.model) as found:
         with misuse():
             check_model(found.model, locator)
         return pipeline.run_prepared(
             found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
-            controls=cfg.evaluate.controls, scores=scores, seed=cfg.seed,
+            controls=cfg.evaluate.controls, scores=scores, words=words, seed=cfg.seed,
             cache=Recall.at(cfg.store, found.identity, found.weights), name=name,
             keep=lambda located: leave(located, kept), progress=show_progress,
         )  # fmt: skip
@@ -88,8 +93,21 @@ def prepared_for(cfg: DictConfig) -> Any:
     return shared(
         "questions",
         {key: value for key, value in plain(cfg).items() if key in ASKED},
-        lambda: prepared(build(cfg.data), cfg.concept, inpainter(cfg), cfg.evaluate, cfg.seed),
+        lambda: prepared(
+            build(cfg.data), cfg.concept, inpainter(cfg), cfg.evaluate, cfg.seed, pope=pope_of(cfg.evaluate)
+        ),
     )
+
+
+def pope_of(settings: DictConfig) -> Any:
+    """Return how POPE asks, as the group `evaluate` says; None where it is not asked."""
+    from kedit.data.pope import Pope
+
+    for key, switch in NEEDED.items():
+        if settings[key] is not None and not settings[switch]:
+            raise ConfigurationError(f"`evaluate.{key}` is of use with `evaluate.{switch}=true` only")
+
+    return Pope(settings.pope_question, settings.pope_files or ()) if settings.pope else None
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from kedit.data.album import Album, Rules
 from kedit.data.drawing import Asked, drawn, split
 from kedit.data.inquiries import inquiries, quiz, text_questions
 from kedit.data.pictures import SampleError
-from kedit.samples import Concept, Question, Quiz, Sample, Split, find_concept
+from kedit.samples import EXISTENCE, Concept, Question, Quiz, Sample, Split, find_concept
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,15 @@ class AnnotatedPictures:
     def questions(self) -> tuple[Question, ...]:
         """The questions of `questions_file` that are about nothing but words."""
         return text_questions(Path(self.folder), self.questions_file)
+
+    @property
+    def existence(self) -> str:
+        """POPE's question."""
+        return EXISTENCE
+
+    def annotations(self, *, seed: int) -> list[frozenset[str]]:
+        """Return the names of the concepts in each picture of the album, whatever the seed."""
+        return [record.objects for record in self.album.records]
 
     def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
         """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""

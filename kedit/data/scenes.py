@@ -13,6 +13,8 @@ from kedit.samples import Concept, Question, Quiz, Sample, Split, find_concept
 FIRST_EVALUATION_SEED, SEEDS_PER_SPLIT = 1_000_000, 50_000
 FIRST_TRAINING_SEED, BEYOND_TRAINING = 10_000_000, 1 << 40
 """Splits draw from seeds that no training scene uses: those between the two are for training."""
+SURVEYED = 500
+"""Scenes from which it is taken how often things are shown, and together; POPE takes as many pictures."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Scenes:
     def questions(self) -> tuple[Question, ...]:
         """The facts that need no picture."""
         return tuple(Question(text, answer, "fact") for text, answer in grammar.FACTS)
+
+    @property
+    def existence(self) -> str:
+        """The question, in the picture world's words."""
+        return "is there {} ?"
+
+    def annotations(self, *, seed: int) -> list[frozenset[str]]:
+        """Return the categories of the first scenes of the split of `seed`."""
+        return [scene(number, colors=self.colors).categories for number in evaluation_seeds(seed)[:SURVEYED]]
 
     def sample(self, seed: int) -> Sample:
         """Return the scene of `seed` with its captions, objects, masks and exact counterfactuals."""

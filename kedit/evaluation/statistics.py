@@ -84,6 +84,43 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2
     return _percentile_bootstrap(checked, seed, resamples, level)
 
 
+def bootstrap_ratio(
+    counted: Sequence[float], total: Sequence[float], *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Measured:
+    """Return the sum of `counted` over that of `total`, and its interval; n is how many samples have a total above 0.
+
+    What belongs together stays together: the mentions of a caption, or the questions about a picture, are resampled as
+    one. A ratio of 0 or 1 has Wilson's interval of n samples, as in `bootstrap_mean`.
+
+    Args:
+        counted: What counts of each sample, `[sample]`, from 0 to its total.
+        total: Of what, `[sample]`.
+        seed: Of the bootstrap.
+        resamples: How often samples are drawn.
+        level: Of the interval.
+    """
+    tops, bottoms = _checked(counted, "counted"), _checked(total, "total")
+    if len(tops) != len(bottoms):
+        raise ValueError(f"there is a total for each sample, got {len(tops)} and {len(bottoms)}")
+    if (tops < 0).any() or (tops > bottoms + 1e-9).any():
+        raise ValueError("`counted` lies between 0 and `total` for each sample")
+    tops, bottoms = tops[bottoms > 0], bottoms[bottoms > 0]
+    if not (n := len(tops)):
+        return Measured.missing("there is nothing to count")
+    if (bottoms == 1).all():
+        return bootstrap_mean(tops.tolist(), seed=seed, resamples=resamples, level=level)
+    value = float(tops.sum() / bottoms.sum())
+    if not tops.any() or np.allclose(tops, bottoms):
+        return _wilson(n if tops.any() else 0, n, level)
+    _normal_quantile(level)
+    if n == 1:
+        return Measured(value, None, None, 1, "an interval needs at least 2 samples")
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    ratios = tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1)
+    low, high = np.quantile(ratios, ((1 - level) / 2, (1 + level) / 2))
+    return Measured(value, min(value, float(low)), max(value, float(high)), n)
+
+
 def paired_difference(
     a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> Measured:

@@ -7,6 +7,7 @@ from torch import nn
 
 from kedit.arguments import require, require_count, shown
 from kedit.data.inpaint import BlurFill, Exact, Inpainter, MeanFill
+from kedit.data.pope import Pope
 from kedit.edit.operators import Operator, Zero, check_operator
 from kedit.edit.plan import EditPlan, Plan
 from kedit.locate.shipped import shipped
@@ -78,6 +79,12 @@ def as_plan(edit: Operator | EditPlan | None) -> EditPlan:
     operator = Zero() if edit is None else edit
     check_operator(operator)
     return Plan(operator)
+
+
+def as_pope(pope: bool | Pope) -> Pope | None:
+    """Return how POPE asks, given that, true for its usual way, or false for not at all."""
+    require(pope, (bool, Pope), "pope", "true, false, or a `Pope`")
+    return pope if isinstance(pope, Pope) else Pope() if pope else None
 
 
 def check_common(data: object, seed: object, counts: object, kind: type) -> None:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 from kedit.arguments import require_count
 from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.data.pairs import counterfactuals
+from kedit.data.pope import Pope
 from kedit.evaluation.exam import Exam
 from kedit.locate.shards import ALL, Shard
 from kedit.models.mllm import MLLM, Generated
 from kedit.pipelines.provenance import asked_for
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
-from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Split, find_concept, silent
+from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Question, Split, find_concept, silent
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Prepared(NamedTuple):
     """How many pictures cannot be used, or not be painted, by the reason."""
     asked: str = ""
     """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
+    polls: tuple[Question, ...] = ()
+    """POPE's questions, if they are asked."""
 
 
 def prepare(
@@ -61,12 +64,13 @@ def prepare(
     *,
     seed: int = 0,
     shard: Shard = ALL,
+    pope: Pope | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Return what an edit of the concept called `concept` is judged on, and the pairs to locate it with.
 
     Without an inpainter, the data set draws each picture anew where it can, and else the region is filled with the
-    mean colour around it. Of several shards, one may have no pair.
+    mean colour around it. Of several shards, one may have no pair. With `pope`, its questions are there as well.
 
     Raises:
         LookupError: The data has no such concept.
@@ -82,7 +86,8 @@ def prepare(
     # What the data set passed over, it passed over for all shards.
     passed_over = split.skipped if shard.index == 0 else {}
     asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
-    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked)
+    polls = () if pope is None else pope.questions(data, found, split, seed=seed)
+    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked, polls)
 
 
 def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:

@@ -28,11 +28,16 @@ def readable(model: MLLM, prepared: Prepared) -> Prepared:
     pairs = sift(prepared.pairs, lambda pair: pair.sample.image, "pairs to locate with")
     target = sift(exam.target, _of_sample, "pictures of the concept")
     kept = {sample.id for sample in sift(exam.retention, _of_sample, "pictures without the concept")}
+    about = {poll.sample.id: poll.sample for poll in prepared.polls if poll.sample is not None}
+    held_out = {sample.id for sample in exam.target + exam.retention}
+    others = sift([sample for name, sample in about.items() if name not in held_out], _of_sample, "")
     if not sift.count:
         return prepared
     near, far = (tuple(sample for sample in part if sample.id in kept) for part in (exam.near, exam.far))
+    kept |= {sample.id for sample in [*target, *others]}
+    polls = tuple(poll for poll in prepared.polls if poll.sample is None or poll.sample.id in kept)
     exam = replace(exam, target=tuple(target), near=near, far=far)
-    return prepared._replace(exam=exam, pairs=pairs, skipped=sift.counted(prepared.skipped))
+    return prepared._replace(exam=exam, pairs=pairs, polls=polls, skipped=sift.counted(prepared.skipped))
 
 
 def with_readable_pairs(model: MLLM, prepared: Prepared) -> Prepared:

@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
+from kedit.data.pope import Pope
 from kedit.edit.operators import Operator, aim
 from kedit.edit.plan import EditPlan, check_plan
+from kedit.evaluation.chair import ChairReport, ObjectWords, object_words
 from kedit.evaluation.exam import Exam
+from kedit.evaluation.literature import editing_terms, terms_json
 from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.pope import PopeReport
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
@@ -24,7 +28,16 @@ from kedit.locate.locator import Locator
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, name_of_concept, require_model
+from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
+from kedit.pipelines.given import (
+    as_inpainter,
+    as_locator,
+    as_plan,
+    as_pope,
+    check_common,
+    name_of_concept,
+    require_model,
+)
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Located, check_model, leave, locate_prepared, neuron_part, site_of
 from kedit.pipelines.outputs import Told, interview, measured
@@ -85,6 +98,10 @@ class RunResult:
     """How long locating and the whole took."""
     phase: str = "both"
     """When the edit acts."""
+    chair: ChairReport | None = None
+    """CHAIR of the captions, if it was asked for."""
+    pope: PopeReport | None = None
+    """POPE, if it was asked for."""
 
     @property
     def concept(self) -> str:
@@ -140,8 +157,15 @@ class RunResult:
         notes = (self.located.neurons_line, *self.located.named.lines, report.verdict)
         return Table(columns, tuple(rows), f"{self.concept} in {self.model}", notes)
 
+    @property
+    def tables(self) -> list[Table]:
+        """The table of suppression and retention, and those of CHAIR and POPE where they were asked for."""
+        chair = [chair_table(self.chair)] if self.chair else []
+        return [self.table(), *chair, *([pope_table(self.pope, self.concept)] if self.pope else [])]
+
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
+        benchmarks = {"chair": self.chair, "pope": self.pope}
         return {
             "kedit": __version__,
             "concept": self.concept,
@@ -152,6 +176,8 @@ class RunResult:
             "phase": self.phase,
             "neurons": neuron_part(self.neurons, self.site.n_neurons),
             **self.report.to_json(),
+            **{name: one.to_json() for name, one in benchmarks.items() if one is not None},
+            "literature": terms_json(editing_terms(self.report, self.pope)),
             "corpus": self.corpus,
             "samples": {
                 **self.located.sample_counts,
@@ -182,16 +208,17 @@ class RunResult:
         if figures:
             run.save_figures(self.figures, figures)
         examples = [row._asdict() for row in self.examples]
-        run.save_text("report.md", report_markdown(self.to_json() | {"examples": examples, "figures": run.figures}))
+        more = {"examples": examples, "figures": run.figures, "tables": [one.markdown() for one in self.tables[1:]]}
+        run.save_text("report.md", report_markdown(self.to_json() | more))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})
 
     def __str__(self) -> str:
         examples = "\n".join(f"  before: {row.before}\n  after:  {row.after}" for row in self.examples)
-        return f"{self.table()}\n{examples}"
+        return "\n".join([*map(str, self.tables), examples])
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<li>{escape(row.before)}<br>{escape(row.after)}</li>" for row in self.examples)
-        return f"{self.table().html()}<ul>{rows}</ul>"
+        return "".join(table.html() for table in self.tables) + f"<ul>{rows}</ul>"
 
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
@@ -219,6 +246,8 @@ def run(
     encoder: TextEncoder | None = None,
     counts: Counts | None = None,
     scores: Mapping[str, NeuronScores] | None = None,
+    chair: bool | str | Path | ObjectWords = False,
+    pope: bool | Pope = False,
     seed: int = 0,
     store: str | Path | None = None,
     progress: Progress | bool = True,
@@ -232,15 +261,15 @@ def run(
         model: The model; its weights are not touched.
         data: Where the pictures and the text-only questions come from.
         concept: The name of a concept that the data knows.
-        locate: Scores and selects, or the name of a shipped locator; two-stage filtering with its default thresholds
-            if None.
+        locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         select: Chooses in place of the locator's own last selector.
-        inpaint: Paints the concept out of a picture, or `mean`, `blur` or `exact`. If None, the data set draws the
-            picture anew where it can, and else the region is filled with the mean colour around it.
+        inpaint: Paints the concept out, or `mean`, `blur` or `exact`; None is `exact` where the data can, else `mean`.
         encoder: Embeds texts for BERTScore; the model's own layers if None.
         counts: How many pictures and random controls to take.
         scores: Scores of the same pictures that were taken before.
+        chair: Whether to take CHAIR of the captions, by kedit's own words; or the file of synonyms to take it by.
+        pope: Whether to ask POPE's questions; or how.
         seed: Of the pictures drawn, the random controls and the bootstrap.
         store: The folder of results that later jobs may use again; None computes everything.
         progress: Shows how far it is; True in the library's own way, False not at all.
@@ -252,14 +281,15 @@ def run(
     """
     check_common(data, seed, counts, Counts)
     locator, plan, counted = as_locator(locate), as_plan(edit), counts or Counts()
-    name, painter = name_of_concept(data, concept), as_inpainter(inpaint)
+    name, painter, asked = name_of_concept(data, concept), as_inpainter(inpaint), as_pope(pope)
     check(locator, plan, select)
+    words = object_words(chair, data.concepts)
     require_model(model)
     show = as_progress(progress)
-    prepared = prepare(data, name, painter, counted, seed=seed, progress=show)
+    prepared = prepare(data, name, painter, counted, seed=seed, pope=asked, progress=show)
     return run_prepared(
         model, prepared, locator, plan, select=select, encoder=encoder, controls=counted.controls, scores=scores,
-        seed=seed, cache=Recall.of_model(store, model), progress=show,
+        words=words, seed=seed, cache=Recall.of_model(store, model), progress=show,
     )  # fmt: skip
 
 
@@ -279,6 +309,7 @@ def run_prepared(
     encoder: TextEncoder | None = None,
     controls: int = 5,
     scores: Mapping[str, NeuronScores] | None = None,
+    words: ObjectWords | None = None,
     seed: int = 0,
     cache: Recall = FORGETFUL,
     name: str = "",
@@ -296,6 +327,7 @@ def run_prepared(
         encoder: Embeds texts for BERTScore.
         controls: How many layer-matched random sets to edit as well.
         scores: Scores of the same pictures that were taken before.
+        words: Which words name which object, for CHAIR; None leaves it out.
         seed: Of the random controls and the bootstrap.
         cache: What is known from before.
         name: What to call the locator; its stages if empty.
@@ -305,22 +337,22 @@ def run_prepared(
     began = time.perf_counter()
     check_model(model, locator)
     prepared = readable(model, prepared)
-    found = locate_prepared(
-        model, prepared, locator, select=select, scores=scores, cache=cache, name=name, progress=progress
-    )
+    found = locate_prepared(model, prepared, locator, select=select, scores=scores, cache=cache, name=name,
+                            progress=progress)  # fmt: skip
     exam, located, site = prepared.exam, found.located, site_of(model, locator)
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
-    random = [located.neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
-    told = interview(model, exam, plan, operator, located.neurons, random, progress, cache)
+    sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
+    told = interview(model, exam, plan, operator, sets[0], sets[1:], progress, cache)
     similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
     measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
     report, corpus = run_stage(measures, progress, "measures")
+    chair, pope = take_benchmarks(model, prepared, told, words, plan, operator, sets, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
         model.name, found.locator, repr(operator), plan.positions, site, exam, located, told, report, corpus,
-        heat_maps, found.skipped, seconds, plan.phase,
+        heat_maps, found.skipped, seconds, plan.phase, chair, pope,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from kedit.neurons import NeuronSet
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return `report.json` as a page that is read in ten seconds.
 
-    Beside the contract's keys, `examples` (rows of `id`, `before`, `after`) and `figures` (paths
-    relative to the page) are shown when the report has them; what it lacks is left out.
+    Beside the contract's keys, `examples` (rows of `id`, `before`, `after`), `tables` (in Markdown) and `figures`
+    (paths relative to the page) are shown when the report has them; what it lacks is left out.
     """
     control = report.get("control") or {}
     blocks = [
@@ -23,6 +23,8 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         _results_table("suppression", report, control),
         _results_table("retention", report, control),
         *(_list_line(name, report.get(name)) for name in ("selectivity", "fluency", "samples", "cost")),
+        _list_line("in the literature's terms:", report.get("literature")),
+        *(report.get("tables") or ()),
         _examples_table(report.get("examples") or ()),
         *(f"![{Path(figure).stem}]({figure})" for figure in report.get("figures") or ()),
     ]

@@ -1,0 +1,209 @@
+"""POPE's questions (Li et al. 2023): whether a thing is in a picture, made from annotations or read from files."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kedit.data.album import Album, Record
+from kedit.data.annotated import AnnotatedPictures
+from kedit.data.grammar import article
+from kedit.data.jsonlines import Line, lines
+from kedit.data.pictures import SampleError
+from kedit.samples import EXISTENCE, Concept, Data, Question, Sample, Split, Surveyed
+
+RULES = ("random", "popular", "adversarial")
+"""How what is not in a picture is chosen: any, the most frequent, what most often comes with what was just asked."""
+TARGET = "target"
+"""The kind of the questions about the concept, one for each picture."""
+ALONE = "alone"
+"""The kind of the questions without a picture."""
+LEAST = 3
+"""Things in a picture that is asked about; so many are asked about, and so many that are not there."""
+
+
+@dataclass(frozen=True)
+class Pope:
+    """What is asked, and how: the questions that are made, or published ones."""
+
+    question: str | None = None
+    """The question, where `{}` stands for "a dog"; None for the data set's own, POPE's where it has none."""
+    files: tuple[str | Path, ...] = ()
+    """Published questions: files of lines with `image`, `text` and `label`; without any, questions are made."""
+
+    def __post_init__(self) -> None:
+        if self.question is not None and (not isinstance(self.question, str) or self.question.count("{}") != 1):
+            raise ValueError(f'the question of POPE has `{{}}` once, for "a dog"; got {self.question!r}')
+        object.__setattr__(self, "files", (self.files,) if isinstance(self.files, str | Path) else tuple(self.files))
+        if odd := [one for one in self.files if not isinstance(one, str | Path)]:
+            raise TypeError(f"the files of POPE are paths, got {odd[0]!r}")
+
+    def questions(self, data: Data, concept: Concept, split: Split, *, seed: int) -> tuple[Question, ...]:
+        """Return what is asked about the held-out pictures of `split`, each with the answer yes or no.
+
+        Whether `concept` is in it, of each picture (the kind `target`); POPE's questions (of the kinds of `RULES`, or
+        of a file's), a question that several kinds have in each of them; and of every concept without a picture
+        (`alone`, with a blank answer).
+
+        Raises:
+            FileNotFoundError: There is no such file of questions.
+            ValueError: A line cannot be understood, or is of no picture that the data has.
+        """
+        template = self.question or (data.existence if isinstance(data, Surveyed) else EXISTENCE)
+        known = {one.name: one for one in data.concepts}
+        ask = {name: template.format(_with_article(one)) for name, one in known.items()}
+        shown = [(sample, "yes") for sample in split.target] + [(one, "no") for one in (*split.near, *split.far)]
+        asked = [Question(ask[concept.name], answer, TARGET, sample) for sample, answer in shown]
+        samples = [sample for sample, _ in shown]
+        if self.files:
+            others = published(self.files, data, samples, frozenset(sample.id for sample in split.locate))
+        else:
+            found = data.annotations(seed=seed) if isinstance(data, Surveyed) else [one.objects for one in samples]
+            others = tuple(made(samples, Annotations.of(found, known), ask, seed))
+        alone = (Question(text, "", ALONE) for text in ask.values())
+        return (*asked, *others, *alone)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """How often things are shown, and together."""
+
+    by_frequency: tuple[str, ...]
+    """The most frequent first; of equal ones, by name."""
+    beside: Mapping[str, tuple[str, ...]]
+    """For each thing, those in pictures with it, the most frequent first."""
+
+    @classmethod
+    def of(cls, pictures: Sequence[frozenset[str]], known: Mapping[str, object]) -> "Annotations":
+        """Return it of pictures with the names of what they show, of which only `known` ones count."""
+        counts: Counter[str] = Counter()
+        together: dict[str, Counter[str]] = defaultdict(Counter)
+        for objects in (one & known.keys() for one in pictures):
+            counts.update(objects)
+            for name in objects:
+                together[name].update(objects - {name})
+        return cls(_ordered(counts), {name: _ordered(others) for name, others in together.items()})
+
+
+def made(samples: Sequence[Sample], annotations: Annotations, ask: Mapping[str, str], seed: int) -> Iterator[Question]:
+    """Yield the questions about the pictures that show at least three things, by the original's rules.
+
+    Three things that are there, the same ones for each kind, and after each one that is not, none of them twice. Where
+    the original takes the first three annotated things and draws without a seed, the order is drawn with `seed`, for
+    each picture its own. A picture without so many other things has fewer questions, as many of yes as of no.
+
+    Args:
+        samples: The pictures.
+        annotations: How often things are shown.
+        ask: The question about each thing.
+        seed: Of what is drawn.
+    """
+    for sample in samples:
+        there = sorted(sample.objects & ask.keys())
+        if len(there) < LEAST:
+            continue
+        rng = np.random.default_rng((seed, *sample.id.encode()))
+        chosen = [there[place] for place in rng.permutation(len(there))[:LEAST]]
+        for kind in RULES:
+            asked: list[str] = []
+            for thing in chosen:
+                possible = [one for one in annotations.by_frequency if one not in sample.objects and one not in asked]
+                if not possible:
+                    break
+                absent = _absent(kind, possible, annotations.beside.get(thing, ()), rng)
+                asked.append(absent)
+                yield Question(ask[thing], "yes", kind, sample)
+                yield Question(ask[absent], "no", kind, sample)
+
+
+def published(
+    files: Sequence[str | Path], data: Data, samples: Sequence[Sample], spent: frozenset[str]
+) -> tuple[Question, ...]:
+    """Return the questions of files about pictures that the data has; none about those that were located with.
+
+    Args:
+        files: Of lines with `image`, `text` (or `question`) and `label` (or `answer`). Their kind is their `category`,
+            or else the one of `RULES` that the name of the file has, or its name.
+        data: Where the pictures are; `COCO_val2014_000000000042.jpg` is the picture 42 as well.
+        samples: Pictures that are open already.
+        spent: The ids of the pictures that were located with.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line cannot be understood, or the data has none of the pictures.
+    """
+    if not isinstance(data, AnnotatedPictures):
+        raise ValueError("files of questions name pictures in a folder, which this data set has not")
+    album, opened = _Opened(data.album, spent, {sample.id: sample for sample in samples}), []
+    for file in map(Path, files):
+        named = next((kind for kind in RULES if kind in file.stem), file.stem)
+        for line in lines(file):
+            name = line.text("image" if "image" in line.content else "image_source")
+            if (sample := album.find(name)) is not None:
+                opened.append(_question(line, sample, named))
+    if not opened:
+        raise ValueError(f"the data has none of the pictures that `{files[0]}` asks about, or located with them")
+    return tuple(opened)
+
+
+@dataclass(eq=False)
+class _Opened:
+    """Finds pictures of an album by the names that question files give them, and opens each once."""
+
+    album: Album
+    spent: frozenset[str]
+    samples: dict[str, Sample | None]
+
+    def find(self, name: str) -> Sample | None:
+        """Return the picture; None if there is none, it was located with, or it cannot be used."""
+        place = next((one for one in _ids(name) if one in self._records), None)
+        if place is None or place in self.spent:
+            return None
+        if place not in self.samples:
+            try:
+                self.samples[place] = self.album.sample(self._records[place])
+            except SampleError:
+                self.samples[place] = None
+        return self.samples[place]
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        return {record.id: record for record in self.album.records}
+
+
+def _question(line: Line, sample: Sample, named: str) -> Question:
+    text = line.text("text" if "text" in line.content else "question")
+    label = line.text("label" if "label" in line.content else "answer")
+    if (answer := label.strip().lower()) not in ("yes", "no"):
+        raise ValueError(f"{line.place}: `label` is yes or no, got {label!r}")
+    return Question(text, answer, line.text("category") if "category" in line.content else named, sample)
+
+
+def _ids(name: str) -> Iterator[str]:
+    """Yield what a picture called `name` may be called in the data."""
+    path = Path(name)
+    yield from (name, path.name, path.stem)
+    if digits := re.search(r"(\d+)$", path.stem):
+        yield str(int(digits[1]))
+
+
+def _absent(kind: str, possible: Sequence[str], beside: Sequence[str], rng: np.random.Generator) -> str:
+    """Return one of the `possible` things, which are the most frequent first."""
+    if kind == "popular":
+        return possible[0]
+    near = [one for one in beside if one in possible] if kind == "adversarial" else []
+    return near[0] if near else possible[int(rng.integers(len(possible)))]
+
+
+def _ordered(counts: Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+
+
+def _with_article(concept: Concept) -> str:
+    # The original puts "an" for every "a" of the question, so that "image" becomes "imange".
+    word = concept.words[0]
+    return f"{article(word.lower())} {word}"
