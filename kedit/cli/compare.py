@@ -58,10 +58,10 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
             shown = prepared_for(cfg, data, names, of_matrix(choices.counts, cfg.matrix.target))
     with unchanged(cfg.model) as found:
         with misuse():
-            check_model(found.model, choices.method(choices.reference).locator)
+            check_model(found.model, choices.method(choices.reference).locator, asked[0].medium)
         return compare_prepared(
             found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
-            encoder=encoder or found.encoder, share=bool(cfg.share_passes),
+            encoder=encoder or found.encoder_for(asked[0].medium), share=bool(cfg.share_passes),
             cache=Recall.at(cfg.store, found.identity, found.weights), keep=keep, progress=show_progress,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from kedit.locate.selection import Selector
 from kedit.locate.significant import Significant
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Progress, silent
+from kedit.samples import Concept, Pair, Progress, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ def check_choice(select: Selector | Auto | None, locator: object) -> None:
         select.check(locator)
 
 
-def check_pairs(select: Selector | Auto | None, locator: object, pairs: Sequence[Counterfactual]) -> None:
+def check_pairs(select: Selector | Auto | None, locator: object, pairs: Sequence[Pair]) -> None:
     """Raise a ValueError if `select` cannot choose by these pairs, which needs no model to tell.
 
     Which captions name the concept is not known yet: fewer pairs may be left than there are here.
@@ -51,7 +51,7 @@ def chosen_by(
     select: Selector | Auto | None,
     model: MLLM,
     locator: Locator,
-    pairs: Sequence[Counterfactual],
+    pairs: Sequence[Pair],
     scores: dict[str, NeuronScores],
     *,
     captions: Sequence[Generated] | None = None,

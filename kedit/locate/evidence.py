@@ -1,4 +1,4 @@
-"""What a model did with a picture and with its counterfactual, one layer at a time.
+"""What a model did with a picture or text and with its counterfactual, one layer at a time.
 
 The activations and gradients of a batch are computed once, shared by all scorers and reduced as soon as a layer's
 tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
@@ -6,14 +6,14 @@ tensors exist, so that scores need memory for layers x neurons, not layers x pos
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kedit.internals.hooks import intervene, record, with_graph
 from kedit.internals.sites import Site
@@ -23,8 +23,10 @@ from kedit.locate.readout import Readout, spelled
 from kedit.locate.scorer import Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
-from kedit.models.lengths import of_pictures
+from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Forced
+from kedit.prompts import Prompt
+from kedit.samples import TextPair
 
 SAMPLES_AT_ONCE = 4
 """How many samples of a batch a scorer sees at once, so that its own tensors stay small."""
@@ -65,7 +67,7 @@ def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> 
     if site.scope != "language":
         return [[place] for place in range(len(cases))]
     lengths = [(len(target.prefix(case.mention)), target.n_last([case.mention])) for case in cases]
-    return of_pictures(model, [case.pair.sample.image for case in cases], lengths)
+    return of_prompts(model, [case.pair.sample.asked(model.prompt) for case in cases], lengths)
 
 
 def watched(module: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[dict[int, Attention]]:
@@ -85,9 +87,9 @@ class _Batch:
     @torch.inference_mode(False)
     def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
         """Run the passes and return what each scorer makes of each layer."""
-        original = self._forced([case.pair.sample.image for case in self.cases])
+        original = self._forced([case.pair.sample.asked(self.model.prompt) for case in self.cases])
         other: dict[Need, dict[int, Tensor]] = {
-            which: self._activations(which, original) for which in ("counterfactual", "control")
+            which: self._activations(which, original, scorers.values()) for which in ("counterfactual", "control")
         }
         reading = _Reading(self, scorers, original, other)
         try:
@@ -96,23 +98,34 @@ class _Batch:
             # A hook on a root knows the reading: together they would outlive this call.
             reading.roots.clear()
 
-    def _forced(self, images: Sequence[Image]) -> Forced:
-        return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
+    def _forced(self, prompts: Sequence[Prompt]) -> Forced:
+        return self.model.read(prompts, [self.target.prefix(case.mention) for case in self.cases])
 
-    def _activations(self, which: Need, original: Forced) -> dict[int, Tensor]:
-        """Return each layer's activations on the counterfactual or control pictures, after the same words."""
+    def _activations(self, which: Need, original: Forced, scorers: Iterable[Scorer]) -> dict[int, Tensor]:
+        """Return each layer's activations on the counterfactual or control samples, after the same words."""
         if which not in self.needs:
             return {}
-        batch = self._forced([_image(case, which) for case in self.cases])
-        if not torch.equal(batch.kinds, original.kinds):
+        batch = self._forced([_other(case, which, self.model.prompt) for case in self.cases])
+        alike = torch.equal(batch.kinds, original.kinds)
+        if not alike and not self._agree_at_end(scorers):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
             raise ValueError(
                 f"original and {which} runs have {original.kinds.shape[1]} and {batch.kinds.shape[1]} positions, "
-                f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
+                f"or other kinds of tokens, for samples {ids}; pictures must give the same number of image tokens, and "
+                "texts of several lengths are compared where the word is predicted (`positions=target`)"
             )
         with torch.no_grad(), record(self.model.module, self.site) as activations:
             self.model.logits(batch)
-        return activations
+        if alike:
+            return activations
+        shape, width = batch.kinds.shape, original.kinds.shape[1]
+        return {layer: _at_end(values.reshape(*shape, -1), width) for layer, values in activations.items()}
+
+    def _agree_at_end(self, scorers: Iterable[Scorer]) -> bool:
+        """Return whether nothing is compared but the last positions, which texts of any length have in common."""
+        comparing = [one for one in scorers if one.needs & {"counterfactual", "control"}]
+        only_last = all(getattr(one, "positions", None) == "target" for one in comparing)
+        return only_last and all(isinstance(case.pair, TextPair) for case in self.cases)
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
@@ -258,11 +271,10 @@ class _Parts:
         return _Parts(self.original, self.counterfactual, self.control, self.attention, gradient)
 
 
-def _image(case: Case, which: Need) -> Image:
-    if which == "counterfactual":
-        return case.pair.image
-    if case.pair.control is None:
-        raise ValueError(
-            f"sample `{case.pair.sample.id}` has no control picture; set `inpaint.control` to paint out another region"
-        )
-    return case.pair.control
+def _at_end(values: Tensor, width: int) -> Tensor:
+    """Return the last `width` positions of `values`, `[batch, pos, neuron]`, with zeros before the first of fewer."""
+    return functional.pad(values, (0, 0, max(width - values.shape[1], 0), 0))[:, -width:]
+
+
+def _other(case: Case, which: Need, question: str) -> Prompt:
+    return case.pair.asked(question) if which == "counterfactual" else case.pair.asked_of_control(question)

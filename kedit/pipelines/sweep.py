@@ -21,7 +21,7 @@ from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
+from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts, require_model
 from kedit.pipelines.locate import check_model
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
@@ -183,12 +183,15 @@ def sweep(
         ValueError: There is nothing to sweep over, there are too few pictures, or an option does not fit.
     """
     check_common(data, seed, counts, Counts)
-    locator, plan, counted, show = as_locator(locate), as_plan(edit), counts or Counts(), as_progress(progress)
+    locator, plan, counted, show = as_locator(locate, data), as_plan(edit), counts or Counts(), as_progress(progress)
     points, names = list(_points(locator, select, plan)), _names(data, concepts)
     ask = partial(prepare, data, inpaint=as_inpainter(inpaint), counts=counted, seed=seed, progress=show)
-    check_model(model, locator)
-    prepared = [readable(model, ask(name)) for name in names]
-    encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
+    require_model(model)
+    drawn = [ask(name) for name in names]
+    check_model(model, locator, drawn[0].medium)
+    prepared = [readable(model, one) for one in drawn]
+    if drawn[0].medium == "image":
+        encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
         cache = Recall.of_model(folder, model)
 

@@ -17,7 +17,7 @@ from kedit.evaluation.exam import Exam
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
-from kedit.samples import Counterfactual
+from kedit.samples import Pair
 from kedit.settings import of_settings
 from kedit.store import Store, digest, store_at
 
@@ -168,7 +168,7 @@ def scorers(locator: Any) -> Any:
     return {"stages": stages, "site": locator.site, "scope": locator.scope, "target": of_settings(locator.target)}
 
 
-def of_pairs(pairs: Sequence[Counterfactual]) -> list[str]:
+def of_pairs(pairs: Sequence[Pair]) -> list[str]:
     """Return the digest of each pair."""
     return [of_pair(pair) for pair in pairs]
 
