@@ -45,17 +45,13 @@ def load(
     """Load a model that writes or completes text, and its processor or tokenizer; its weights are frozen.
 
     Args:
-        path: A folder, the name of a shipped model, or the id of a model on the hub. An adapter of peft is merged into
-            the model that it was trained on.
-        task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
-            configuration says.
+        path: A folder, the name of a shipped model or a hub id; an adapter of peft is merged into its model.
+        task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default its own.
         name: What reports call the model; by default the last part of `path`.
-        prompt: What asks the model for a caption; by default what a shipped model was trained with, and for others
-            "Describe this image."
+        prompt: What asks for a caption; by default what a shipped model was trained with, or "Describe this image."
         batch_size: How many pictures are read at once.
         max_new_tokens: Where a caption ends at the latest.
-        template: How a prompt is written: `chat`, in the model's chat format if it has one, or `none`, as it is: a text
-            to be gone on with, such as "The capital of Japan is".
+        template: How a prompt is written: in the chat format (`chat`), or as it is, to be gone on with (`none`).
         device: See `Placement`, also for the next five.
         dtype: What the weights are computed in.
         device_map: Spreads the weights over devices, memory and disk.

@@ -21,7 +21,7 @@ from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts, require_model
+from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import check_model
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
@@ -186,7 +186,6 @@ def sweep(
     locator, plan, counted, show = as_locator(locate, data), as_plan(edit), counts or Counts(), as_progress(progress)
     points, names = list(_points(locator, select, plan)), _names(data, concepts)
     ask = partial(prepare, data, inpaint=as_inpainter(inpaint), counts=counted, seed=seed, progress=show)
-    require_model(model)
     drawn = [ask(name) for name in names]
     check_model(model, locator, drawn[0].medium)
     prepared = [readable(model, one) for one in drawn]
