@@ -92,6 +92,16 @@ def test_without_a_subject_the_prompt_alone_is_located_with(tmp_path: Path) -> N
     assert texts(parts.locate) == ["the capital of Japan is"] and len(parts.target) == 3
 
 
+def test_too_few_phrasings_for_evidence_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split(Prompts(str(written(tmp_path))))
+    assert caplog.messages == ["`Tokyo` has 2 phrasings to judge an edit on: of fewer than 6, no result is evidence"]
+    caplog.clear()
+    split(Prompts(str(written(tmp_path))), target=1)
+    more = [f"{number} : the capital of Japan is" for number in range(11)]
+    split(Prompts(str(written(tmp_path, line("Japan", paraphrases=more)))))
+    assert not caplog.messages
+
+
 # --- what is wrong
 
 

@@ -9,6 +9,7 @@ import torch
 
 import kedit
 from kedit.cli import main
+from kedit.cli.compare import has_matrix
 from kedit.internals.hooks import record
 from kedit.locate.shipped import shipped
 from kedit.models.chat import own_tokens
@@ -239,6 +240,11 @@ def test_a_sweep_goes_over_texts(model: HuggingFaceMLLM, facts: kedit.Prompts) -
 
 
 # --- the command
+
+
+def test_a_comparison_of_texts_has_a_matrix_of_named_concepts_alone() -> None:
+    assert has_matrix(None, "image") and has_matrix(["Tokyo"], "text")
+    assert not has_matrix(None, "text") and not has_matrix([], "image")
 
 
 def test_there_is_nothing_to_paint_in_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,8 @@ KEYS = (
 )
 """What a line may have."""
 NEIGHBOUR = ("prompt", "answer", "answers")
+FEWEST = 6
+"""Of fewer phrasings, all lost against none at random are as likely as 1 in 16 by chance (two-sided sign-flip test)."""
 SEEN = "seen_while_locating"
 """Why a text is not asked when an edit is judged."""
 
@@ -134,6 +136,11 @@ class Prompts:
         far = [one for fact in self.facts if fact.concept != concept.name for one in self._itself(fact, own)]
         spent = {text for pair in pairs for text in (pair.text, pair.counterfactual)}
         (near, far), skipped = _unseen((_shuffled(near, order), _shuffled(far, order)), spent)
+        if len(asked) < min(target, FEWEST):
+            logger.warning(
+                "`%s` has %d phrasings to judge an edit on: of fewer than %d, no result is evidence",
+                concept.name, len(asked), FEWEST,
+            )  # fmt: skip
         known = {one.name for one in self.concepts}
         told = [Question(text, fact.answers[0], "located", others=fact.answers[1:]) for fact, _, text in seen]
         return Split(
