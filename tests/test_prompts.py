@@ -86,6 +86,14 @@ def test_counts_limit_what_is_taken_and_a_strict_split_refuses_fewer(tmp_path: P
         data.split("Tokyo", locate=2, target=3, retention=1)
 
 
+def test_a_subject_is_a_whole_word(tmp_path: Path) -> None:
+    told = line("Peru", prompt="the Peruvian capital of Peru is", paraphrases=["the Peruvian capital is"])
+    (fact,) = Prompts(str(written(tmp_path, told))).facts
+    assert fact.counters == {
+        "the Peruvian capital of Peru is": ("the Peruvian capital of Japan is", "the Peruvian capital of Germany is")
+    }
+
+
 def test_without_a_subject_the_prompt_alone_is_located_with(tmp_path: Path) -> None:
     told = line("Japan", subject=None, other_subjects=None, counter_prompt=["the capital of Peru is"])
     parts = split(Prompts(str(written(tmp_path, told))))

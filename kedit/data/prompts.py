@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,11 +87,11 @@ class Prompts:
     @cached_property
     def facts(self) -> tuple[Fact, ...]:
         """The facts of the file; a FileNotFoundError or ValueError says in a line what is wrong with it."""
-        found = tuple(_fact(line, number) for number, line in enumerate(lines(_file(self.path)), 1))
-        if not found:
+        facts = tuple(_fact(line, number) for number, line in enumerate(lines(_file(self.path)), 1))
+        if not facts:
             raise ValueError(f"`{self.path}` has no line, so no fact")
-        _check_together(found)
-        return found
+        _check_together(facts)
+        return facts
 
     @cached_property
     def concepts(self) -> tuple[Concept, ...]:
@@ -109,13 +110,13 @@ class Prompts:
 
         `retention` texts are neighbours, and as many ask for other facts.
         """
-        found = find_concept(self.concepts, concept)
-        parts = self.split_up_to(found, locate=locate, target=target, retention=retention, seed=seed)
+        known = find_concept(self.concepts, concept)
+        parts = self.split_up_to(known, locate=locate, target=target, retention=retention, seed=seed)
         wanted = {"locate": locate, "target": target, "near": retention, "far": retention}
         for name, count in wanted.items():
             if (there := len(getattr(parts, name))) < count:
                 raise ValueError(
-                    f"`{found.name}` has {there} texts for `{name}` in `{self.path}`, and {count} are asked for; ask "
+                    f"`{known.name}` has {there} texts for `{name}` in `{self.path}`, and {count} are asked for; ask "
                     "for fewer, or set `strict` to false"
                 )
         return parts
@@ -142,7 +143,7 @@ class Prompts:
                 concept.name, len(asked), FEWEST,
             )  # fmt: skip
         known = {one.name for one in self.concepts}
-        told = [Question(text, fact.answers[0], "located", others=fact.answers[1:]) for fact, _, text in seen]
+        located = [Question(text, fact.answers[0], "located", others=fact.answers[1:]) for fact, _, text in seen]
         return Split(
             tuple(pairs),
             tuple(asked[:target]),
@@ -150,7 +151,7 @@ class Prompts:
             tuple(far[:retention]),
             skipped={SEEN: skipped} if skipped else {},
             vocabulary=tuple({one.name: one for one in beside.values() if one.name not in known}.values()),
-            questions=tuple(told),
+            questions=tuple(located),
         )
 
     def _itself(self, fact: Fact, own: Sequence[Fact]) -> Iterator[TextSample]:
@@ -180,14 +181,14 @@ def _halves(facts: Sequence[Fact], order: np.random.Generator) -> tuple[list[Phr
 
 def _pairs(seen: Sequence[Phrased], concept: Concept) -> list[TextSample]:
     """Return a sample for each phrasing and each counterfactual of it: first one of every phrasing, then another."""
-    found = []
+    samples = []
     for turn in range(max(len(fact.counters[text]) for fact, _, text in seen)):
         for place, (fact, number, text) in enumerate(seen):
             counters = fact.counters[text]
             if turn < len(counters):
                 other = (place + turn) % len(counters)
-                found.append(TextSample(f"{fact.id}/{number} {other}", text, _names(concept), counters[other]))
-    return found
+                samples.append(TextSample(f"{fact.id}/{number} {other}", text, _names(concept), counters[other]))
+    return samples
 
 
 def _names(concept: Concept) -> frozenset[str]:
@@ -229,8 +230,8 @@ def _fact(line: Line, number: int) -> Fact:
         raise ValueError(f"{line.place}: {twice[0]!r} is there twice")
     named = whole_words(answers)
     for text in phrasings:
-        if (found := named.search(text)) is not None:
-            raise ValueError(f"{line.place}: the answer {found[0]!r} stands in the prompt {text!r}")
+        if (inside := named.search(text)) is not None:
+            raise ValueError(f"{line.place}: the answer {inside[0]!r} stands in the prompt {text!r}")
     name = line.text("id") if line.content.get("id") is not None else str(number)
     if "," in name:
         raise ValueError(f"{line.place}: an `id` has no comma, got {name!r}")
@@ -269,11 +270,14 @@ def _counters(line: Line, phrasings: Sequence[str]) -> dict[str, tuple[str, ...]
             raise ValueError(f"{line.place}: the `counter_prompt` is the prompt itself, {phrasings[0]!r}")
         return {phrasings[0]: given}
     subject = line.text("subject")
-    if subject not in phrasings[0]:
+    standing = re.compile(rf"(?<!\w){re.escape(subject)}(?!\w)")
+    if not standing.search(phrasings[0]):
         raise ValueError(f"{line.place}: the `subject` {subject!r} does not stand in the prompt {phrasings[0]!r}")
     if subject in others:
         raise ValueError(f"{line.place}: {subject!r} is the `subject` and one of the `other_subjects`")
-    return {text: tuple(text.replace(subject, other) for other in others) for text in phrasings if subject in text}
+    return {
+        text: tuple(other.join(standing.split(text)) for other in others) for text in phrasings if standing.search(text)
+    }
 
 
 def _neighbours(line: Line, own: Sequence[str]) -> tuple[Asked, ...]:
@@ -282,7 +286,7 @@ def _neighbours(line: Line, own: Sequence[str]) -> tuple[Asked, ...]:
         raise ValueError(
             f"{line.place}: `neighbours` is a list of objects with `prompt` and `answer`, got {given!r:.60}"
         )
-    found = []
+    neighbours = []
     for number, content in enumerate(given or ()):
         inner = Line(f"{line.place}, neighbour {number + 1}", content)
         _check_keys(inner, content, NEIGHBOUR)
@@ -291,8 +295,8 @@ def _neighbours(line: Line, own: Sequence[str]) -> tuple[Asked, ...]:
             raise ValueError(f"{inner.place}: the answer {inside[0]!r} stands in the prompt {text!r}")
         if shared := {one.casefold() for one in own} & {one.casefold() for one in answers}:
             raise ValueError(f"{inner.place}: {min(shared)!r} is the answer of the fact itself")
-        found.append(Asked(text, answers))
-    return tuple(found)
+        neighbours.append(Asked(text, answers))
+    return tuple(neighbours)
 
 
 def _check_together(facts: Sequence[Fact]) -> None:
