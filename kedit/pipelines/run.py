@@ -144,7 +144,7 @@ class RunResult:
         edit = f"{self.operator} of {len(self.neurons)} neurons"
         control, report = self.report.control, self.report
         rows = [
-            (f"{part}: {self._name(measure)}", figure, getattr(control, part).get(measure), figure.n)
+            (f"{part}: {style.name(self._name(measure))}", figure, getattr(control, part).get(measure), figure.n)
             for part, measures in self._measures.items()
             for measure in measures
             if (figure := getattr(report, part)[measure])
@@ -216,8 +216,8 @@ class RunResult:
         return EFFECTS if self.exam.has_pictures else OF_TEXTS
 
     def _name(self, measure: str) -> str:
-        """Return what the table calls a measure."""
-        return style.name(measure) if self.exam.has_pictures else TEXT_NAMES[measure]
+        """Return what tables and figures call a measure, where its own name does not say it."""
+        return measure if self.exam.has_pictures else TEXT_NAMES[measure]
 
     def _caption_rows(self) -> list[CaptionRow]:
         exam, before, after = self.exam, self.outputs.before, self.outputs.after
