@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from kedit.data.coco import Coco
     from kedit.data.folder import Folder
     from kedit.data.inpaint import Exact, MeanFill
+    from kedit.data.prompts import Prompts
     from kedit.data.scenes import Scenes
     from kedit.doctor.diagnose import diagnose
     from kedit.edit.edit import Edit
@@ -78,6 +79,7 @@ _HOMES = {
     "NAM": "kedit.locate.nam",
     "NeuronSet": "kedit.neurons",
     "Patch": "kedit.edit.operators",
+    "Prompts": "kedit.data.prompts",
     "Quantile": "kedit.locate.selection",
     "Question": "kedit.samples",
     "RatioOfMax": "kedit.locate.selection",
@@ -111,7 +113,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in the order of use
     "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "check_folder", "Counts", "Looks",
     "Method", "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult", "FolderCheck",
-    "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
+    "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",

@@ -16,7 +16,7 @@ import numpy as np
 from PIL.Image import Image
 
 from kedit.prompts import Prompt
-from kedit.samples import Concept, Counterfactual, Question, Sample
+from kedit.samples import AnySample, Concept, Pair, Question, TextPair, TextSample
 from kedit.store import digest
 
 PACKAGE = Path(__file__).resolve().parent
@@ -49,8 +49,10 @@ def of_concept(concept: Concept) -> dict[str, Any]:
     }
 
 
-def of_sample(sample: Sample) -> str:
-    """Return the digest of a sample: its id, picture, references, objects and regions."""
+def of_sample(sample: AnySample) -> str:
+    """Return the digest of a sample: its id, its text or picture, references, objects and regions."""
+    if isinstance(sample, TextSample):
+        return digest({**vars(sample), "objects": sorted(sample.objects)})
     regions = sorted(sample.regions.items())
     about = {
         "id": sample.id,
@@ -62,8 +64,10 @@ def of_sample(sample: Sample) -> str:
     return digest(about, *(np.packbits(region).tobytes() for _, region in regions))
 
 
-def of_pair(pair: Counterfactual) -> str:
+def of_pair(pair: Pair) -> str:
     """Return the digest of a counterfactual pair: the sample, the concept and the pictures made from it."""
+    if isinstance(pair, TextPair):
+        return digest({"sample": of_sample(pair.sample), "concept": of_concept(pair.concept)})
     control = None if pair.control is None else of_picture(pair.control)
     return digest(
         {

@@ -1,4 +1,4 @@
-"""What kedit reads: a concept, a picture that may show it, and the picture without it."""
+"""What kedit reads: a concept, a picture or a text that may be about it, and the same without it."""
 
 import difflib
 import re
@@ -98,12 +98,42 @@ class Sample:
         """Return whether the annotation says that the picture shows `concept`."""
         return concept.name in self.objects
 
+    def asked(self, question: str) -> Prompt:
+        """Return the `question` about the picture, as a model reads it."""
+        return Prompt(question, self.image)
+
     def region(self, concept: Concept) -> Mask:
         """Return the region of `concept`; a LookupError names what the sample has instead."""
         if concept.name not in self.regions:
             found = ", ".join(sorted(self.regions)) or "none"
             raise LookupError(f"sample `{self.id}` has no region for `{concept.name}`; regions: {found}")
         return self.regions[concept.name]
+
+
+@dataclass(frozen=True, eq=False)
+class TextSample:
+    """A text that a model goes on with or answers, in place of a picture that shows something."""
+
+    id: str
+    text: str
+    objects: frozenset[str] = frozenset()
+    """The names of the concepts that a right answer names."""
+    counterfactual: str | None = None
+    """The same text about another subject, so that a right answer does not name them; None where there is none."""
+    references: tuple[str, ...] = ()
+    """Whole answers that are right."""
+
+    def shows(self, concept: Concept) -> bool:
+        """Return whether a right answer names `concept`."""
+        return concept.name in self.objects
+
+    def asked(self, question: str) -> Prompt:
+        """Return the text, as a model reads it."""
+        return Prompt(self.text)
+
+
+AnySample = Sample | TextSample
+"""What a model may be asked about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +159,51 @@ class Counterfactual:
                     f"the {name} of sample `{self.sample.id}` is {image.size} pixels, "
                     f"the original {self.sample.image.size}; they must be equal"
                 )
+
+    def asked(self, question: str) -> Prompt:
+        """Return the `question` about the picture without the concept."""
+        return Prompt(question, self.image)
+
+    def asked_of_control(self, question: str) -> Prompt:
+        """Return the `question` about the control picture; a ValueError says that there is none."""
+        if self.control is None:
+            raise ValueError(
+                f"sample `{self.sample.id}` has no control picture; set `inpaint.control` to paint out another region"
+            )
+        return Prompt(question, self.control)
+
+
+@dataclass(frozen=True, eq=False)
+class TextPair:
+    """A text whose right answer names a concept, and the same text about another subject."""
+
+    sample: TextSample
+    concept: Concept
+
+    def __post_init__(self) -> None:
+        require(self.sample, TextSample, "sample", "a `TextSample`")
+        if self.sample.counterfactual is None:
+            raise ValueError(f"the text `{self.sample.id}` has no counterfactual: the same text about another subject")
+
+    def asked(self, question: str) -> Prompt:
+        """Return the text about another subject."""
+        return Prompt(self.sample.counterfactual or "")
+
+    def asked_of_control(self, question: str) -> Prompt:
+        """Refuse: there is no text in which something else was changed."""
+        raise ValueError(f"the text `{self.sample.id}` has no control; pictures alone do (`control=false`)")
+
+
+Pair = Counterfactual | TextPair
+"""What neurons are located with."""
+
+
+def pictured(pairs: Sequence[Pair], what: str) -> list[Counterfactual]:
+    """Return pairs of pictures; a ValueError says that `what` needs such, and that some are texts."""
+    found = [pair for pair in pairs if isinstance(pair, Counterfactual)]
+    if len(found) < len(pairs):
+        raise ValueError(f"{what} needs pictures, and the data are texts")
+    return found
 
 
 @dataclass(frozen=True)
@@ -165,18 +240,22 @@ class Quiz:
 class Split:
     """Disjoint samples to locate with and to evaluate on."""
 
-    locate: tuple[Sample, ...]
-    """Pictures of the concept that locating may see."""
-    target: tuple[Sample, ...]
-    """Held-out pictures of the concept."""
-    near: tuple[Sample, ...]
-    """Pictures without the concept that show something of its category."""
-    far: tuple[Sample, ...]
-    """Pictures without the concept or anything of its category."""
+    locate: tuple[AnySample, ...]
+    """Pictures of the concept that locating may see, or texts that ask for it."""
+    target: tuple[AnySample, ...]
+    """Held-out ones of the concept."""
+    near: tuple[AnySample, ...]
+    """Those without the concept that show something of its category, or ask for its neighbours."""
+    far: tuple[AnySample, ...]
+    """Those without the concept or anything of its category."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """How many pictures were passed over because they cannot be used, by the reason."""
     remarks: tuple[str, ...] = ()
     """What whoever uses them should know, a sentence each."""
+    vocabulary: tuple[Concept, ...] = ()
+    """What the samples show or ask for beside the concepts of the data."""
+    questions: tuple[Question, ...] = ()
+    """Questions about the concept that need no picture, beside those of the data."""
 
     def __post_init__(self) -> None:
         ids = [sample.id for part in (self.locate, self.target, self.near, self.far) for sample in part]

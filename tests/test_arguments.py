@@ -223,6 +223,12 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: SCENES.split("stern"), LookupError, "no concept `stern` in the data; nearest: star"),
         (lambda m: SCENES.split(3), TypeError, "`concept` is the name of a concept, got int 3"),
     ],
+    "prompts": [
+        (lambda m: kedit.Prompts(3), TypeError, "`path` is a file of JSON lines, or the name of a list that"),
+        (lambda m: kedit.Prompts("nowhere").facts, FileNotFoundError, "no file `nowhere` of facts, and no list"),
+        (lambda m: kedit.Prompts("smollm2").split("Tokio"), LookupError, "no concept `Tokio` in the data; nea"),
+        (lambda m: kedit.wrap(m.module, m.processor, template="raw"), ValueError, "`template` is chat (a question in"),
+    ],
     "locator": [
         (lambda m: kedit.Locator([kedit.GradCAM()]), TypeError, "`stages` is a `Stage` for each name of one"),
         (lambda m: kedit.Locator({"a": kedit.GradCAM()}), TypeError, "`stages['a']` is a `Stage` of a scorer and a"),

@@ -29,6 +29,8 @@ PARTICULAR = frozenset({"model"})
 """Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
 TUNED = {
     ("locate/two_stage.yaml", "of_max"): (None, 0.2),
+    ("locate/two_stage_answer.yaml", "of_max"): (None, 0.2),
+    ("locate/two_stage_answer.yaml", "positions"): ("target",),
     ("locate/knowledge_neurons.yaml", "of_max"): (None, 0.2),
     ("locate/random_layer_matched.yaml", "of_max"): (None, 0.2),
     ("locate/grad_act.yaml", "positions"): ("all",),

@@ -147,9 +147,9 @@ def test_the_damage_is_the_length_of_the_effects_on_the_rest_of_the_caption_with
     expected = []
     for pair, caption, mention in zip(PAIRS, told, mentions(tiny, told), strict=True):
         logits, *activations = with_gradients(tiny, pair.image, caption.tokens, len(caption.tokens) + 1)
-        words = [*caption.tokens, int(logits[-1].argmax())]
-        word = range(len(mention.prefix), len(mention.prefix) + len(mention.word))
-        others = [place for place in range(len(words)) if place not in word]
+        words, start = [*caption.tokens, int(logits[-1].argmax())], len(mention.prefix)
+        words[start] = next(one for one in logits[start].argsort(descending=True).tolist() if one != words[start])
+        others = [place for place in range(len(words)) if not 0 < place - start < len(mention.word)]
         kept = torch.stack([margin(logits[place], words[place]) for place in others]).mean()
         gradients = torch.autograd.grad(kept, activations)
         lengths = [(a * g)[0].pow(2).sum(0).sqrt() for a, g in zip(activations, gradients, strict=True)]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from kedit.models.handwritten import WORDS, processor, untrained
 from tiny_llava import tiny_llava
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, without
+from kedit.models.planted.builder import WORDS, Wiring, build
 from kedit.results.cache import Recall
 from kedit.store import Store
 
@@ -47,14 +47,13 @@ GRADIENTS = ((3.0, 1.0, -4.0, 3.0), (0.5, 0.0, 1.0, 5.0))
 @cache
 def by_hand() -> HuggingFaceMLLM:
     """Return a model of two layers without norms and attention, in which every position holds the constant alone."""
-    module = untrained(4, 2, 4)
-    language = module.model.language_model
+    wiring = Wiring(
+        d_model=4, n_layers=2, d_ff=4, level=1.0, eyes=(), embedded={}, moved={},
+        head={"star": {SAYS_STAR: 1.0}, "of": {SAYS_OF: 1.0}},
+    )  # fmt: skip
+    model, _ = build("by hand", wiring, lambda blocks: {}, batch_size=2, max_new_tokens=2)
+    language = model.module.model.language_model
     with torch.no_grad():
-        for weight in (*language.parameters(), module.lm_head.weight):
-            weight.zero_()
-        language.embed_tokens.weight[:, CONST] = 1.0
-        module.lm_head.weight[WORDS.index("star"), SAYS_STAR] = 1.0
-        module.lm_head.weight[WORDS.index("of"), SAYS_OF] = 1.0
         for layer, active, writes in zip(language.layers, ACTIVATIONS, WRITES, strict=True):
             layer.input_layernorm = layer.post_attention_layernorm = nn.Identity()
             layer.mlp.gate_proj.weight[:, CONST] = 1.0
@@ -66,8 +65,7 @@ def by_hand() -> HuggingFaceMLLM:
             weight[0] = 0.0
             weight[0, CARRIED] = 1.0
     language.norm = nn.Identity()
-    module.requires_grad_(False)
-    return HuggingFaceMLLM(module, processor(), "by hand", "describe the picture :", batch_size=2, max_new_tokens=2)
+    return model
 
 
 def scored(locator: Locator, model: HuggingFaceMLLM | None = None) -> Tensor:

@@ -56,18 +56,23 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
     with misuse():
         asked = prepared_for(cfg, data, several(cfg.concept, "concept"), choices.counts)
         shown, method = [], (cfg.matrix or {}).get("method") or choices.reference
-        if cfg.matrix and (cfg.matrix.concepts is None or len(cfg.matrix.concepts)):
+        if cfg.matrix and has_matrix(cfg.matrix.concepts, asked[0].medium):
             choices.method(str(method), "matrix.method")
             names = cfg.matrix.concepts or [concept.name for concept in data.concepts]
             shown = prepared_for(cfg, data, names, of_matrix(choices.counts, cfg.matrix.target))
     with unchanged(cfg.model) as found:
         with misuse():
-            check_model(found.model, choices.method(choices.reference).locator)
+            check_model(found.model, choices.method(choices.reference).locator, asked[0].medium)
         return compare_prepared(
             found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
-            encoder=encoder or found.encoder, share=bool(cfg.share_passes),
+            encoder=encoder or found.encoder_for(asked[0].medium), share=bool(cfg.share_passes),
             cache=Recall.at(cfg.store, found.identity, found.weights), keep=keep, progress=show_progress,
         )  # fmt: skip
+
+
+def has_matrix(concepts: Any, medium: str) -> bool:
+    """Return whether there is a matrix: of the concepts that are named, or of all of a data set of pictures."""
+    return medium == "image" if concepts is None else len(concepts) > 0
 
 
 def prepared_for(cfg: DictConfig, data: Any, names: Any, counts: Any) -> list[Any]:

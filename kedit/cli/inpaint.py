@@ -37,7 +37,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
     from kedit.cli.show import tell_figures
     from kedit.pipelines.preparation import Counts, draw
     from kedit.plots import draw_pictures
-    from kedit.samples import find_concept
+    from kedit.samples import find_concept, pictured
 
     began = time.perf_counter()
     use_threads(cfg.threads)
@@ -46,6 +46,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any, *, method: str) -> None:
         concept = find_concept(data.concepts, str(cfg.concept))
         split = draw(data, concept, Counts(cfg.samples, target=1, retention=0), seed=cfg.seed)
         pairs = paired(painter, split.locate, concept)
+        pictured(pairs.made, "`kedit inpaint`")
     folder = saved(pairs.made, kept)
     rows = [row(pair, cfg.inpaint.get("dilation", 0)) for pair in pairs.made]
     changed = sum(one["changed"] for one in folder) / len(folder)

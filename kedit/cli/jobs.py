@@ -21,6 +21,7 @@ from kedit.cli.logs import logged
 from kedit.cli.process import borrowed_process
 from kedit.cli.sweep_folder import KEY, STOPPED, once
 from kedit.deprecations import deprecations_logged
+from kedit.locate.shipped import OF_TEXTS
 from kedit.progress import inside_a_stage, progress_shown, say
 from kedit.results.run_folder import Run, write_atomic
 
@@ -172,6 +173,12 @@ def renamed(words: Sequence[str], former: Mapping[str, str]) -> list[str]:
         told = ", ".join(dict.fromkeys(f"`{match[2]}` is now `{former[match[2]]}`" for match in found.values()))
         sys.stderr.write(f"kedit: deprecated: {told}; the old name will go in 0.7\n")
     return [match[1] + former[match[2]] + word[match.end() :] if (match := found.get(word)) else word for word in words]
+
+
+def for_texts(words: Sequence[str]) -> list[str]:
+    """Return a command line with the locator of texts, where the data are texts and no locator is chosen."""
+    chosen = {word.partition("=")[0].lstrip("+") for word in words}
+    return [*words, f"locate={OF_TEXTS}"] if "data=prompts" in words and "locate" not in chosen else [*words]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
-from kedit.cli.jobs import guarded, renamed, reported, run_folder
+from kedit.cli.jobs import for_texts, guarded, renamed, reported, run_folder
 from kedit.cli.sharing import unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
@@ -62,7 +62,7 @@ def job(cfg: DictConfig, name: str) -> Any:
         pairs = prepared(data, cfg.concept, inpainter(cfg), counts, cfg.seed, shard)
     with unchanged(cfg.model) as found:
         with misuse():
-            check_model(found.model, locator)
+            check_model(found.model, locator, pairs.medium)
         cache = Recall.at(cfg.store, found.identity, found.weights)
         if shard.count > 1:
             return score_shard(found.model, pairs, locator, shard, cache=cache, progress=show_progress)
@@ -80,7 +80,7 @@ def merged(cfg: DictConfig, name: str) -> Any:
 
 def main() -> int:
     """Run the command line."""
-    sys.argv[1:] = renamed(sys.argv[1:], FORMER)
+    sys.argv[1:] = for_texts(renamed(sys.argv[1:], FORMER))
     return guarded(locate)
 
 

@@ -15,7 +15,7 @@ from kedit.data.pope import Pope
 from kedit.locate.shards import ALL, Shard
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.progress import show_progress
-from kedit.samples import Concept, Data, Sample
+from kedit.samples import AnySample, Concept, Data
 
 
 def inpainter(cfg: DictConfig) -> Inpainter:
@@ -25,7 +25,7 @@ def inpainter(cfg: DictConfig) -> Inpainter:
     return inpaint if segment is None else FoundRegions(inpaint, build(segment))
 
 
-def paired(inpaint: Inpainter, samples: Sequence[Sample], concept: Concept, *, needed: bool = True) -> Pairs:
+def paired(inpaint: Inpainter, samples: Sequence[AnySample], concept: Concept, *, needed: bool = True) -> Pairs:
     """Return the pairs of `samples`, with a progress bar; models that it takes are gone afterwards."""
     with quiet(inpaint):
         return counterfactuals(inpaint, samples, concept, progress=show_progress, needed=needed)

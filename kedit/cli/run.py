@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import build, figure_style, misuse, plain, sweep_folder, use_threads
 from kedit.cli.errors import ConfigurationError
-from kedit.cli.jobs import guarded, reported, run_folder
+from kedit.cli.jobs import for_texts, guarded, reported, run_folder
 from kedit.cli.sharing import shared, unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
@@ -77,9 +77,9 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         words = object_words(cfg.evaluate.chair and (cfg.evaluate.synonyms or True), prepared.exam.vocabulary)
     with unchanged(cfg.model) as found:
         with misuse():
-            check_model(found.model, locator)
+            check_model(found.model, locator, prepared.medium)
         return pipeline.run_prepared(
-            found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder,
+            found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder_for(prepared.medium),
             controls=cfg.evaluate.controls, scores=scores, words=words, seed=cfg.seed,
             cache=Recall.at(cfg.store, found.identity, found.weights), name=name,
             keep=lambda located: leave(located, kept), progress=show_progress,
@@ -112,6 +112,7 @@ def pope_of(settings: DictConfig) -> Any:
 
 def main() -> int:
     """Run the command line."""
+    sys.argv[1:] = for_texts(sys.argv[1:])
     return guarded(run)
 
 

@@ -87,6 +87,10 @@ class Loaded:
 
         return OwnLayers(self.model)
 
+    def encoder_for(self, medium: str) -> Any:
+        """Return that for descriptions of pictures; None for texts, whose answers are right or wrong."""
+        return self.encoder if medium == "image" else None
+
     def is_unchanged(self) -> bool:
         """Return whether its weights are what they were; yes where nothing can tell."""
         from kedit.models.identity import weights_digest

@@ -232,7 +232,8 @@ class _Shortage:
         locate, target, retention = self.asked
         if self._lacks_concept:
             good = [*self.parts.locate, *self.parts.target]
-            placed = sum(self.drawing.concept.name in one.regions for one in good) or len(good)
+            named = self.drawing.concept.name
+            placed = sum(isinstance(one, Sample) and named in one.regions for one in good) or len(good)
             share = round(len(good) * locate / (locate + target))
             locate = min(locate, placed, max(LEAST, share))
             target = min(target, len(good) - locate)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from kedit.data.elsewhere import elsewhere
-from kedit.samples import Concept, Counterfactual, Mask, Sample
+from kedit.samples import AnySample, Concept, Counterfactual, Mask, Sample, TextSample
 
 Pixels = NDArray[np.float64]
 """Colors as 8-bit levels that are not rounded yet: `[..., 3]`."""
@@ -71,9 +71,10 @@ class MeanFill:
         return painted(sample, concept, region, mean_outside, control=self.control)
 
 
-def usual_inpainter(samples: Iterable[Sample]) -> Inpainter:
+def usual_inpainter(samples: Iterable[AnySample]) -> Inpainter:
     """Return what paints if nothing was chosen: exactly where each sample can be drawn anew, else the mean colour."""
-    return Exact() if all(sample.render_without is not None for sample in samples) else MeanFill()
+    exact = all(isinstance(one, TextSample) or one.render_without is not None for one in samples)
+    return Exact() if exact else MeanFill()
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,19 @@ from typing import Any
 
 from kedit.doctor.finding import Finding, NotApplicableError, at_most, first_line
 from kedit.doctor.patient import Patient
-from kedit.models.chat import own_tokens
+from kedit.models.chat import Template, in_chat, own_tokens
 from kedit.prompts import Prompt
 
 
 def chat(patient: Patient) -> Finding:
     """Compare the tokens of each prompt with those of `apply_chat_template`, or of the processor without a format."""
     processor: Any = getattr(patient.model, "processor", None)
+    template: Template = getattr(patient.model, "template", "chat")
     asked = [*patient.prompts, *([Prompt(patient.prompts[0].text)] if patient.medium != "text" else [])]
     differ, n_tokens, seen = 0, 0, ""
     for prompt in asked:
         try:
-            wanted = own_tokens(processor, prompt)
+            wanted = own_tokens(processor, prompt, template)
         except LookupError as error:
             raise NotApplicableError(str(error)) from error
         except Exception as error:  # whatever it is: the model's own way fails, and nothing can be compared
@@ -26,7 +27,7 @@ def chat(patient: Patient) -> Finding:
         differ, n_tokens = differ + _apart(made, wanted), n_tokens + len(wanted)
         if made != wanted and not seen:
             seen = _first_difference(patient, made, wanted)
-    by = "apply_chat_template" if getattr(processor, "chat_template", None) is not None else "the processor"
+    by = "apply_chat_template" if in_chat(processor, template) else "the processor"
     return at_most(
         differ, 0, f"tokens of {n_tokens} that are not those of {by}",
         f"the model is asked otherwise than its chat format says, {seen}",

@@ -10,7 +10,7 @@ from kedit.edit.reference import Reference
 from kedit.internals.positions import Phase, Positions, check_span
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet, Scope, SiteName
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, silent
 
 
 class EditPlan(Protocol):
@@ -26,7 +26,7 @@ class EditPlan(Protocol):
         """When the edit acts."""
         ...
 
-    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Operator:
         """Return the operator; it may need runs of the model on the pictures used for locating."""
         ...
 
@@ -46,7 +46,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_span(self.positions, self.phase)
 
-    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Operator:
         """Return the operator."""
         return self.operator
 
@@ -66,7 +66,7 @@ class PatchPlan:
     def __post_init__(self) -> None:
         check_span(self.positions, self.phase)
 
-    def operator_for(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Operator:
+    def operator_for(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Operator:
         """Return the patch to the reference activations."""
         return self.reference(model, pairs, progress=progress)
 

@@ -13,13 +13,13 @@ from kedit.edit.operators import Patch
 from kedit.models.mllm import MLLM, Kind, of_kind
 from kedit.models.reading import prompted
 from kedit.neurons import SiteName
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, pictured, silent
 
 
 class Reference(Protocol):
     """Measures what a patch sets the neurons to."""
 
-    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+    def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch; `pairs` are the ones that were used for locating."""
         ...
 
@@ -31,9 +31,9 @@ class CounterfactualMean:
     site: SiteName = "mid"
     reads: Kind = "image"
 
-    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+    def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the counterfactual pictures."""
-        images = [pair.image for pair in pairs]
+        images = [pair.image for pair in pictured(pairs, "`edit=patch`")]
         return Patch(mean_activations(model, images, self.site, self.reads, progress), "counterfactual mean", self.site)
 
 
@@ -44,9 +44,9 @@ class DatasetMean:
     site: SiteName = "mid"
     reads: Kind = "image"
 
-    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+    def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the original pictures."""
-        images = [pair.sample.image for pair in pairs]
+        images = [pair.sample.image for pair in pictured(pairs, "`edit=patch`")]
         return Patch(mean_activations(model, images, self.site, self.reads, progress), "data set mean", self.site)
 
 
@@ -62,7 +62,7 @@ class Donor:
         if not Path(self.picture).is_file():
             raise FileNotFoundError(f"no picture `{self.picture}` to take the activations from")
 
-    def __call__(self, model: MLLM, pairs: Sequence[Counterfactual], *, progress: Progress = silent) -> Patch:
+    def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the donor's positions."""
         from PIL import Image
 

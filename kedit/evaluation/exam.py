@@ -1,13 +1,20 @@
 """What the model is asked, and what it said: the two inputs of `measure`."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kedit.arguments import require
-from kedit.samples import Concept, Question, Sample
+from kedit.samples import AnySample, Concept, Question, Sample, TextSample
 
-PARTS = {"vocabulary": Concept, "target": Sample, "near": Sample, "far": Sample, "questions": Question}
+SAMPLES = (Sample, TextSample)
+PARTS: Mapping[str, type | tuple[type, ...]] = {
+    "vocabulary": Concept,
+    "target": SAMPLES,
+    "near": SAMPLES,
+    "far": SAMPLES,
+    "questions": Question,
+}
 """What the parts of an exam hold."""
 
 
@@ -22,9 +29,9 @@ class Exam:
     concept: Concept
     vocabulary: tuple[Concept, ...]
     """Every concept whose mention is looked for; `concept` may be among them."""
-    target: tuple[Sample, ...]
-    near: tuple[Sample, ...] = ()
-    far: tuple[Sample, ...] = ()
+    target: tuple[AnySample, ...]
+    near: tuple[AnySample, ...] = ()
+    far: tuple[AnySample, ...] = ()
     questions: tuple[Question, ...] = ()
     """Questions that need no picture."""
 
@@ -33,9 +40,10 @@ class Exam:
         if isinstance(self.concept, str):
             object.__setattr__(self, "concept", Concept(self.concept))
         for name, kind in PARTS.items():
-            require(getattr(self, name), Iterable, name, f"a list of `{kind.__name__}`")
+            what = kind[0].__name__ if isinstance(kind, tuple) else kind.__name__
+            require(getattr(self, name), Iterable, name, f"a list of `{what}`")
             for one in getattr(self, name):
-                require(one, kind, name, f"a list of `{kind.__name__}`")
+                require(one, kind, name, f"a list of `{what}`")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_shown(self.concept, "target", self.target, expected=True)
         _check_shown(self.concept, "near", self.near, expected=False)
@@ -48,9 +56,14 @@ class Exam:
             raise ValueError(f"`questions` must need no picture, got {about_pictures[0]!r} about a sample")
 
     @property
-    def retention(self) -> tuple[Sample, ...]:
+    def retention(self) -> tuple[AnySample, ...]:
         """The near samples, then the far ones."""
         return self.near + self.far
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether pictures are asked about, and not texts alone."""
+        return not any(isinstance(sample, TextSample) for sample in self.target)
 
     @property
     def others(self) -> tuple[Concept, ...]:
@@ -106,7 +119,7 @@ class Transcript:
                 )
 
 
-def _check_shown(concept: Concept, name: str, samples: tuple[Sample, ...], *, expected: bool) -> None:
+def _check_shown(concept: Concept, name: str, samples: tuple[AnySample, ...], *, expected: bool) -> None:
     wrong = [sample for sample in samples if sample.shows(concept) != expected]
     if wrong:
         objects = ", ".join(sorted(wrong[0].objects)) or "nothing annotated"

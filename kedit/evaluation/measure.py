@@ -27,6 +27,8 @@ BY_DISTANCE = ("near_objects", "far_objects", "near_rougeL", "far_rougeL")
 
 WEAKEST_OF = ("objects", "bleu", "rougeL", "bertscore", "text", "others")
 """The retention measures whose smallest is `overall`."""
+WEAKEST_OF_TEXTS = ("near_objects", "far_objects")
+"""The same where nothing but texts is asked: how a text goes on behind its answer is no knowledge to be kept."""
 
 SIGNIFICANT = 0.05
 
@@ -81,7 +83,7 @@ def measure(
     suppression = _suppression(suppressed, seed)
     kept = _retention(exam, retention_scores(exam, before, after, similarity), seed)
     retention = {**kept, **_references(exam, before, after, seed)}
-    weakest, retention["overall"] = overall(retention)
+    weakest, retention["overall"] = overall(exam, retention)
     fluency = (guard or Guard())(before, after)
     return EditReport(
         concept=exam.concept.name,
@@ -99,12 +101,13 @@ def measure(
     )
 
 
-def overall(retention: Figures) -> tuple[str | None, Measured]:
+def overall(exam: Exam, retention: Figures) -> tuple[str | None, Measured]:
     """Return the name and the figure of the weakest retention measure: a chain is as strong as its weakest link.
 
     Of measures with equal values, the one that is least sure (the smallest lower end) counts as the weakest.
     """
-    measured = {name: retention[name] for name in WEAKEST_OF if retention[name].value is not None}
+    names = WEAKEST_OF if exam.has_pictures else WEAKEST_OF_TEXTS
+    measured = {name: retention[name] for name in names if retention[name].value is not None}
     if not measured:
         return None, Measured.missing("no retention measure could be taken")
     weakest = min(measured, key=lambda name: (measured[name].value or 0.0, measured[name].low or 0.0))
@@ -174,7 +177,7 @@ def _control(
         return Control(0, dict.fromkeys(SUPPRESSION, missing), nothing, (), comparison)
     retained = pooled([retention_scores(exam, before, control, similarity) for control in controls])
     retention = _retention(exam, retained, seed)
-    retention["overall"] = overall(retention)[1]
+    retention["overall"] = overall(exam, retention)[1]
     means = tuple(sum(drop) / len(drop) for drop in drops if drop)
     return Control(len(controls), _suppression(pooled(suppressed), seed), retention, means, comparison)
 

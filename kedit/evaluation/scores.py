@@ -11,7 +11,7 @@ from kedit.evaluation.answers import is_known, right
 from kedit.evaluation.exam import Exam, Transcript
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.texts import rouge_l
-from kedit.samples import Concept, Sample, mentioned
+from kedit.samples import AnySample, Concept, mentioned
 
 Scores = dict[str, list[float]]
 """For each figure, one number per sample that counts for it."""
@@ -101,7 +101,7 @@ def pooled(runs: Sequence[Scores]) -> Scores:
 
 
 def _objects_kept(
-    others: Sequence[Concept], samples: Sequence[Sample], before: Sequence[str], after: Sequence[str]
+    others: Sequence[Concept], samples: Sequence[AnySample], before: Sequence[str], after: Sequence[str]
 ) -> Iterator[float]:
     for sample, was, now in zip(samples, before, after, strict=True):
         known = mentioned(others, was) & sample.objects

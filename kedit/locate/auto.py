@@ -17,7 +17,7 @@ from kedit.locate.significant import Significant, Tested
 from kedit.locate.wrong_words import FEWEST_WORDS, wrong_words
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Progress, silent
+from kedit.samples import Concept, Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Auto:
         for name, stage in locator.stages.items():
             check_testable(name, stage.scorer)
 
-    def check_pairs(self, locator: Locator, pairs: Sequence[Counterfactual]) -> None:
+    def check_pairs(self, locator: Locator, pairs: Sequence[Pair]) -> None:
         """Raise a ValueError if a stage needs control pictures and the pairs have too few."""
         n_stages, n_controls = len(locator.stages), sum(map(has_control, pairs))
         for name, stage in locator.stages.items():
@@ -75,7 +75,7 @@ class Auto:
         self,
         model: MLLM,
         locator: Locator,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         *,
         captions: Sequence[Generated] | None = None,
         words: Sequence[Concept] = (),
@@ -97,7 +97,8 @@ class Auto:
         """
         self.check(locator)
         if captions is None:
-            captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
+            asked = [pair.sample.asked(model.prompt) for pair in pairs]
+            captions = model.ask(asked, progress=progress, what="captions")
         if scores is None:
             scores = locator.score(model, pairs, captions=captions, progress=progress)
         nulls = self.measure(model, locator, pairs, captions=captions, words=words, progress=progress)
@@ -116,7 +117,7 @@ class Auto:
         self,
         model: MLLM,
         locator: Locator,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         *,
         captions: Sequence[Generated],
         words: Sequence[Concept] = (),

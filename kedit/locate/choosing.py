@@ -10,7 +10,7 @@ from kedit.locate.selection import Selector
 from kedit.locate.significant import Significant
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.samples import Concept, Counterfactual, Progress, silent
+from kedit.samples import Concept, Pair, Progress, silent
 
 Choosing = Selector | Auto | Enough
 """What may choose in place of a locator's own selectors."""
@@ -42,7 +42,7 @@ def check_choice(select: Choosing | None, locator: object) -> None:
         select.check(locator)
 
 
-def check_pairs(select: Choosing | None, locator: object, pairs: Sequence[Counterfactual]) -> None:
+def check_pairs(select: Choosing | None, locator: object, pairs: Sequence[Pair]) -> None:
     """Raise a ValueError if `select` cannot choose by these pairs, which needs no model to tell.
 
     Which captions name the concept is not known yet: fewer pairs may be left than there are here.
@@ -55,7 +55,7 @@ def chosen_by(
     select: Choosing | None,
     model: MLLM,
     locator: Locator,
-    pairs: Sequence[Counterfactual],
+    pairs: Sequence[Pair],
     scores: dict[str, NeuronScores],
     *,
     captions: Sequence[Generated] | None = None,

@@ -22,7 +22,8 @@ class Copies:
     @classmethod
     def of(cls, model: MLLM, case: Case, target: Target) -> "Copies":
         """Force the sample's caption up to the concept's word."""
-        return cls(model, case, target, model.forced([case.pair.sample.image], [target.prefix(case.mention)]))
+        asked = case.pair.sample.asked(model.prompt)
+        return cls(model, case, target, model.read([asked], [target.prefix(case.mention)]))
 
     def outputs(self, n: int) -> Tensor:
         """Return the target of each of `n` copies that go through the model together: `[n]`.

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from kedit.internals.hooks import intervene, traced
 from kedit.internals.sites import Site
 from kedit.locate.reduction import OverSamples, check_over_samples
 from kedit.locate.scorer import Case, LayerEvidence, Need
-from kedit.locate.target import margins
+from kedit.locate.target import margins, rivals
 from kedit.models.mllm import MLLM, Forced
+from kedit.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Damage:
 
         D_i = mean over references of sqrt(sum over all positions p of (A_i(p) * dm/dA_i(p))^2),
 
-    m the mean margin (see `kedit.locate.target.margins`) of the caption's tokens but the concept's, and of the one that
-    the model goes on with, its end. The references are the counterfactual pictures, with the original's caption forced:
-    so a locator that reads those takes one backward more and no forward. Squares, since what a neuron does at one
-    position and undoes at another is damage still, and a signed sum cancels it. Margins, since the gradient of a
-    probability near one vanishes.
+    m the mean margin (see `kedit.locate.target.margins`) of the caption's tokens but the concept's, of the likeliest
+    other token in its place, and of the one that the model goes on with, its end. The references are the
+    counterfactuals, with the original's caption forced: so a locator that reads those takes one backward more and no
+    forward. Squares, since what a neuron does at one position and undoes at another is damage still, and a signed sum
+    cancels it. Margins, since the gradient of a probability near one vanishes.
     """
 
     over_samples: OverSamples = "mean"
@@ -47,20 +47,20 @@ class Damage:
 
 
 def read_references(
-    model: MLLM, site: Site, images: Sequence[Image], cases: Sequence[Case]
+    model: MLLM, site: Site, prompts: Sequence[Prompt], cases: Sequence[Case]
 ) -> tuple[Forced, dict[int, Tensor], dict[int, Tensor]]:
     """Return the batch of references, each layer's activations on it, and their damage `[batch, neuron]`.
 
     Args:
         model: The model.
         site: Which neurons.
-        images: The references.
+        prompts: The references.
         cases: Whose captions are forced on them.
 
     Raises:
         ValueError: A gradient is no number.
     """
-    batch = model.forced(images, [whole(case) for case in cases])
+    batch = model.read(prompts, [whole(case) for case in cases])
     activations: dict[int, Tensor] = {}
     damages: dict[int, Tensor] = {}
     roots: list[Tensor] = []
@@ -98,9 +98,13 @@ def whole(case: Case) -> tuple[int, ...]:
 
 
 def _mean_margin(logits: Tensor, case: Case) -> Tensor:
-    """Return the mean margin of the caption's tokens but the word's, and of the next one; logits are `[pos, vocab]`."""
+    """Return the mean margin over a caption, its end included: of what is said in the word's place, not of the word.
+
+    The logits are `[pos, vocab]`, the last ones those after the caption.
+    """
     row = logits[-len(whole(case)) - 1 :]
-    tokens = torch.tensor([*whole(case), int(row[-1].argmax())], device=row.device)
     start, end = len(case.mention.prefix), len(case.mention.prefix) + len(case.mention.word)
-    counted = torch.tensor([not start <= place < end for place in range(len(tokens))], device=row.device)
+    tokens = torch.tensor([*whole(case), int(row[-1].argmax())], device=row.device)
+    tokens[start] = rivals(row[start : start + 1], tokens[start : start + 1])[0, 0]
+    counted = torch.tensor([not start < place < end for place in range(len(tokens))], device=row.device)
     return margins(row[counted], tokens[counted]).mean()

@@ -1,4 +1,4 @@
-"""What a model did with a picture and with its counterfactual, one layer at a time.
+"""What a model did with a picture or text and with its counterfactual, one layer at a time.
 
 The activations and gradients of a batch are computed once, shared by all scorers and reduced as soon as a layer's
 tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
@@ -6,13 +6,12 @@ tensors exist, so that scores need memory for layers x neurons, not layers x pos
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.internals.hooks import intervene, record, traced
@@ -25,8 +24,10 @@ from kedit.locate.readout import Readout
 from kedit.locate.scorer import Answer, Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
-from kedit.models.lengths import of_pictures
+from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Forced
+from kedit.prompts import Prompt
+from kedit.samples import TextPair
 
 SAMPLES_AT_ONCE = 4
 """How many samples of a batch a scorer sees at once, so that its own tensors stay small."""
@@ -64,7 +65,7 @@ def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> 
     if site.scope != "language":
         return [[place] for place in range(len(cases))]
     lengths = [(len(target.prefix(case.mention)), target.n_last([case.mention])) for case in cases]
-    return of_pictures(model, [case.pair.sample.image for case in cases], lengths)
+    return of_prompts(model, [case.pair.sample.asked(model.prompt) for case in cases], lengths)
 
 
 def watched(module: nn.Module, needs: frozenset[Need]) -> AbstractContextManager[dict[int, Attention]]:
@@ -84,12 +85,13 @@ class _Batch:
     @torch.inference_mode(False)
     def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
         """Run the passes and return what each scorer makes of each layer."""
-        original = self._forced([case.pair.sample.image for case in self.cases])
-        other: dict[Need, dict[int, Tensor]] = {"control": self._activations("control", original), "damage": {}}
+        original = self._forced([case.pair.sample.asked(self.model.prompt) for case in self.cases])
+        other: dict[Need, dict[int, Tensor]] = {"control": self._activations("control", original, scorers.values())}
         if "damage" in self.needs:
-            other["counterfactual"], other["damage"] = self._references(original)
+            other["counterfactual"], other["damage"] = self._references(original, scorers.values())
         else:
-            other["counterfactual"] = self._activations("counterfactual", original)
+            other["damage"] = {}
+            other["counterfactual"] = self._activations("counterfactual", original, scorers.values())
         reading = _Reading(self, scorers, original, other)
         try:
             return reading.scores()
@@ -97,47 +99,63 @@ class _Batch:
             # A hook on a root knows the reading: together they would outlive this call.
             reading.roots.clear()
 
-    def _forced(self, images: Sequence[Image]) -> Forced:
-        return self.model.forced(images, [self.target.prefix(case.mention) for case in self.cases])
+    def _forced(self, prompts: Sequence[Prompt]) -> Forced:
+        return self.model.read(prompts, [self.target.prefix(case.mention) for case in self.cases])
 
-    def _activations(self, which: Need, original: Forced) -> dict[int, Tensor]:
-        """Return each layer's activations on the counterfactual or control pictures, after the same words."""
+    def _activations(self, which: Need, original: Forced, scorers: Iterable[Scorer]) -> dict[int, Tensor]:
+        """Return each layer's activations on the counterfactual or control samples, after the same words."""
         if which not in self.needs:
             return {}
-        batch = self._aligned(which, original)
+        batch = self._forced([_other(case, which, self.model.prompt) for case in self.cases])
         with torch.no_grad(), record(self.model.module, self.site) as activations:
             self.model.logits(batch)
-        return activations
+        return self._aligned(which, activations, batch, [0] * len(self.cases), original, scorers)
 
-    def _references(self, original: Forced) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def _agree_at_end(self, scorers: Iterable[Scorer]) -> bool:
+        """Return whether nothing is compared but the last positions, which texts of any length have in common."""
+        comparing = [one for one in scorers if one.needs & {"counterfactual", "control"}]
+        only_last = all(getattr(one, "positions", None) == "target" for one in comparing)
+        return only_last and all(isinstance(case.pair, TextPair) for case in self.cases)
+
+    def _references(self, original: Forced, scorers: Iterable[Scorer]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Return each layer's activations on the counterfactuals, and the damage that is measured there."""
-        images = [_image(case, "counterfactual") for case in self.cases]
-        batch, activations, damage = read_references(self.model, self.site, images, self.cases)
+        prompts = [_other(case, "counterfactual", self.model.prompt) for case in self.cases]
+        batch, activations, damage = read_references(self.model, self.site, prompts, self.cases)
         if "counterfactual" not in self.needs:
             return {}, damage
         # The answer is predicted before the word's last forced token and what comes after it.
         behind = [len(whole(case)) - len(self.target.prefix(case.mention)) for case in self.cases]
-        n_columns = original.kinds.shape[1]
-        self._check_aligned("counterfactual", _ending(batch.kinds, behind, n_columns), original)
-        for layer, activation in activations.items():
-            if self.site.block(layer).scope == "language":
-                apart = activation.reshape(*batch.kinds.shape, -1)
-                activations[layer] = _ending(apart, behind, n_columns)
-        return activations, damage
+        return self._aligned("counterfactual", activations, batch, behind, original, scorers), damage
 
-    def _aligned(self, which: Need, original: Forced) -> Forced:
-        """Return the counterfactual or control pictures after the same words, in as many positions."""
-        batch = self._forced([_image(case, which) for case in self.cases])
-        self._check_aligned(which, batch.kinds, original)
-        return batch
+    def _aligned(
+        self,
+        which: Need,
+        activations: dict[int, Tensor],
+        batch: Forced,
+        behind: Sequence[int],
+        original: Forced,
+        scorers: Iterable[Scorer],
+    ) -> dict[int, Tensor]:
+        """Return activations at as many positions as the originals have, up to the `behind` last ones of each row.
 
-    def _check_aligned(self, which: Need, kinds: Tensor, original: Forced) -> None:
-        if not torch.equal(kinds, original.kinds):
+        Raises:
+            ValueError: The positions hold other kinds of tokens, and not only the last one is compared.
+        """
+        width = original.kinds.shape[1]
+        alike = torch.equal(_ending(batch.kinds, behind, width), original.kinds)
+        if not alike and not self._agree_at_end(scorers):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
             raise ValueError(
-                f"original and {which} runs have {original.kinds.shape[1]} and {kinds.shape[1]} positions, "
-                f"or other kinds of tokens, for samples {ids}; the pictures must give the same number of image tokens"
+                f"original and {which} runs have {width} and {batch.kinds.shape[1] - min(behind)} positions, "
+                f"or other kinds of tokens, for samples {ids}; pictures must give the same number of image tokens, and "
+                "texts of several lengths are compared where the word is predicted (`positions=target`)"
             )
+        if alike and not any(behind):
+            return activations
+        for layer, activation in activations.items():
+            if self.site.block(layer).scope == "language":
+                activations[layer] = _ending(activation.reshape(*batch.kinds.shape, -1), behind, width)
+        return activations
 
     def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
@@ -297,16 +315,6 @@ class _Parts:
         return replace(self, gradient=gradient, answer=answer)
 
 
-def _image(case: Case, which: Need) -> Image:
-    if which == "counterfactual":
-        return case.pair.image
-    if case.pair.control is None:
-        raise ValueError(
-            f"sample `{case.pair.sample.id}` has no control picture; set `inpaint.control` to paint out another region"
-        )
-    return case.pair.control
-
-
 def _ending(values: Tensor, behind: Sequence[int], n_columns: int) -> Tensor:
     """Return of each row the `n_columns` positions before the last `behind` ones, zeros where it has fewer."""
     aligned = values.new_zeros(len(values), n_columns, *values.shape[2:])
@@ -314,3 +322,7 @@ def _ending(values: Tensor, behind: Sequence[int], n_columns: int) -> Tensor:
         kept = values[row, : values.shape[1] - n_behind][-n_columns:]
         aligned[row, n_columns - len(kept) :] = kept
     return aligned
+
+
+def _other(case: Case, which: Need, question: str) -> Prompt:
+    return case.pair.asked(question) if which == "counterfactual" else case.pair.asked_of_control(question)

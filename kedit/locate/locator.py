@@ -18,7 +18,7 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Locator:
     def score(
         self,
         model: MLLM,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         *,
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,
@@ -78,7 +78,7 @@ class Locator:
 
         Args:
             model: The model, unedited.
-            pairs: Pictures with and without the concept.
+            pairs: Pictures or texts with and without the concept.
             captions: The model's captions of the originals, if they are known already.
             progress: Shows the batches go by.
             dtype: Of the scores; 64-bit floats for those of a shard, see `kedit.locate.shards`.
@@ -135,7 +135,7 @@ class Locator:
     def cases(
         self,
         model: MLLM,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,
     ) -> list[Case]:
@@ -146,7 +146,9 @@ class Locator:
         """
         if not pairs:
             raise ValueError("there is nothing to locate in: no counterfactual pairs")
-        told = captions or model.caption([pair.sample.image for pair in pairs], progress=progress)
+        told = captions or model.ask(
+            [pair.sample.asked(model.prompt) for pair in pairs], progress=progress, what="captions"
+        )
         found = self.mentions(model, pairs, told)
         name, unnamed = pairs[0].concept.name, found.count(None)
         if unnamed == len(pairs):
@@ -163,9 +165,7 @@ class Locator:
             if mention
         ]
 
-    def mentions(
-        self, model: MLLM, pairs: Sequence[Counterfactual], captions: Sequence[Generated]
-    ) -> list[Mention | None]:
+    def mentions(self, model: MLLM, pairs: Sequence[Pair], captions: Sequence[Generated]) -> list[Mention | None]:
         """Return where each caption first names the concept of its pair; None where it does not."""
         if len(captions) != len(pairs):
             raise ValueError(f"{len(pairs)} pairs need as many captions, got {len(captions)}")

@@ -17,7 +17,7 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.neurons import NeuronScores, NeuronSet, SiteName
 from kedit.prompts import Prompt
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Miner:
     def score(
         self,
         model: MLLM,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         *,
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,
@@ -96,7 +96,7 @@ class Miner:
         return self.score_sets(model, {"pairs": pairs}, progress=progress)
 
     def score_sets(
-        self, model: MLLM, sets: Mapping[str, Sequence[Counterfactual]], *, progress: Progress = silent
+        self, model: MLLM, sets: Mapping[str, Sequence[Pair]], *, progress: Progress = silent
     ) -> dict[str, NeuronScores]:
         """Return the same over several data sets, in which a modality counts once, however large the set.
 
@@ -185,7 +185,7 @@ class Miner:
             self._warn(known)
         return sets | {UNION: NeuronSet(tuple(wanted), site)}
 
-    def _made(self, model: MLLM, site: Site, pairs: Sequence[Counterfactual], progress: Progress) -> Tally:
+    def _made(self, model: MLLM, site: Site, pairs: Sequence[Pair], progress: Progress) -> Tally:
         """Return the importance over the samples of one set, `[modality, layer, neuron]`."""
         cases = [Case(pair, NO_MENTION) for pair in pairs]
         return gathered(model, site, cases, Target(), {"miner": self.scorer}, progress)["miner"]

@@ -15,7 +15,7 @@ from kedit.locate.significance import against_own_null, signed_rank
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Mention
 from kedit.neurons import NeuronSet
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, TextPair, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,10 @@ def check_testable(name: str, scorer: Scorer | Prober) -> None:
     )
 
 
-def has_control(pair: Counterfactual) -> bool:
+def has_control(pair: Pair) -> bool:
     """Return whether something was painted out of the pair's control picture: it may be the original itself."""
+    if isinstance(pair, TextPair):
+        return False
     original = pair.sample.image
     if pair.control is None or pair.control is original:
         return False

@@ -16,7 +16,7 @@ from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
-from kedit.samples import Counterfactual, Progress, silent
+from kedit.samples import Pair, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LayerMatched:
     def score(
         self,
         model: MLLM,
-        pairs: Sequence[Counterfactual],
+        pairs: Sequence[Pair],
         *,
         captions: Sequence[Generated] | None = None,
         progress: Progress = silent,

@@ -17,7 +17,7 @@ from kedit.locate.reduction import OverSamples
 from kedit.locate.target import Target
 from kedit.models.attention import Attention
 from kedit.models.mllm import MLLM, Mention
-from kedit.samples import Counterfactual
+from kedit.samples import Pair
 
 Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention", "answer", "damage"]
 """What a scorer reads beside the activations of the original picture."""
@@ -27,7 +27,7 @@ Need = Literal["counterfactual", "control", "gradient", "unembedding", "attentio
 class Case:
     """A counterfactual pair and where the model's caption of the original names the concept."""
 
-    pair: Counterfactual
+    pair: Pair
     mention: Mention
     rest: tuple[int, ...] = ()
     """The caption's tokens after the word."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from kedit.paths import conf_dir
 
+OF_TEXTS = "two_stage_answer"
+"""What texts, which have no image tokens, are located with if nothing was chosen."""
+
 
 def shipped(name: str, key: str = "methods") -> Any:
     """Return the locator of `conf/locate/<name>.yaml`, as `kedit run locate=<name>` builds it; `key` asked for it.

@@ -1,15 +1,31 @@
 """How a prompt is written in a model's chat format, and what tokens transformers itself makes of it."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kedit.models import prompting
 from kedit.models.media import given
 from kedit.prompts import Prompt
 
+Template = Literal["chat", "none"]
+"""How a prompt is written: as a question in the model's chat format, if it has one, or as it is, to be gone on with."""
 
-def render(processor: Any, prompt: Prompt) -> str:
+
+def check_template(template: object) -> None:
+    """Raise a ValueError unless `template` says how a prompt is written."""
+    if template not in get_args(Template):
+        raise ValueError(
+            f"`template` is chat (a question in the chat format) or none (the prompt as it is), got {template!r:.60}"
+        )
+
+
+def in_chat(processor: Any, template: Template) -> bool:
+    """Return whether prompts are written in a chat format."""
+    return template == "chat" and getattr(processor, "chat_template", None) is not None
+
+
+def render(processor: Any, prompt: Prompt, template: Template = "chat") -> str:
     """Return the prompt in the model's chat format; without one, the token of its medium goes first."""
-    if getattr(processor, "chat_template", None) is None:
+    if not in_chat(processor, template):
         return prompting.plain(processor, prompt.medium, prompt.text)
     chat = _conversation(processor, prompt, {"type": prompt.medium})
     rendered = str(processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
@@ -21,20 +37,20 @@ def render(processor: Any, prompt: Prompt) -> str:
     return rendered.removeprefix(tokenizer.bos_token) if adds else rendered
 
 
-def begins_itself(processor: Any, text: str) -> bool:
+def begins_itself(processor: Any, text: str, template: Template = "chat") -> bool:
     """Return whether `text`, as `render` wrote it, has the marks of its beginning, so that none may be added.
 
     As transformers decides it: a tokenizer adds none to a chat, and a processor none to one that begins with its
     `bos_token`.
     """
-    if getattr(processor, "chat_template", None) is None or not _is_of_transformers(processor):
+    if not in_chat(processor, template) or not _is_of_transformers(processor):
         return False
     tokenizer = getattr(processor, "tokenizer", processor)
     opening = tokenizer.bos_token
     return tokenizer is processor or (opening is not None and text.startswith(opening))
 
 
-def own_tokens(processor: Any, prompt: Prompt) -> list[int]:
+def own_tokens(processor: Any, prompt: Prompt, template: Template = "chat") -> list[int]:
     """Return the tokens that the model's documented way makes of one prompt.
 
     That is `apply_chat_template(..., tokenize=True)`; without a chat format, a call of the processor or tokenizer.
@@ -44,9 +60,9 @@ def own_tokens(processor: Any, prompt: Prompt) -> list[int]:
     """
     if not _is_of_transformers(processor):
         raise LookupError(f"a {type(processor).__name__} is none of transformers, which have their own way to compare")
-    if getattr(processor, "chat_template", None) is None:
+    if not in_chat(processor, template):
         media = given(processor, [prompt])
-        text = render(processor, prompt)
+        text = render(processor, prompt, template)
         encoded = processor(text=[text], **media) if media else getattr(processor, "tokenizer", processor)([text])
     else:
         part = {"type": prompt.medium, prompt.medium: _content(prompt)}

@@ -42,6 +42,8 @@ class HuggingFaceMLLM:
     prompt: str = "Describe this image."
     batch_size: int = 16
     max_new_tokens: int = 40
+    template: chat.Template = "chat"
+    """How a prompt is written: in the chat format, if the model has one, or as it is (`none`), to be gone on with."""
 
     def __post_init__(self) -> None:
         tell_untested()
@@ -51,6 +53,7 @@ class HuggingFaceMLLM:
             require(getattr(self, key), str, key, "a text")
         for key in ("batch_size", "max_new_tokens"):
             require_count(getattr(self, key), key, 1)
+        chat.check_template(self.template)
         if self.tokenizer.pad_token_id is None:
             where = "tokenizer" if self.tokenizer is self.processor else "processor.tokenizer"
             raise ValueError(
@@ -236,14 +239,14 @@ class HuggingFaceMLLM:
         Where the answer follows the prompt, padding is on the left; elsewhere on the right, where it moves nothing.
         """
         self._require_all(prompts)
-        texts = [chat.render(self.processor, one) for one in prompts]
+        texts = [chat.render(self.processor, one, self.template) for one in prompts]
         side = "left" if self.architecture == "decoder" else "right"
         how: dict[str, Any] = {"padding": True, "padding_side": side, "return_tensors": "pt"}
-        if texts and chat.begins_itself(self.processor, texts[0]):
+        if texts and chat.begins_itself(self.processor, texts[0], self.template):
             how["add_special_tokens"] = False
         media = given(self.processor, prompts)
         # Some processors open their chats by themselves, those without a picture, too; others may insist on a picture.
-        whole = media or getattr(self.processor, "chat_template", None) is not None
+        whole = media or chat.in_chat(self.processor, self.template)
         encoded = self.processor(text=texts, **media, **how) if whole else self.tokenizer(texts, **how)
         inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
         return prompting.tidied(inputs)

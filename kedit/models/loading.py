@@ -12,6 +12,7 @@ from torch import nn
 from kedit.arguments import require
 from kedit.internals.wrappers import bare
 from kedit.models.adapters import Adapter
+from kedit.models.chat import Template, check_template
 from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -31,6 +32,7 @@ def load(
     prompt: str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 40,
+    template: Template = "chat",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     device_map: str | Mapping[str, Any] | None = None,
@@ -43,15 +45,13 @@ def load(
     """Load a model that writes or completes text, and its processor or tokenizer; its weights are frozen.
 
     Args:
-        path: A folder, the name of a model that is shipped or fetched, or the id of a model on the hub. An adapter of
-            peft is merged into the model that it was trained on.
-        task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
-            configuration says.
+        path: A folder, the name of a model that is shipped or fetched, or a hub id; an adapter of peft is merged.
+        task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default its own.
         name: What reports call the model; by default the last part of `path`.
-        prompt: What asks the model for a caption; by default what a shipped model was trained with, and for others
-            "Describe this image."
+        prompt: What asks for a caption; by default what a shipped model was trained with, or "Describe this image."
         batch_size: How many pictures are read at once.
         max_new_tokens: Where a caption ends at the latest.
+        template: How a prompt is written: in the chat format (`chat`), or as it is, to be gone on with (`none`).
         device: See `Placement`, also for the next five.
         dtype: What the weights are computed in.
         device_map: Spreads the weights over devices, memory and disk.
@@ -68,6 +68,7 @@ def load(
     require(path, (str, Path), "path", "a folder, the name of a shipped model or an id; `wrap` takes a module")
     if task is not None:
         checked(task)
+    check_template(template)
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path))
@@ -78,7 +79,8 @@ def load(
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
-    return HuggingFaceMLLM(module, processor, called, prompt or asking(str(path)), batch_size, max_new_tokens)
+    asks = prompt or asking(str(path))
+    return HuggingFaceMLLM(module, processor, called, asks, batch_size, max_new_tokens, template)
 
 
 def wrap(
@@ -89,6 +91,7 @@ def wrap(
     name: str | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 40,
+    template: Template = "chat",
 ) -> HuggingFaceMLLM:
     """Return a model of yours as kedit sees it: the same object, not copied and not changed.
 
@@ -104,6 +107,7 @@ def wrap(
         name: What reports call the model; by default the last part of what it was loaded from, or its class.
         batch_size: How many prompts are read at once.
         max_new_tokens: Where an answer ends at the latest.
+        template: How a prompt is written; see `load`.
 
     Raises:
         ValueError: The module has no head over words, is spread over devices or holds no numbers; the processor is
@@ -115,7 +119,7 @@ def wrap(
     origin = getattr(getattr(module, "config", None), "name_or_path", "")
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
-    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
 
 
 def _read_adapted(adapter: Adapter, task: Task | None, source: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from kedit.internals.hooks import record
 from kedit.internals.sites import Site
-from kedit.models.lengths import of_pictures
+from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Forced
 from kedit.progress import Batched
+from kedit.prompts import Prompt
 from kedit.samples import Progress, silent
 
 
@@ -29,7 +30,7 @@ def prompted(
         raise ValueError(
             f"neurons of scope `{site.scope}` see no positions of the prompt: only the language model's do"
         )
-    chunks = of_pictures(model, images)
+    chunks = of_prompts(model, [Prompt(model.prompt, image) for image in images])
     for places in progress(Batched(chunks, [*map(len, chunks)], "pictures"), len(chunks), what):
         some = [images[place] for place in places]
         batch = model.forced(some, [()] * len(some))

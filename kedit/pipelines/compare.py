@@ -21,7 +21,6 @@ from kedit.edit.plan import EditPlan
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.texts import TextEncoder
 from kedit.locate.locator import Locator
-from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.pipelines.comparison.choices import Budget, Choices, Method
 from kedit.pipelines.comparison.effects import Trial
@@ -31,6 +30,7 @@ from kedit.pipelines.comparison.rows import Row, budget_size, picked, rows
 from kedit.pipelines.comparison.scoring import Bench, Failed
 from kedit.pipelines.given import as_inpainter, as_plan, check_common, names_of_concepts, require_model
 from kedit.pipelines.locate import check_model
+from kedit.pipelines.outputs import similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, prepare, usable
 from kedit.pipelines.readable import readable
 from kedit.progress import as_progress
@@ -137,9 +137,9 @@ def compare_prepared(
         keep: Called with what there is when the comparison is broken off after the first method.
         progress: Shows how far it is.
     """
-    check_model(model, choices.method(choices.reference).locator)
+    check_model(model, choices.method(choices.reference).locator, asked[0].medium)
     method = choices.method(matrix_method or choices.reference, "matrix.method")
-    similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
+    similarity = similarity_of(model, encoder, asked[0].medium)
     concepts = [one.exam.concept.name for one in asked]
     job = _Job(model, choices, plan, similarity, share, cache, progress, concepts)
     try:

@@ -8,9 +8,10 @@ from torch import nn
 from kedit.arguments import require, require_count, shown
 from kedit.data.inpaint import BlurFill, Exact, Inpainter, MeanFill
 from kedit.data.pope import Pope
+from kedit.data.prompts import Prompts
 from kedit.edit.operators import Operator, Zero, check_operator
 from kedit.edit.plan import EditPlan, Plan
-from kedit.locate.shipped import shipped
+from kedit.locate.shipped import OF_TEXTS, shipped
 from kedit.locate.two_stage import two_stage
 from kedit.samples import Concept, Data, find_concept
 
@@ -48,10 +49,13 @@ def names_of_concepts(data: Data, concepts: Any, name: str = "concepts") -> tupl
     return tuple(name_of_concept(data, one) for one in concepts)
 
 
-def as_locator(locate: Any) -> Any:
-    """Return a locator, given the name of a shipped one, itself, or None for two-stage filtering."""
+def as_locator(locate: Any, data: object = None) -> Any:
+    """Return a locator, given the name of a shipped one, itself, or None for two-stage filtering.
+
+    On `data` that are texts, that is at the position which predicts the answer: they have no image tokens.
+    """
     if locate is None:
-        return two_stage()
+        return shipped(OF_TEXTS) if isinstance(data, Prompts) else two_stage()
     found = shipped(locate, "locate") if isinstance(locate, str) else locate
     if not callable(getattr(found, "score", None)) or not callable(getattr(found, "select", None)):
         raise TypeError(f"`locate` is a `Locator`, such as `kedit.two_stage()`, or its name; got {shown(locate)}")

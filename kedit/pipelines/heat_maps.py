@@ -14,6 +14,7 @@ from kedit.models.mllm import MLLM
 from kedit.pipelines.locate import Located
 from kedit.plots import HeatRow
 from kedit.results.cache import Recall, of_pairs
+from kedit.samples import TextPair, pictured
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class HeatMaps:
         """
         if not self.located.neurons:
             return {"why": "no neuron was located"}
+        if any(isinstance(pair, TextPair) for pair in self.located.pairs):
+            return {"why": "the neurons were located with texts, and heat maps are of pictures"}
         if self.site.scope != "language":
             scope = self.site.scope
             return {"why": f"the neurons are of scope `{scope}`, and heat maps are of the language model's positions"}
@@ -49,7 +52,8 @@ class HeatMaps:
     @cached_property
     def _seen(self) -> tuple[list[HeatRow], list[float], list[float]]:
         """The rows, whether each map hits the concept, and the areas under the curve."""
-        pairs, images = self.located.pairs, [pair.sample.image for pair in self.located.pairs]
+        pairs = pictured(self.located.pairs, "a heat map")
+        images = [pair.sample.image for pair in pairs]
         grids = picture_grids(self.model, images)
         peaks = strongest(self.model, self.site, self.located.neurons, images)
         below = {neuron for neuron, peak in peaks.items() if peak < 0}

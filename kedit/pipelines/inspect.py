@@ -65,7 +65,7 @@ from kedit.progress import as_progress, run_stage
 from kedit.results.reports import markdown_table, neurons_line
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
-from kedit.samples import Concept, Data, Progress, silent
+from kedit.samples import Concept, Data, Progress, pictured, silent
 
 logger = logging.getLogger(__name__)
 
@@ -400,6 +400,7 @@ def inspect_prepared(
         progress: Shows how far it is.
     """
     began = time.perf_counter()
+    pictured(prepared.pairs, "`kedit inspect`")
     prepared = readable(model, prepared)
     located = _located(model, locator, neurons, prepared, progress)
     if keep is not None:

@@ -25,11 +25,12 @@ from kedit.pipelines.readable import readable
 from kedit.pipelines.transcripts import rows
 from kedit.plots import Drawing, Style, draw_layers, draw_scores
 from kedit.progress import as_progress
+from kedit.prompts import Medium
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
 from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.samples import Concept, Counterfactual, Data, Progress, silent
+from kedit.samples import Concept, Data, Pair, Progress, silent
 
 
 def language_only(locator: Any, command: str) -> None:
@@ -48,7 +49,7 @@ class Located:
     widths: Mapping[int, int]
     """The number of neurons of each layer that was looked at."""
     skipped: dict[str, int]
-    pairs: Sequence[Counterfactual] = ()
+    pairs: Sequence[Pair] = ()
     """None where scores of several jobs were merged."""
     captions: Sequence[Generated] = ()
     significant: Significant | None = None
@@ -222,7 +223,7 @@ def locate_neurons(
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
     check_common(data, seed, counts, Counts)
-    locator, name, painter = as_locator(locate), name_of_concept(data, concept), as_inpainter(inpaint)
+    locator, name, painter = as_locator(locate, data), name_of_concept(data, concept), as_inpainter(inpaint)
     check_choice(select, locator)
     require_model(model)
     only_locating = replace(counts or Counts(), target=1, retention=0)
@@ -257,19 +258,35 @@ def locate_prepared(
     """
     began = time.perf_counter()
     check_pairs(select, locator, prepared.pairs)
-    check_model(model, locator)
+    check_model(model, locator, prepared.medium)
     prepared = readable(model, prepared)
     located = locate(model, locator, prepared.pairs, progress, cache, select, prepared.exam.vocabulary, scores)
     seconds = time.perf_counter() - began
     return LocateResult(name or name_of(locator), selectors_of(locator, select), located, prepared.skipped, seconds)
 
 
-def check_model(model: MLLM, locator: Locator) -> Site:
-    """Return where the neurons are; a ValueError or LookupError says why none can be located in the model."""
+def check_model(model: MLLM, locator: Locator, medium: Medium = "image") -> Site:
+    """Return where the neurons are; a ValueError or LookupError says why none can be located in the model.
+
+    `medium` is that of the samples to locate with.
+    """
     require_model(model)
-    model.require("image")
+    model.require(medium)
+    if medium == "text":
+        refuse_image_tokens(locator)
     refuse_two_sequences(model.module, model.name)
     return site_of(model, locator)
+
+
+def refuse_image_tokens(locator: object) -> None:
+    """Raise a ValueError if a stage of `locator` looks at image tokens, of which texts have none."""
+    inner = getattr(locator, "locator", locator)
+    for name, stage in getattr(inner, "stages", {}).items():
+        if getattr(stage.scorer, "positions", None) == "image":
+            raise ValueError(
+                f"stage `{name}` looks at image tokens, and the data are texts, which have none; let it look where the "
+                "answer is predicted (`positions=target`)"
+            )
 
 
 def site_of(model: MLLM, locator: Locator) -> Site:
@@ -293,7 +310,7 @@ def selectors_of(locator: Locator, select: Choosing | None = None) -> dict[str, 
 def locate(
     model: MLLM,
     locator: Locator,
-    pairs: Sequence[Counterfactual],
+    pairs: Sequence[Pair],
     progress: Progress,
     recall: Recall = FORGETFUL,
     select: Choosing | None = None,
@@ -340,7 +357,8 @@ def _scores(
 
     def score() -> Mapping[str, NeuronScores]:
         some = found.pairs[: model.batch_size]
-        announce(model, model.site(locator.site), model.forced([pair.sample.image for pair in some], [()] * len(some)))
+        asked = [pair.sample.asked(model.prompt) for pair in some]
+        announce(model, model.site(locator.site), model.read(asked, [()] * len(asked)))
         with recall.keeping_words():
             return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 

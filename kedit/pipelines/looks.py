@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from PIL.Image import Image
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
@@ -29,7 +30,7 @@ from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.preparation import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
-from kedit.samples import Concept
+from kedit.samples import AnySample, Concept, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -192,8 +193,8 @@ def tell_apart(subject: Subject) -> Senses:
     subject.require_neurons()
     sets, exam = [subject.neurons, *subject.controls], subject.exam
     kinds = {
-        "with it": [sample.image for sample in exam.target],
-        "without it": [sample.image for sample in exam.retention],
+        "with it": _images(exam.target),
+        "without it": _images(exam.retention),
         "painted out": [pair.image for pair in subject.paint(exam.target, subject.concept)],
     }
     means: dict[str, list[Numbers]] = {}
@@ -297,6 +298,10 @@ def over_concepts(subject: Subject) -> Overlaps:
     return Overlaps((measure,), tuple(sets), overlap.overlap_table(list(sets.values()), overlap.shared))
 
 
+def _images(samples: Sequence[AnySample]) -> list[Image]:
+    return [sample.image for sample in samples if isinstance(sample, Sample)]
+
+
 def _locate_other(subject: Subject, concept: Concept) -> NeuronSet:
     counts = replace(subject.looks.pictures, target=1, retention=0)
     split = draw(subject.data, concept, counts, seed=subject.seed)
@@ -344,7 +349,7 @@ class Depths:
 
 def follow_streams(subject: Subject) -> Depths:
     """Follow the states of the held-out pictures through the layers, unedited and with neurons zeroed."""
-    images = [sample.image for sample in subject.exam.target]
+    images = _images(subject.exam.target)
 
     def zeroed(neurons: NeuronSet) -> Streams:
         with Edit(neurons, Zero()).applied(subject.model):

@@ -19,15 +19,16 @@ from kedit.evaluation.metrics import Similarity, corpus_scores
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.texts import TextEncoder
 from kedit.evaluation.verdict import Aim
-from kedit.models.lengths import of_pictures
+from kedit.models.encoder import OwnLayers
+from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.surprise import surprises
 from kedit.neurons import NeuronSet
 from kedit.pipelines.transcripts import Said
 from kedit.progress import Batched
-from kedit.prompts import Prompt
+from kedit.prompts import Medium, Prompt
 from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
-from kedit.samples import Concept, Progress, Sample, silent
+from kedit.samples import AnySample, Concept, Progress, silent
 
 
 class Told(NamedTuple):
@@ -142,8 +143,16 @@ def speech(
 
 
 def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
-    pictures = [Prompt(model.prompt, sample.image) for sample in (*exam.target, *exam.retention)]
-    return [*pictures, *(question.prompt for question in exam.questions)]
+    samples = [sample.asked(model.prompt) for sample in (*exam.target, *exam.retention)]
+    return [*samples, *(question.prompt for question in exam.questions)]
+
+
+def similarity_of(model: MLLM, encoder: TextEncoder | None, medium: Medium) -> Similarity:
+    """Return what compares texts: with `encoder`, or with the model's own layers where pictures are described.
+
+    Short answers are right or wrong, and how alike they are is no matter.
+    """
+    return Similarity(encoder or (OwnLayers(model) if medium == "image" else None))  # type: ignore[arg-type]
 
 
 def measured(
@@ -177,7 +186,7 @@ def measured(
 def logprobs(
     model: MLLM,
     concept: Concept,
-    samples: Sequence[Sample],
+    samples: Sequence[AnySample],
     captions: Sequence[Generated],
     edits: Sequence[Edit | None],
 ) -> list[tuple[float, ...]]:
@@ -189,11 +198,11 @@ def logprobs(
     sums = torch.full((len(edits), len(samples)), torch.nan, dtype=torch.float64)
     mentions = {place: model.mention(caption, concept) for place, caption in enumerate(captions)}
     named = {place: mention for place, mention in mentions.items() if mention is not None}
-    order, images = list(named), [samples[place].image for place in named]
+    order, prompts = list(named), [samples[place].asked(model.prompt) for place in named]
     forced = [mention.prefix + mention.word[:-1] for mention in named.values()]
-    for batch in of_pictures(model, images, list(map(len, forced))):
+    for batch in of_prompts(model, prompts, list(map(len, forced))):
         places, words = [order[one] for one in batch], [named[order[one]].word for one in batch]
-        rows = model.forced([images[one] for one in batch], [forced[one] for one in batch])
+        rows = model.read([prompts[one] for one in batch], [forced[one] for one in batch])
         for number, edit in enumerate(edits):
             with edit.applied(model) if edit is not None else nullcontext():
                 spread = model.logits(rows, max(map(len, words))).double().log_softmax(-1).cpu()

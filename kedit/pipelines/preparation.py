@@ -13,8 +13,9 @@ from kedit.locate.shards import ALL, Shard
 from kedit.models.mllm import MLLM, Generated
 from kedit.pipelines.provenance import asked_for
 from kedit.pipelines.transcripts import captions_of, rows
+from kedit.prompts import Medium
 from kedit.results.cache import FORGETFUL, Recall, of_pairs
-from kedit.samples import Concept, Counterfactual, Data, Finite, Progress, Question, Split, find_concept, silent
+from kedit.samples import Concept, Data, Finite, Pair, Progress, Question, Split, TextPair, find_concept, silent
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ class Prepared(NamedTuple):
     """What an edit is judged on, what it is located with, and what the data set passed over."""
 
     exam: Exam
-    pairs: list[Counterfactual]
+    pairs: list[Pair]
     skipped: dict[str, int]
     """How many pictures cannot be used, or not be painted, by the reason."""
     asked: str = ""
     """Of a shard, the digest of what all shards have in common: the pictures of all, and what paints them."""
     polls: tuple[Question, ...] = ()
     """POPE's questions, if they are asked."""
+
+    @property
+    def medium(self) -> Medium:
+        """What the samples hold beside their text."""
+        return "text" if any(isinstance(pair, TextPair) for pair in self.pairs) else "image"
 
 
 def prepare(
@@ -78,10 +84,10 @@ def prepare(
     """
     found = find_concept(data.concepts, concept)
     split = draw(data, found, counts, seed=seed)
-    questions = data.questions if counts.text else ()
-    exam = Exam(found, data.concepts, split.target, split.near, split.far, questions)
+    questions = (*data.questions, *split.questions) if counts.text else ()
+    exam = Exam(found, (*data.concepts, *split.vocabulary), split.target, split.near, split.far, questions)
     samples = shard.of(split.locate)
-    painter = inpaint or usual_inpainter(samples)
+    painter = inpaint or usual_inpainter(split.locate)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
     # What the data set passed over, it passed over for all shards.
     passed_over = split.skipped if shard.index == 0 else {}
@@ -99,7 +105,7 @@ def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
 class Usable(NamedTuple):
     """The pairs that locating may use, and the model's captions of their originals."""
 
-    pairs: list[Counterfactual]
+    pairs: Sequence[Pair]
     captions: list[Generated]
     still_named: int
     """How many pairs were left out, since the caption of the counterfactual names the concept."""
@@ -107,7 +113,7 @@ class Usable(NamedTuple):
 
 def usable(
     model: MLLM,
-    pairs: Sequence[Counterfactual],
+    pairs: Sequence[Pair],
     progress: Progress,
     recall: Recall = FORGETFUL,
     *,
@@ -120,8 +126,9 @@ def usable(
     """
 
     def ask() -> dict[str, Any]:
-        captions = model.caption([pair.sample.image for pair in pairs], progress=progress)
-        painted = model.caption([pair.image for pair in pairs], progress=progress)
+        originals = [pair.sample.asked(model.prompt) for pair in pairs]
+        captions = model.ask(originals, progress=progress, what="captions")
+        painted = model.ask([pair.asked(model.prompt) for pair in pairs], progress=progress, what="captions")
         return {"captions": rows(captions), "painted": rows(painted)}
 
     told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
@@ -130,7 +137,6 @@ def usable(
     kept = [number for number, names in enumerate(still) if not names]
     if needed and not kept:
         raise ValueError(
-            f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactual pictures: the inpainting "
-            "does not remove it"
+            f"the model names `{pairs[0].concept.name}` in all {len(pairs)} counterfactuals: they do not take it away"
         )
     return Usable([pairs[number] for number in kept], [captions[number] for number in kept], sum(still))

@@ -13,7 +13,7 @@ from kedit.models.identity import known_weights, reading_digest
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
 from kedit.results.cache import FORGETFUL, Recall, scorers
-from kedit.samples import Concept, Sample
+from kedit.samples import AnySample, Concept
 from kedit.settings import of_settings
 from kedit.store import digest
 
@@ -78,7 +78,7 @@ def check_marks(has: Mapping[str, str], wants: Mapping[str, str], what: str) -> 
         logger.warning("nothing proves that %s fit: they do not tell %s", what, ", ".join(unknown))
 
 
-def asked_for(samples: Sequence[Sample], concept: Concept, painter: Inpainter) -> str:
+def asked_for(samples: Sequence[AnySample], concept: Concept, painter: Inpainter) -> str:
     """Return the digest of what the shards of one job have in common: pictures, what paints them, kedit's version."""
     told = of_settings(painter)
     about = {"kedit": __version__, "painter": told, "files": of_files(told), "concept": of_concept(concept)}

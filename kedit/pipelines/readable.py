@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL.Image import Image
 
 from kedit.models.mllm import MLLM
 from kedit.models.refusals import refusals
 from kedit.pipelines.preparation import Prepared
-from kedit.samples import Question, Quiz
+from kedit.samples import AnySample, Question, Quiz, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def readable(model: MLLM, prepared: Prepared) -> Prepared:
         ValueError: Nothing is left of the pairs, of the target samples, or of those without the concept.
     """
     sift, exam = _Sieve(model), prepared.exam
-    pairs = sift(prepared.pairs, lambda pair: pair.sample.image, "pairs to locate with")
+    pairs = sift(prepared.pairs, lambda pair: _of_sample(pair.sample), "pairs to locate with")
     target = sift(exam.target, _of_sample, "pictures of the concept")
     kept = {sample.id for sample in sift(exam.retention, _of_sample, "pictures without the concept")}
     about = {poll.sample.id: poll.sample for poll in prepared.polls if poll.sample is not None}
@@ -43,7 +43,7 @@ def readable(model: MLLM, prepared: Prepared) -> Prepared:
 def with_readable_pairs(model: MLLM, prepared: Prepared) -> Prepared:
     """Return one part of what is prepared without the pairs that `model` cannot read, of which none may be left."""
     sift = _Sieve(model)
-    pairs = sift(prepared.pairs, lambda pair: pair.sample.image, "")
+    pairs = sift(prepared.pairs, lambda pair: _of_sample(pair.sample), "")
     return prepared._replace(pairs=pairs, skipped=sift.counted(prepared.skipped)) if sift.count else prepared
 
 
@@ -85,6 +85,5 @@ class _Sieve:
         return {**skipped, REASON: skipped.get(REASON, 0) + self.count}
 
 
-def _of_sample(sample: Any) -> Image:
-    image: Image = sample.image
-    return image
+def _of_sample(sample: AnySample) -> Image | None:
+    return sample.image if isinstance(sample, Sample) else None

@@ -16,7 +16,6 @@ from kedit.edit.plan import EditPlan, check_plan
 from kedit.evaluation.chair import ChairReport, ObjectWords, object_words
 from kedit.evaluation.exam import Exam
 from kedit.evaluation.literature import editing_terms, terms_json
-from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.pope import PopeReport
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
@@ -25,7 +24,6 @@ from kedit.evaluation.texts import TextEncoder
 from kedit.internals.sites import Site
 from kedit.locate.choosing import Choosing, check_choice
 from kedit.locate.locator import Locator
-from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
@@ -40,7 +38,7 @@ from kedit.pipelines.given import (
 )
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Located, check_model, leave, locate_prepared, neuron_part, site_of
-from kedit.pipelines.outputs import Told, interview, measured
+from kedit.pipelines.outputs import Told, interview, measured, similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.plots import CaptionRow, Drawing, Style, draw_before_after, draw_effects, draw_heatmaps, style
@@ -49,7 +47,7 @@ from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.reports import report_markdown
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.samples import Concept, Data, Progress, silent
+from kedit.samples import AnySample, Concept, Data, Progress, Sample, TextSample, silent
 
 N_SHOWN = 4
 """How many pictures of the concept the figures show."""
@@ -60,6 +58,19 @@ EFFECTS = {
     "retention": ("objects", "others", "text", "bleu", "rougeL", "bertscore"),
 }
 """The figures of the table of results, by their part of the report."""
+OF_TEXTS = {
+    "suppression": ("mention_drop", "substitutions"),
+    "retention": ("near_objects", "far_objects", "text_about"),
+}
+"""The same where texts were asked."""
+TEXT_NAMES = {
+    "mention_drop": "paraphrases no longer answered right (T-generality)",
+    "substitutions": "another fact's answer in their place",
+    "near_objects": "neighbours still answered right (T-locality)",
+    "far_objects": "other facts still answered right (T-locality)",
+    "text_about": "prompts located with still answered right (1 - T-reliability)",
+}
+"""What the measures are called there."""
 
 
 class CaptionChange(NamedTuple):
@@ -119,7 +130,7 @@ class RunResult:
         before, after, rows = self.outputs.before, self.outputs.after, list[CaptionChange]()
         for group in ("target", "near", "far"):
             told = zip(getattr(self.exam, group), getattr(before, group), getattr(after, group), strict=True)
-            rows += [CaptionChange(sample.id, group, old, new) for sample, old, new in told]
+            rows += [CaptionChange(_id(sample), group, old, new) for sample, old, new in told]
         asked = zip(self.exam.questions, before.answers, after.answers, strict=True)
         return rows + [CaptionChange(question.text, "text", old, new) for question, old, new in asked]
 
@@ -133,8 +144,9 @@ class RunResult:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         verdict, suppresses = self.report.judgement.title, self.report.has_evidence and self.report.aim == "less"
-        before_after = draw_before_after(self._caption_rows(), title=None if suppresses else verdict)
-        found = {**self.located.figures, "before_after": before_after}
+        found = dict(self.located.figures)
+        if self.exam.has_pictures:
+            found["before_after"] = draw_before_after(self._caption_rows(), title=None if suppresses else verdict)
         suppression, retention = (self._effects(part) for part in EFFECTS)
         if suppression or retention:
             found["effects"] = draw_effects(suppression, retention, title=verdict)
@@ -147,8 +159,8 @@ class RunResult:
         edit = f"{self.operator} of {len(self.neurons)} neurons"
         control, report = self.report.control, self.report
         rows = [
-            (f"{part}: {style.name(measure)}", figure, getattr(control, part).get(measure), figure.n)
-            for part, measures in EFFECTS.items()
+            (f"{part}: {style.name(self._name(measure))}", figure, getattr(control, part).get(measure), figure.n)
+            for part, measures in self._measures.items()
             for measure in measures
             if (figure := getattr(report, part)[measure])
         ]
@@ -223,7 +235,15 @@ class RunResult:
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
         edited, control = getattr(self.report, part), getattr(self.report.control, part)
-        return {name: (edited[name], control[name]) for name in EFFECTS[part] if name in control}
+        return {self._name(name): (edited[name], control[name]) for name in self._measures[part] if name in control}
+
+    @property
+    def _measures(self) -> dict[str, tuple[str, ...]]:
+        return EFFECTS if self.exam.has_pictures else OF_TEXTS
+
+    def _name(self, measure: str) -> str:
+        """Return what tables and figures call a measure, where its own name does not say it."""
+        return measure if self.exam.has_pictures else TEXT_NAMES[measure]
 
     def _caption_rows(self) -> list[CaptionRow]:
         exam, before, after = self.exam, self.outputs.before, self.outputs.after
@@ -231,7 +251,8 @@ class RunResult:
         told = zip(exam.target, before.target, after.target, strict=True)
         changed = sorted(told, key=lambda row: row[1] == row[2])[:N_SHOWN]
         kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
-        return [CaptionRow(sample.image, old, new, words) for sample, old, new in (*changed, *kept)]
+        rows = (*changed, *kept)
+        return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
 
 
 def run(
@@ -259,9 +280,10 @@ def run(
 
     Args:
         model: The model; its weights are not touched.
-        data: Where the pictures and the text-only questions come from.
+        data: Where the pictures and the text-only questions come from, or the texts (`kedit.Prompts`).
         concept: The name of a concept that the data knows.
-        locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None.
+        locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None, on texts at the
+            position that predicts the answer.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         select: Chooses in place of the locator's own last selector.
         inpaint: Paints the concept out, or `mean`, `blur` or `exact`; None is `exact` where the data can, else `mean`.
@@ -280,7 +302,7 @@ def run(
         ValueError: There are too few pictures, the model cannot be located in, or an option does not fit.
     """
     check_common(data, seed, counts, Counts)
-    locator, plan, counted = as_locator(locate), as_plan(edit), counts or Counts()
+    locator, plan, counted = as_locator(locate, data), as_plan(edit), counts or Counts()
     name, painter, asked = name_of_concept(data, concept), as_inpainter(inpaint), as_pope(pope)
     check(locator, plan, select)
     words = object_words(chair, data.concepts)
@@ -291,6 +313,11 @@ def run(
         model, prepared, locator, plan, select=select, encoder=encoder, controls=counted.controls, scores=scores,
         words=words, seed=seed, cache=Recall.of_model(store, model), progress=show,
     )  # fmt: skip
+
+
+def _id(sample: AnySample) -> str:
+    """Return what a row about a sample is called: a text is a name of its own."""
+    return sample.text if isinstance(sample, TextSample) else sample.id
 
 
 def check(locator: Locator, plan: EditPlan, select: Choosing | None) -> None:
@@ -335,7 +362,7 @@ def run_prepared(
         progress: Shows how far it is.
     """
     began = time.perf_counter()
-    check_model(model, locator)
+    check_model(model, locator, prepared.medium)
     prepared = readable(model, prepared)
     found = locate_prepared(model, prepared, locator, select=select, scores=scores, cache=cache, name=name,
                             progress=progress)  # fmt: skip
@@ -345,7 +372,7 @@ def run_prepared(
     operator = plan.operator_for(model, located.pairs, progress=progress)
     sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
     told = interview(model, exam, plan, operator, sets[0], sets[1:], progress, cache)
-    similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
+    similarity = similarity_of(model, encoder, prepared.medium)
     measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
     report, corpus = run_stage(measures, progress, "measures")
     chair, pope = take_benchmarks(model, prepared, told, words, plan, operator, sets, seed, progress, cache)

@@ -99,7 +99,7 @@ def score_shard(
         ValueError: What a scorer makes of all samples is no mean over them.
     """
     check_shareable(locator)
-    site = check_model(model, locator)
+    site = check_model(model, locator, prepared.medium)
     prepared = with_readable_pairs(model, prepared)
     used, scorers = usable(model, prepared.pairs, progress, cache, needed=False), who_scores(locator)
     named = [one is not None for one in scorers.mentions(model, used.pairs, used.captions)]

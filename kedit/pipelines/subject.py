@@ -25,7 +25,7 @@ from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.pipelines.locate import Located
 from kedit.pipelines.preparation import Counts
 from kedit.results.table import Cell, Table
-from kedit.samples import Concept, Counterfactual, Data, Progress, Sample
+from kedit.samples import AnySample, Concept, Counterfactual, Data, Progress, pictured
 
 ClipScorer = Callable[[Sequence[str], Sequence[Image]], Sequence[Sequence[float]]]
 """How well each text fits each picture, `[text][image]`, such as `kedit.models.clip_score.ClipScore`."""
@@ -180,7 +180,7 @@ class Subject:
     @cached_property
     def named(self) -> list[tuple[Counterfactual, Generated]]:
         """The pairs that the scores rest on, and the captions of their originals, which name the concept."""
-        every = zip(self.located.pairs, self.located.captions, strict=True)
+        every = zip(pictured(self.located.pairs, "an inspection"), self.located.captions, strict=True)
         if not self.located.scores:
             return [(pair, caption) for pair, caption in every if self.model.mention(caption, self.concept)]
         used = set(next(iter(self.located.scores.values())).provenance["samples"].split(","))
@@ -207,9 +207,10 @@ class Subject:
         """Those that fire below zero in them."""
         return frozenset(neuron for neuron, peak in self.peaks.items() if peak < 0)
 
-    def paint(self, samples: Sequence[Sample], concept: Concept) -> list[Counterfactual]:
+    def paint(self, samples: Sequence[AnySample], concept: Concept) -> list[Counterfactual]:
         """Return the counterfactual pairs of samples."""
-        return counterfactuals(self.inpaint, samples, concept, progress=self.progress).made
+        pairs = counterfactuals(self.inpaint, samples, concept, progress=self.progress).made
+        return pictured(pairs, "an inspection")
 
     @property
     def locates(self) -> Locator:

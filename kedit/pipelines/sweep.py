@@ -184,12 +184,14 @@ def sweep(
         ValueError: There is nothing to sweep over, there are too few pictures, or an option does not fit.
     """
     check_common(data, seed, counts, Counts)
-    locator, plan, counted, show = as_locator(locate), as_plan(edit), counts or Counts(), as_progress(progress)
+    locator, plan, counted, show = as_locator(locate, data), as_plan(edit), counts or Counts(), as_progress(progress)
     points, names = list(_points(locator, select, plan)), _names(data, concepts)
     ask = partial(prepare, data, inpaint=as_inpainter(inpaint), counts=counted, seed=seed, progress=show)
-    check_model(model, locator)
-    prepared = [readable(model, ask(name)) for name in names]
-    encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
+    drawn = [ask(name) for name in names]
+    check_model(model, locator, drawn[0].medium)
+    prepared = [readable(model, one) for one in drawn]
+    if drawn[0].medium == "image":
+        encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
         cache = Recall.of_model(folder, model)
 

@@ -19,7 +19,7 @@ from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_p
 from kedit.locate.strongest import keeping
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
-from kedit.samples import Counterfactual
+from kedit.samples import Pair
 from kedit.settings import of_settings
 from kedit.store import Store, digest, store_at
 
@@ -183,7 +183,7 @@ def scorers(locator: Any) -> Any:
     return {"stages": stages, "site": locator.site, "scope": locator.scope, "target": of_settings(locator.target)}
 
 
-def of_pairs(pairs: Sequence[Counterfactual]) -> list[str]:
+def of_pairs(pairs: Sequence[Pair]) -> list[str]:
     """Return the digest of each pair."""
     return [of_pair(pair) for pair in pairs]
 

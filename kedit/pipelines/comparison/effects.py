@@ -17,7 +17,7 @@ from kedit.neurons import NeuronSet
 from kedit.pipelines.outputs import recall_edited, recall_unedited
 from kedit.pipelines.transcripts import Said
 from kedit.results.cache import FORGETFUL, Recall
-from kedit.samples import Counterfactual, Progress, mentioned, silent
+from kedit.samples import Pair, Progress, mentioned, silent
 
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
 """What a table shows of an edit; retention is the weakest of the retention measures."""
@@ -48,7 +48,7 @@ class Trial:
     model: MLLM
     exam: Exam
     plan: EditPlan
-    pairs: Sequence[Counterfactual]
+    pairs: Sequence[Pair]
     """What locating saw, for operators that need a reference."""
     similarity: Similarity
     cache: Recall = FORGETFUL
@@ -96,7 +96,7 @@ class Trial:
     def _drawn(self, edited: Sequence[Transcript]) -> Effect:
         """Return the mean over random sets; it is fluent if at least half of them are."""
         control = measure(self.exam, self.before, edited[0], edited, self.similarity, seed=self.seed).control
-        weakest, retention = overall(control.retention)
+        weakest, retention = overall(self.exam, control.retention)
         fluency = middle([Guard()(self.before, one) for one in edited])
         suppression = {name: control.suppression[name] for name in SUPPRESSED}
         balance = selectivity(suppression["mention_drop"], retention, fluency)

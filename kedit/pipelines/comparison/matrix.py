@@ -13,10 +13,9 @@ from kedit.fingerprints import of_sample
 from kedit.models.mllm import MLLM, Generated
 from kedit.pipelines.outputs import speech
 from kedit.pipelines.transcripts import captions_of, rows
-from kedit.prompts import Prompt
 from kedit.results.cache import FORGETFUL, Recall, of_edit
 from kedit.results.table import Cell, Table
-from kedit.samples import Concept, Progress, Sample, silent
+from kedit.samples import AnySample, Concept, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Gallery:
     """Held-out pictures of every concept of the matrix, captioned together."""
 
     model: MLLM
-    pictures: Mapping[Concept, Sequence[Sample]]
+    pictures: Mapping[Concept, Sequence[AnySample]]
     cache: Recall = FORGETFUL
     progress: Progress = silent
 
@@ -139,7 +138,7 @@ class Gallery:
             return {"samples": [of_sample(one) for one in samples], "edit": of_edit(edit) if edit else None}
 
         def ask() -> dict[str, Any]:
-            prompts = [Prompt(self.model.prompt, sample.image) for sample in samples]
+            prompts = [sample.asked(self.model.prompt) for sample in samples]
             with edit.applied(self.model) if edit else nullcontext():
                 texts = self.model.ask(prompts, progress=self.progress, what="captions")
             before = (self._before.texts, self._before.speech.surprise) if edit else ()
