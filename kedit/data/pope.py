@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from kedit.data.annotated import AnnotatedPictures
 from kedit.data.grammar import article
 from kedit.data.jsonlines import Line, lines
 from kedit.data.pictures import SampleError
-from kedit.samples import EXISTENCE, Concept, Data, Question, Sample, Split, Surveyed
+from kedit.samples import EXISTENCE, AnySample, Concept, Data, Question, Sample, Split, Surveyed
 
 RULES = ("random", "popular", "adversarial")
 """How what is not in a picture is chosen: any, the most frequent, what most often comes with what was just asked."""
@@ -38,7 +39,8 @@ class Pope:
     def __post_init__(self) -> None:
         if self.question is not None and (not isinstance(self.question, str) or self.question.count("{}") != 1):
             raise ValueError(f'the question of POPE has `{{}}` once, for "a dog"; got {self.question!r}')
-        object.__setattr__(self, "files", (self.files,) if isinstance(self.files, str | Path) else tuple(self.files))
+        given: Any = self.files
+        object.__setattr__(self, "files", (given,) if isinstance(given, str | Path) else tuple(given))
         if odd := [one for one in self.files if not isinstance(one, str | Path)]:
             raise TypeError(f"the files of POPE are paths, got {odd[0]!r}")
 
@@ -56,7 +58,8 @@ class Pope:
         template = self.question or (data.existence if isinstance(data, Surveyed) else EXISTENCE)
         known = {one.name: one for one in data.concepts}
         ask = {name: template.format(_with_article(one)) for name, one in known.items()}
-        shown = [(sample, "yes") for sample in split.target] + [(one, "no") for one in (*split.near, *split.far)]
+        shown = [(sample, "yes") for sample in _pictures(split.target)]
+        shown += [(sample, "no") for sample in _pictures((*split.near, *split.far))]
         asked = [Question(ask[concept.name], answer, TARGET, sample) for sample, answer in shown]
         samples = [sample for sample, _ in shown]
         if self.files:
@@ -66,6 +69,13 @@ class Pope:
             others = tuple(made(samples, Annotations.of(found, known), ask, seed))
         alone = (Question(text, "", ALONE) for text in ask.values())
         return (*asked, *others, *alone)
+
+
+def _pictures(samples: Sequence[AnySample]) -> list[Sample]:
+    pictures = [one for one in samples if isinstance(one, Sample)]
+    if len(pictures) < len(samples):
+        raise ValueError("POPE asks about pictures, and the data holds texts")
+    return pictures
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kedit.evaluation.report import Figures, as_json
 from kedit.evaluation.statistics import Measured, Values, bootstrap_mean, bootstrap_ratio
@@ -198,7 +200,10 @@ class _Asked:
             "there": lambda place, yes: self._is_yes(place),
             "all": lambda place, yes: True,
         })  # fmt: skip
-        ratio = lambda top, bottom: bootstrap_ratio(top.tolist(), bottom.tolist(), seed=seed)  # noqa: E731
+
+        def ratio(top: NDArray[Any], bottom: NDArray[Any]) -> Measured:
+            return bootstrap_ratio(top.tolist(), bottom.tolist(), seed=seed)
+
         figures = {
             "accuracy": ratio(n["right"], n["all"]),
             "precision": ratio(n["hits"], n["yes"]),

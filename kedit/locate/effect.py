@@ -70,14 +70,14 @@ class Effect:
         """Return the scores, `[layer, neuron]`, from the means over samples of what `score` gives."""
         if self.path != "auto":
             return means[0]
-        direct, everywhere, margin = means
+        direct, _, margin = means.unbind()
         written, lead = direct.clamp(min=0).nansum(), margin.nanmean()
         at_answer = bool(written >= ENOUGH * lead)
         logger.info(
             "neurons write %.2f of the word's margin of %.2f at the answer: effects are %s",
             written, lead, "direct, there" if at_answer else "gradients, at all positions",
         )  # fmt: skip
-        return direct if at_answer else everywhere
+        return means[0] if at_answer else means[1]
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ def says_word(
     says = [False] * len(cases)
     for places in progress(batches, len(batches), f"{len(neurons)} neurons"):
         some = [cases[place] for place in places]
-        batch = model.forced([case.pair.sample.image for case in some], [target.prefix(case.mention) for case in some])
+        batch = model.read(
+            [case.pair.sample.asked(model.prompt) for case in some], [target.prefix(case.mention) for case in some]
+        )
         with intervene(model.module, site, rewrites, label="enough"):
             best = model.logits(batch)[:, -1].argmax(-1).tolist()
         for place, case, token in zip(places, some, best, strict=True):

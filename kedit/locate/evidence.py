@@ -56,15 +56,21 @@ def gather(
         yield _Batch(model, site, [cases[place] for place in places], target, needs, readouts).scores(scorers)
 
 
-def together(model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> list[list[int]]:
+def together(
+    model: MLLM, site: Site, cases: Sequence[Case], target: Target, *, to_end: bool = False
+) -> list[list[int]]:
     """Return the places of the cases in batches, those with as many words before the concept's together.
 
+    With `to_end`, only those with as many words after it, too: whole captions are forced as well.
     Outside the language model a batch is one sample: what a layer sees of several pictures, in patches or tiles,
     cannot be told apart again.
     """
     if site.scope != "language":
         return [[place] for place in range(len(cases))]
-    lengths = [(len(target.prefix(case.mention)), target.n_last([case.mention])) for case in cases]
+    lengths = [
+        (len(target.prefix(case.mention)), target.n_last([case.mention]), len(whole(case)) if to_end else 0)
+        for case in cases
+    ]
     return of_prompts(model, [case.pair.sample.asked(model.prompt) for case in cases], lengths)
 
 

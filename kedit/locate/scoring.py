@@ -56,7 +56,8 @@ def gathered(
 ) -> dict[str, Tally]:
     """Run the passes that the scorers share, batch by batch, and return what each made of them."""
     made = {name: Tally.of(scorer) for name, scorer in scorers.items()}
-    batches = together(model, site, cases, target)
+    to_end = any("damage" in scorer.needs for scorer in scorers.values())
+    batches = together(model, site, cases, target, to_end=to_end)
     gathering = gather(model, site, cases, target, scorers, batches)
     counted = Batched(gathering, [*map(len, batches)], "pictures", ", ".join(scorers))
     for batch in progress(counted, len(batches), "locate"):

@@ -123,7 +123,7 @@ def _asked(
     conditions: list[Callable[[], AbstractContextManager[Any]]] = [nullcontext]
     if before is not None:
         conditions = [partial(edit.applied, model) for edit in edits]
-    odds = log_odds(model, prompts, conditions, progress=progress) or [None] * len(said)
+    odds: Sequence[list[float] | None] = log_odds(model, prompts, conditions, progress=progress) or [None] * len(said)
     return [{"texts": rows(texts), "log_odds": one} for texts, one in zip(said, odds, strict=True)]
 
 
