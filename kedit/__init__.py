@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.scenes import Scenes
     from kedit.doctor.diagnose import diagnose
+    from kedit.edit.delta import apply_delta, revert_delta
     from kedit.edit.edit import Edit
     from kedit.edit.operators import Patch, Scale, Zero, amplify
     from kedit.evaluation.exam import Exam, Transcript
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.export import Exported, export
     from kedit.pipelines.folder_check import FolderCheck, check_folder
     from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import LocateResult, locate_neurons
@@ -62,6 +64,7 @@ _HOMES = {
     "Edit": "kedit.edit.edit",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
+    "Exported": "kedit.pipelines.export",
     "Folder": "kedit.data.folder",
     "FolderCheck": "kedit.pipelines.folder_check",
     "GradCAM": "kedit.locate.gradcam",
@@ -94,13 +97,16 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "apply_delta": "kedit.edit.delta",
     "check_folder": "kedit.pipelines.folder_check",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
+    "export": "kedit.pipelines.export",
     "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
+    "revert_delta": "kedit.edit.delta",
     "run": "kedit.pipelines.run",
     "sweep": "kedit.pipelines.sweep",
     "task": "kedit.pipelines.task",
@@ -109,9 +115,9 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "check_folder", "Counts", "Looks",
-    "Method", "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult", "FolderCheck",
-    "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "export", "apply_delta",
+    "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison", "LocateResult",
+    "SweepResult", "Inspection", "TaskResult", "Exported", "FolderCheck", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
