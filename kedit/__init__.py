@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.evaluate import Evaluation, evaluate
     from kedit.pipelines.export import Exported, export
     from kedit.pipelines.folder_check import FolderCheck, check_folder
     from kedit.pipelines.inspect import Inspection, inspect
@@ -62,6 +63,7 @@ _HOMES = {
     "Counts": "kedit.pipelines.preparation",
     "DomainEntropy": "kedit.locate.mmneuron",
     "Edit": "kedit.edit.edit",
+    "Evaluation": "kedit.pipelines.evaluate",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
     "Exported": "kedit.pipelines.export",
@@ -101,6 +103,7 @@ _HOMES = {
     "check_folder": "kedit.pipelines.folder_check",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
+    "evaluate": "kedit.pipelines.evaluate",
     "export": "kedit.pipelines.export",
     "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
@@ -115,10 +118,11 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "export", "apply_delta",
-    "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison", "LocateResult",
-    "SweepResult", "Inspection", "TaskResult", "Exported", "FolderCheck", "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual",
-    "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "evaluate", "export",
+    "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
+    "LocateResult", "SweepResult", "Inspection", "TaskResult", "Evaluation", "Exported", "FolderCheck",
+    "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Concept", "Sample", "Question", "Counterfactual", "Exact",
+    "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
     "Similarity", "measure", "diagnose", "__version__",

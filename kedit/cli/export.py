@@ -42,6 +42,8 @@ def export_run(run: Path, words: Sequence[str]) -> Any:
     from kedit.pipelines.export import export
     from kedit.pipelines.export_check import N_PICTURES
 
+    if settings.edit._target_.endswith(".NoEdit"):
+        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's to export")
     use_threads(settings.threads)
     with misuse():
         neurons, data, plan = NeuronSet.load(run / "neurons.json"), build(settings.data), build(settings.edit)
@@ -65,18 +67,12 @@ def _settings(words: Sequence[str]) -> DictConfig:
 
 def _drawn(data: Any, settings: DictConfig) -> Any:
     """Return the pictures that the run drew."""
+    from kedit.cli.pairs import counts_of
     from kedit.pipelines.preparation import draw
     from kedit.samples import find_concept
 
-    return draw(data, find_concept(data.concepts, str(settings.concept)), _counts(settings), seed=settings.seed)
-
-
-def _counts(settings: DictConfig) -> Any:
-    from dataclasses import fields
-
-    from kedit.pipelines.preparation import Counts
-
-    return Counts(**{one.name: settings.evaluate[one.name] for one in fields(Counts) if one.name in settings.evaluate})
+    found = find_concept(data.concepts, str(settings.concept))
+    return draw(data, found, counts_of(settings.evaluate), seed=settings.seed)
 
 
 def _check_model(run: Path, model: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kedit.arguments import require
 from kedit.edit.columns import Columns, check_plain
+from kedit.edit.edit import module_of
 from kedit.internals.weights import is_conv1d
 from kedit.models.identity import weights_digest
 
@@ -100,10 +101,7 @@ def revert_delta(model: Any, folder: str | Path) -> None:
 
 def _swap(model: Any, folder: str | Path, part: Literal["before", "after"]) -> None:
     require(folder, (str, Path), "folder", "a folder with a delta")
-    module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    require(module, nn.Module, "model", "a module, or holds one as `.module`")
-    assert isinstance(module, nn.Module)
-    delta = read_delta(folder)
+    module, delta = module_of(model), read_delta(folder)
     has, wanted, left = weights_digest(module), delta.base, delta.edited
     if part == "before":
         wanted, left = left, wanted

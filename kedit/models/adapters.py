@@ -118,6 +118,8 @@ def _strict_peft() -> Iterator[None]:
         warnings.simplefilter("ignore", FutureWarning)
         # Without them peft would go on with what the adapter was before it was trained.
         warnings.filterwarnings("error", message=".*missing adapter keys")
+        # Whoever merges such an adapter hears of it as an error.
+        warnings.filterwarnings("ignore", message=".*lora_bias=True.* merging LoRA weights won't be possible")
         try:
             yield
         except UserWarning as warning:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from kedit.arguments import require
 from kedit.internals.wrappers import bare
-from kedit.models.adapters import Adapter
+from kedit.models.adapters import DESCRIPTION, Adapter
 from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -26,6 +27,7 @@ WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-te
 def load(
     path: str | Path,
     *,
+    adapter: str | Path | None = None,
     task: Task | None = None,
     name: str | None = None,
     prompt: str | None = None,
@@ -45,11 +47,11 @@ def load(
     Args:
         path: A folder, the name of a shipped model, or the id of a model on the hub. An adapter of peft is merged into
             the model that it was trained on.
+        adapter: The folder of an adapter of peft that is merged into the model at `path`.
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default what the model's
             configuration says.
         name: What reports call the model; by default the last part of `path`.
-        prompt: What asks the model for a caption; by default what a shipped model was trained with, and for others
-            "Describe this image."
+        prompt: What asks for a caption; by default what a shipped model was trained with, else "Describe this image."
         batch_size: How many pictures are read at once.
         max_new_tokens: Where a caption ends at the latest.
         device: See `Placement`, also for the next five.
@@ -73,8 +75,8 @@ def load(
     folder = located(str(path))
     called = name or Path(folder).name
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
-    adapter = Adapter.at(folder, download=download)
-    processor, module = _read_adapted(adapter, task, source, how) if adapter else _read(folder, task, source, how)
+    found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)
+    processor, module = _read_adapted(found, task, source, how) if found else _read(folder, task, source, how)
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
@@ -116,6 +118,14 @@ def wrap(
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+
+
+def _beside(adapter: str | Path, base: str) -> Adapter:
+    """Return the adapter in a folder, for a model that is given beside it; a ValueError says that there is none."""
+    found = Adapter.beside(str(adapter))
+    if found is None:
+        raise ValueError(f"`{adapter}` is no folder of an adapter (`{DESCRIPTION}`); a whole model is given as `path`")
+    return replace(found, base=base)
 
 
 def _read_adapted(adapter: Adapter, task: Task | None, source: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

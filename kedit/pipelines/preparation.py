@@ -74,8 +74,7 @@ def prepare(
     """
     found = find_concept(data.concepts, concept)
     split = draw(data, found, counts, seed=seed)
-    questions = data.questions if counts.text else ()
-    exam = Exam(found, data.concepts, split.target, split.near, split.far, questions)
+    exam = exam_of(data, found, split, counts)
     samples = shard.of(split.locate)
     painter = inpaint or usual_inpainter(samples)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
@@ -83,6 +82,12 @@ def prepare(
     passed_over = split.skipped if shard.index == 0 else {}
     asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
     return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked)
+
+
+def exam_of(data: Data, concept: Concept, split: Split, counts: Counts) -> Exam:
+    """Return what an edit of the concept is judged on."""
+    questions = data.questions if counts.text else ()
+    return Exam(concept, data.concepts, split.target, split.near, split.far, questions)
 
 
 def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
