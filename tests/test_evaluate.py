@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import kedit
 from kedit.edit.edit import Edit
@@ -13,7 +14,7 @@ from kedit.edit.operators import Scale, Zero
 from kedit.edit.weight_change import WeightChange
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.identity import weights_digest
-from kedit.models.loading import load
+from kedit.models.loading import load, load_like
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronSet
 from kedit.pipelines.export import export
@@ -118,3 +119,33 @@ def test_models_that_are_not_alike_are_told_apart() -> None:
     wider.module.resize_token_embeddings(300)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"the weight `.*` is \(\d+, \d+\) and \(300, \d+\): the models are not alike"):
         WeightChange.between(tiny("gpt2").module, wider.module)
+
+
+def test_a_folder_with_other_weights_needs_no_processor_and_all_weights(tmp_path: Path) -> None:
+    base, other = tiny("llava"), tiny("llava", seed=1)
+    other.module.save_pretrained(tmp_path / "other")  # type: ignore[operator]
+    read = load_like(base.module, tmp_path / "other")
+    assert weights_digest(read) == weights_digest(other.module)
+    assert not any(one.requires_grad for one in read.parameters())
+    held = load_file(tmp_path / "other" / "model.safetensors")
+    held.pop(next(name for name in held if "down_proj" in name))
+    save_file(held, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FileNotFoundError, match=r"1 weights are not in its files, such as `.*down_proj"):
+        load_like(base.module, tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="no model folder `/no/where`"):
+        load_like(base.module, "/no/where")
+
+
+def test_an_adapter_is_merged_into_the_model_that_is_named_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    model = load("scenes")
+    folder = export(Edit([(0, 3)], Zero()), model, tmp_path / "ia3", to="ia3").folder
+    described = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(described | {"base_model_name_or_path": "/no/where"}))
+    merged = load("scenes", adapter=folder)
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    was = model.module.get_parameter(name).clone()
+    was[:, 3] = 0
+    assert torch.equal(merged.module.get_parameter(name), was)
+    with pytest.raises(ValueError, match=r"is no folder of an adapter .*; a whole model is given as `path`"):
+        load("scenes", adapter=tmp_path)

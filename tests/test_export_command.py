@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kedit.cli.run as recipe
 from kedit.cli import export, table
 from kedit.models.shipped import HERE
+from kedit.pipelines import export as pipeline
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.skipif(
@@ -79,6 +81,33 @@ def test_a_run_is_exported_beside_it_and_measured_again(
     monkeypatch.setattr(sys, "argv", ["kedit table", str(tmp_path / "again")])
     assert table.main() == 0
     assert "weights of star-ia3" in capsys.readouterr().out
+
+
+def test_a_patch_that_was_measured_is_measured_again_on_the_same_pictures(
+    kedit_export: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = ["kedit run", "concept=star", "edit=patch", f"hydra.run.dir={tmp_path}/patched", *SMALL]
+    monkeypatch.setattr(sys, "argv", asked)
+    assert recipe.main() == 0
+    exported: list[tuple[Any, Any, Any]] = []
+    write = pipeline.export
+    monkeypatch.setattr(
+        pipeline, "export", lambda edit, model, folder, *, pictures, **how: (
+            exported.append((edit, model, pictures)), write(edit, model, folder, pictures=pictures, **how)
+        )[1],
+    )  # fmt: skip
+    code, out, err = kedit_export(tmp_path / "patched", "to=lora", f"folder={tmp_path}/out")
+    assert (code, err) == (0, "")
+    assert "captions equal on 3 of 3" in out
+    ((edit, model, pictures),) = exported
+    assert repr(edit.operator) == "Patch(counterfactual mean)"
+    with edit.applied(model):
+        said = [one.text for one in model.caption(pictures)]
+    rows = [json.loads(line) for line in (tmp_path / "patched" / "captions.jsonl").read_text().splitlines()]
+    assert said == [row["after"] for row in rows if row["group"] == "target"]
+    code, _, err = kedit_export(tmp_path / "patched", "to=merged")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a patch adds a constant, which `to=merged` cannot hold: export it with `to=lora`" in err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import nn
 from kedit.arguments import require
 from kedit.internals.wrappers import bare
 from kedit.models.adapters import DESCRIPTION, Adapter
+from kedit.models.attention import implementation
 from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -118,6 +119,30 @@ def wrap(
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens)
+
+
+def load_like(module: nn.Module, folder: str | Path, *, device: torch.device | None = None) -> nn.Module:
+    """Return a model of the class of `module` with the weights in a folder, placed and computed in as that is.
+
+    Args:
+        module: A model of transformers; it is left alone.
+        folder: Holds `config.json` and weights as safetensors; a processor need not be there.
+        device: Where it goes instead; where `module` is spread over devices, so is the other if None.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or its files are broken.
+    """
+    if not hasattr(type(module), "from_pretrained"):
+        raise ValueError(f"{type(module).__name__} has no `from_pretrained`, so no folder of it can be read")
+    how: dict[str, Any] = {"dtype": getattr(module, "dtype", torch.float32)}
+    if name := implementation(getattr(module, "config", None)):
+        how["attn_implementation"] = name
+    if spread := device is None and hasattr(module, "hf_device_map"):
+        how["device_map"] = "auto"
+    place = located(str(folder))
+    with _explained(place), without_bars():
+        read: nn.Module = _weights(type(module), place, {"local_files_only": True}, how)
+    return (read if spread else read.to(device or next(module.parameters()).device)).eval().requires_grad_(False)
 
 
 def _beside(adapter: str | Path, base: str) -> Adapter:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kedit import __version__
@@ -24,7 +25,7 @@ from kedit.evaluation.texts import TextEncoder
 from kedit.evaluation.verdict import Aim
 from kedit.models.adapters import Adapter
 from kedit.models.encoder import OwnLayers
-from kedit.models.loading import load
+from kedit.models.loading import load_like
 from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
 from kedit.pipelines.outputs import Told, edited, interview, measured, recall_unedited
@@ -176,4 +177,4 @@ def _other_module(model: Any, edit: nn.Module | str | Path) -> nn.Module:
         merged: nn.Module = adapter.merged(deepcopy(model.module))
         return merged
     # In memory, whatever the model is on: only the weights that differ are put there.
-    return load(edit, device="cpu", dtype=str(model.module.dtype)).module
+    return load_like(model.module, edit, device=torch.device("cpu"))

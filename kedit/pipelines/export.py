@@ -21,10 +21,9 @@ from kedit.edit.edit import Edit
 from kedit.edit.merged import Place, merge
 from kedit.fingerprints import of_file, of_libraries
 from kedit.models.adapters import Adapter
-from kedit.models.attention import implementation
 from kedit.models.checkpoints import origin, places_in, save_module
 from kedit.models.identity import known_weights
-from kedit.models.loading import without_bars
+from kedit.models.loading import load_like
 from kedit.pipelines.export_check import ROUNDING, Answers, Check, answers, compare, distance, prompts_for
 from kedit.pipelines.given import require_model
 from kedit.pipelines.model_card import CARD, model_card
@@ -150,25 +149,10 @@ def _answers_of(to: Form, model: Any, draft: Path, wanted: Answers) -> Answers:
         finally:
             revert_delta(model, draft)
     if to == "merged":
-        return answers(replace(model, module=_loaded(draft, model.module)), wanted.prompts, like=wanted)
+        return answers(replace(model, module=load_like(model.module, draft)), wanted.prompts, like=wanted)
     adapter = Adapter.beside(str(draft))
     assert adapter is not None
     return answers(replace(model, module=adapter.around(model.module)), wanted.prompts, like=wanted)
-
-
-def _loaded(folder: Path, like: nn.Module) -> nn.Module:
-    """Return the model in a folder, placed and computed in as `like` is."""
-    kind: Any = type(like)
-    how: dict[str, Any] = {"dtype": getattr(like, "dtype", torch.float32), "use_safetensors": True}
-    if name := implementation(getattr(like, "config", None)):
-        how["attn_implementation"] = name
-    spread = hasattr(like, "hf_device_map")
-    with without_bars():
-        module = kind.from_pretrained(
-            folder, local_files_only=True, **how, **({"device_map": "auto"} if spread else {})
-        )
-    placed: nn.Module = module if spread else module.to(next(like.parameters()).device)
-    return placed.eval().requires_grad_(False)
 
 
 def _tolerance(to: Form, module: nn.Module) -> float:
