@@ -103,6 +103,10 @@ def test_weights_that_the_files_do_not_hold_are_merged_from_memory(base: Path, t
     assert exported.check.difference < 1e-6
     assert exported.check.effect > 0.01
     assert load(exported.folder).name == "out"
+    # Nor is an adapter one of the model in that folder.
+    folder = export(Edit(HALF, Zero()), model, tmp_path / "ia3", to="ia3").folder
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert json.loads((folder / "reproduce.json").read_text())["base"]["name"] is None
 
 
 def test_a_model_in_bfloat16_of_files_in_float32(base: Path, tmp_path: Path) -> None:
@@ -247,7 +251,7 @@ def test_without_peft_adapters_say_what_to_install(
         export(Edit(HALF, Zero()), model, tmp_path / "out", to="lora")
 
 
-def test_the_card_tells_what_was_measured_and_what_made_it(model: HuggingFaceMLLM, tmp_path: Path) -> None:
+def test_the_card_tells_what_was_measured_and_what_made_it(model: HuggingFaceMLLM, base: Path, tmp_path: Path) -> None:
     edit = Edit(HALF, Zero(), name="star")
     plain = export(edit, model, tmp_path / "plain", to="ia3").folder
     assert "**Not measured.**" in (plain / "README.md").read_text()
@@ -260,6 +264,10 @@ def test_the_card_tells_what_was_measured_and_what_made_it(model: HuggingFaceMLL
     assert f"**{verdict}**" in card
     assert "| mention_drop | 0.250 [0.100, 0.400], n=12 | 0.125 [0.100, 0.400], n=12 |" in card
     assert "--max-lora-rank 16" in card  # 12 neurons in a layer
+    assert (
+        json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == model.module.config.name_or_path
+    )  # type: ignore[union-attr]
     told = json.loads((folder / "reproduce.json").read_text())
     assert told["commands"] == ["kedit run"]
     assert told["base"]["weights"] == weights_digest(model.module)
@@ -357,7 +365,7 @@ def model_prompts(model: HuggingFaceMLLM) -> list[Any]:
 
 
 SHARDED = """
-import json, resource, sys
+import re, sys
 from pathlib import Path
 import torch
 from kedit.edit.columns import Columns
@@ -367,13 +375,19 @@ base, target = Path(sys.argv[1]), Path(sys.argv[2])
 target.mkdir()
 edits = [Columns(f"layers.{n}", 1024, torch.arange(4), torch.zeros(4)) for n in range(8)]
 places = {one.name: Place(f"model-{n // 2}.safetensors", one.name) for n, one in enumerate(edits)}
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+
+def held(what):
+    return 1024 * int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+# What importing took at its most is no matter.
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
 merge(base, target, edits, places)
-print(peak() - before)
+print(held("VmHWM") - before)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets what a process had at most")
 def test_a_sharded_checkpoint_is_merged_in_less_memory_than_two_shards(tmp_path: Path) -> None:
     base, weights = tmp_path / "base", {f"layers.{n}.weight": torch.ones(2048, 1024) for n in range(8)}
     base.mkdir()
@@ -386,7 +400,7 @@ def test_a_sharded_checkpoint_is_merged_in_less_memory_than_two_shards(tmp_path:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     shard_bytes = (base / "model-0.safetensors").stat().st_size
-    assert int(done.stdout) < 2 * shard_bytes
+    assert 0 < int(done.stdout) < 2 * shard_bytes
     merged = tensors_of(tmp_path / "out")
     assert merged.keys() == weights.keys()
     for name, one in merged.items():

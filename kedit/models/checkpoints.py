@@ -1,6 +1,7 @@
 """Which files hold the weights of a model in memory, and where in them each weight stands."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from kedit.models.identity import tensor_digest
 
+logger = logging.getLogger(__name__)
+
 INDEX = "model.safetensors.index.json"
 """What says which weight is in which of several files."""
 
@@ -17,6 +20,23 @@ INDEX = "model.safetensors.index.json"
 def origin(module: nn.Module) -> str | None:
     """Return the folder or the id that a model was loaded from, as transformers notes it; None where it does not."""
     return str(getattr(getattr(module, "config", None), "name_or_path", "") or "") or None
+
+
+def base_of(module: nn.Module) -> str | None:
+    """Return the folder or the id that holds a model's weights; None where nobody knows one, or it holds others.
+
+    A model that was trained since it was loaded, or that an adapter was merged into, is not what its folder holds.
+    That of weights that are quantized or not in memory, and an id, are taken as they are.
+    """
+    name = origin(module)
+    if name is None or not (Path(name) / "config.json").is_file():
+        return name
+    if any(one.is_meta or not one.is_floating_point() for one in module.parameters()):
+        return name
+    if places_in(Path(name), module) is not None:
+        return name
+    logger.warning("the weights are not those in `%s`: nothing names the model that they are of", name)
+    return None
 
 
 def places_in(folder: Path, module: nn.Module) -> dict[str, tuple[str, str]] | None:

@@ -21,7 +21,7 @@ from kedit.edit.edit import Edit
 from kedit.edit.merged import Place, merge
 from kedit.fingerprints import of_file, of_libraries
 from kedit.models.adapters import Adapter
-from kedit.models.checkpoints import origin, places_in, save_module
+from kedit.models.checkpoints import base_of, places_in, save_module
 from kedit.models.identity import known_weights
 from kedit.models.loading import load_like
 from kedit.pipelines.export_check import ROUNDING, Answers, Check, answers, compare, distance, prompts_for
@@ -86,15 +86,15 @@ def export(
     check_edit(edit, to)
     check_free(Path(folder), REPRODUCE, overwrite=overwrite)
     columns = columns_of(edit, model.module)
-    prompts = prompts_for(model, pictures)
+    base, prompts = base_of(model.module), prompts_for(model, pictures)
     wanted = answers(model, prompts, edit)
     effect = distance(wanted, answers(model, prompts, like=wanted))
     with whole_folder(folder, REPRODUCE, overwrite=overwrite) as draft:
-        _write(to, columns, model, draft)
+        _write(to, columns, model, base, draft)
         check = compare(wanted, _answers_of(to, model, draft, wanted), _tolerance(to, model.module), effect)
         if not check.passed:
             raise ValueError(f"the exported {to} is not what the edit does ({check}): nothing was written")
-        about = _about(edit, model.module, to, check, commands)
+        about = _about(edit, model.module, base, to, check, commands)
         (draft / CARD).write_text(model_card(about, report, columns, Path(folder)), encoding="utf-8")
         write_json(draft / REPRODUCE, about | {"files": {path.name: of_file(path) for path in sorted(draft.iterdir())}})
     logger.info("exported %s to `%s`: %s", to, folder, check)
@@ -112,23 +112,23 @@ def _check_arguments(edit: object, model: object, folder: object, to: object) ->
         raise ValueError(f"`to={to}` is checked with the package peft: `pip install 'kedit[adapters]'`")
 
 
-def _write(to: Form, columns: Sequence[Columns], model: Any, draft: Path) -> None:
+def _write(to: Form, columns: Sequence[Columns], model: Any, base: str | None, draft: Path) -> None:
     module = model.module
     if to == "ia3":
-        write_ia3(columns, origin(module), draft)
+        write_ia3(columns, base, draft)
     elif to == "lora":
-        write_lora(columns, module, origin(module), draft)
+        write_lora(columns, module, base, draft)
     elif to == "delta":
         write_delta(columns, module, draft)
     else:
-        _merge(columns, model, draft)
+        _merge(columns, model, base, draft)
 
 
-def _merge(columns: Sequence[Columns], model: Any, draft: Path) -> None:
+def _merge(columns: Sequence[Columns], model: Any, named: str | None, draft: Path) -> None:
     """Write the edited checkpoint: from the model's own files, or where they hold other weights, from memory."""
     for one in columns:
         check_plain(one, model.module)
-    base = Path(origin(model.module) or "")
+    base = Path(named or "")
     places = places_in(base, model.module) if (base / "config.json").is_file() else None
     if places is None:
         base = draft
@@ -161,13 +161,15 @@ def _tolerance(to: Form, module: nn.Module) -> float:
     return 0.0 if to == "ia3" and dtype == torch.float32 else ROUNDING.get(dtype, max(ROUNDING.values()))
 
 
-def _about(edit: Edit, module: nn.Module, to: Form, check: Check, commands: Sequence[str]) -> dict[str, Any]:
+def _about(
+    edit: Edit, module: nn.Module, base: str | None, to: Form, check: Check, commands: Sequence[str]
+) -> dict[str, Any]:
     return {
         "kedit": __version__,
         "to": to,
         "commands": list(commands),
         "edit": {"name": edit.name, "operator": repr(edit.operator), **edit.neurons.to_json()},
-        "base": {"name": origin(module), "class": type(module).__name__, "weights": known_weights(module)},
+        "base": {"name": base, "class": type(module).__name__, "weights": known_weights(module)},
         "check": check.to_json(),
         "versions": of_libraries(*LIBRARIES),
     }

@@ -24,12 +24,13 @@ def model_card(
         folder: Where the export will be.
     """
     edit, base, check = about["edit"], about["base"], about["check"]
-    name, n_neurons = Path(base["name"] or base["class"]).name, len(edit["neurons"])
+    name, n_layers = Path(base["name"] or base["class"]).name, len(columns)
+    where = f"{len(edit['neurons'])} neurons in {n_layers} layer{'s' * (n_layers != 1)}"
     blocks = [
         _front(about),
         f"# {name} with an edit of `{edit['name']}`",
-        f"`{edit['operator']}` of {n_neurons} neurons in {len(columns)} layers of `{name}` ({base['class']}) as "
-        f"`{about['to']}`, by kedit {about['kedit']}. `reproduce.json` says what it was made with.",
+        f"`{edit['operator']}` of {where} of `{name}` ({base['class']}) as `{about['to']}`, by kedit {about['kedit']}. "
+        "`reproduce.json` says what it was made with.",
         # The first block of the page is its heading.
         report_markdown(report).partition("\n\n")[2].strip() if report else NOT_MEASURED,
         f"## Load it\n\n{_loading(about, columns, folder)}",
