@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kedit.data.prompts import Prompts
     from kedit.data.scenes import Scenes
     from kedit.doctor.diagnose import diagnose
+    from kedit.edit.delta import apply_delta, revert_delta
     from kedit.edit.edit import Edit
     from kedit.edit.operators import Patch, Scale, Zero, amplify
     from kedit.evaluation.exam import Exam, Transcript
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.evaluate import Evaluation, evaluate
+    from kedit.pipelines.export import Exported, export
     from kedit.pipelines.folder_check import FolderCheck, check_folder
     from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import LocateResult, locate_neurons
@@ -61,8 +64,10 @@ _HOMES = {
     "Counts": "kedit.pipelines.preparation",
     "DomainEntropy": "kedit.locate.mmneuron",
     "Edit": "kedit.edit.edit",
+    "Evaluation": "kedit.pipelines.evaluate",
     "Exact": "kedit.data.inpaint",
     "Exam": "kedit.evaluation.exam",
+    "Exported": "kedit.pipelines.export",
     "Folder": "kedit.data.folder",
     "FolderCheck": "kedit.pipelines.folder_check",
     "GradCAM": "kedit.locate.gradcam",
@@ -96,13 +101,17 @@ _HOMES = {
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
+    "apply_delta": "kedit.edit.delta",
     "check_folder": "kedit.pipelines.folder_check",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
+    "evaluate": "kedit.pipelines.evaluate",
+    "export": "kedit.pipelines.export",
     "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
+    "revert_delta": "kedit.edit.delta",
     "run": "kedit.pipelines.run",
     "sweep": "kedit.pipelines.sweep",
     "task": "kedit.pipelines.task",
@@ -111,8 +120,9 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "check_folder", "Counts", "Looks",
-    "Method", "RunResult", "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult", "FolderCheck",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "evaluate", "export",
+    "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
+    "LocateResult", "SweepResult", "Inspection", "TaskResult", "Evaluation", "Exported", "FolderCheck",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -20,7 +20,7 @@ from kedit.samples import AnySample, Concept, Pair, Question, TextPair, TextSamp
 from kedit.store import digest
 
 PACKAGE = Path(__file__).resolve().parent
-FOLDERS = frozenset({"folder", "path", "merge"})
+FOLDERS = frozenset({"folder", "path", "merge", "adapter"})
 """Settings whose value may be a folder of inputs."""
 BASES = ("folder", "path")
 """Settings whose value is a folder from which others beside it may name files and folders."""

@@ -126,6 +126,7 @@ def test_the_names_of_inpainters_are_those_of_the_command_line() -> None:
 # --- what is told
 
 Call = Callable[[HuggingFaceMLLM], object]
+NONE = kedit.Edit([(0, 0)], Zero())
 PAIR = without(picture("star", (5,)), STAR_CONCEPT)
 TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
     "load": [
@@ -183,6 +184,27 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.sweep("m", SCENES, ["star"], SELECT), TypeError, "`model` is a model with its processor"),
         (lambda m: kedit.sweep(m, SCENES, "star", SELECT), ValueError, "`concepts` is a list of names, at least one"),
         (lambda m: kedit.sweep(m, SCENES, [3], SELECT), TypeError, "`concept` is the name of a"),
+    ],
+    "evaluate": [
+        (lambda m: kedit.evaluate("m", SCENES, "star", edit=NONE), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.evaluate(m, SCENES, "star", edit=3), TypeError, "`edit` is an `Edit`, a folder or a module"),
+        (lambda m: kedit.evaluate(m, SCENES, "stern", edit=NONE), LookupError, "no concept `stern` in the data"),
+    ],
+    "export": [
+        (lambda m: kedit.export(Zero(), m, "x"), TypeError, "`edit` is an `Edit` of neurons, such as `Edit(result"),
+        (lambda m: kedit.export(NONE, "m", "x"), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.export(NONE, m, 3), TypeError, "`folder` is where the export goes, got int 3"),
+        (lambda m: kedit.export(NONE, m, "x", to="lorra"), ValueError, "`to` is one of merged, ia3, lora, delta, got"),
+    ],
+    "apply_delta": [
+        (lambda m: kedit.apply_delta("m", "x"), TypeError, "`model` is a module, or holds one as `.module`; got str"),
+        (lambda m: kedit.apply_delta(m, 3), TypeError, "`folder` is a folder with a delta, got int 3"),
+        (lambda m: kedit.apply_delta(m, "/no/where"), FileNotFoundError, "there is no `delta.safetensors` in `/no/wh"),
+    ],
+    "revert_delta": [
+        (lambda m: kedit.revert_delta(None, "x"), TypeError, "`model` is a module, or holds one as `.module`; got No"),
+        (lambda m: kedit.revert_delta(m, None), TypeError, "`folder` is a folder with a delta, got NoneType None"),
+        (lambda m: kedit.revert_delta(m, "/no/where"), FileNotFoundError, "there is no `delta.safetensors` in `/no/w"),
     ],
     "inspect": [
         (lambda m: kedit.inspect(m, SCENES, "star", 3), TypeError, "`ids` are pairs of layer and index"),

@@ -41,10 +41,16 @@ def prepared(
     pope: Pope | None = None,
 ) -> Prepared:
     """Return the pictures and questions of a concept, as many as the configuration says."""
-    names = [field.name for field in fields(Counts)]
-    wanted = Counts(**{str(name): number for name, number in counts.items() if name in names})
     with quiet(inpaint):
-        return prepare(data, str(concept), inpaint, wanted, seed=seed, shard=shard, pope=pope, progress=show_progress)
+        return prepare(
+            data, str(concept), inpaint, counts_of(counts), seed=seed, shard=shard, pope=pope, progress=show_progress
+        )
+
+
+def counts_of(counts: Mapping[Any, Any]) -> Counts:
+    """Return how many pictures a configuration asks for."""
+    names = [field.name for field in fields(Counts)]
+    return Counts(**{str(name): number for name, number in counts.items() if name in names})
 
 
 def quiet(inpaint: Inpainter) -> AbstractContextManager[None]:

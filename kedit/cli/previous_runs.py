@@ -18,6 +18,19 @@ SHOWN = 4
 """How many of the settings that differ are told."""
 
 
+def settings_of(run: Path) -> DictConfig:
+    """Return the configuration of a finished run of `kedit run`, without Hydra's part.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if not (run / "report.json").is_file() or not is_finished(run):
+        raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
+    settings = OmegaConf.load(run / ".hydra" / "config.yaml")
+    assert isinstance(settings, DictConfig)
+    return settings
+
+
 def make_room(folder: Path, settings: DictConfig) -> None:
     """Remove what an earlier run left in `folder`, unless that is done and had other settings.
 

@@ -57,6 +57,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         name: The locator's.
         kept: The run's folder, which has the scores and the neurons as soon as they are known.
     """
+    from kedit.edit.plan import NoEdit
     from kedit.evaluation.chair import object_words
     from kedit.locate.choosing import check_pairs
     from kedit.neurons import load_scores
@@ -67,6 +68,8 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     use_threads(cfg.threads)
     # Whatever can be wrong is found before the model is loaded, which is slow.
     locator, plan = build(cfg.locate), build(cfg.edit)
+    if isinstance(plan, NoEdit):
+        return evaluation(cfg)
     select = None if (node := OmegaConf.select(cfg, "select")) is None else build(node)
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
@@ -83,6 +86,26 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
             controls=cfg.evaluate.controls, scores=scores, words=words, seed=cfg.seed,
             cache=Recall.at(cfg.store, found.identity, found.weights), name=name,
             keep=lambda located: leave(located, kept), progress=show_progress,
+        )  # fmt: skip
+
+
+def evaluation(cfg: DictConfig) -> Any:
+    """Return what `kedit.evaluate` finds of `model.adapter`, where nothing is to be edited."""
+    from kedit.cli.pairs import counts_of
+    from kedit.pipelines.evaluate import evaluate
+
+    adapter = OmegaConf.select(cfg, "model.adapter")
+    if adapter is None:
+        raise ConfigurationError(
+            "`edit=none` measures what an adapter does: give it as `model.adapter=FOLDER`, or choose another `edit`"
+        )
+    with misuse():
+        data, counts = build(cfg.data), counts_of(cfg.evaluate)
+        encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
+    with unchanged(OmegaConf.merge(cfg.model, {"adapter": None})) as found, misuse():  # type: ignore[arg-type]
+        return evaluate(
+            found.model, data, str(cfg.concept), edit=adapter, encoder=encoder or found.encoder, counts=counts,
+            seed=cfg.seed, store=cfg.store, progress=show_progress,
         )  # fmt: skip
 
 

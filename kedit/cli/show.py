@@ -4,17 +4,18 @@ from pathlib import Path
 
 from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.locate import LocateResult
-from kedit.pipelines.run import CaptionChange, RunResult
+from kedit.pipelines.run import BeforeAfter, CaptionChange, RunResult
 from kedit.pipelines.task import AnswerChange, TaskResult
 from kedit.results.reports import report_metrics
 from kedit.results.run_folder import Run
 from kedit.results.tracking import Tracker
 
 
-def mirror(result: RunResult, tracker: Tracker, run: Run) -> None:
-    """Tell the tracker the figures, the neurons, the captions and the pictures of a run."""
+def mirror(result: BeforeAfter, tracker: Tracker, run: Run) -> None:
+    """Tell the tracker the figures, the neurons if some were located, the captions and the pictures of a run."""
     tracker.log(report_metrics(result.to_json()))
-    tracker.table("neurons", ("layer", "index"), [list(one) for one in result.neurons])
+    if isinstance(result, RunResult):
+        tracker.table("neurons", ("layer", "index"), [list(one) for one in result.neurons])
     tracker.table("captions", CaptionChange._fields, [list(row) for row in result.captions])
     tell_figures(tracker, run)
 

@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli import run as recipe
 from kedit.cli.configuration import misuse
-from kedit.cli.errors import ConfigurationError, explained, usage_code
+from kedit.cli.errors import explained, usage_code
 from kedit.cli.jobs import code_of, said
+from kedit.cli.previous_runs import settings_of
 
 FILES = (
     *("scores.safetensors", "neurons.json", "captions.jsonl", "report.json"),
@@ -25,10 +26,9 @@ def differing(run: Path) -> list[str]:
     from kedit.results.run_folder import Run
 
     with misuse():
-        if not (run / "report.json").is_file() or Run(run).status != "done":
-            raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
+        had = settings_of(run)
         chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
-        settings = OmegaConf.merge(OmegaConf.load(run / ".hydra" / "config.yaml"), UNKEPT)
+        settings = OmegaConf.merge(had, UNKEPT)
     with TemporaryDirectory(prefix="kedit-verify-") as scratch:
         again = Path(scratch)
         with Run(again) as kept:

@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,24 @@ from kedit.neurons import NeuronSet, Scope
 
 class EditWarning(UserWarning):
     """An edit did not act on all that ran: on a layer that no hook reaches, or on what went on after its end."""
+
+
+class Change(Protocol):
+    """What changes a model for as long as a `with` lasts: an `Edit`, or other weights."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything."""
+        ...
+
+    @property
+    def teacher_forceable(self) -> bool:
+        """Whether an answer that is read behind its prompt is changed as it is while it is written."""
+        ...
+
+    def applied(self, model: Any) -> AbstractContextManager[None]:
+        """Change `model` until the end of the `with` block."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +71,11 @@ class Edit:
             self._check_scope(self.neurons.scope)
 
     @property
+    def acts(self) -> bool:
+        """Whether there is a neuron to edit, so that the model may say something else."""
+        return len(self.neurons) > 0
+
+    @property
     def everywhere(self) -> bool:
         """Whether the edit acts at every position, so that positions need not be told apart."""
         return self.positions == "all" and self.phase == "both"
@@ -81,7 +104,7 @@ class Edit:
             SiteError: A neuron does not exist in the model; nothing is changed.
             ValueError: `this_thread_only` with gradient checkpointing, whose backward pass may run in another thread.
         """
-        module = _module_of(model)
+        module = module_of(model)
         site = Site.of(module, self.neurons.site, self.neurons.scope)
         layers, where = self.indices(site), {"this_thread_only": this_thread_only}
         if this_thread_only and checkpoints(module):
@@ -126,7 +149,7 @@ class Edit:
         return rewrite
 
 
-def _module_of(model: Any) -> nn.Module:
+def module_of(model: Any) -> nn.Module:
     """Return the module to edit: `model` itself, or what it holds as `.module`."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     if not isinstance(module, nn.Module):
@@ -137,7 +160,7 @@ def _module_of(model: Any) -> nn.Module:
 
 def active(model: Any) -> list[Edit]:
     """Return the edits that act on `model` right now, in order."""
-    return [label for label in labels(_module_of(model)) if isinstance(label, Edit)]
+    return [label for label in labels(module_of(model)) if isinstance(label, Edit)]
 
 
 def table(edits: Sequence[Edit]) -> str:

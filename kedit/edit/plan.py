@@ -75,6 +75,11 @@ class PatchPlan:
         return Edit(neurons, operator, self.positions, self.phase, name)
 
 
+@dataclass(frozen=True)
+class NoEdit:
+    """Nothing is edited: what is measured is the adapter that the model is given."""
+
+
 def check_plan(plan: EditPlan, site: SiteName, scope: Scope) -> None:
     """Raise a ValueError unless `plan` can edit neurons of `scope`: what a model would only show later."""
     measured = isinstance(plan, PatchPlan)

@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.internals.wrappers import refuse_virtual_tokens
+from kedit.models.checkpoints import shared_copy
 from kedit.models.shipped import BrokenModelError, located, unreadable
 
 logger = logging.getLogger(__name__)
@@ -47,17 +49,21 @@ class Adapter:
                 f"`{folder}` is an adapter ({kind}) whose `{DESCRIPTION}` names no model that it was trained on; write "
                 "its folder there as `base_model_name_or_path`"
             )
-        refuse_virtual_tokens(described.get("num_virtual_tokens"), kind)
-        if find_spec("peft") is None:
-            raise ValueError(
-                f"`{folder}` is an adapter ({kind}) of `{base}`, which the package `peft` loads, and it is not "
-                "installed: `pip install peft`; or merge it where peft is (`merge_and_unload`), save the whole model "
-                "and give that folder"
-            )
+        _check_readable(folder, described)
         try:
             return cls(_fetched(folder, download=download), located(base), described.get("revision"), kind)
         except FileNotFoundError as error:
             raise BrokenModelError(f"`{folder}` is an adapter ({kind}) of `{base}`: {error}") from error
+
+    @classmethod
+    def beside(cls, folder: str) -> "Adapter | None":
+        """Return the adapter in `folder` for a model that is at hand, whatever it says of its own; None if none is."""
+        described = _described(folder, download=False)
+        if described is None:
+            return None
+        _check_readable(folder, described)
+        base = str(described.get("base_model_name_or_path"))
+        return cls(_fetched(folder, download=False), base, None, str(described.get("peft_type")))
 
     def holds_processor(self, *, with_media: bool) -> bool:
         """Return whether a whole processor, or a tokenizer, was saved beside the adapter."""
@@ -71,25 +77,65 @@ class Adapter:
         Raises:
             ValueError: A weight of the adapter is not in its files, or its kind cannot be merged.
         """
-        peft: Any = import_module("peft")
-        with warnings.catch_warnings():
-            # What peft asks transformers for by its old name is nothing that a user could change.
-            warnings.simplefilter("ignore", FutureWarning)
-            # Without them peft would go on with what the adapter was before it was trained.
-            warnings.filterwarnings("error", message=".*missing adapter keys")
+        with _strict_peft():
             try:
-                adapted = peft.PeftModel.from_pretrained(module, self.folder, local_files_only=True)
+                adapted = self._put_around(module)
                 if quantized:
                     return adapted.get_base_model()
                 whole = adapted.merge_and_unload()
-            except UserWarning as warning:
-                raise ValueError(f"{warning!s:.200}") from warning
             except (AttributeError, NotImplementedError) as error:
                 raise ValueError(
                     f"an adapter of the kind {self.kind} cannot be merged; load it with peft and `wrap` it"
                 ) from error
         logger.info("merged the adapter `%s` (%s) into `%s`", self.folder, self.kind, self.base)
         return whole
+
+    def around(self, module: Any) -> Any:
+        """Return a copy of `module` that shares its weights, with the adapter in it, as PEFT users have it.
+
+        Raises:
+            ValueError: A weight of the adapter is not in its files.
+        """
+        wanted = {name: one.requires_grad for name, one in module.named_parameters()}
+        try:
+            with _strict_peft():
+                return self._put_around(shared_copy(module)).get_base_model()
+        finally:
+            # PEFT freezes what it stands around, which is the model's own.
+            for name, one in module.named_parameters():
+                one.requires_grad_(wanted[name])
+
+    def _put_around(self, module: Any) -> Any:
+        peft: Any = import_module("peft")
+        return peft.PeftModel.from_pretrained(module, self.folder, local_files_only=True)
+
+
+@contextmanager
+def _strict_peft() -> Iterator[None]:
+    """Turn what PEFT only warns of, a weight that is not in an adapter's files, into a ValueError."""
+    with warnings.catch_warnings():
+        # What peft asks transformers for by its old name is nothing that a user could change.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Without them peft would go on with what the adapter was before it was trained.
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        # Whoever merges such an adapter hears of it as an error.
+        warnings.filterwarnings("ignore", message=".*lora_bias=True.* merging LoRA weights won't be possible")
+        try:
+            yield
+        except UserWarning as warning:
+            raise ValueError(f"{warning!s:.200}") from warning
+
+
+def _check_readable(folder: str, described: Mapping[str, Any]) -> None:
+    """Raise a ValueError where an adapter has virtual tokens, or peft is not there to load it."""
+    kind = str(described.get("peft_type"))
+    refuse_virtual_tokens(described.get("num_virtual_tokens"), kind)
+    if find_spec("peft") is None:
+        raise ValueError(
+            f"`{folder}` is an adapter ({kind}) of `{described.get('base_model_name_or_path')}`, which the package "
+            "`peft` loads, and it is not installed: `pip install peft`; or merge it where peft is "
+            "(`merge_and_unload`), save the whole model and give that folder"
+        )
 
 
 def _described(folder: str, *, download: bool) -> Mapping[str, Any] | None:

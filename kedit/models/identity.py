@@ -84,7 +84,7 @@ def weights_digest(module: nn.Module) -> str:
             raise UnhashableWeightsError(f"the weight `{name}` is not in memory (offloaded), so it cannot be hashed")
     # Hashing lets go of the interpreter's lock, so that several tensors are read at a time.
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_of_tensor, [tensor for _, tensor in tensors]))
+        digests = list(pool.map(tensor_digest, [tensor for _, tensor in tensors]))
     return digest([[name, one] for (name, _), one in zip(tensors, digests, strict=True)])
 
 
@@ -108,7 +108,8 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _of_tensor(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """Return SHA-256 of a tensor's shape, type and bytes."""
     tensor = tensor.dequantize() if tensor.is_quantized else tensor
     whole = tensor.detach().contiguous().reshape(-1)
     step = max(1, AT_ONCE // max(1, whole.element_size()))

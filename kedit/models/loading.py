@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import nn
 
 from kedit.arguments import require
 from kedit.internals.wrappers import bare
-from kedit.models.adapters import Adapter
+from kedit.models.adapters import DESCRIPTION, Adapter
+from kedit.models.attention import implementation
 from kedit.models.chat import Template, check_template
 from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
@@ -27,6 +29,7 @@ WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-te
 def load(
     path: str | Path,
     *,
+    adapter: str | Path | None = None,
     task: Task | None = None,
     name: str | None = None,
     prompt: str | None = None,
@@ -46,6 +49,7 @@ def load(
 
     Args:
         path: A folder, the name of a model that is shipped or fetched, or a hub id; an adapter of peft is merged.
+        adapter: The folder of an adapter of peft that is merged into the model at `path`.
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default its own.
         name: What reports call the model; by default the last part of `path`.
         prompt: What asks for a caption; by default what a shipped model was trained with, or "Describe this image."
@@ -74,8 +78,8 @@ def load(
     folder = located(str(path))
     called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
-    adapter = Adapter.at(folder, download=download)
-    processor, module = _read_adapted(adapter, task, source, how) if adapter else _read(folder, task, source, how)
+    found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)
+    processor, module = _read_adapted(found, task, source, how) if found else _read(folder, task, source, how)
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
@@ -120,6 +124,38 @@ def wrap(
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
+
+
+def load_like(module: nn.Module, folder: str | Path, *, device: torch.device | None = None) -> nn.Module:
+    """Return a model of the class of `module` with the weights in a folder, placed and computed in as that is.
+
+    Args:
+        module: A model of transformers; it is left alone.
+        folder: Holds `config.json` and weights as safetensors; a processor need not be there.
+        device: Where it goes instead; where `module` is spread over devices, so is the other if None.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or its files are broken.
+    """
+    if not hasattr(type(module), "from_pretrained"):
+        raise ValueError(f"{type(module).__name__} has no `from_pretrained`, so no folder of it can be read")
+    how: dict[str, Any] = {"dtype": getattr(module, "dtype", torch.float32)}
+    if name := implementation(getattr(module, "config", None)):
+        how["attn_implementation"] = name
+    if spread := device is None and hasattr(module, "hf_device_map"):
+        how["device_map"] = "auto"
+    place = located(str(folder))
+    with _explained(place), without_bars():
+        read: nn.Module = _weights(type(module), place, {"local_files_only": True}, how)
+    return (read if spread else read.to(device or next(module.parameters()).device)).eval().requires_grad_(False)
+
+
+def _beside(adapter: str | Path, base: str) -> Adapter:
+    """Return the adapter in a folder, for a model that is given beside it; a ValueError says that there is none."""
+    found = Adapter.beside(str(adapter))
+    if found is None:
+        raise ValueError(f"`{adapter}` is no folder of an adapter (`{DESCRIPTION}`); a whole model is given as `path`")
+    return replace(found, base=base)
 
 
 def _read_adapted(adapter: Adapter, task: Task | None, source: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kedit.edit.edit import Edit
+from kedit.edit.edit import Change, Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.exam import Exam, Transcript
@@ -87,21 +87,21 @@ def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
     return Said(tuple(texts), spoken, tuple(captions.surprise or ()), tuple(captions.cut or ()))
 
 
-def edited(model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress) -> list[Said]:
+def edited(model: MLLM, exam: Exam, edits: Sequence[Change], before: Said, progress: Progress) -> list[Said]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
     Log-probabilities are taken after the words said before, and the unedited model reads the captions that changed. An
     edit of no neurons leaves all as it was, and nothing is run for it.
     """
     prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
-    acting, texts = [edit for edit in edits if len(edit.neurons)], []
+    acting, texts = [edit for edit in edits if edit.acts], []
     for edit in progress(Batched(acting, [1] * len(acting), "neuron sets"), len(acting), "edited captions"):
         drafts = before.texts if edit.teacher_forceable else None
         with edit.applied(model):
             texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="captions of a set"))
     spoken = logprobs(model, exam.concept, exam.target, named, acting)
     changed = (_said(model, prompts, before, *one) for one in zip(texts, spoken, strict=True))
-    return [next(changed) if len(edit.neurons) else before for edit in edits]
+    return [next(changed) if edit.acts else before for edit in edits]
 
 
 def _said(
@@ -159,7 +159,7 @@ def measured(
     exam: Exam,
     told: Told,
     similarity: Similarity,
-    neurons: int,
+    neurons: int | None,
     seed: int,
     recall: Recall = FORGETFUL,
     *,
@@ -188,7 +188,7 @@ def logprobs(
     concept: Concept,
     samples: Sequence[AnySample],
     captions: Sequence[Generated],
-    edits: Sequence[Edit | None],
+    edits: Sequence[Change | None],
 ) -> list[tuple[float, ...]]:
     """Return, under each edit, the log-probabilities (nats) of the concept's word after each caption's own words.
 

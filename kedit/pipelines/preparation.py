@@ -84,8 +84,7 @@ def prepare(
     """
     found = find_concept(data.concepts, concept)
     split = draw(data, found, counts, seed=seed)
-    questions = (*data.questions, *split.questions) if counts.text else ()
-    exam = Exam(found, (*data.concepts, *split.vocabulary), split.target, split.near, split.far, questions)
+    exam = exam_of(data, found, split, counts)
     samples = shard.of(split.locate)
     painter = inpaint or usual_inpainter(split.locate)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
@@ -94,6 +93,12 @@ def prepare(
     asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
     polls = () if pope is None else pope.questions(data, found, split, seed=seed)
     return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked, polls)
+
+
+def exam_of(data: Data, concept: Concept, split: Split, counts: Counts) -> Exam:
+    """Return what an edit of the concept is judged on."""
+    questions = (*data.questions, *split.questions) if counts.text else ()
+    return Exam(concept, (*data.concepts, *split.vocabulary), split.target, split.near, split.far, questions)
 
 
 def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:

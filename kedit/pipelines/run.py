@@ -1,6 +1,7 @@
 """The main job: locate a concept's neurons, edit them, and measure what the edit did."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,7 @@ from kedit.progress import as_progress, run_stage
 from kedit.results.cache import FORGETFUL, Recall
 from kedit.results.reports import report_markdown
 from kedit.results.run_folder import Run, result_folder
-from kedit.results.table import Table
+from kedit.results.table import Cell, Table
 from kedit.samples import AnySample, Concept, Data, Progress, Sample, TextSample, silent
 
 N_SHOWN = 4
@@ -83,46 +84,18 @@ class CaptionChange(NamedTuple):
     after: str
 
 
-@dataclass(frozen=True, eq=False)
-class RunResult:
-    """What was located, what the edit did, and how sure that is; prints itself in a terminal and in a notebook."""
+class BeforeAfter(ABC):
+    """What a model said before and after an edit, and what was measured on it: of a run, and of any other edit."""
 
-    model: str
-    """The model's name."""
-    locator: str
-    """The locator's name."""
-    operator: str
-    positions: str
-    site: Site
     exam: Exam
-    """The held-out pictures and questions."""
-    located: Located
     outputs: Told
-    """What the model said unedited, edited, and with each random set edited instead."""
     report: EditReport
-    corpus: Mapping[str, Mapping[str, float]]
-    """How alike edited and unedited captions are as whole corpora, by group and metric."""
-    heat_maps: HeatMaps
-    skipped: Mapping[str, int]
-    """How many pictures could not be used, by the reason."""
     seconds: Mapping[str, float]
-    """How long locating and the whole took."""
-    phase: str = "both"
-    """When the edit acts."""
-    chair: ChairReport | None = None
-    """CHAIR of the captions, if it was asked for."""
-    pope: PopeReport | None = None
-    """POPE, if it was asked for."""
 
     @property
     def concept(self) -> str:
         """The name of the edited concept."""
         return self.exam.concept.name
-
-    @property
-    def neurons(self) -> NeuronSet:
-        """The neurons that were located and edited."""
-        return self.located.neurons
 
     @property
     def captions(self) -> list[CaptionChange]:
@@ -144,66 +117,40 @@ class RunResult:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         verdict, suppresses = self.report.judgement.title, self.report.has_evidence and self.report.aim == "less"
-        found = dict(self.located.figures)
+        found: dict[str, Drawing] = {}
         if self.exam.has_pictures:
             found["before_after"] = draw_before_after(self._caption_rows(), title=None if suppresses else verdict)
         suppression, retention = (self._effects(part) for part in EFFECTS)
         if suppression or retention:
             found["effects"] = draw_effects(suppression, retention, title=verdict)
-        if "why" not in self.heat_maps.measures:
-            found["heatmaps"] = draw_heatmaps(self.heat_maps.rows[:N_SHOWN], concept=self.concept)
         return found
 
-    def table(self) -> Table:
-        """Return suppression and retention of the edit, beside the random control's."""
-        edit = f"{self.operator} of {len(self.neurons)} neurons"
+    def effect_rows(self) -> list[tuple[Cell, ...]]:
+        """Return suppression and retention of the edit, beside the random control's, as rows of a table."""
         control, report = self.report.control, self.report
-        rows = [
+        rows: list[tuple[Cell, ...]] = [
             (f"{part}: {style.name(self._name(measure))}", figure, getattr(control, part).get(measure), figure.n)
             for part, measures in self._measures.items()
             for measure in measures
             if (figure := getattr(report, part)[measure])
         ]
-        rows.append(("selectivity", report.selectivity, None, report.selectivity.n))
-        columns = ("", edit, f"random control, {control.seeds} seeds", "n")
-        notes = (self.located.neurons_line, *self.located.named.lines, report.verdict)
-        return Table(columns, tuple(rows), f"{self.concept} in {self.model}", notes)
+        return [*rows, ("selectivity", report.selectivity, None, report.selectivity.n)]
+
+    @abstractmethod
+    def table(self) -> Table:
+        """Return suppression and retention of the edit, beside the random control's."""
 
     @property
     def tables(self) -> list[Table]:
-        """The table of suppression and retention, and those of CHAIR and POPE where they were asked for."""
-        chair = [chair_table(self.chair)] if self.chair else []
-        return [self.table(), *chair, *([pope_table(self.pope, self.concept)] if self.pope else [])]
+        """The table of suppression and retention, and others where more was asked for."""
+        return [self.table()]
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
-        benchmarks = {"chair": self.chair, "pope": self.pope}
-        return {
-            "kedit": __version__,
-            "concept": self.concept,
-            "model": self.model,
-            "locator": self.locator,
-            "operator": self.operator,
-            "positions": self.positions,
-            "phase": self.phase,
-            "neurons": neuron_part(self.neurons, self.site.n_neurons),
-            **self.report.to_json(),
-            **{name: one.to_json() for name, one in benchmarks.items() if one is not None},
-            "literature": terms_json(editing_terms(self.report, self.pope)),
-            "corpus": self.corpus,
-            "samples": {
-                **self.located.sample_counts,
-                "skipped": {**self.located.skipped, **self.skipped},
-                "target": len(self.exam.target),
-                "retention": len(self.exam.retention),
-                "text": text_counts(self.exam, self.outputs.before),
-            },
-            "cost": self.located.cost,
-            "heat_maps": self.heat_maps.measures,
-        }
 
     def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
-        """Leave scores, neurons, captions, report and figures in `folder`, with a STATUS, and return it.
+        """Leave captions, report and figures in `folder`, of a run scores and neurons, too, with a STATUS; return it.
 
         `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
         stays, and is refused, unless `overwrite`.
@@ -214,7 +161,6 @@ class RunResult:
 
     def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
         """Leave the same in the folder of a run that is open."""
-        leave(self.located, run)
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
         if figures:
@@ -253,6 +199,98 @@ class RunResult:
         kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
         rows = (*changed, *kept)
         return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult(BeforeAfter):
+    """What was located, what the edit did, and how sure that is; prints itself in a terminal and in a notebook."""
+
+    model: str
+    """The model's name."""
+    locator: str
+    """The locator's name."""
+    operator: str
+    positions: str
+    site: Site
+    exam: Exam
+    """The held-out pictures and questions."""
+    located: Located
+    outputs: Told
+    """What the model said unedited, edited, and with each random set edited instead."""
+    report: EditReport
+    corpus: Mapping[str, Mapping[str, float]]
+    """How alike edited and unedited captions are as whole corpora, by group and metric."""
+    heat_maps: HeatMaps
+    skipped: Mapping[str, int]
+    """How many pictures could not be used, by the reason."""
+    seconds: Mapping[str, float]
+    """How long locating and the whole took."""
+    phase: str = "both"
+    """When the edit acts."""
+    chair: ChairReport | None = None
+    """CHAIR of the captions, if it was asked for."""
+    pope: PopeReport | None = None
+    """POPE, if it was asked for."""
+
+    @property
+    def neurons(self) -> NeuronSet:
+        """The neurons that were located and edited."""
+        return self.located.neurons
+
+    @property
+    def figures(self) -> dict[str, Drawing]:
+        """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
+        found = {**self.located.figures, **super().figures}
+        if "why" not in self.heat_maps.measures:
+            found["heatmaps"] = draw_heatmaps(self.heat_maps.rows[:N_SHOWN], concept=self.concept)
+        return found
+
+    def table(self) -> Table:
+        """Return suppression and retention of the edit, beside the random control's."""
+        columns = (
+            *("", f"{self.operator} of {len(self.neurons)} neurons"),
+            *(f"random control, {self.report.control.seeds} seeds", "n"),
+        )
+        notes = (self.located.neurons_line, *self.located.named.lines, self.report.verdict)
+        return Table(columns, tuple(self.effect_rows()), f"{self.concept} in {self.model}", notes)
+
+    @property
+    def tables(self) -> list[Table]:
+        """The table of suppression and retention, and those of CHAIR and POPE where they were asked for."""
+        chair = [chair_table(self.chair)] if self.chair else []
+        return [self.table(), *chair, *([pope_table(self.pope, self.concept)] if self.pope else [])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what report.json holds; a function of what was asked, without times."""
+        benchmarks = {"chair": self.chair, "pope": self.pope}
+        return {
+            "kedit": __version__,
+            "concept": self.concept,
+            "model": self.model,
+            "locator": self.locator,
+            "operator": self.operator,
+            "positions": self.positions,
+            "phase": self.phase,
+            "neurons": neuron_part(self.neurons, self.site.n_neurons),
+            **self.report.to_json(),
+            **{name: one.to_json() for name, one in benchmarks.items() if one is not None},
+            "literature": terms_json(editing_terms(self.report, self.pope)),
+            "corpus": self.corpus,
+            "samples": {
+                **self.located.sample_counts,
+                "skipped": {**self.located.skipped, **self.skipped},
+                "target": len(self.exam.target),
+                "retention": len(self.exam.retention),
+                "text": text_counts(self.exam, self.outputs.before),
+            },
+            "cost": self.located.cost,
+            "heat_maps": self.heat_maps.measures,
+        }
+
+    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+        """Leave the same in the folder of a run that is open."""
+        leave(self.located, run)
+        super().save_in(run, figures=figures)
 
 
 def run(

@@ -86,7 +86,7 @@ def write_file(path: str | Path, write: Callable[[Path], object]) -> None:
         with suppress(OSError):
             _flush(path.parent, os.O_RDONLY)
     except Exception as error:
-        cause = _system_error(error)
+        cause = system_error(error)
         # `write` may also fail on a file of its own, which its error already names.
         if cause is None or (cause.filename and Path(cause.filename) not in (draft, path, *path.parents)):
             raise
@@ -126,7 +126,8 @@ def _flush(path: Path, access: int) -> None:
         os.close(handle)
 
 
-def _system_error(error: Exception) -> OSError | None:
+def system_error(error: Exception) -> OSError | None:
+    """Return what the system said where an error is its; None where it is another."""
     if isinstance(error, OSError):
         return error
     # safetensors is written in Rust, whose I/O errors arrive as text that ends in the system's number.

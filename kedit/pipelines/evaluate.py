@@ -1,0 +1,180 @@
+"""Any edit, whoever made it, measured as kedit measures its own: suppression, retention and a random control."""
+
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kedit import __version__
+from kedit.arguments import require
+from kedit.edit.edit import Edit
+from kedit.edit.operators import aim
+from kedit.edit.plan import Plan
+from kedit.edit.weight_change import WeightChange
+from kedit.evaluation.exam import Exam
+from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.report import EditReport
+from kedit.evaluation.scores import text_counts
+from kedit.evaluation.texts import TextEncoder
+from kedit.evaluation.verdict import Aim
+from kedit.models.adapters import Adapter
+from kedit.models.encoder import OwnLayers
+from kedit.models.loading import load_like
+from kedit.models.mllm import MLLM
+from kedit.pipelines.given import check_common, require_model
+from kedit.pipelines.outputs import Told, edited, interview, measured, recall_unedited
+from kedit.pipelines.preparation import Counts, Prepared, draw, exam_of
+from kedit.pipelines.readable import readable
+from kedit.pipelines.run import BeforeAfter
+from kedit.progress import as_progress, run_stage
+from kedit.results.cache import Recall
+from kedit.results.table import Table
+from kedit.samples import Concept, Data, Progress, find_concept
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(BeforeAfter):
+    """What an edit did that kedit did not locate, and how sure that is; prints and saves itself as a run does."""
+
+    model: str
+    """The model's name."""
+    operator: str
+    """What the edit is: the operator, or whose weights they are."""
+    positions: str
+    phase: str
+    n_neurons: int
+    """How many neurons kedit edited; none where the weights are others."""
+    exam: Exam
+    """The held-out pictures and questions."""
+    outputs: Told
+    """What the model said unedited, edited, and under each random edit instead."""
+    report: EditReport
+    corpus: Mapping[str, Mapping[str, float]]
+    """How alike edited and unedited captions are as whole corpora, by group and metric."""
+    skipped: Mapping[str, int]
+    """How many pictures could not be used, by the reason."""
+    seconds: Mapping[str, float]
+
+    def table(self) -> Table:
+        """Return suppression and retention of the edit, beside the random control's."""
+        edit = f"{self.operator} of {self.n_neurons} neurons" if self.n_neurons else self.operator
+        columns = ("", edit, f"random control, {self.report.control.seeds} seeds", "n")
+        return Table(columns, tuple(self.effect_rows()), f"{self.concept} in {self.model}", (self.report.verdict,))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what report.json holds; a function of what was asked, without times."""
+        return {
+            "kedit": __version__,
+            "concept": self.concept,
+            "model": self.model,
+            "locator": "none",
+            "operator": self.operator,
+            "positions": self.positions,
+            "phase": self.phase,
+            "neurons": {"count": self.n_neurons},
+            **self.report.to_json(),
+            "corpus": self.corpus,
+            "samples": {
+                "skipped": dict(self.skipped),
+                "target": len(self.exam.target),
+                "retention": len(self.exam.retention),
+                "text": text_counts(self.exam, self.outputs.before),
+            },
+        }
+
+
+def evaluate(
+    model: MLLM,
+    data: Data,
+    concept: str | Concept,
+    *,
+    edit: Edit | nn.Module | str | Path,
+    encoder: TextEncoder | None = None,
+    counts: Counts | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: Progress | bool = True,
+) -> Evaluation:
+    """Measure an edit that is there already, by the protocol of `kedit.run`: nothing is located.
+
+    Example:
+        kedit.evaluate(model, kedit.Scenes(), "star", edit="/adapters/forgets-star")
+
+    Args:
+        model: The model without the edit; its weights are afterwards what they were.
+        data: Where the pictures and the text-only questions come from.
+        concept: The name of a concept that the data knows.
+        edit: An `Edit`; or the folder of an adapter of PEFT, or of the same model with other weights, such as another
+            tool's; or such a module in memory. Of weights, the random control is as large a change that is dealt out
+            among each weight's inputs at random; of an `Edit`, the same of random neurons.
+        encoder: Embeds texts for BERTScore; the model's own layers if None.
+        counts: How many pictures and random controls to take; the pictures are those that `kedit.run` evaluates on.
+        seed: Of the pictures drawn, the random controls and the bootstrap.
+        store: The folder of results that later jobs may use again; None computes everything.
+        progress: Shows how far it is; True in the library's own way, False not at all.
+
+    Raises:
+        LookupError: The data has no such concept.
+        TypeError: Something is of another kind than what is asked for.
+        ValueError: There are too few pictures, or the edit is of another model.
+    """
+    began, counted = time.perf_counter(), counts or Counts()
+    check_common(data, seed, counts, Counts)
+    found = find_concept(data.concepts, concept)
+    require(edit, (Edit, nn.Module, str, Path), "edit", "an `Edit`, a folder or a module")
+    require_model(model)
+    split, show = draw(data, found, counted, seed=seed), as_progress(progress)
+    prepared = readable(model, Prepared(exam_of(data, found, split, counted), [], dict(split.skipped)))
+    cache, exam = Recall.of_model(store, model), prepared.exam
+    about, told = _told(model, exam, edit, counted.controls, seed, show, cache)
+    similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
+    measures = partial(measured, exam, told, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim"))
+    report, corpus = run_stage(measures, show, "measures")
+    seconds = {"seconds": time.perf_counter() - began}
+    return Evaluation(
+        model.name, exam=exam, outputs=told, report=report, corpus=corpus, skipped=prepared.skipped, seconds=seconds,
+        n_neurons=report.neurons or 0, **about,
+    )  # fmt: skip
+
+
+def _told(
+    model: MLLM, exam: Exam, edit: Any, controls: int, seed: int, show: Progress, cache: Recall
+) -> tuple[dict[str, Any], Told]:
+    """Return what is edited, in words, and what the model says before, after, and under random controls."""
+    seeds = range(seed, seed + controls)
+    if isinstance(edit, Edit):
+        widths = model.site(edit.neurons.site, edit.neurons.scope).widths
+        random = [edit.neurons.layer_matched(widths, one) for one in seeds]
+        plan = Plan(edit.operator, edit.positions, edit.phase)
+        told = interview(model, exam, plan, edit.operator, edit.neurons, random, show, cache)
+        return _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase), told
+    change = WeightChange.between(model.module, _other_module(model, edit))
+    before = recall_unedited(model, exam, show, cache)
+    changes = [change, *(change.dealt(model, one) for one in seeds)]
+    after, *others = (one.transcript(exam) for one in edited(model, exam, changes, before, show))
+    name = type(edit).__name__ if isinstance(edit, nn.Module) else Path(edit).resolve().name
+    return _about(f"weights of {name}", "less", None), Told(before.transcript(exam), after, others)
+
+
+def _about(
+    operator: str, aimed: Aim, neurons: int | None, positions: str = "all", phase: str = "both"
+) -> dict[str, Any]:
+    return {"operator": operator, "aim": aimed, "neurons": neurons, "positions": positions, "phase": phase}
+
+
+def _other_module(model: Any, edit: nn.Module | str | Path) -> nn.Module:
+    """Return a module with the weights that are to be measured: the model's own is left alone."""
+    if isinstance(edit, nn.Module):
+        return edit
+    adapter = Adapter.beside(str(edit))
+    if adapter is not None:
+        merged: nn.Module = adapter.merged(deepcopy(model.module))
+        return merged
+    # In memory, whatever the model is on: only the weights that differ are put there.
+    return load_like(model.module, edit, device=torch.device("cpu"))
