@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.task import TaskResult, task
     from kedit.samples import Concept, Counterfactual, Question, Sample
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 # Public names are fetched on first use: whoever imports one module, or asks the command for help, does not wait
 # for torch.

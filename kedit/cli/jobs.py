@@ -171,7 +171,7 @@ def renamed(words: Sequence[str], former: Mapping[str, str]) -> list[str]:
     found = {word: match for word in words if (match := pattern.match(word))}
     if found:
         told = ", ".join(dict.fromkeys(f"`{match[2]}` is now `{former[match[2]]}`" for match in found.values()))
-        sys.stderr.write(f"kedit: deprecated: {told}; the old name will go in 0.7\n")
+        sys.stderr.write(f"kedit: deprecated: {told}; the old name will go in 0.8\n")
     return [match[1] + former[match[2]] + word[match.end() :] if (match := found.get(word)) else word for word in words]
 
 
