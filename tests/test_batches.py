@@ -112,9 +112,10 @@ def test_prompts_of_any_length_weigh_the_same_in_any_batch() -> None:
 def test_a_batch_of_pictures_has_one_tail_and_every_place_once() -> None:
     images = [Image.new("RGB", size) for size in ((64, 48), (36, 100), (8, 8), (64, 48), (20, 90))]
     model = replace(scene().model, batch_size=2)
-    assert lengths.of_pictures(model, images) == [[2, 4], [0, 3], [1]], "the smaller pictures first"
-    assert lengths.of_pictures(model, images, [1, 1, 2, 2, 1]) == [[2, 3], [4, 0], [1]]
-    assert lengths.of_pictures(model, []) == []
+    prompts = [Prompt("what is it ?", image=image) for image in images]
+    assert lengths.of_prompts(model, prompts) == [[2, 4], [0, 3], [1]], "the smaller pictures first"
+    assert lengths.of_prompts(model, prompts, [1, 1, 2, 2, 1]) == [[2, 3], [4, 0], [1]]
+    assert lengths.of_prompts(model, []) == []
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_next", "llava"])

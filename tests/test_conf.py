@@ -28,6 +28,11 @@ STUDIES = sorted((CONF.parent / "experiments").rglob("*.yaml"))
 PARTICULAR = frozenset({"model"})
 """Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
 TUNED = {
+    ("locate/selective.yaml", "value"): ("margin",),
+    ("locate/two_stage_selective.yaml", "value"): ("margin",),
+    ("locate/two_stage_selective.yaml", "positions"): ("all",),
+    ("locate/two_stage_selective.yaml", "over_positions"): ("max", "sum"),
+    ("locate/two_stage_selective.yaml", "at_most"): (None, 128),
     ("locate/two_stage.yaml", "of_max"): (None, 0.2),
     ("locate/two_stage_answer.yaml", "of_max"): (None, 0.2),
     ("locate/two_stage_answer.yaml", "positions"): ("target",),

@@ -313,7 +313,7 @@ WRONG_VALUES = {
     ("locate=causal_effect", "locate.scope=vision"): ("`locate`", "cannot score neurons of scope `vision`"),
     ("locate.scope=vision", "edit.positions=image"): ("mean the language model's sequence", "of scope `vision`"),
     ("locate.scope=vision", "edit=patch"): ("a reference is measured in the language model",),
-    ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, got 'guess'"),
+    ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, margin, got 'guess'"),
     ("edit.positions=moon",): ("`positions` is one of all, image, text, last, got 'moon'",),
     ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
     ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
@@ -350,7 +350,7 @@ def test_a_wrong_value_is_named_before_the_model_is_loaded(
 
 
 WRONG_KEYS = {
-    ("edit=zer",): ("no `edit=zer`", "options of `edit`: amplify, patch, scale, zero"),
+    ("edit=zer",): ("no `edit=zer`", "options of `edit`: amplify, none, patch, scale, zero"),
     ("locate.stages.gradcam.select.qq=1",): ("`locate.stages.gradcam.select.qq`", "`locate.stages.gradcam.select.q`"),
     ("concpt=star",): ("no key `concpt`; nearest: `concept`",),
     ("evaluate.samples=9",): ("no key `evaluate.samples`; keys there: `evaluate.locate`, `evaluate.target`",),
@@ -526,7 +526,7 @@ def test_a_process_of_its_own_says_what_is_wrong_and_nothing_else(tmp_path: Path
 def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for part in ("edit=zero", "Options: amplify, patch, scale, zero", "concept=star", "[GROUP=OPTION ...]"):
+    for part in ("edit=zero", "Options: amplify, none, patch, scale, zero", "concept=star", "[GROUP=OPTION ...]"):
         assert part in said
 
 

@@ -149,4 +149,4 @@ def test_an_option_that_there_is_not_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kedit run", "edit=nothing", "--help"])
     assert recipe.main() == 2
-    assert capsys.readouterr().err == "kedit: no `edit=nothing`; options of `edit`: amplify, patch, scale, zero\n"
+    assert capsys.readouterr().err == "kedit: no `edit=nothing`; options of `edit`: amplify, none, patch, scale, zero\n"

@@ -39,7 +39,9 @@ PARTIAL = {("mmneuron", name) for name in ("planted", "random", "scenes", "minig
 """Where neurons are left out of the scores, as the classes of the methods say."""
 SILENT = {("mmneuron", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
-UNSHARED = {"miner", "mmneuron", "knowledge_neurons", ("causal_effect", "scenes")}
+UNSHARED = {
+    *("miner", "mmneuron", "knowledge_neurons", "selective", "two_stage_selective", ("causal_effect", "scenes")),
+}
 """Whose scores are no mean over samples, or that make something of all of them first, as a shortlist."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 

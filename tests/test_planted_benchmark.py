@@ -185,7 +185,7 @@ def test_the_recipe_ranks_times_and_reports(tmp_path: Path, capsys: pytest.Captu
         "planted.pictures=3", "planted.repeats=1",
     )  # fmt: skip
     with Run(tmp_path) as kept:
-        truth(settings, kept, NoTracker())
+        truth(settings, kept, NoTracker(), style=True)
     report = json.loads((tmp_path / "planted.json").read_text())
     methods = report["methods"]
     assert set(methods) == {"two_stage", "gradcam", "activation", RANDOM}

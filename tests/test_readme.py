@@ -73,8 +73,9 @@ def composed_by(command: str) -> Path | None:
     """Return the configuration that a command of kedit or a study reads, or None where it reads none."""
     tool, name, module, *_ = [*shlex.split(command), "", ""]
     if (tool, name) == ("python", "-m"):
-        *folder, file = module.split(".")
-        return ROOT.joinpath(*folder, "config.yaml" if file == "run" else f"{file}.yaml")
+        *folder, last = module.split(".")
+        file = ROOT.joinpath(*folder, "config.yaml" if last == "run" else f"{last}.yaml")
+        return file if file.is_file() else None
     file = conf_dir() / f"{name.replace('-', '_')}.yaml"
     return file if tool == "kedit" and "--help" not in command and file.is_file() else None
 

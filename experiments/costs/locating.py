@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM, Forced, Generated
+from kedit.prompts import Prompt
 from kedit.samples import Counterfactual
 
 
@@ -23,11 +23,11 @@ class Prepared:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
-        """Return the captioning prompt and prefix on each picture, from memory if they were asked for before."""
-        key = (*map(id, images), hash(tuple(prefixes)))
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+        """Return each prompt with its prefix, from memory if they were asked for before."""
+        key = (*(id(prompt.image) for prompt in prompts), hash(tuple(prefixes)))
         if key not in self.batches:
-            self.batches[key] = self.model.forced(images, prefixes)
+            self.batches[key] = self.model.read(prompts, prefixes)
         return self.batches[key]
 
 

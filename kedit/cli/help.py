@@ -30,7 +30,7 @@ TAKES = {
     "table": "FOLDER [FOLDER ...]",
     "leaderboard": "FOLDER [FOLDER ...]",
     "verify": "RUN [RUN ...]",
-    "export": "RUN [to=merged|ia3|lora|delta] [folder=FOLDER] [overwrite=true]",
+    "export": "RUN [to=FORM] [folder=FOLDER] [overwrite=true]",
 }
 """What the commands without a configuration are given."""
 

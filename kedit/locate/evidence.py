@@ -25,7 +25,7 @@ from kedit.locate.scorer import Answer, Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
 from kedit.models.lengths import of_prompts
-from kedit.models.mllm import MLLM, Forced
+from kedit.models.mllm import MLLM, PADDING, Forced
 from kedit.prompts import Prompt
 from kedit.samples import TextPair
 
@@ -148,15 +148,17 @@ class _Batch:
             ValueError: The positions hold other kinds of tokens, and not only the last one is compared.
         """
         width = original.kinds.shape[1]
-        alike = torch.equal(_ending(batch.kinds, behind, width), original.kinds)
+        n_held = (batch.kinds != PADDING).sum(1) - torch.tensor(behind, device=batch.kinds.device)
+        whole_rows = torch.equal(n_held, (original.kinds != PADDING).sum(1))
+        alike = whole_rows and torch.equal(_ending(batch.kinds, behind, width), original.kinds)
         if not alike and not self._agree_at_end(scorers):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
             raise ValueError(
-                f"original and {which} runs have {width} and {batch.kinds.shape[1] - min(behind)} positions, "
+                f"original and {which} runs have {width} and {batch.kinds.shape[1] - max(behind)} positions, "
                 f"or other kinds of tokens, for samples {ids}; pictures must give the same number of image tokens, and "
                 "texts of several lengths are compared where the word is predicted (`positions=target`)"
             )
-        if alike and not any(behind):
+        if alike and not any(behind) and batch.kinds.shape[1] == width:
             return activations
         for layer, activation in activations.items():
             if self.site.block(layer).scope == "language":

@@ -69,10 +69,7 @@ def load(
         FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
         ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
     """
-    require(path, (str, Path), "path", "a folder, the name of a shipped model or an id; `wrap` takes a module")
-    if task is not None:
-        checked(task)
-    check_template(template)
+    _check(path, task, template)
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path))
@@ -83,8 +80,8 @@ def load(
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
-    asks = prompt or asking(str(path))
-    return HuggingFaceMLLM(module, processor, called, asks, batch_size, max_new_tokens, template)
+    prompt = prompt or asking(str(path))
+    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
 
 
 def wrap(
@@ -124,6 +121,13 @@ def wrap(
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
     return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
+
+
+def _check(path: object, task: Task | None, template: Template) -> None:
+    require(path, (str, Path), "path", "a folder, the name of a shipped model or an id; `wrap` takes a module")
+    if task is not None:
+        checked(task)
+    check_template(template)
 
 
 def load_like(module: nn.Module, folder: str | Path, *, device: torch.device | None = None) -> nn.Module:

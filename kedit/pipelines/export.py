@@ -92,7 +92,7 @@ def export(
     with whole_folder(folder, REPRODUCE, overwrite=overwrite) as draft:
         _write(to, columns, model, base, draft)
         check = compare(wanted, _answers_of(to, model, draft, wanted), _tolerance(to, model.module), effect)
-        if not check.passed:
+        if not check.agrees:
             raise ValueError(f"the exported {to} is not what the edit does ({check}): nothing was written")
         about = _about(edit, model.module, base, to, check, commands)
         (draft / CARD).write_text(model_card(about, report, columns, Path(folder)), encoding="utf-8")

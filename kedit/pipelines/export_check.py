@@ -45,7 +45,7 @@ class Check:
         return self.difference == 0
 
     @property
-    def passed(self) -> bool:
+    def agrees(self) -> bool:
         """Whether the difference is rounding; a NaN is none."""
         return self.difference <= self.tolerance
 

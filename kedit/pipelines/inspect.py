@@ -60,7 +60,7 @@ from kedit.plots import (
     draw_responses,
     draw_streams,
     draw_words,
-)
+)  # fmt: skip
 from kedit.progress import as_progress, run_stage
 from kedit.results.reports import markdown_table, neurons_line
 from kedit.results.run_folder import Run, result_folder

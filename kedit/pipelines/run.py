@@ -320,8 +320,7 @@ def run(
         model: The model; its weights are not touched.
         data: Where the pictures and the text-only questions come from, or the texts (`kedit.Prompts`).
         concept: The name of a concept that the data knows.
-        locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None, on texts at the
-            position that predicts the answer.
+        locate: Scores and selects, or the name of a shipped locator; two-stage filtering if None.
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         select: Chooses in place of the locator's own last selector.
         inpaint: Paints the concept out, or `mean`, `blur` or `exact`; None is `exact` where the data can, else `mean`.
