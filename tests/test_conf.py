@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from kedit.cli.configuration import build, plain
 from kedit.cli.errors import ConfigurationError
 from kedit.data.scenes import Scenes
+from kedit.locate.target import Target
 from kedit.models.shipped import HERE, SHIPPED
 from kedit.paths import conf_dir
 
@@ -28,6 +29,7 @@ STUDIES = sorted((CONF.parent / "experiments").rglob("*.yaml"))
 PARTICULAR = frozenset({"model"})
 """Groups whose options each describe one thing, and differ from Python's defaults on purpose."""
 TUNED = {
+    **{(f"locate/{name}.yaml", "target"): (Target(value="margin"),) for name in ("selective", "two_stage_selective")},
     ("locate/selective.yaml", "value"): ("margin",),
     ("locate/two_stage_selective.yaml", "value"): ("margin",),
     ("locate/two_stage_selective.yaml", "positions"): ("all",),

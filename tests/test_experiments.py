@@ -45,8 +45,8 @@ FILES = {
     "figures/layers.png", "figures/scores.png", "figures/heatmaps.png",
     "figures/before_after.png", "figures/effects.png",
 }  # fmt: skip
-NO_SHARE = ("logprob_drop", "logodds_drop", "difference")
-"""Measured values that are not shares: two in nats, one a difference."""
+NO_SHARE = ("logprob_drop", "logodds_drop", "difference", "M-generality teacher-forced")
+"""Measured values that are not shares: three in nats, one a difference."""
 
 
 @dataclass(frozen=True)

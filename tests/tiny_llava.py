@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessorPil,
@@ -19,6 +18,7 @@ from transformers import (
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Forced
 from kedit.models.planted.builder import PATCH, SIDE
+from kedit.prompts import Prompt
 
 SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[IMG]")
 PIECES = (
@@ -97,7 +97,8 @@ def tiny_llava(seed: int = 0, batch_size: int = 4) -> HuggingFaceMLLM:
 class OneMore(HuggingFaceMLLM):
     """Reads a red corner as one more word, as models of dynamic resolution read pictures at different lengths."""
 
-    def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
         """Return the batch, with a word before the caption if the first picture starts red."""
-        red = images[0].convert("RGB").getpixel((0, 0)) == (255, 0, 0)
-        return super().forced(images, [((5,) if red else ()) + prefix for prefix in prefixes])
+        first = prompts[0].image
+        red = first is not None and first.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+        return super().read(prompts, [((5,) if red else ()) + prefix for prefix in prefixes])

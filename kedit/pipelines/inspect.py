@@ -425,8 +425,7 @@ def _located(
     pairs, captions, still_named = usable(model, prepared.pairs, progress)
     named = [model.mention(caption, pair.concept) for pair, caption in zip(pairs, captions, strict=True)]
     skipped = {"counterfactual_names_it": still_named, "caption_does_not_name_it": named.count(None)}
-    widths = model.site(neurons.site).widths
-    return Located({}, {"given": neurons}, widths, skipped, pairs, captions)
+    return Located({}, {"given": neurons}, model.site(neurons.site).widths, skipped, pairs, captions)
 
 
 def leave_located(located: Located, run: Run) -> None:
