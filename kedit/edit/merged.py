@@ -6,18 +6,20 @@ large the checkpoint is and in however many shards.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from kedit.edit.columns import Columns
 from kedit.models.checkpoints import weight_files
 
 BESIDE = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """What belongs to a checkpoint beside its weights: configuration, processor, tokenizer, the index of its shards."""
+
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The types of number by their names in files."""
 
 
 class Place(NamedTuple):
@@ -45,27 +47,16 @@ def merge(base: Path, target: Path, columns: Sequence[Columns], places: Mapping[
 
 
 def _rewrite(folder: Path, place: Place, columns: Columns) -> None:
-    from safetensors import safe_open
-
-    path = folder / place.file
-    with safe_open(path, framework="pt") as held:
-        # A copy: what the library returns may be the file itself.
-        weight = held.get_tensor(place.key).clone()
-    columns.write(weight, columns.edited(weight))
-    with path.open("r+b") as file:
-        file.seek(_start_of(path, place.key))
-        file.writelines(_bytes_of(weight))
-
-
-def _bytes_of(weight: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of a weight, row by row: in one piece they would be a second copy."""
-    for row in weight.contiguous().view(torch.uint8):
-        yield row.numpy().data
-
-
-def _start_of(path: Path, key: str) -> int:
-    """Return where in a file the numbers of `key` begin: a length of 8 bytes, the header (JSON), then the numbers."""
-    with path.open("rb") as file:
+    """Change the columns of one weight where it stands: a length of 8 bytes, the header (JSON), then the numbers."""
+    with (folder / place.file).open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return int(8 + length + header[key]["data_offsets"][0])
+        entry = json.loads(file.read(length))[place.key]
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        numbers = bytearray(end - start)
+        file.seek(start)
+        file.readinto(numbers)
+        # A view: what is written to the weight is written to the numbers.
+        weight = torch.frombuffer(numbers, dtype=TYPES[entry["dtype"]]).view(entry["shape"])
+        columns.write(weight, columns.edited(weight))
+        file.seek(start)
+        file.write(numbers)

@@ -23,7 +23,7 @@ from kedit.fingerprints import of_file, of_libraries
 from kedit.models.adapters import Adapter
 from kedit.models.checkpoints import base_of, places_in, save_module
 from kedit.models.identity import known_weights
-from kedit.models.loading import load_like
+from kedit.models.loading import load_like, without_bars
 from kedit.pipelines.export_check import ROUNDING, Answers, Check, answers, compare, distance, prompts_for
 from kedit.pipelines.given import require_model
 from kedit.pipelines.model_card import CARD, model_card
@@ -132,7 +132,8 @@ def _merge(columns: Sequence[Columns], model: Any, named: str | None, draft: Pat
     places = places_in(base, model.module) if (base / "config.json").is_file() else None
     if places is None:
         base = draft
-        save_module(model.module, model.processor, draft)
+        with without_bars():
+            save_module(model.module, model.processor, draft)
         places = places_in(draft, model.module)
     if places is None:
         kind = type(model.module).__name__
