@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import chdir
@@ -292,3 +293,15 @@ def test_a_job_knows_the_folder_that_its_sweep_was_given(kedit: Command, recipe:
         assert kedit("-m", "seed=1") == (0, "")
     (first, _), (second, folder) = folders
     assert second == f"{first}-2" and folder == tmp_path / second / "0"
+
+
+def test_what_a_job_is_asked_of_its_figures_is_checked_without_loading_torch() -> None:
+    """Before every job, also one that is finished or refused: loading torch takes seconds."""
+    lines = (
+        "import sys, kedit.cli.jobs",
+        "from kedit.cli.configuration import figure_style",
+        "from omegaconf import OmegaConf",
+        "print(figure_style(OmegaConf.create({'figures': {'format': 'pdf'}})).format, 'torch' in sys.modules)",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout == "pdf False\n"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kedit.cli.errors import ConfigurationError, explained, one_line, written
+from kedit.figure_style import Style
 from kedit.paths import conf_dir
 
 # A study's own `config.yaml` lies beside its code and finds kedit's groups by this name.
@@ -108,14 +109,12 @@ def _check_word(key: str, value: Any, given: str) -> None:
         raise ConfigurationError(f"`{key}` is a text, and {given} was read as {read}; {way}")
 
 
-def figure_style(settings: DictConfig) -> Any:
+def figure_style(settings: DictConfig) -> Style | bool:
     """Return how the figures are to be drawn: a `Style`, or False for none.
 
     Raises:
         ConfigurationError: There is no such format or width.
     """
-    from kedit.plots.style import Style
-
     asked = settings.get("figures", True)
     if isinstance(asked, bool):
         return asked

@@ -1,5 +1,6 @@
 """Figures: one style, about nine marks, and for each thing that kedit finds a short composition of them."""
 
+from kedit.figure_style import Style
 from kedit.plots.drawing import Drawing
 from kedit.plots.effects import draw_answers, draw_effects, draw_intervals, draw_measures, draw_ranking
 from kedit.plots.layers import draw_layers
@@ -7,7 +8,7 @@ from kedit.plots.lines import Curve, draw_lines, draw_streams, exact
 from kedit.plots.neurons import draw_responses, draw_scores, draw_words
 from kedit.plots.pictures import CaptionRow, HeatRow, PictureRow, draw_before_after, draw_heatmaps, draw_pictures
 from kedit.plots.settings import Grid, draw_setting, draw_thresholds
-from kedit.plots.style import Look, Style
+from kedit.plots.style import Look
 from kedit.plots.tables import draw_benchmark, draw_matrix
 from kedit.plots.trials import Trial, draw_doses, draw_pareto
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kedit.plots.style import GRAY, LOOK, Look, Style, name, sentence
+from kedit.figure_style import Style
+from kedit.plots.style import GRAY, LOOK, Look, name, sentence
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

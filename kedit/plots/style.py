@@ -1,8 +1,7 @@
 """One look for every figure: the size of a page, colors that each mean one thing, and names as people write them."""
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 # Okabe and Ito's palette (2008), and some between: tests/test_plots.py proves that they stay apart for the color-blind.
 EDITED = "#0072B2"
@@ -59,29 +58,6 @@ def looks_of(names: list[str], marked: str) -> dict[str, Look]:
     looks = {marked: Look(EDITED)} if marked in names else {}
     looks |= {name: SERIES[number % len(SERIES)] for number, name in enumerate(rest)}
     return looks | {name: Look(GRAY, "x" if number else "+", ":") for number, name in enumerate(drawn)}
-
-
-Format = Literal["png", "pdf", "svg"]
-Width = Literal["single", "double"]
-
-
-@dataclass(frozen=True)
-class Style:
-    """What a reader may choose of the figures that a result saves."""
-
-    format: Format = "png"
-    """Of the files: in PDF and SVG, text stays text. A drawing that is saved alone has that of its file's name."""
-    titles: bool = True
-    """Whether a figure says its finding above itself; a paper says it in the caption."""
-    width: Width = "double"
-    """Columns of a paper that a chart takes; pages of pictures and tables take two."""
-
-    def __post_init__(self) -> None:
-        for key, choices in (("format", get_args(Format)), ("width", get_args(Width))):
-            if (value := getattr(self, key)) not in choices:
-                raise ValueError(f"`{key}` is {', '.join(choices[:-1])} or {choices[-1]}; got {value!r}")
-        if not isinstance(self.titles, bool):
-            raise TypeError(f"`titles` is true or false; got {self.titles!r}")
 
 
 LOOK: dict[Any, Any] = {

@@ -14,7 +14,9 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
+
+from kedit.figure_style import Style
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +43,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 """The folders that a run may leave, and what it puts there."""
 
 
-class FigureStyle(Protocol):
-    """How figures are written, such as `kedit.plots.Style`."""
-
-    @property
-    def format(self) -> str:
-        """The suffix of the files."""
-        ...
-
-
 class Drawable(Protocol):
     """What can write itself as a picture, such as `kedit.plots.Drawing`."""
 
-    def save(self, path: Path, style: Any = None) -> object:
+    def save(self, path: Path, style: Style | None = None) -> object:
         """Write the picture in a style, None for the usual one."""
         ...
 
@@ -235,7 +228,7 @@ class Run:
         """Let `draw` make `figures/<name>` and return its path."""
         return self.save_file(f"figures/{name}", draw)
 
-    def save_figures(self, drawings: Mapping[str, Drawable], style: FigureStyle | bool = True) -> list[Path]:
+    def save_figures(self, drawings: Mapping[str, Drawable], style: Style | bool = True) -> list[Path]:
         """Write each of the `drawings` as a picture of its name, and return the paths.
 
         Args:

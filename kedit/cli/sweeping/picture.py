@@ -12,8 +12,8 @@ from kedit.cli.sweeping.leaderboard import best, sample_counts
 from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep
+from kedit.figure_style import Format
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
-from kedit.plots.style import Format
 from kedit.results.run_folder import write_file
 
 NO_EVIDENCE = "No evidence at any point"
