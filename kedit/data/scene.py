@@ -1,5 +1,6 @@
 """One picture of the embedded world: what it shows, its pixels, its exact masks and its exact counterfactual."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,6 +61,12 @@ class Scene:
     def categories(self) -> frozenset[str]:
         """The categories in the picture."""
         return frozenset(thing.category for thing in self.things)
+
+    @property
+    def paired(self) -> frozenset[str]:
+        """The categories that are there twice."""
+        counts = Counter(thing.category for thing in self.things)
+        return frozenset(category for category, count in counts.items() if count > 1)
 
     @cached_property
     def phrases(self) -> tuple[Phrase, ...]:

@@ -58,9 +58,23 @@ def caption_scores(model: MLLM, scenes: Sequence[Scene]) -> dict[str, Measured]:
         right["objects"].append(sorted(category for _, category in said) == sorted(scene.categories))
         right["colors"].append(set(said) == shown)
         right["valid"].append(caption.text in scene.captions())
-        if len(scene.things) > len(scene.categories):
+        if scene.paired:
             right["pairs"].append(right["valid"][-1])
     return {name: _share(hits) for name, hits in right.items() if hits}
+
+
+def accuracy_table(accuracies: Mapping[str, Scores]) -> list[str]:
+    """Return the lines of a table in Markdown: a row for each measure, a column for each set of scenes."""
+    sets = list(accuracies)
+    rows = [[accuracies[one][measure] for one in sets] for measure in accuracies[sets[0]]]
+    return [
+        "| | " + " | ".join(sets) + " |",
+        "|---" * (len(sets) + 1) + "|",
+        *(
+            f"| {measure} | " + " | ".join(f"{figure} (n = {figure.n})" for figure in row) + " |"
+            for measure, row in zip(accuracies[sets[0]], rows, strict=True)
+        ),
+    ]
 
 
 def layer_table(model: MLLM, scenes: Sequence[Scene]) -> list[dict[str, object]]:

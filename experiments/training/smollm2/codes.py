@@ -49,21 +49,12 @@ class Codes:
     def targets(self, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
         """Return the codes `[batch, patch, width]`, and which patches have one: not those barely touched."""
         truth = labels(scenes)
-        pairs = torch.tensor([[_is_paired(one, category) for category in CATEGORIES] for one in scenes]).long()
+        pairs = torch.tensor([[category in one.paired for category in CATEGORIES] for one in scenes]).long()
         category, color = truth.category.clamp(0, len(CATEGORIES) - 1), truth.color.clamp(0, len(COLORS) - 1)
         things = self.things[pairs.gather(1, category), category, color]
         grounds = self.grounds[truth.background]
         is_thing = (truth.category != len(CATEGORIES))[..., None]
         return torch.where(is_thing, things, grounds), truth.category != IGNORED
-
-
-def _is_paired(shown: Scene, category: str) -> bool:
-    return sum(thing.category == category for thing in shown.things) > 1
-
-
-def is_paired(shown: Scene) -> bool:
-    """Return whether something is there twice."""
-    return len(shown.categories) < len(shown.things)
 
 
 def batch(first_seed: int, size: int, step: int, *, paired: bool) -> list[Scene]:
@@ -73,7 +64,7 @@ def batch(first_seed: int, size: int, step: int, *, paired: bool) -> list[Scene]
         return [scene(seed, colors="free") for seed in range(start, start + size)]
     seeds = count(first_seed + step * SEEDS_PER_STEP)
     some = [scene(seed, colors="free") for seed in islice(seeds, size // 2)]
-    pairs = (shown for seed in seeds if is_paired(shown := scene(seed, colors="free")))
+    pairs = (shown for seed in seeds if (shown := scene(seed, colors="free")).paired)
     return some + list(islice(pairs, size - len(some)))
 
 
