@@ -1,5 +1,6 @@
 """What every test gets: one thread, no network, folders of its own, and checks that it leaves nothing behind."""
 
+import dataclasses
 import functools
 import gc
 import logging
@@ -170,3 +171,13 @@ def process_left_as_it_was_by_a_module() -> Iterator[None]:
 def process_left_as_it_was() -> Iterator[None]:
     """Fail a test that changes what other tests share with it."""
     yield from unchanged()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    """A LLaVA of three layers with random weights, frozen, that reads two pictures at once."""
+    from tiny_llava import tiny_llava
+
+    model = tiny_llava()
+    model.module.requires_grad_(False)
+    return dataclasses.replace(model, batch_size=2)

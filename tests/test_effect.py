@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_scorers import PAIRS, scored, written
-from tiny_llava import N_LAYERS, tiny_llava
+from tiny_llava import N_LAYERS
 from torch import Tensor
 
 from kedit.internals.hooks import intervene, record
@@ -28,13 +28,6 @@ from kedit.models.planted import planted as planted_model
 from kedit.samples import Counterfactual
 
 MARGIN = Target(value="margin")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> HuggingFaceMLLM:
-    model = tiny_llava()
-    model.module.requires_grad_(False)
-    return replace(model, batch_size=2)
 
 
 @pytest.fixture(scope="module")

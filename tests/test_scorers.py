@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_llava import N_LAYERS, tiny_llava
+from tiny_llava import N_LAYERS
 from torch import Tensor, nn
 
 from kedit.internals.hooks import intervene, record
@@ -34,13 +34,6 @@ FIRST_STEP = 266
 """The position that predicts the first generated token."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
 PAIRS = [without(one, STAR_CONCEPT) for one in PICTURES]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> HuggingFaceMLLM:
-    model = tiny_llava()
-    model.module.requires_grad_(False)
-    return replace(model, batch_size=2)
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,6 @@ PAIRS = [without(one, STAR_CONCEPT) for one in PICTURES]
 
 
 @pytest.fixture(scope="module")
-def tiny() -> HuggingFaceMLLM:
-    model = tiny_llava()
-    model.module.requires_grad_(False)
-    return replace(model, batch_size=2)
-
-
-@pytest.fixture(scope="module")
 def told(tiny: HuggingFaceMLLM) -> list[Generated]:
     return [Generated("a star", tuple(tiny.tokenizer("a star", add_special_tokens=False).input_ids))] * len(PAIRS)
 

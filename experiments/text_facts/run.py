@@ -5,7 +5,7 @@ python -m experiments.text_facts.run model.path=/models/SmolLM2-135M-Instruct
 
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.jobs import guarded, reported
+from kedit.cli.pairs import counts_of
 from kedit.cli.sharing import loaded
 
 
@@ -29,8 +30,7 @@ def study(cfg: DictConfig) -> None:
     use_threads(cfg.threads)
     with misuse():
         data, edit = build(cfg.data), build(cfg.edit)
-        names = {one.name for one in fields(kedit.Counts)}
-        counts = kedit.Counts(**{key: value for key, value in cfg.evaluate.items() if key in names})
+        counts = counts_of(cfg.evaluate)
     model = loaded(cfg.model)
     with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
         found = kedit.compare(

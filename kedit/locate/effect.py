@@ -17,8 +17,8 @@ from kedit.locate.target import margins, rivals
 
 logger = logging.getLogger(__name__)
 
-Path = Literal["auto", "direct", "answer", "all"]
-ENOUGH = 0.5
+EffectPath = Literal["auto", "direct", "answer", "all"]
+AT_ANSWER = 0.5
 """The share of the word's margin that neurons must write at the answer for `auto` to look there."""
 
 
@@ -40,11 +40,11 @@ class Effect:
     Each is a mean over samples, by which `auto` decides too. Gradients are those of `target.value`: set it to `margin`.
     """
 
-    path: Path = "auto"
+    path: EffectPath = "auto"
 
     def __post_init__(self) -> None:
-        if self.path not in get_args(Path):
-            raise ValueError(f"`path` is one of {', '.join(get_args(Path))}, got {self.path!r}")
+        if self.path not in get_args(EffectPath):
+            raise ValueError(f"`path` is one of {', '.join(get_args(EffectPath))}, got {self.path!r}")
 
     @property
     def over_samples(self) -> Literal["mean"]:
@@ -72,7 +72,7 @@ class Effect:
             return means[0]
         direct, _, margin = means.unbind()
         written, lead = direct.clamp(min=0).nansum(), margin.nanmean()
-        at_answer = bool(written >= ENOUGH * lead)
+        at_answer = bool(written >= AT_ANSWER * lead)
         logger.info(
             "neurons write %.2f of the word's margin of %.2f at the answer: effects are %s",
             written, lead, "direct, there" if at_answer else "gradients, at all positions",
@@ -88,7 +88,7 @@ class Selective:
     two-stage filtering reads, and one backward more. By the authors of kedit, not from a paper.
     """
 
-    path: Path = "auto"
+    path: EffectPath = "auto"
     weight: float = 3.0
 
     def __post_init__(self) -> None:

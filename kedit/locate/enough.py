@@ -107,9 +107,7 @@ def says_word(
     progress: Progress = silent,
 ) -> list[bool]:
     """Return for each case whether the word's token has the largest logit with `neurons` zeroed everywhere."""
-    by_layer: dict[int, list[int]] = {}
-    for one in neurons:
-        by_layer.setdefault(one.layer, []).append(one.index)
+    by_layer = NeuronSet(tuple(neurons)).by_layer()
     rewrites = {layer: Some(torch.tensor(indices), torch.zeros_like) for layer, indices in by_layer.items()}
     batches = together(model, site, cases, target)
     says = [False] * len(cases)

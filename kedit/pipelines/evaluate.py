@@ -18,17 +18,15 @@ from kedit.edit.operators import aim
 from kedit.edit.plan import Plan
 from kedit.edit.weight_change import WeightChange
 from kedit.evaluation.exam import Exam
-from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.texts import TextEncoder
 from kedit.evaluation.verdict import Aim
 from kedit.models.adapters import Adapter
-from kedit.models.encoder import OwnLayers
 from kedit.models.loading import load_like
 from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
-from kedit.pipelines.outputs import Told, edited, interview, measured, recall_unedited
+from kedit.pipelines.outputs import Told, edited, interview, measured, recall_unedited, similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, draw, exam_of
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import BeforeAfter
@@ -133,7 +131,7 @@ def evaluate(
     prepared = readable(model, Prepared(exam_of(data, found, split, counted), [], dict(split.skipped)))
     cache, exam = Recall.of_model(store, model), prepared.exam
     about, told = _told(model, exam, edit, counted.controls, seed, show, cache)
-    similarity = Similarity(encoder or OwnLayers(model))  # type: ignore[arg-type]
+    similarity = similarity_of(model, encoder, "image" if exam.has_pictures else "text")
     measures = partial(measured, exam, told, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim"))
     report, corpus = run_stage(measures, show, "measures")
     seconds = {"seconds": time.perf_counter() - began}

@@ -12,6 +12,7 @@ from kedit.internals.sites import Site
 from kedit.locate.auto import Auto
 from kedit.locate.choosing import Choosing, check_choice, check_pairs, chosen_by
 from kedit.locate.locator import Locator
+from kedit.locate.shards import who_scores
 from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
@@ -280,8 +281,7 @@ def check_model(model: MLLM, locator: Locator, medium: Medium = "image") -> Site
 
 def refuse_image_tokens(locator: object) -> None:
     """Raise a ValueError if a stage of `locator` looks at image tokens, of which texts have none."""
-    inner = getattr(locator, "locator", locator)
-    for name, stage in getattr(inner, "stages", {}).items():
+    for name, stage in getattr(who_scores(locator), "stages", {}).items():
         if getattr(stage.scorer, "positions", None) == "image":
             raise ValueError(
                 f"stage `{name}` looks at image tokens, and the data are texts, which have none; let it look where the "
