@@ -77,14 +77,14 @@ class Scaled(nn.Module):
 def adapted(module: Any, kinds: dict[str, Callable[[nn.Module], Any]]) -> tuple[Any, Any]:
     """Return a copy of `module` with adapters around the maps whose paths end as `kinds` says, and its merged copy."""
     inside, merged = copy.deepcopy(module), copy.deepcopy(module)
-    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(1)
     paths = {path: kind for path, _ in module.named_modules() for end, kind in kinds.items() if path.endswith(end)}
     assert paths
     for path, kind in paths.items():
         adapter = kind(inside.get_submodule(path))
         for name, weight in adapter.named_parameters():
             if "base_layer" not in name:
-                weight.add_(torch.randn(weight.shape, generator=generator) * 0.3)
+                weight.add_(torch.randn(weight.shape) * 0.3)
         inside.set_submodule(path, adapter.requires_grad_(False).eval())
         weight_of(merged.get_submodule(path)).copy_(adapter.merged)
     return inside, merged
