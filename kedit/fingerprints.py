@@ -20,7 +20,7 @@ from kedit.samples import AnySample, Concept, Pair, Question, TextPair, TextSamp
 from kedit.store import digest
 
 PACKAGE = Path(__file__).resolve().parent
-FOLDERS = frozenset({"folder", "path", "merge", "adapter"})
+FOLDERS = frozenset({"folder", "path", "merge", "adapter", "language"})
 """Settings whose value may be a folder of inputs."""
 BASES = ("folder", "path")
 """Settings whose value is a folder from which others beside it may name files and folders."""
@@ -179,7 +179,7 @@ def _files_at(text: str, name: str) -> Iterator[Path]:
             yield path
             yield from _listed(path, path.parent, name)
         elif name in FOLDERS and text:
-            for file in _below(_kept_of(text) if name == "path" and HUB.fullmatch(text) else path):
+            for file in _below(_kept_of(text) if name in ("path", "language") and HUB.fullmatch(text) else path):
                 yield file
                 yield from _listed(file, path, name)
 

@@ -103,9 +103,21 @@ def test_other_weights_make_another_folder_and_are_named_in_a_warning(
     kept: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = stand_in(tmp_path / "other", seed=1)
-    assert scenes.scenes_folder(other) != scenes.scenes_folder()
-    assert "were measured on" in caplog.text
-    assert str(other) in caplog.text
+    own, given = kedit.load("smollm2_scenes", device="cpu"), kedit.load("smollm2_scenes", language=other, device="cpu")
+    assert f"were measured on `{language.NAME}`, not on `{other}`" in caplog.text
+    assert (given.name, given.prompt) == (own.name, own.prompt)
+    rows = [one.module.get_input_embeddings().weight for one in (own, given)]
+    assert not torch.equal(*rows)
+    assert torch.equal(rows[1], LlamaForCausalLM.from_pretrained(other, dtype=rows[1].dtype).model.embed_tokens.weight)
+
+
+def test_other_weights_that_are_not_there_or_for_another_model_are_refused(kept: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder `nowhere/none` and no language model .*download=true"):
+        kedit.load("smollm2_scenes", language="nowhere/none")
+    with pytest.raises(FileNotFoundError, match=r"no folder `not a name` and no language model"):
+        kedit.load("smollm2_scenes", language="not a name")
+    with pytest.raises(ValueError, match=r"`language` takes .* model of `smollm2_scenes`, not of `scenes`"):
+        kedit.load("scenes", language="nowhere/none")
 
 
 def test_a_language_model_of_another_size_is_refused(kept: Path, tmp_path: Path) -> None:

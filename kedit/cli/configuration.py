@@ -19,8 +19,8 @@ OmegaConf.register_new_resolver("kedit.conf", lambda: f"file://{conf_dir()}", re
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-TEXTS = frozenset({"concept", "folder", "path", "adapter", "concepts_file", "questions_file", "scores", "subset",
-                   "synonyms", "pope_question"})  # fmt: skip
+TEXTS = frozenset({"concept", "folder", "path", "adapter", "language", "concepts_file", "questions_file", "scores",
+                   "subset", "synonyms", "pope_question"})  # fmt: skip
 """Last parts of the settings that are a text, which is not empty."""
 SWITCHES = frozenset({"figures", "titles", "share_passes", "crowds", "control", "download", "trust_remote_code",
                       "chair", "pope"})  # fmt: skip

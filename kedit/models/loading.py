@@ -30,6 +30,7 @@ def load(
     path: str | Path,
     *,
     adapter: str | Path | None = None,
+    language: str | Path | None = None,
     task: Task | None = None,
     name: str | None = None,
     prompt: str | None = None,
@@ -50,6 +51,7 @@ def load(
     Args:
         path: A folder, the name of a model that is shipped or fetched, or a hub id; an adapter of peft is merged.
         adapter: The folder of an adapter of peft that is merged into the model at `path`.
+        language: Other weights for the language model of `smollm2_scenes`: a folder or a hub id.
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default its own.
         name: What reports call the model; by default the last part of `path`.
         prompt: What asks for a caption; by default what a shipped model was trained with, or "Describe this image."
@@ -67,12 +69,13 @@ def load(
 
     Raises:
         FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
-        ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
+        ValueError: The model is for another task, brings its own code, cannot be placed, needs peft, or has no
+            `language` to replace.
     """
     _check(path, task, template)
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
-    folder = located(str(path))
+    folder = located(str(path), language=language and str(language), download=download)
     called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
     found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)

@@ -9,7 +9,8 @@ from kedit.models.smollm2.scenes import scenes_folder
 
 HERE = Path(__file__).parent
 SHIPPED = ("scenes", "scenes_plain", "scenes_soft")
-FETCHED = {"smollm2": language_folder, "smollm2_scenes": scenes_folder}
+SCENES = "smollm2_scenes"
+FETCHED = {"smollm2": language_folder, SCENES: scenes_folder}
 """The models that `kedit fetch` keeps, and what says in which folder."""
 PROMPT = "Describe this image."
 """What asks a model for a caption, unless somebody says otherwise."""
@@ -23,12 +24,22 @@ class BrokenModelError(FileNotFoundError):
     """A model is not there, or not all of it."""
 
 
-def located(path: str) -> str:
+def located(path: str, *, language: str | None = None, download: bool = False) -> str:
     """Return the folder of a shipped model, another folder, or a hub id as it is.
 
+    Args:
+        path: What the model is called, or where it lies.
+        language: Other weights for the language model of `smollm2_scenes`: a folder or a hub id.
+        download: Whether `language` may be fetched from the hub.
+
     Raises:
+        ValueError: `language` is given for another model.
         FileNotFoundError: There is no such folder, it is a file, or its weights cannot be read.
     """
+    if language is not None:
+        if path != SCENES:
+            raise ValueError(f"`language` takes other weights for the language model of `{SCENES}`, not of `{path}`")
+        return str(scenes_folder(language, download=download))
     if path.startswith("~"):
         path = str(Path(path).expanduser())
     if path in SHIPPED:
@@ -56,7 +67,7 @@ def asking(path: str) -> str:
     """Return what asks the model at `path` for a caption."""
     if path in SHIPPED:
         return TRAINED_PROMPT
-    return DESCRIBE if path == "smollm2_scenes" else PROMPT
+    return DESCRIBE if path == SCENES else PROMPT
 
 
 def unreadable(path: str, reason: str) -> BrokenModelError:

@@ -20,6 +20,8 @@ EYE = HERE / "eye.safetensors"
 PROMPT = "Describe the picture."
 IMAGE, SPARE = "<image>", "<reponame>"
 """The token that stands for a patch, and the unused one of the tokenizer whose number it takes."""
+WEIGHTS = ("*.json", "*.safetensors")
+"""What is fetched of other weights: no code, no pickle."""
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -29,26 +31,29 @@ CHAT = (
 )
 
 
-def scenes_folder(language: Path | None = None) -> Path:
+def scenes_folder(language: str | Path | None = None, *, download: bool = False) -> Path:
     """Return the folder of the whole model, which is put together on first use (270 MB in the store).
 
     Args:
-        language: Other weights of the same language model, a folder; by default what `kedit fetch smollm2` keeps.
+        language: Other weights of the same language model, a folder or a hub id; by default what `kedit fetch smollm2`
+            keeps.
+        download: Whether a hub id may be fetched; otherwise only the local cache is searched.
 
     Raises:
+        FileNotFoundError: There is no such folder, and no such model in the local cache.
         NotFetchedError: The language model was not fetched.
         ValueError: `language` is another model.
     """
     from safetensors.torch import load_file
 
-    source = language or language_folder()
+    source = language_folder() if language is None else _weights(str(language), download=download)
+    if language is not None:
+        logger.warning("the figures of smollm2_scenes were measured on `%s`, not on `%s`", NAME, language)
     # What `fetch` keeps is known by the digest in its name; reading all of it would take a second at each load.
     content = NAME if language is None else [[file.name, of_file(file)] for file in sorted(source.iterdir())]
     key = digest([CHAT, of_file(EYE), content])[:12]
     folder = models_folder() / f"smollm2_scenes-{key}"
     if not folder.is_dir():
-        if language is not None and language.name != NAME:
-            logger.warning("the figures of smollm2_scenes were measured on `%s`, not on `%s`", NAME, language)
         module, processor = assemble(source, load_file(EYE))
         with written_whole(folder) as draft:
             module.save_pretrained(draft)
@@ -108,6 +113,22 @@ def load_eye(module: nn.Module, eye: Mapping[str, Tensor]) -> None:
     if wrong := sorted({name for name, _ in shapes.items() ^ wanted.items()}):
         raise ValueError(f"the eye of smollm2_scenes does not fit this language model, as in `{wrong[0]}`")
     module.load_state_dict(dict(eye), strict=False)
+
+
+def _weights(language: str, *, download: bool) -> Path:
+    """Return the folder of a language model that is a folder, or an id on the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if (folder := Path(language).expanduser()).is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(language, allow_patterns=WEIGHTS, local_files_only=not download))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"no folder `{language}` and no language model of that name in the local cache; `model.download=true` "
+            "fetches it from the hub"
+        ) from error
 
 
 def _processor(language: Path) -> Any:
