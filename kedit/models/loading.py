@@ -75,7 +75,7 @@ def load(
     _check(path, task, template)
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
-    folder = located(str(path), language=language and str(language), download=download)
+    folder = located(str(path), language=None if language is None else str(language), download=download)
     called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
     found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)

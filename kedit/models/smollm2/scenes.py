@@ -20,7 +20,7 @@ EYE = HERE / "eye.safetensors"
 PROMPT = "Describe the picture."
 IMAGE, SPARE = "<image>", "<reponame>"
 """The token that stands for a patch, and the unused one of the tokenizer whose number it takes."""
-WEIGHTS = ("*.json", "*.safetensors")
+WEIGHTS = ["*.json", "*.safetensors"]
 """What is fetched of other weights: no code, no pickle."""
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
