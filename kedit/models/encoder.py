@@ -11,11 +11,14 @@ from torch import Tensor
 
 from kedit.internals.wrappers import evaluating
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.passes import input_device
+from kedit.models.passes import declares, input_device
 from kedit.models.prompting import reader
 
 KNOWN_BYTES = 1 << 28
 """How much of what it has encoded an encoder keeps for the next time that it is asked."""
+
+READ_AT_ONCE = 16
+"""How many texts an encoder reads in a pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +88,21 @@ class FolderEncoder:
 
 
 def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> list[Tensor]:
-    encoded: list[Tensor] = []
-    for text in texts:
-        inputs = tokenizer(text, return_tensors="pt", truncation=True).to(input_device(module))
-        with evaluating(module):
-            states = reader(module, inputs)(**inputs, output_hidden_states=True).hidden_states
-        encoded.append(states[layer][0].float().cpu())
-    return encoded
+    """Return one `[token, width]` for each text; those of as many tokens are read together, so that none is padded."""
+    by_length: dict[int, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        by_length.setdefault(len(tokenizer(text, truncation=True).input_ids), []).append(text)
+    encoded: dict[str, Tensor] = {}
+    for alike in by_length.values():
+        for start in range(0, len(alike), READ_AT_ONCE):
+            chunk = alike[start : start + READ_AT_ONCE]
+            inputs = tokenizer(chunk, return_tensors="pt", truncation=True).to(input_device(module))
+            read = reader(module, inputs)
+            how = {"logits_to_keep": 1} if declares(read, "logits_to_keep") else {}
+            with evaluating(module):
+                states = read(**inputs, **how, output_hidden_states=True).hidden_states
+            encoded |= zip(chunk, states[layer].float().cpu(), strict=True)
+    return [encoded[text] for text in texts]
 
 
 def _specials(tokenizer: Any) -> tuple[int, int]:
