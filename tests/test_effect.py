@@ -14,7 +14,7 @@ from kedit.internals.unembedding import Unembedding
 from kedit.locate.choosing import chosen_by
 from kedit.locate.damage import Damage
 from kedit.locate.difference import ActivationDifference
-from kedit.locate.effect import Effect, Selective
+from kedit.locate.effect import Effect, EffectPath, Selective
 from kedit.locate.enough import Enough, says_word, sizes
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
@@ -25,6 +25,9 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Generated, Mention
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.planted import planted as planted_model
+from kedit.models.planted.family import VARIANTS, family
+from kedit.models.planted.pictures import planted_pairs
+from kedit.neurons import NeuronId
 from kedit.samples import Counterfactual
 
 MARGIN = Target(value="margin")
@@ -73,14 +76,16 @@ def test_a_small_vocabulary_has_fewer_rivals() -> None:
 
 
 @pytest.mark.parametrize("path", ["all", "answer"])
-def test_the_gradient_paths_are_activation_times_gradient_of_the_margin(
+def test_the_gradient_paths_are_an_activation_or_its_change_times_the_gradient_of_the_margin(
     tiny: HuggingFaceMLLM, told: list[Generated], path: str
 ) -> None:
     expected = []
     for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
         logits, *activations = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
+        _, *without = with_gradients(tiny, pair.image, mention.prefix, 1)
         gradients = torch.autograd.grad(margin(logits[-1], mention.word[0]), activations)
-        effects = [(a * g)[0] for a, g in zip(activations, gradients, strict=True)]
+        changes = [a - b for a, b in zip(activations, without, strict=True)] if path == "all" else activations
+        effects = [(a * g)[0] for a, g in zip(changes, gradients, strict=True)]
         expected.append(torch.stack([one.sum(0) if path == "all" else one[-1] for one in effects]).detach())
     found = scored(tiny, told, {"effect": Effect(path)}, target=MARGIN)["effect"].values  # type: ignore[arg-type]
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-7)
@@ -114,24 +119,37 @@ def test_the_direct_path_of_the_last_layer_is_what_zeroing_does_where_the_norm_d
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-3, atol=1e-6)
 
 
-def test_auto_looks_at_the_answer_where_neurons_write_half_of_the_margin_and_everywhere_otherwise() -> None:
+def test_auto_looks_at_the_answer_where_neurons_write_half_of_the_margin_for_the_concept() -> None:
     direct, everywhere = torch.tensor([[3.0, -9.0], [2.0, torch.nan]]), torch.tensor([[1.0, 2.0], [3.0, torch.nan]])
+    gained = torch.tensor([[3.5, -6.0], [1.5, torch.nan]])
 
     def chosen(margin: float) -> Tensor:
-        return Effect().across_samples(torch.stack([direct, everywhere, torch.full((2, 2), margin)]))
+        return Effect().across_samples(torch.stack([direct, everywhere, gained, torch.full((2, 2), margin)]))
 
     torch.testing.assert_close(chosen(10.0), direct, equal_nan=True)
     torch.testing.assert_close(chosen(10.1), everywhere, equal_nan=True)
 
 
-def test_auto_is_one_of_the_two_paths(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    found = scored(tiny, told, {"direct": Effect("direct"), "all": Effect("all"), "auto": Effect()}, target=MARGIN)
-    leads = []
-    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
-        logits, *_ = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
-        leads.append(margin(logits[-1], mention.word[0]).item())
-    enough = found["direct"].values.clamp(min=0).sum() >= sum(leads) / len(leads) / 2
-    torch.testing.assert_close(found["auto"].values, found["direct" if enough else "all"].values)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_auto_finds_where_planted_knowledge_acts(variant: str) -> None:
+    """Neurons that write the word whatever is shown, or write noise, do not make it look at the answer."""
+    case = family(variant)
+    pairs = planted_pairs(4, case.seed)
+    paths: tuple[EffectPath, ...] = ("auto", "direct", "all")
+    stages = {path: Stage(Effect(path), TopK(4)) for path in paths}
+    found = Locator(stages, target=MARGIN).score(case.model, pairs)  # type: ignore[arg-type]
+    torch.testing.assert_close(found["auto"].values, found["direct" if "late" in variant else "all"].values)
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"redundant", "shared"}))
+def test_selective_ranks_the_planted_neurons_first(variant: str) -> None:
+    case = family(variant, 1)
+    locator = Locator({"selective": Stage(Selective(), TopK(4))}, target=MARGIN)  # type: ignore[arg-type]
+    found = locator.score(case.model, planted_pairs(6, case.seed))["selective"].values
+    ranked = found.flatten().argsort(descending=True).tolist()
+    ignored = {one.layer * found.shape[1] + one.index for one in case.ignored}
+    first = [place for place in ranked if place not in ignored][: len(case.truth)]
+    assert {NeuronId(*divmod(place, found.shape[1])) for place in first} == set(case.truth)
 
 
 def test_the_damage_is_the_length_of_the_effects_on_the_rest_of_the_caption_without_the_concept(

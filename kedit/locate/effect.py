@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 EffectPath = Literal["auto", "direct", "answer", "all"]
 AT_ANSWER = 0.5
-"""The share of the word's margin that neurons must write at the answer for `auto` to look there."""
+"""The share of the word's margin that neurons must write at the answer, for the concept, for `auto` to look there."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,16 @@ class Effect:
       `A(p*) * v . [gamma * (u_word - mean of u_rival)] / sigma`; gamma is the final norm's scale, and sigma the length
       (root mean square) of the residual stream that it divides by there.
     - `answer`: activation x gradient there, `A(p*) * dm/dA(p*)`; what later layers make of it is counted.
-    - `all`: the same summed over all positions, the first-order effect of zeroing the neuron.
-    - `auto`: `direct` if the neurons that speak for the word write at least half of its margin where it is predicted
-      (the sum of their direct effects above zero is at least m / 2), else `all`. Knowledge may act at the answer, or
-      be made at the picture's positions and copied from there by attention: then no neuron at the answer has much to
-      take away. The gradient over all positions finds it, but in a pretrained language model it also finds neurons of
-      the first layers that everything needs.
+    - `all`: the change from the counterfactual's activations A', times the gradient, over all positions,
+      `sum over p of (A(p) - A'(p)) * dm/dA(p)`: attribution patching (Nanda 2023), the first-order effect of giving
+      the neuron the activations that it has without the concept.
+    - `auto`: `direct` if what neurons write where the word is predicted, beyond what they write there without the
+      concept, is at least half of the word's margin (the sum over neurons of the direct effect less that with the
+      counterfactual's activations, where it is above zero, is at least m / 2), else `all`. Knowledge may act at the
+      answer, or be made at the picture's positions and copied from there by attention: then no neuron at the answer
+      has much to take away. The gradient over all positions finds it, but in a pretrained language model it also
+      finds neurons of the first layers that everything needs. (The counterfactual takes out neurons that write the
+      word whatever the picture shows, and those that only add noise.)
 
     Each is a mean over samples, by which `auto` decides too. Gradients are those of `target.value`: set it to `margin`.
     """
@@ -53,31 +57,40 @@ class Effect:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """A gradient, and the direction of the answer with what the neurons write."""
-        direct = self.path in ("direct", "auto")
-        return frozenset({"gradient", "answer", "unembedding"} if direct else {"gradient"})
+        """A gradient; what the neurons write and the answer's direction; without the concept as well to decide."""
+        needs: dict[EffectPath, frozenset[Need]] = {
+            "direct": frozenset({"answer", "unembedding"}),
+            "all": frozenset({"counterfactual"}),
+            "auto": frozenset({"answer", "unembedding", "counterfactual"}),
+        }
+        return needs.get(self.path, frozenset()) | {"gradient"}
 
     def score(self, evidence: LayerEvidence) -> Tensor:
-        """Return the effects of one layer: `[batch, 1, neuron]`; of both paths and the margin, 3, with `auto`."""
+        """Return the effects of one layer: `[batch, 1, neuron]`.
+
+        With `auto`, 4: of both paths, of the direct one what is there for the concept, and the margin.
+        """
         if self.path != "auto":
             return _along(self.path, evidence)[:, None]
         assert evidence.answer is not None
+        assert evidence.counterfactual is not None
         direct, everywhere = _along("direct", evidence), _along("all", evidence)
+        without = _along("direct", replace(evidence, original=evidence.counterfactual))
         margin = evidence.answer.margin.to(direct.device)[:, None].expand_as(direct)
-        return torch.stack([direct, everywhere, margin], dim=1)
+        return torch.stack([direct, everywhere, direct - without, margin], dim=1)
 
     def across_samples(self, means: Tensor) -> Tensor:
         """Return the scores, `[layer, neuron]`, from the means over samples of what `score` gives."""
         if self.path != "auto":
             return means[0]
-        direct, _, margin = means.unbind()
-        written, lead = direct.clamp(min=0).nansum(), margin.nanmean()
+        direct, everywhere, gained, margin = means.unbind()
+        written, lead = gained.clamp(min=0).nansum(), margin.nanmean()
         at_answer = bool(written >= AT_ANSWER * lead)
         logger.info(
-            "neurons write %.2f of the word's margin of %.2f at the answer: effects are %s",
+            "for the concept, neurons write %.2f of the word's margin of %.2f at the answer: effects are %s",
             written, lead, "direct, there" if at_answer else "gradients, at all positions",
         )  # fmt: skip
-        return means[0] if at_answer else means[1]
+        return direct if at_answer else everywhere
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,8 @@ class Selective:
     """The contrastive effect less `weight` times the damage: neurons of the concept that little else needs.
 
     `S = C - weight * D` with C as in `Effect` and D as in `kedit.locate.damage.Damage`, both in logits. It needs what
-    two-stage filtering reads, and one backward more. By the authors of kedit, not from a paper.
+    two-stage filtering reads, and one backward more; texts of several lengths, which cannot be compared at every
+    position, need `path` direct or answer. By the authors of kedit, not from a paper.
     """
 
     path: EffectPath = "auto"
@@ -125,8 +139,11 @@ def _along(path: str, evidence: LayerEvidence) -> Tensor:
         values = evidence.readout.values
         return evidence.original[:, -1] * (evidence.answer.direction.to(values.device) @ values.T)
     assert evidence.gradient is not None
-    positions: Literal["target", "all"] = "target" if path == "answer" else "all"
-    return over_positions(evidence.original * evidence.gradient, evidence.kinds, positions, "sum")
+    if path == "answer":
+        return over_positions(evidence.original * evidence.gradient, evidence.kinds, "target", "sum")
+    assert evidence.counterfactual is not None
+    change = evidence.original - evidence.counterfactual
+    return over_positions(change * evidence.gradient, evidence.kinds, "all", "sum")
 
 
 @contextmanager

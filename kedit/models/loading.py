@@ -69,8 +69,7 @@ def load(
 
     Raises:
         FileNotFoundError: There is no such folder and no such model in the local cache, or its files are broken.
-        ValueError: The model is for another task, brings its own code, cannot be placed, needs peft, or has no
-            `language` to replace.
+        ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
     """
     _check(path, task, template)
     stored = str(dtype).removeprefix("torch.")
@@ -83,8 +82,7 @@ def load(
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
-    prompt = prompt or asking(str(path))
-    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
+    return HuggingFaceMLLM(module, processor, called, prompt or asking(str(path)), batch_size, max_new_tokens, template)
 
 
 def wrap(
