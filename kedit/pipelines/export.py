@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
-from kedit import __version__
+from kedit import __version__, notebook
 from kedit.arguments import require
 from kedit.edit.adapters import write_ia3, write_lora
 from kedit.edit.columns import FORMS, Columns, Form, check_edit, check_plain, columns_of
@@ -49,6 +49,9 @@ class Exported:
         files = sorted(path for path in self.folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
         return f"{self.to}: {self.folder} ({len(files)} files, {size:,} bytes)\ncheck: {self.check}"
+
+    def _repr_html_(self) -> str:
+        return "".join(notebook.element("p", line) for line in str(self).splitlines())
 
 
 def export(

@@ -6,11 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from kedit import __version__
+from kedit import __version__, notebook
 from kedit.arguments import require
 from kedit.data import drawing
 from kedit.data.album import Record, Regions
@@ -98,7 +97,7 @@ class FolderCheck:
         return str(self.table()) + (f"\n\nA run that fits:\n{self.command}" if self.command else "")
 
     def _repr_html_(self) -> str:
-        line = f"<p>A run that fits:</p><pre>{escape(self.command)}</pre>" if self.command else ""
+        line = f"<p>A run that fits:</p>{notebook.element('pre', self.command)}" if self.command else ""
         return self.table().html() + line
 
     def _notes(self) -> Iterator[str]:

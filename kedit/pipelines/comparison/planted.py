@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kedit.arguments import require_count
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.locate.locator import Locator
@@ -15,6 +16,7 @@ from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronId, NeuronScores
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
+from kedit.pipelines.display import display
 from kedit.pipelines.preparation import Usable
 from kedit.plots import Drawing, draw_benchmark
 from kedit.progress import as_progress
@@ -183,7 +185,7 @@ class PlantedBenchmark:
         return str(self.table(intervals=False))
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return display(self.finding, [self.table()], self.drawing)
 
     def _cells(self, verdict: Verdict, intervals: bool) -> list[Cell]:
         if verdict.why:
@@ -193,9 +195,9 @@ class PlantedBenchmark:
 
 
 def rank_planted(
-    methods: Sequence[Any],
+    methods: str | Any | Sequence[Any],
     *,
-    variants: Sequence[str] | None = None,
+    variants: str | Sequence[str] | None = None,
     models: int = 10,
     pictures: int = 8,
     reference: str = "two_stage",
@@ -212,9 +214,20 @@ def rank_planted(
         reference: The method that is held against the best other one.
         seed: Of the first model.
         progress: Shows the models go by.
+
+    Example:
+        kedit.rank_planted(["two_stage", "nam"], variants=["plain", "late"], models=3)
+
+    Raises:
+        LookupError: kedit has no such method.
+        TypeError: A count is no whole number.
+        ValueError: There is no such variant, or a count is too low.
     """
     chosen = check_variants(variants)
-    able = [method for method in map(Method.of, methods) if not method.drawn]
+    for name, count, least in (("models", models, 1), ("pictures", pictures, 1), ("seed", seed, 0)):
+        require_count(count, name, least)
+    listed = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    able = [method for method in map(Method.of, listed) if not method.drawn]
     jobs = [(variant, number) for number in range(seed, seed + models) for variant in chosen]
     precisions: dict[str, dict[str, list[float]]] = {name: {} for name in (*(one.name for one in able), RANDOM)}
     failures: dict[str, str] = {}
