@@ -17,6 +17,13 @@ TURNING = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x
 make the page read otherwise than it was written (Unicode Standard Annex 9, section 2)."""
 
 
+class Shown:
+    """What a console shows, and a notebook keeps beside the HTML, by its text and not by all of its fields."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def escape(text: str) -> str:
     """Return a text for HTML: markup and marks of direction are seen, and do nothing."""
     return html.escape(text.translate(TURNING))

@@ -95,6 +95,9 @@ class Sample:
             # A text alone would become its letters.
             object.__setattr__(self, name, collect([given] if isinstance(given, str) else given))
 
+    def __repr__(self) -> str:
+        return f"Sample({self.id!r}, shows {', '.join(sorted(self.objects)) or 'nothing'})"
+
     def _repr_html_(self) -> str:
         return notebook.thumbnails({f"{self.id}: {', '.join(sorted(self.objects))}": self.image})
 
@@ -163,6 +166,9 @@ class Counterfactual:
                     f"the {name} of sample `{self.sample.id}` is {image.size} pixels, "
                     f"the original {self.sample.image.size}; they must be equal"
                 )
+
+    def __repr__(self) -> str:
+        return f"Counterfactual({self.sample!r}, without {self.concept.name})"
 
     def _repr_html_(self) -> str:
         pictures = {self.sample.id: self.sample.image, f"without {self.concept.name}": self.image}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kedit import notebook
+from kedit.notebook import Shown
 
 Status = Literal["SUPPORTED", "DEGRADED", "ERROR", "SILENTLY_WRONG", "NOT_APPLICABLE"]
 """SUPPORTED: measured, and as it has to be. DEGRADED: works in part, or could not be measured here. ERROR: fails and
@@ -75,8 +76,8 @@ def above(value: float, bound: float, what: str, otherwise: str, *, status: Stat
     return Finding(status, _with_finiteness(value, otherwise), value, bound, ">", what)
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What all checks found on one model; as text, a table of one line for each."""
 
     model: str

@@ -24,6 +24,7 @@ from kedit.models.adapters import Adapter
 from kedit.models.checkpoints import base_of, places_in, save_module
 from kedit.models.identity import known_weights
 from kedit.models.loading import load_like, without_bars
+from kedit.notebook import Shown
 from kedit.pipelines.export_check import ROUNDING, Answers, Check, answers, compare, distance, prompts_for
 from kedit.pipelines.given import require_model
 from kedit.pipelines.model_card import CARD, model_card
@@ -37,8 +38,8 @@ REPRODUCE = "reproduce.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 
 
-@dataclass(frozen=True, eq=False)
-class Exported:
+@dataclass(frozen=True, eq=False, repr=False)
+class Exported(Shown):
     """An edit in a folder that others load, and how far that is from the edit as a hook."""
 
     folder: Path

@@ -20,6 +20,7 @@ from kedit.data.masks import Box, Outline, Polygons
 from kedit.data.pictures import MaskFile, SampleError, shown
 from kedit.data.places import may_be_turned
 from kedit.data.videos import ENDINGS
+from kedit.notebook import Shown
 from kedit.pipelines.preparation import Counts
 from kedit.results.table import Table
 from kedit.samples import Concept, Progress, Sample, silent
@@ -50,8 +51,8 @@ class ObjectRow:
     """What counts as a mention of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class FolderCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class FolderCheck(Shown):
     """What a folder holds; prints itself in a terminal and in a notebook."""
 
     folder: str

@@ -17,6 +17,7 @@ from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import Located, language_only, leave, locate, name_of, neuron_part
@@ -87,8 +88,8 @@ LEGEND = """\
   token's, of its states and the text's mean, and of special and text tokens."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inspection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection(Shown):
     """What was seen of some neurons; prints itself in a terminal and in a notebook."""
 
     model: str
@@ -280,7 +281,6 @@ class Inspection:
         return details
 
     def _markdown(self, figures: Sequence[str]) -> str:
-        """Return inspect.md."""
         blocks = [
             f"# What was seen of {self._title()}"
             if not self.located.scores

@@ -18,6 +18,7 @@ from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.notebook import Shown
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
@@ -99,8 +100,8 @@ class Located:
         return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class LocateResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LocateResult(Shown):
     """The neurons of a concept, the scores behind them, and how they were taken; prints and saves itself."""
 
     locator: str

@@ -26,6 +26,7 @@ from kedit.locate.choosing import Choosing, check_choice
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
 from kedit.pipelines.display import display
 from kedit.pipelines.given import (
@@ -84,7 +85,7 @@ class CaptionChange(NamedTuple):
     after: str
 
 
-class BeforeAfter(ABC):
+class BeforeAfter(Shown, ABC):
     """What a model said before and after an edit, and what was measured on it: of a run, and of any other edit."""
 
     exam: Exam
@@ -205,7 +206,7 @@ class BeforeAfter(ABC):
         return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunResult(BeforeAfter):
     """What was located, what the edit did, and how sure that is; prints itself in a terminal and in a notebook."""
 

@@ -21,6 +21,7 @@ from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import check_model
@@ -49,8 +50,8 @@ class SweepRow:
     """Of these neurons; rows with the same neurons share it, and its earlier stages are those of the first."""
 
 
-@dataclass(frozen=True, eq=False)
-class SweepResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class SweepResult(Shown):
     """What each threshold chose and what editing that did; prints itself in a terminal and in a notebook."""
 
     rows: tuple[SweepRow, ...]

@@ -21,6 +21,7 @@ from kedit.internals.sites import Site
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.notebook import Shown
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
@@ -54,8 +55,8 @@ class AnswerChange(NamedTuple):
     after: str
 
 
-@dataclass(frozen=True, eq=False)
-class TaskResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskResult(Shown):
     """What was located, and how many questions its edit costs; prints itself in a terminal and in a notebook."""
 
     model: str

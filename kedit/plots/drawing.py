@@ -60,6 +60,9 @@ class Drawing:
     _head: list["Artist"] = field(default_factory=list)
     _placed: list[tuple["Axes", tuple[float, float, float, float]]] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"Drawing({self.title!r})"
+
     def save(self, path: Path, style: Style | None = None) -> None:
         """Write the figure as PNG, or as PDF or SVG, in which text stays text: the suffix of `path` says which."""
         self._write(path, path.suffix.removeprefix("."), style or Style())

@@ -9,6 +9,7 @@ from typing import Any
 
 from kedit import notebook
 from kedit.evaluation.statistics import Measured
+from kedit.notebook import Shown
 
 Cell = str | int | float | bool | None | Measured
 """What stands in a cell; None is what there is nothing to say of."""
@@ -22,8 +23,8 @@ LONGEST_UNBROKEN = 20
 """Columns up to which a text stays in one line."""
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, repr=False)
+class Table(Shown):
     """Columns and rows; a measured figure keeps its interval wherever the table goes."""
 
     columns: tuple[str, ...]

@@ -14,6 +14,7 @@ from kedit.locate.locator import Locator
 from kedit.models.planted.family import VARIANTS, PlantedCase, family
 from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronId, NeuronScores
+from kedit.notebook import Shown
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
 from kedit.pipelines.display import display
@@ -77,8 +78,8 @@ class Verdict:
         return [f"{self.cost.forwards:.4g}", f"{self.cost.backwards:.4g}", *multiples]
 
 
-@dataclass(frozen=True, eq=False)
-class PlantedBenchmark:
+@dataclass(frozen=True, eq=False, repr=False)
+class PlantedBenchmark(Shown):
     """The verdicts on all methods; prints itself in a terminal and in a notebook."""
 
     verdicts: Sequence[Verdict]

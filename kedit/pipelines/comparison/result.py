@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.neurons import NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
@@ -88,8 +89,8 @@ class Ranking:
         return {**about, "overlap": self.overlap(), "layers": self.layers()}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """What each method found and what editing it did; prints itself in a terminal and in a notebook."""
 
     about: Mapping[str, Any]
