@@ -40,7 +40,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     body = "".join("<tr>" + "".join(element("td", text) for text in row) + "</tr>" for row in rows)
     caption = element("caption", title) if title else ""
     grid = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return grid + "".join(element("p", note) for note in notes)
+    lines = [escape(line) for note in notes for line in note.splitlines() if line]
+    return grid + (f"<p>{'<br>'.join(lines)}</p>" if lines else "")
 
 
 def picture(png: bytes, told: str) -> str:

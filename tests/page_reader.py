@@ -45,7 +45,8 @@ def read_page(page: str, *tables: Table) -> Page:
     assert set(seen.elements) <= ELEMENTS
     assert not any(mark in page for mark in "\u202e\u2066")
     for table in tables:
-        wanted = [table.title, *table.columns, *table.notes, *(cell for row in table.texts for cell in row)]
+        notes = (line for note in table.notes for line in note.splitlines())
+        wanted = [table.title, *table.columns, *notes, *(cell for row in table.texts for cell in row)]
         missing = [text for text in wanted if text not in seen.texts and text.replace(EVIL, TOLD) not in seen.texts]
         assert not [text for text in missing if text]
     return seen

@@ -174,6 +174,9 @@ def test_one_call_ranks_a_locator_of_ones_own() -> None:
     assert found.verdicts[0].precisions == {"plain": [1.0]}
     assert "mine" in str(found) and "mine" in found._repr_html_()
     assert len(read_page(found._repr_html_(), found.table()).pictures) == 1
+    # What a method takes was not measured, so there is no column of dashes for it.
+    assert "forwards" not in found.table().columns
+    assert "forwards" in found.with_costs({"mine": Cost(1, 1, 3.0, 2.0)}).table().columns
 
 
 def composed(*overrides: str) -> Any:

@@ -8,6 +8,7 @@ from kedit import notebook
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.verdict import Aim, Comparison, Verdict, judge
+from kedit.notebook import Shown
 
 Figures = Mapping[str, Measured]
 JUDGED_BY: Mapping[Aim, str] = {"less": "mention_drop", "more": "logodds_drop"}
@@ -51,8 +52,8 @@ class Control:
         }
 
 
-@dataclass(frozen=True)
-class EditReport:
+@dataclass(frozen=True, repr=False)
+class EditReport(Shown):
     """What an edit did to what the model says: the target suppressed, the rest retained, and how sure that is."""
 
     concept: str
@@ -104,6 +105,9 @@ class EditReport:
             change=f"its {measure} of {figure}",
             beside=beside,
         )
+
+    def __str__(self) -> str:
+        return self.verdict
 
     def _repr_html_(self) -> str:
         """Every measure beside the control's, as they are called in report.json."""

@@ -19,7 +19,7 @@ from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
 from kedit.pipelines.display import display
 from kedit.pipelines.preparation import Usable
-from kedit.plots import Drawing, draw_benchmark
+from kedit.plots import Drawing, draw_benchmark, draw_matrix
 from kedit.progress import as_progress
 from kedit.results.table import Cell, Table
 from kedit.samples import Progress
@@ -139,18 +139,26 @@ class PlantedBenchmark(Shown):
         """Average precision, darker where the true neurons rank higher, with the costs beside it."""
         names = (*self.variants, MEAN)
         cells = {one.method: {name: one.figure(name).value for name in names} for one in self.verdicts}
+        if not self._costed:
+            return draw_matrix(cells, title=self.finding, what="average precision of the true neurons")
         rows = [["-" if text is None else text for text in one.costs] for one in self.verdicts]
         costs = dict(zip(COSTS, zip(*rows, strict=True), strict=True))
         notes = ["average precision of the true neurons; costs as multiples of one forward"]
         return draw_benchmark(cells, costs, title=self.finding, notes=notes, marked=self.reference)
 
+    @property
+    def _costed(self) -> bool:
+        """Whether it was measured what any method takes."""
+        return any(one.cost for one in self.verdicts)
+
     def table(self, *, intervals: bool = True) -> Table:
         """Return a row for each method, with or without the intervals of its figures."""
         remarks = [f"{one.method}: {one.note}" for one in self.verdicts if one.note]
         remarks += [f"{one.method} failed: {one.why}" for one in self.verdicts if one.why]
-        rows = tuple((one.method, *self._cells(one, intervals), *one.costs) for one in self.verdicts)
+        names, costed = (*self.columns, *(COSTS if self._costed else ())), self._costed
+        rows = [(one.method, *self._cells(one, intervals), *(one.costs if costed else ())) for one in self.verdicts]
         notes = tuple(filter(None, (*remarks, self.standing)))
-        return Table(("method", *self.columns, *COSTS), rows, "average precision on planted models", notes)
+        return Table(("method", *names), tuple(rows), "average precision on planted models", notes)
 
     def long(self) -> Table:
         """Return a row for each method and variant, numbers as numbers."""
@@ -207,6 +215,9 @@ def rank_planted(
 ) -> PlantedBenchmark:
     """Rank the neurons of planted models by every method, and return how high the true ones come.
 
+    Example:
+        kedit.rank_planted(["two_stage", "nam"], variants=["plain", "late"], models=3)
+
     Args:
         methods: As `kedit.compare` takes them; random ones are left out, as what is expected of them is known.
         variants: Ways of hiding the knowledge; None for all of them, see `kedit.models.planted.family`.
@@ -215,9 +226,6 @@ def rank_planted(
         reference: The method that is held against the best other one.
         seed: Of the first model.
         progress: Shows the models go by.
-
-    Example:
-        kedit.rank_planted(["two_stage", "nam"], variants=["plain", "late"], models=3)
 
     Raises:
         LookupError: kedit has no such method.
