@@ -12,7 +12,7 @@ EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & \u202etxt.exe\
 """What a stranger may call a thing: markup, and marks that turn the direction of writing round."""
 TOLD = EVIL.replace("\u202e", "\\u202e").replace("\u2066", "\\u2066")
 """What a reader sees of it."""
-ELEMENTS = frozenset(["p", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td", "img", "pre"])
+ELEMENTS = frozenset(["p", "br", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td", "img", "pre"])
 
 
 class Page(HTMLParser):
