@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kedit.neurons import NeuronSet
     from kedit.pipelines.compare import compare
     from kedit.pipelines.comparison.choices import Method
+    from kedit.pipelines.comparison.planted import PlantedBenchmark, rank_planted
     from kedit.pipelines.comparison.result import Comparison
     from kedit.pipelines.evaluate import Evaluation, evaluate
     from kedit.pipelines.export import Exported, export
@@ -84,6 +85,7 @@ _HOMES = {
     "NAM": "kedit.locate.nam",
     "NeuronSet": "kedit.neurons",
     "Patch": "kedit.edit.operators",
+    "PlantedBenchmark": "kedit.pipelines.comparison.planted",
     "Prompts": "kedit.data.prompts",
     "Quantile": "kedit.locate.selection",
     "Question": "kedit.samples",
@@ -111,6 +113,7 @@ _HOMES = {
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
     "measure": "kedit.evaluation.measure",
+    "rank_planted": "kedit.pipelines.comparison.planted",
     "revert_delta": "kedit.edit.delta",
     "run": "kedit.pipelines.run",
     "sweep": "kedit.pipelines.sweep",
@@ -127,7 +130,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
-    "Similarity", "measure", "diagnose", "__version__",
+    "Similarity", "measure", "diagnose", "rank_planted", "PlantedBenchmark", "__version__",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
+
+from kedit import notebook
 
 SiteName = Literal["mid", "act", "pre"]
 """Which tensor of a feed-forward block holds the neurons; see `kedit.internals.sites`."""
@@ -19,6 +21,10 @@ Scope = Literal["language", "vision", "projector", "qformer", "audio", "all"]
 
 TIES = " (ties)"
 """What the name of a stage is followed by where a file holds its tie-breaking scores."""
+
+
+MOST_SHOWN = 10
+"""How many neurons of a layer, or of a ranking, a notebook shows."""
 
 
 class NeuronId(NamedTuple):
@@ -87,8 +93,12 @@ class NeuronSet:
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer}: {len(indices)}" for layer, indices in self.by_layer().items())
-        where = f"`{self.site}`" if self.scope == "language" else f"`{self.site}` of `{self.scope}`"
-        return f"NeuronSet({len(self)} neurons at {where}, by layer {{{layers}}})"
+        return f"NeuronSet({len(self)} neurons at {_place(self.site, self.scope)}, by layer {{{layers}}})"
+
+    def _repr_html_(self) -> str:
+        rows = [(str(layer), str(len(some)), _listed(some)) for layer, some in self.by_layer().items()]
+        title = f"{len(self)} neurons at {_place(self.site, self.scope)}"
+        return notebook.table(("layer", "neurons", "indices"), rows, title)
 
     @cached_property
     def _members(self) -> frozenset[NeuronId]:
@@ -188,6 +198,14 @@ class NeuronScores:
                 raise ValueError(f"ties are {tuple(self.ties.shape)}, the scores {tuple(self.values.shape)}")
             object.__setattr__(self, "ties", self.ties.detach().float().cpu())
 
+    def _repr_html_(self) -> str:
+        best, (n_layers, n_neurons) = self.ranking()[:MOST_SHOWN], self.values.shape
+        values = zip(best, self.of(best).tolist(), strict=True)
+        rows = [(str(one.layer), str(one.index), f"{value:.3g}") for one, value in values]
+        title = f"{n_layers} layers x {n_neurons} neurons at {_place(self.site, self.scope)} by {self.method}"
+        notes = [f"the best {len(best)} of {self.values.numel() - self.n_missing:,} scores"]
+        return notebook.table(("layer", "neuron", "score"), rows, title, notes)
+
     @property
     def n_missing(self) -> int:
         """How many scores are NaN: of neurons that the layer does not have or that were left out, and failures.
@@ -267,6 +285,17 @@ def scores_from(content: bytes, source: str = "the content") -> dict[str, Neuron
     return {
         name: NeuronScores(tensors[name], **about, ties=tensors.get(name + TIES)) for name, about in described.items()
     }
+
+
+def _place(site: str, scope: str) -> str:
+    """Return where neurons are, for people; the language model is not named."""
+    return f"`{site}`" if scope == "language" else f"`{site}` of `{scope}`"
+
+
+def _listed(indices: Sequence[int]) -> str:
+    """Return the first indices of a layer, and how many more there are."""
+    more = f" and {len(indices) - MOST_SHOWN} more" if len(indices) > MOST_SHOWN else ""
+    return ", ".join(map(str, indices[:MOST_SHOWN])) + more
 
 
 def _neuron(given: Any) -> NeuronId:

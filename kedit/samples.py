@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from kedit import notebook
 from kedit.arguments import require, shown
 from kedit.prompts import Prompt, Sound, Video
 from kedit.words import whole_words
@@ -94,6 +95,12 @@ class Sample:
             # A text alone would become its letters.
             object.__setattr__(self, name, collect([given] if isinstance(given, str) else given))
 
+    def __repr__(self) -> str:
+        return f"Sample({self.id!r}, shows {', '.join(sorted(self.objects)) or 'nothing'})"
+
+    def _repr_html_(self) -> str:
+        return notebook.thumbnails({f"{self.id}: {', '.join(sorted(self.objects))}": self.image})
+
     def shows(self, concept: Concept) -> bool:
         """Return whether the annotation says that the picture shows `concept`."""
         return concept.name in self.objects
@@ -159,6 +166,13 @@ class Counterfactual:
                     f"the {name} of sample `{self.sample.id}` is {image.size} pixels, "
                     f"the original {self.sample.image.size}; they must be equal"
                 )
+
+    def __repr__(self) -> str:
+        return f"Counterfactual({self.sample!r}, without {self.concept.name})"
+
+    def _repr_html_(self) -> str:
+        pictures = {self.sample.id: self.sample.image, f"without {self.concept.name}": self.image}
+        return notebook.thumbnails(pictures | ({"control": self.control} if self.control is not None else {}))
 
     def asked(self, question: str) -> Prompt:
         """Return the `question` about the picture without the concept."""

@@ -22,6 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "kedit.paths",
             "kedit.arguments",
             "kedit.figure_style",
+            "kedit.notebook",
         }
     ),
     frozenset({"kedit.neurons", "kedit.prompts", "kedit.store"}),
@@ -42,7 +43,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 """Rooms from the ground up. A room imports from lower floors and from itself: never up, never sideways."""
 
 EVALUATION_MAY_IMPORT = frozenset(
-    {"kedit.arguments", "kedit.neurons", "kedit.samples", "kedit.words", "kedit.evaluation"}
+    {"kedit.arguments", "kedit.notebook", "kedit.neurons", "kedit.samples", "kedit.words", "kedit.evaluation"}
 )
 """Evaluation is a function of samples and captions: it sees no model and no edit."""
 

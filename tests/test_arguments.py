@@ -174,6 +174,12 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.locate_neurons(m, None, "star"), TypeError, "`data` is a data set"),
         (lambda m: kedit.locate_neurons(m, SCENES, ["star"]), TypeError, "`concept` is the name of a concept, got"),
     ],
+    "rank_planted": [
+        (lambda m: kedit.rank_planted(["gradcan"]), LookupError, "no method `gradcan`; nearest"),
+        (lambda m: kedit.rank_planted("gradcam", variants=["plane"]), ValueError, "`planted.variants` names some of"),
+        (lambda m: kedit.rank_planted(["gradcam"], models=0), ValueError, "`models` is 1 or more, got 0"),
+        (lambda m: kedit.rank_planted(["gradcam"], pictures="8"), TypeError, "`pictures` is a whole number"),
+    ],
     "compare": [
         (lambda m: kedit.compare(m, SCENES, 3), TypeError, "`concepts` is a list of names of concepts, or one name"),
         (lambda m: kedit.compare(m, SCENES, ["star"], methods=["gradcan"]), LookupError, "no method `gradcan`; near"),

@@ -1,6 +1,7 @@
 """The comparison of locating methods: its tables by hand, and its command line on the shipped model."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -45,6 +46,7 @@ from kedit.results.cache import Recall
 from kedit.results.run_folder import Run
 from kedit.samples import Concept, Counterfactual, Sample, silent
 from kedit.store import Store
+from tests.page_reader import EVIL, read_page
 
 FAR = Measured(0.5, 0.4, 0.6, 10)
 STAR, HOUSE, MOON = (Concept(name) for name in ("star", "house", "moon"))
@@ -551,6 +553,10 @@ def test_one_call_compares_prints_itself_and_saves_what_it_says(tmp_path: Path) 
     }  # fmt: skip
     for text in (str(found), found._repr_html_()):
         assert "mine" in text and "1.00 [" in text
+    strange = dataclasses.replace(found, rows=[dataclasses.replace(row, concept=EVIL) for row in found.rows])
+    seen = read_page(strange._repr_html_(), *(one.table() for one in strange.tables))
+    assert len(seen.pictures) == 1 and not seen.texts[1].startswith("interrupted")
+    assert read_page(dataclasses.replace(found, interrupted=True)._repr_html_()).texts[1].startswith("interrupted")
     saved = found.save(tmp_path / "out")
     assert Run(saved).status == "done"
     assert json.loads((saved / "compare.json").read_text()) == json.loads(json.dumps(found.to_json()))

@@ -22,6 +22,7 @@ from kedit.paths import conf_dir
 from kedit.pipelines.preparation import Counts, draw, prepare
 from kedit.samples import find_concept
 from tests.coco_maker import CocoMaker, mask_of, picture
+from tests.page_reader import read_page
 
 BOX = [4, 4, 12, 10]
 KEYS = "evaluate.locate=5 evaluate.target=13 evaluate.retention=7"
@@ -98,6 +99,7 @@ def test_a_check_prints_itself_and_is_plain_data(tmp_path: Path) -> None:
     assert told.splitlines()[-1] == check.command
     for part in ("38 of 40 pictures can be used", "dog, puppy", "11 boxes, 1 polygons, 10 masks, 12 without"):
         assert part in " ".join(told.split()) and part in page
+    assert check.command in read_page(page, check.table()).texts
     plain = json.loads(json.dumps(check.to_json()))
     assert plain["objects"][0]["regions"] == 18 and plain["counts"]["target"] == 13
     assert plain["unusable"]["missing_image"]["count"] == 1

@@ -16,6 +16,7 @@ from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.run import RunResult
 from kedit.results.run_folder import Run
 from kedit.results.table import show
+from tests.page_reader import EVIL, read_page
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
@@ -66,6 +67,8 @@ def test_an_inspection_prints_itself_as_text_and_as_html(seen: Inspection) -> No
         assert row.located.value is None or show(row.located, fine=True) in told
     assert "no CLIPScore with pictures: no CLIP model" in told
     assert all(escape(" ".join(row.words)) in page for row in seen.rows)
+    strange = replace(seen, model=EVIL)
+    assert len(read_page(strange._repr_html_(), strange.table(), strange.neuron_table()).pictures) == 1
 
 
 def test_what_an_inspection_saves_is_what_it_says(seen: Inspection, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
 from kedit.plots import Style
 from kedit.results.run_folder import FinishedRunError, Run
+from tests.page_reader import EVIL, read_page
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
 
@@ -78,6 +79,15 @@ def test_the_result_prints_itself_as_text_and_as_html(result: RunResult) -> None
         assert "retention: BLEU" in told and "bleu" not in told
         assert "mention_drop" in told and "1.00 [" in told and result.examples[0].after in told
     assert result.report.verdict in result.table().notes
+
+
+def test_in_a_notebook_a_result_has_the_numbers_of_its_table_and_a_figure(result: RunResult) -> None:
+    strange = replace(result, model=EVIL, operator=EVIL)
+    seen = read_page(strange._repr_html_(), strange.table())
+    assert len(seen.pictures) == 1 and seen.texts.count(result.report.verdict) == 1
+    page, report = read_page(result.report._repr_html_()), result.report
+    figures = [*report.suppression.values(), *report.retention.values(), *report.control.suppression.values()]
+    assert {one.why or str(one) for one in figures} <= set(page.texts) and report.verdict in page.texts
 
 
 def test_what_is_saved_is_whole_and_reads_back(result: RunResult, tmp_path: Path) -> None:
@@ -146,6 +156,7 @@ def test_what_was_located_prints_itself_by_stage(model: MLLM) -> None:
     located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW, select=kedit.TopK(3))
     for told in (str(located), located._repr_html_()):
         assert "`star` in scenes by two_stage: 4 samples" in told and "neurons: 3 (" in told
+    assert len(read_page(located._repr_html_(), located.table()).pictures) == 1
     assert located.to_json()["samples"]["skipped"]["caption_does_not_name_it"] == 0
     first, last = located.table().to_json()
     assert first["neurons"] == len(located.located.stages["difference"]) > 3 == last["neurons"]
@@ -232,6 +243,7 @@ def test_the_table_of_a_sweep_tells_what_is_no_evidence_and_what_is_best(swept: 
     assert not swept.result.rows[2].run.report.has_evidence
     assert best is not None and best.run.report.has_evidence and best.run.report.verdict in table.notes[1]
     assert table.notes[0] == "6 points choose 4 distinct sets of neurons"
+    assert len(read_page(swept.result._repr_html_(), table).pictures) == 1
     assert all(told in swept.result._repr_html_() for told in ("TopK(k=3)", "Quantile(q=0.0, at_most=3)", *table.notes))
     assert table.notes[0] in str(swept.result) and "house" in str(swept.result)
 

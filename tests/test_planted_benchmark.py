@@ -33,6 +33,7 @@ from kedit.pipelines.comparison.planted import (
 )
 from kedit.results.run_folder import Run
 from kedit.results.tracking import NoTracker
+from tests.page_reader import read_page
 
 TWO = Locator(
     {"difference": Stage(ActivationDifference(), TopK(2)), "gradcam": Stage(GradCAM(), TopK(1))},
@@ -172,6 +173,10 @@ def test_one_call_ranks_a_locator_of_ones_own() -> None:
     assert [one.method for one in found.verdicts] == ["mine", RANDOM]
     assert found.verdicts[0].precisions == {"plain": [1.0]}
     assert "mine" in str(found) and "mine" in found._repr_html_()
+    assert len(read_page(found._repr_html_(), found.table()).pictures) == 1
+    # What a method takes was not measured, so there is no column of dashes for it.
+    assert "forwards" not in found.table().columns
+    assert "forwards" in found.with_costs({"mine": Cost(1, 1, 3.0, 2.0)}).table().columns
 
 
 def composed(*overrides: str) -> Any:

@@ -1,5 +1,6 @@
 """`kedit.task` as a notebook calls it: one call, one result that prints and saves itself."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kedit.models.mllm import MLLM
 from kedit.models.shipped import HERE
 from kedit.pipelines.task import TaskResult
 from kedit.results.run_folder import Run
+from tests.page_reader import EVIL, read_page
 
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
@@ -46,6 +48,8 @@ def test_a_task_prints_itself_as_text_and_as_html(result: TaskResult) -> None:
         assert "right answers of scenes" in told and "background" in told
         assert all(row.question in told for row in result.examples)
     assert result.report.verdict in result.table().notes
+    strange = dataclasses.replace(result, model=EVIL)
+    assert len(read_page(strange._repr_html_(), strange.table()).pictures) == 1
 
 
 def test_what_a_task_saves_is_what_it_says(result: TaskResult, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from kedit import notebook
+from kedit.notebook import Shown
+
 Status = Literal["SUPPORTED", "DEGRADED", "ERROR", "SILENTLY_WRONG", "NOT_APPLICABLE"]
 """SUPPORTED: measured, and as it has to be. DEGRADED: works in part, or could not be measured here. ERROR: fails and
 says so. SILENTLY_WRONG: would give wrong numbers without a word. NOT_APPLICABLE: the model has no such thing."""
@@ -73,8 +76,8 @@ def above(value: float, bound: float, what: str, otherwise: str, *, status: Stat
     return Finding(status, _with_finiteness(value, otherwise), value, bound, ">", what)
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What all checks found on one model; as text, a table of one line for each."""
 
     model: str
@@ -91,12 +94,25 @@ class Diagnosis:
         return tuple(name for name, one in self.findings.items() if one.status in UNSOUND)
 
     def __str__(self) -> str:
-        said = {name: one for name, one in self.findings.items() if one.status != "NOT_APPLICABLE"}
-        rows = [(one.status, name, one.measured, one.told) for name, one in said.items()]
+        rows = self._rows
         widths = [max((len(row[place]) for row in rows), default=0) for place in range(3)]
         lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
-        left_out = [f"{name} ({one.why})" for name, one in self.findings.items() if name not in said]
-        return "\n".join(lines + ([f"not applicable: {', '.join(left_out)}"] if left_out else []))
+        return "\n".join([*lines, *self._left_out])
+
+    def _repr_html_(self) -> str:
+        return notebook.table(("status", "check", "measured", "what"), self._rows, self.model, self._left_out)
+
+    @property
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """What is said of each check that the model has something for."""
+        said = [(name, one) for name, one in self.findings.items() if one.status != "NOT_APPLICABLE"]
+        return [(one.status, name, one.measured, one.told) for name, one in said]
+
+    @property
+    def _left_out(self) -> list[str]:
+        """A line with the other checks, if there are any."""
+        others = [f"{name} ({one.why})" for name, one in self.findings.items() if one.status == "NOT_APPLICABLE"]
+        return [f"not applicable: {', '.join(others)}"] if others else []
 
     def to_json(self) -> dict[str, object]:
         """Return the diagnosis as plain data."""

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kedit import notebook
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.verdict import Aim, Comparison, Verdict, judge
+from kedit.notebook import Shown
 
 Figures = Mapping[str, Measured]
 JUDGED_BY: Mapping[Aim, str] = {"less": "mention_drop", "more": "logodds_drop"}
@@ -50,8 +52,8 @@ class Control:
         }
 
 
-@dataclass(frozen=True)
-class EditReport:
+@dataclass(frozen=True, repr=False)
+class EditReport(Shown):
     """What an edit did to what the model says: the target suppressed, the rest retained, and how sure that is."""
 
     concept: str
@@ -104,6 +106,21 @@ class EditReport:
             beside=beside,
         )
 
+    def __str__(self) -> str:
+        return self.verdict
+
+    def _repr_html_(self) -> str:
+        """Every measure beside the control's, as they are called in report.json."""
+        parts = (("suppression", self.suppression, self.control.suppression),)
+        parts += (("retention", self.retention, self.control.retention),)
+        rows = [
+            (part, name, as_text(one), as_text(control[name]) if name in control else "-", str(one.n))
+            for part, figures, control in parts
+            for name, one in figures.items()
+        ]
+        columns = ("", "measure", "edit", f"random control, {self.control.seeds} seeds", "n")
+        return notebook.table(columns, rows, notes=[self.verdict])
+
     @classmethod
     def from_json(cls, told: Mapping[str, Any], concept: str, neurons: int | None) -> "EditReport":
         """Return what `to_json` wrote, of an edit of `concept` in so many neurons."""
@@ -143,6 +160,11 @@ class EditReport:
             return "no target caption named it before the edit, so there was nothing to suppress (n = 0)"
         figure = self.suppression[JUDGED_BY[self.aim]]
         return None if figure.value is not None else f"{JUDGED_BY[self.aim]} was not measured, {figure.why}"
+
+
+def as_text(figure: Measured) -> str:
+    """Return a figure for people, or why there is none."""
+    return figure.why or str(figure)
 
 
 def as_json(figures: Figures) -> dict[str, object]:

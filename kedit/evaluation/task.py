@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kedit import notebook
 from kedit.evaluation.answers import Match, right
 from kedit.evaluation.fluency import Fluency, Guard, Speech
 from kedit.evaluation.measure import compare
-from kedit.evaluation.report import Figures, as_json
+from kedit.evaluation.report import Figures, as_json, as_text
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.evaluation.verdict import Comparison, Verdict, judge
+from kedit.notebook import Shown
 from kedit.samples import Question
 
 ALL = "all"
@@ -17,8 +19,8 @@ GUARD = Guard(length_ratio=(0.0, float("inf")))
 """What still counts as an answer: one of any length, since "no" may answer what "a red star" did."""
 
 
-@dataclass(frozen=True)
-class TaskReport:
+@dataclass(frozen=True, repr=False)
+class TaskReport(Shown):
     """What an edit did to the share of right answers, by the kind of question, and how sure that is."""
 
     before: Figures
@@ -65,6 +67,16 @@ class TaskReport:
             beside=f"the share of right answers {goes}, {beside}; of the answers right before, {self.lost} are lost, "
             f"{difference} more than at random{sure}",
         )
+
+    def __str__(self) -> str:
+        return self.verdict
+
+    def _repr_html_(self) -> str:
+        """The share of right answers by the kind of question: before, after, and with random neurons edited."""
+        every = (self.before, self.after, self.control)
+        rows = [(kind, *(as_text(one[kind]) for one in every), str(was.n)) for kind, was in self.before.items()]
+        columns = ("", "unedited", "edited", f"random control, {len(self.by_seed)} seeds", "n")
+        return notebook.table(columns, rows, "right answers", [self.verdict])
 
     def to_json(self) -> dict[str, object]:
         """Return the parts of report.json that evaluation knows."""

@@ -36,7 +36,7 @@ from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, find_concept
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(BeforeAfter):
     """What an edit did that kedit did not locate, and how sure that is; prints and saves itself as a run does."""
 

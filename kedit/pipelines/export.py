@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
-from kedit import __version__
+from kedit import __version__, notebook
 from kedit.arguments import require
 from kedit.edit.adapters import write_ia3, write_lora
 from kedit.edit.columns import FORMS, Columns, Form, check_edit, check_plain, columns_of
@@ -24,6 +24,7 @@ from kedit.models.adapters import Adapter
 from kedit.models.checkpoints import base_of, places_in, save_module
 from kedit.models.identity import known_weights
 from kedit.models.loading import load_like, without_bars
+from kedit.notebook import Shown
 from kedit.pipelines.export_check import ROUNDING, Answers, Check, answers, compare, distance, prompts_for
 from kedit.pipelines.given import require_model
 from kedit.pipelines.model_card import CARD, model_card
@@ -37,8 +38,8 @@ REPRODUCE = "reproduce.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 
 
-@dataclass(frozen=True, eq=False)
-class Exported:
+@dataclass(frozen=True, eq=False, repr=False)
+class Exported(Shown):
     """An edit in a folder that others load, and how far that is from the edit as a hook."""
 
     folder: Path
@@ -49,6 +50,9 @@ class Exported:
         files = sorted(path for path in self.folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
         return f"{self.to}: {self.folder} ({len(files)} files, {size:,} bytes)\ncheck: {self.check}"
+
+    def _repr_html_(self) -> str:
+        return "".join(notebook.element("p", line) for line in str(self).splitlines())
 
 
 def export(

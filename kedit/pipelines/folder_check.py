@@ -6,11 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from kedit import __version__
+from kedit import __version__, notebook
 from kedit.arguments import require
 from kedit.data import drawing
 from kedit.data.album import Record, Regions
@@ -21,6 +20,7 @@ from kedit.data.masks import Box, Outline, Polygons
 from kedit.data.pictures import MaskFile, SampleError, shown
 from kedit.data.places import may_be_turned
 from kedit.data.videos import ENDINGS
+from kedit.notebook import Shown
 from kedit.pipelines.preparation import Counts
 from kedit.results.table import Table
 from kedit.samples import Concept, Progress, Sample, silent
@@ -51,8 +51,8 @@ class ObjectRow:
     """What counts as a mention of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class FolderCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class FolderCheck(Shown):
     """What a folder holds; prints itself in a terminal and in a notebook."""
 
     folder: str
@@ -98,7 +98,7 @@ class FolderCheck:
         return str(self.table()) + (f"\n\nA run that fits:\n{self.command}" if self.command else "")
 
     def _repr_html_(self) -> str:
-        line = f"<p>A run that fits:</p><pre>{escape(self.command)}</pre>" if self.command else ""
+        line = f"<p>A run that fits:</p>{notebook.element('pre', self.command)}" if self.command else ""
         return self.table().html() + line
 
     def _notes(self) -> Iterator[str]:

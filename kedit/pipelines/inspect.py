@@ -17,6 +17,8 @@ from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.notebook import Shown
+from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import Located, language_only, leave, locate, name_of, neuron_part
 from kedit.pipelines.looks import (
@@ -86,8 +88,8 @@ LEGEND = """\
   token's, of its states and the text's mean, and of special and text tokens."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inspection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection(Shown):
     """What was seen of some neurons; prints itself in a terminal and in a notebook."""
 
     model: str
@@ -149,10 +151,11 @@ class Inspection:
             n = len(next(iter(self.depths.plain.convergence.values())))
             title = f"How the modalities' states come together in {n} pictures of `{self.concept.name}`"
             drawings["convergence"] = draw_streams(self.depths.plain, self.depths.zeroed, title=title)
-        if self._known:
-            title = f"`{self.concept.name}`: {len(self.neurons)} located neurons beside random ones"
-            drawings["measures"] = draw_measures(self._known, title=title)
-        return drawings
+        return drawings if (measures := self._draw_measures()) is None else drawings | {"measures": measures}
+
+    def _draw_measures(self) -> Drawing | None:
+        title = f"`{self.concept.name}`: {len(self.neurons)} located neurons beside random ones"
+        return draw_measures(self._known, title=title) if self._known else None
 
     def table(self) -> Table:
         """Return every measure of the located neurons beside that of random ones."""
@@ -218,13 +221,11 @@ class Inspection:
             rows += [(row.section, "", "", "")] * (row.section != section)
             rows.append((f" {row.name}", row.located, row.random, row.located.n))
             section = row.section
-        table = Table(
-            ("", "located", "random", "n"), tuple(rows), self._title(), (*missing, self._summary()), fine=True
-        )
-        return str(table)
+        columns, notes = ("", "located", "random", "n"), (*missing, self._summary())
+        return str(Table(columns, tuple(rows), self._title(), notes, fine=True))
 
     def _repr_html_(self) -> str:
-        return self.table().html() + self.neuron_table().html()
+        return display(self._summary(), (self.table(), self.neuron_table()), self._draw_measures())
 
     def _title(self) -> str:
         how = f"located by {self.locator}" if self.located.scores else "neurons as given"
@@ -280,7 +281,6 @@ class Inspection:
         return details
 
     def _markdown(self, figures: Sequence[str]) -> str:
-        """Return inspect.md."""
         blocks = [
             f"# What was seen of {self._title()}"
             if not self.located.scores

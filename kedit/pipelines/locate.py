@@ -18,6 +18,8 @@ from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.notebook import Shown
+from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
 from kedit.pipelines.preparation import Counts, Prepared, Usable, prepare, usable
@@ -76,10 +78,13 @@ class Located:
     @property
     def figures(self) -> dict[str, Drawing]:
         """In which layers the neurons are and, of several stages, how each scores them; by name."""
-        counts = [{layer: len(some) for layer, some in one.by_layer().items()} for one in self.stages.values()]
-        candidates = counts[0] if len(counts) > 1 else None
-        drawn = {"layers": draw_layers({"": counts[-1]}, self.widths, candidates=candidates)}
+        drawn = {"layers": self.draw_layers()}
         return drawn | ({"scores": draw_scores(self.scores, self.stages)} if len(self.scores) > 1 else {})
+
+    def draw_layers(self) -> Drawing:
+        """Draw in which layers the neurons are."""
+        counts = [{layer: len(some) for layer, some in one.by_layer().items()} for one in self.stages.values()]
+        return draw_layers({"": counts[-1]}, self.widths, candidates=counts[0] if len(counts) > 1 else None)
 
     @property
     def sample_counts(self) -> dict[str, Any]:
@@ -95,8 +100,8 @@ class Located:
         return {name: count + getattr(tests, name) for name, count in taken.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class LocateResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LocateResult(Shown):
     """The neurons of a concept, the scores behind them, and how they were taken; prints and saves itself."""
 
     locator: str
@@ -171,7 +176,7 @@ class LocateResult:
         return str(self.table())
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return display(self.located.neurons_line, [self.table()], self.located.draw_layers())
 
     def _stages(self) -> dict[str, dict[str, Any]]:
         """Return the "stages" part of locate.json; a set that several others make up has no scores of its own."""

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,9 @@ from kedit.locate.choosing import Choosing, check_choice
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
+from kedit.pipelines.display import display
 from kedit.pipelines.given import (
     as_inpainter,
     as_locator,
@@ -84,7 +85,7 @@ class CaptionChange(NamedTuple):
     after: str
 
 
-class BeforeAfter(ABC):
+class BeforeAfter(Shown, ABC):
     """What a model said before and after an edit, and what was measured on it: of a run, and of any other edit."""
 
     exam: Exam
@@ -116,14 +117,11 @@ class BeforeAfter(ABC):
     @property
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
-        verdict, suppresses = self.report.judgement.title, self.report.has_evidence and self.report.aim == "less"
-        found: dict[str, Drawing] = {}
+        suppresses, found = self.report.has_evidence and self.report.aim == "less", dict[str, Drawing]()
         if self.exam.has_pictures:
-            found["before_after"] = draw_before_after(self._caption_rows(), title=None if suppresses else verdict)
-        suppression, retention = (self._effects(part) for part in EFFECTS)
-        if suppression or retention:
-            found["effects"] = draw_effects(suppression, retention, title=verdict)
-        return found
+            title = None if suppresses else self.report.judgement.title
+            found["before_after"] = draw_before_after(self._caption_rows(), title=title)
+        return found if (effects := self._draw_effects()) is None else found | {"effects": effects}
 
     def effect_rows(self) -> list[tuple[Cell, ...]]:
         """Return suppression and retention of the edit, beside the random control's, as rows of a table."""
@@ -175,8 +173,15 @@ class BeforeAfter(ABC):
         return "\n".join([*map(str, self.tables), examples])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<li>{escape(row.before)}<br>{escape(row.after)}</li>" for row in self.examples)
-        return "".join(table.html() for table in self.tables) + f"<ul>{rows}</ul>"
+        examples = Table(("before", "after"), tuple((row.before, row.after) for row in self.examples))
+        return display(self.report.verdict, (*self.tables, examples), self._draw_effects())
+
+    def _draw_effects(self) -> Drawing | None:
+        """Draw what the edit did beside its control; None where nothing could be measured."""
+        suppression, retention = (self._effects(part) for part in EFFECTS)
+        if not suppression and not retention:
+            return None
+        return draw_effects(suppression, retention, title=self.report.judgement.title)
 
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
@@ -201,7 +206,7 @@ class BeforeAfter(ABC):
         return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RunResult(BeforeAfter):
     """What was located, what the edit did, and how sure that is; prints itself in a terminal and in a notebook."""
 

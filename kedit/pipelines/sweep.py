@@ -21,6 +21,8 @@ from kedit.locate.selection import Selector
 from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
+from kedit.notebook import Shown
+from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import check_model
 from kedit.pipelines.preparation import Counts, Prepared, prepare
@@ -48,8 +50,8 @@ class SweepRow:
     """Of these neurons; rows with the same neurons share it, and its earlier stages are those of the first."""
 
 
-@dataclass(frozen=True, eq=False)
-class SweepResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class SweepResult(Shown):
     """What each threshold chose and what editing that did; prints itself in a terminal and in a notebook."""
 
     rows: tuple[SweepRow, ...]
@@ -89,13 +91,22 @@ class SweepResult:
     @property
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
-        trials = [_trial(number, row, number in self.front) for number, row in enumerate(self.rows)]
-        about, found = f"{self._about()}, {len(self.rows)} points", {}
-        if any(one.place for one in trials):
-            found["pareto"] = draw_pareto(trials, title=f"Suppression against retention: {about}")
-            if len({one.neurons for one in trials}) > 1:
-                found["dose"] = draw_doses(trials, title=f"What more neurons change: {about}")
-        return found
+        if (pareto := self._draw_pareto()) is None:
+            return {}
+        trials = self._trials
+        if len({one.neurons for one in trials}) < 2:
+            return {"pareto": pareto}
+        title = f"What more neurons change: {self._about()}, {len(self.rows)} points"
+        return {"pareto": pareto, "dose": draw_doses(trials, title=title)}
+
+    @property
+    def _trials(self) -> list[Trial]:
+        return [_trial(number, row, number in self.front) for number, row in enumerate(self.rows)]
+
+    def _draw_pareto(self) -> Drawing | None:
+        """Draw suppression against retention; None where no row has both."""
+        trials, title = self._trials, f"Suppression against retention: {self._about()}, {len(self.rows)} points"
+        return draw_pareto(trials, title=title) if any(one.place for one in trials) else None
 
     def table(self) -> Table:
         """Return a row for each point; equal neurons have equal figures."""
@@ -132,7 +143,7 @@ class SweepResult:
         return str(self.table())
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return display(self._notes()[-1], [self.table()], self._draw_pareto())
 
     def _about(self) -> str:
         return ", ".join(dict.fromkeys(row.concept for row in self.rows))

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,8 @@ from kedit.internals.sites import Site
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.notebook import Shown
+from kedit.pipelines.display import display
 from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
@@ -54,8 +55,8 @@ class AnswerChange(NamedTuple):
     after: str
 
 
-@dataclass(frozen=True, eq=False)
-class TaskResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskResult(Shown):
     """What was located, and how many questions its edit costs; prints itself in a terminal and in a notebook."""
 
     model: str
@@ -103,9 +104,7 @@ class TaskResult:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         counts = {layer: len(indices) for layer, indices in self.neurons.by_layer().items()}
-        report, title = self.report, self.report.judgement.title
-        right = {kind: (was, report.after[kind], report.control[kind]) for kind, was in report.before.items()}
-        return {"layers": draw_layers({"": counts}, self.site.widths), "score": draw_answers(right, title=title)}
+        return {"layers": draw_layers({"": counts}, self.site.widths), "score": self._draw_score()}
 
     def table(self) -> Table:
         """Return the share of right answers, a row for each kind of question: before, after, at random."""
@@ -157,10 +156,15 @@ class TaskResult:
         return "\n".join([str(self.table()), *examples])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<li>{escape(row.question)}<br>{escape(row.before)}<br>{escape(row.after)}</li>" for row in self.examples
-        )
-        return f"{self.table().html()}<ul>{rows}</ul>"
+        rows = tuple((row.question, row.before, row.after) for row in self.examples)
+        tables = (self.table(), Table(("question", "before", "after"), rows))
+        return display(self.report.verdict, tables, self._draw_score())
+
+    def _draw_score(self) -> Drawing:
+        """Draw the share of right answers by the kind of question."""
+        report = self.report
+        right = {kind: (was, report.after[kind], report.control[kind]) for kind, was in report.before.items()}
+        return draw_answers(right, title=report.judgement.title)
 
     def _neurons_line(self) -> str:
         kinds = ", ".join(f"{name} {len(some)}" for name, some in self.modalities.items())

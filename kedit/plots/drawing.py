@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kedit import notebook
 from kedit.figure_style import Style
 from kedit.plots.style import GRAY, LOOK, Look, name, sentence
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI, INLINE_DPI = 150, 80
+"""Of a file, and of a notebook: what is looked at between lines of text, and kept with them, needs fewer pixels."""
 METADATA: dict[str, dict[str, Any]] = {
     # The version of matplotlib and the time would otherwise be written into the file.
     "png": {"Software": None},
@@ -58,19 +60,26 @@ class Drawing:
     _head: list["Artist"] = field(default_factory=list)
     _placed: list[tuple["Axes", tuple[float, float, float, float]]] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"Drawing({self.title!r})"
+
     def save(self, path: Path, style: Style | None = None) -> None:
         """Write the figure as PNG, or as PDF or SVG, in which text stays text: the suffix of `path` says which."""
         self._write(path, path.suffix.removeprefix("."), style or Style())
 
+    def html(self) -> str:
+        """Return the figure as a picture inside a page, with what it says for whoever cannot see it."""
+        return notebook.picture(self._repr_png_(), " ".join([self.title, *self.notes]))
+
     def _repr_png_(self) -> bytes:
         target = io.BytesIO()
-        self._write(target, "png", Style())
+        self._write(target, "png", Style(), INLINE_DPI)
         return target.getvalue()
 
-    def _write(self, target: Path | IO[bytes], kind: str, style: Style) -> None:
+    def _write(self, target: Path | IO[bytes], kind: str, style: Style, dpi: int = DPI) -> None:
         with look():
             self._finish(4.0 if style.width == "single" and self.narrow else 8.0, style.titles)
-            self.figure.savefig(target, format=kind, dpi=DPI, metadata=METADATA[kind])
+            self.figure.savefig(target, format=kind, dpi=dpi, metadata=METADATA[kind])
 
     def head(self, axes: "Axes", text: str) -> None:
         """Write what a panel shows above it, in lines that fit beside those of its neighbours."""

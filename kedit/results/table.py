@@ -1,14 +1,15 @@
 """A table said once: as Markdown, CSV, JSON, HTML, or in a terminal."""
 
 import csv
-import html
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kedit import notebook
 from kedit.evaluation.statistics import Measured
+from kedit.notebook import Shown
 
 Cell = str | int | float | bool | None | Measured
 """What stands in a cell; None is what there is nothing to say of."""
@@ -22,8 +23,8 @@ LONGEST_UNBROKEN = 20
 """Columns up to which a text stays in one line."""
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, repr=False)
+class Table(Shown):
     """Columns and rows; a measured figure keeps its interval wherever the table goes."""
 
     columns: tuple[str, ...]
@@ -77,12 +78,7 @@ class Table:
 
     def html(self) -> str:
         """Return the table as HTML; all text is escaped."""
-        cell: Callable[[str, str], str] = lambda kind, text: f"<{kind}>{html.escape(text)}</{kind}>"  # noqa: E731
-        head = "".join(cell("th", name) for name in self.columns)
-        body = "".join("<tr>" + "".join(cell("td", text) for text in row) + "</tr>" for row in self.texts)
-        caption = cell("caption", self.title) if self.title else ""
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return table + "".join(cell("p", note) for note in self.notes)
+        return notebook.table(self.columns, self.texts, self.title, self.notes)
 
     def _repr_html_(self) -> str:
         return self.html()

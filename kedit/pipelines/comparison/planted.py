@@ -7,16 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kedit.arguments import require_count
 from kedit.evaluation.ranking import average_precision, expected_average_precision
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.locate.locator import Locator
 from kedit.models.planted.family import VARIANTS, PlantedCase, family
 from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronId, NeuronScores
+from kedit.notebook import Shown
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.comparison.scoring import Bench, Failed, Scores
+from kedit.pipelines.display import display
 from kedit.pipelines.preparation import Usable
-from kedit.plots import Drawing, draw_benchmark
+from kedit.plots import Drawing, draw_benchmark, draw_matrix
 from kedit.progress import as_progress
 from kedit.results.table import Cell, Table
 from kedit.samples import Progress
@@ -75,8 +78,8 @@ class Verdict:
         return [f"{self.cost.forwards:.4g}", f"{self.cost.backwards:.4g}", *multiples]
 
 
-@dataclass(frozen=True, eq=False)
-class PlantedBenchmark:
+@dataclass(frozen=True, eq=False, repr=False)
+class PlantedBenchmark(Shown):
     """The verdicts on all methods; prints itself in a terminal and in a notebook."""
 
     verdicts: Sequence[Verdict]
@@ -136,18 +139,26 @@ class PlantedBenchmark:
         """Average precision, darker where the true neurons rank higher, with the costs beside it."""
         names = (*self.variants, MEAN)
         cells = {one.method: {name: one.figure(name).value for name in names} for one in self.verdicts}
+        if not self._costed:
+            return draw_matrix(cells, title=self.finding, what="average precision of the true neurons")
         rows = [["-" if text is None else text for text in one.costs] for one in self.verdicts]
         costs = dict(zip(COSTS, zip(*rows, strict=True), strict=True))
         notes = ["average precision of the true neurons; costs as multiples of one forward"]
         return draw_benchmark(cells, costs, title=self.finding, notes=notes, marked=self.reference)
 
+    @property
+    def _costed(self) -> bool:
+        """Whether it was measured what any method takes."""
+        return any(one.cost for one in self.verdicts)
+
     def table(self, *, intervals: bool = True) -> Table:
         """Return a row for each method, with or without the intervals of its figures."""
         remarks = [f"{one.method}: {one.note}" for one in self.verdicts if one.note]
         remarks += [f"{one.method} failed: {one.why}" for one in self.verdicts if one.why]
-        rows = tuple((one.method, *self._cells(one, intervals), *one.costs) for one in self.verdicts)
+        names, costed = (*self.columns, *(COSTS if self._costed else ())), self._costed
+        rows = [(one.method, *self._cells(one, intervals), *(one.costs if costed else ())) for one in self.verdicts]
         notes = tuple(filter(None, (*remarks, self.standing)))
-        return Table(("method", *self.columns, *COSTS), rows, "average precision on planted models", notes)
+        return Table(("method", *names), tuple(rows), "average precision on planted models", notes)
 
     def long(self) -> Table:
         """Return a row for each method and variant, numbers as numbers."""
@@ -183,7 +194,7 @@ class PlantedBenchmark:
         return str(self.table(intervals=False))
 
     def _repr_html_(self) -> str:
-        return self.table().html()
+        return display(self.finding, [self.table()], self.drawing)
 
     def _cells(self, verdict: Verdict, intervals: bool) -> list[Cell]:
         if verdict.why:
@@ -193,9 +204,9 @@ class PlantedBenchmark:
 
 
 def rank_planted(
-    methods: Sequence[Any],
+    methods: str | Any | Sequence[Any],
     *,
-    variants: Sequence[str] | None = None,
+    variants: str | Sequence[str] | None = None,
     models: int = 10,
     pictures: int = 8,
     reference: str = "two_stage",
@@ -203,6 +214,9 @@ def rank_planted(
     progress: Progress | bool = True,
 ) -> PlantedBenchmark:
     """Rank the neurons of planted models by every method, and return how high the true ones come.
+
+    Example:
+        kedit.rank_planted(["two_stage", "nam"], variants=["plain", "late"], models=3)
 
     Args:
         methods: As `kedit.compare` takes them; random ones are left out, as what is expected of them is known.
@@ -212,9 +226,17 @@ def rank_planted(
         reference: The method that is held against the best other one.
         seed: Of the first model.
         progress: Shows the models go by.
+
+    Raises:
+        LookupError: kedit has no such method.
+        TypeError: A count is no whole number.
+        ValueError: There is no such variant, or a count is too low.
     """
     chosen = check_variants(variants)
-    able = [method for method in map(Method.of, methods) if not method.drawn]
+    for name, count, least in (("models", models, 1), ("pictures", pictures, 1), ("seed", seed, 0)):
+        require_count(count, name, least)
+    listed = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
+    able = [method for method in map(Method.of, listed) if not method.drawn]
     jobs = [(variant, number) for number in range(seed, seed + models) for variant in chosen]
     precisions: dict[str, dict[str, list[float]]] = {name: {} for name in (*(one.name for one in able), RANDOM)}
     failures: dict[str, str] = {}

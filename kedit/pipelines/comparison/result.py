@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from kedit.neurons import NeuronSet
+from kedit.notebook import Shown
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
+from kedit.pipelines.display import display
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
 
+INTERRUPTED = "interrupted: these are the methods that were done"
 DRAWN = ("mention_drop", "retention", "selectivity")
 """The figures that are drawn: all of them shares."""
 FOOTNOTES = (
@@ -86,8 +89,8 @@ class Ranking:
         return {**about, "overlap": self.overlap(), "layers": self.layers()}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """What each method found and what editing it did; prints itself in a terminal and in a notebook."""
 
     about: Mapping[str, Any]
@@ -145,10 +148,7 @@ class Comparison:
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         last, title = self.shown[-1], self.shown[-1].title
-        rows = {row.label: {name: row.figure(name) for name in DRAWN} for row in last.rows}
-        drawn = [row.label for row in last.rows if row.drawn]
-        marked = next((row.label for row in last.rows if row.method == self.reference), self.reference)
-        figures = {"methods": draw_ranking(rows, title=f"{_best(last)}{title}", marked=marked, faded=drawn)}
+        figures = {"methods": self._draw_methods()}
         if shares := last.overlap():
             finding = _nearest(shares, self.reference)
             apart = {one: {k: None if k == one else share for k, share in row.items()} for one, row in shares.items()}
@@ -214,11 +214,24 @@ class Comparison:
     def __str__(self) -> str:
         lines = [str(one.table()) for one in (*self.tables, *self.means)]
         lines += [self.matrix.finding] if self.matrix else []
-        return "\n".join(lines + ["interrupted: these are the methods that were done"] * self.interrupted)
+        return "\n".join(lines + [INTERRUPTED] * self.interrupted)
 
     def _repr_html_(self) -> str:
-        rankings = "".join(one.table().html() for one in (*self.tables, *self.means))
-        return rankings + (self.matrix.table().html() if self.matrix else "")
+        tables = [one.table() for one in (*self.tables, *self.means, *([self.matrix] if self.matrix else []))]
+        return display(f"{INTERRUPTED}; " * self.interrupted + self._finding, tables, self._draw_methods())
+
+    @property
+    def _finding(self) -> str:
+        """Which method is the most selective, and of what."""
+        return f"{_best(self.shown[-1])}{self.shown[-1].title}"
+
+    def _draw_methods(self) -> Drawing:
+        """Draw what editing each method's neurons does."""
+        ranking = self.shown[-1].rows
+        rows = {row.label: {name: row.figure(name) for name in DRAWN} for row in ranking}
+        marked = next((row.label for row in ranking if row.method == self.reference), self.reference)
+        drawn = [row.label for row in ranking if row.drawn]
+        return draw_ranking(rows, title=self._finding, marked=marked, faded=drawn)
 
     def _doses(self, title: str) -> Drawing:
         every = {row.method: row for row in self.shown[-1].measured}
