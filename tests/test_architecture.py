@@ -70,7 +70,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
 HEAVY = frozenset(OWNERS) - {"hydra", "omegaconf"} | {"accelerate", "pandas", "scipy", "skimage", "pycocotools", "cv2"}
 """Packages that are imported inside the functions that need them."""
 
-SET_APART = frozenset({"kedit.evaluation.hf_metrics", "kedit.models.greedy", "kedit.models.minigpt4_model"})
+SET_APART = frozenset(
+    {"kedit.evaluation.hf_metrics", "kedit.models.gill.module", "kedit.models.greedy", "kedit.models.minigpt4_model"}
+)
 """Modules that subclass a heavy package's classes: as heavy, and imported inside functions like it."""
 
 LIGHT = frozenset({"kedit", "kedit.cli", "kedit.__main__", "kedit.paths"})

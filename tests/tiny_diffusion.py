@@ -15,18 +15,18 @@ def _seeded(build: Any, **sizes: Any) -> Any:
         return build(**sizes).eval()
 
 
-def tokenizer() -> Any:
+def tokenizer(length: int = 8) -> Any:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=WORDS, merges=[], model_max_length=8)
+    return CLIPTokenizer(vocab=WORDS, merges=[], model_max_length=length)
 
 
-def text_encoder() -> Any:
+def text_encoder(width: int = 16, length: int = 8) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPTextConfig(
-        **sizes, vocab_size=len(WORDS), max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        **sizes, vocab_size=len(WORDS), max_position_embeddings=length, bos_token_id=0, eos_token_id=1, pad_token_id=1,
         projection_dim=8,
     )  # fmt: skip
     return _seeded(lambda: CLIPTextModel(config))
@@ -89,13 +89,17 @@ def stable_diffusion(*, checked: bool = False) -> Any:
     )  # fmt: skip
 
 
-def text_to_image() -> Any:
-    """Return a Stable Diffusion that was not made for inpainting, which diffusers can inpaint with."""
+def text_to_image(width: int = 16, length: int = 8, *, checked: bool = False) -> Any:
+    """Return a Stable Diffusion that was not made for inpainting, which diffusers can inpaint with.
+
+    It reads `length` states of a text, each `width` wide; a `checked` one withholds what it makes.
+    """
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
-        vae=autoencoder(), text_encoder=text_encoder(), tokenizer=tokenizer(), unet=unet(4), scheduler=scheduler(),
-        safety_checker=None, requires_safety_checker=False, feature_extractor=None,
+        vae=autoencoder(), text_encoder=text_encoder(width, length), tokenizer=tokenizer(length),
+        unet=unet(4, width), scheduler=scheduler(), safety_checker=safety_checker() if checked else None,
+        requires_safety_checker=checked, feature_extractor=feature_extractor() if checked else None,
     )  # fmt: skip
 
 

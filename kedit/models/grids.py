@@ -56,6 +56,8 @@ def token_grids(module: nn.Module, batch: Forced) -> list[tuple[int, int]]:
 
 
 def _refuse_resampler(module: nn.Module) -> None:
+    if getattr(module, "pools_pictures", False):
+        raise NoGridError(f"{type(module).__name__} makes a picture one vector: its tokens stand for no place in it")
     for path, one in module.named_modules():
         if RESAMPLER.search(path.rpartition(".")[2]) or RESAMPLER.search(type(one).__name__):
             raise NoGridError(

@@ -7,7 +7,6 @@ import torch
 
 from kedit.models import placing
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.loading import without_bars
 from kedit.models.minigpt4_files import Files, MiniGPT4FileError, Parts
 from kedit.models.minigpt4_processor import IMAGE_MEAN, IMAGE_STD, PAD, SYSTEM, Ending, MiniGPT4Processor
 
@@ -96,23 +95,9 @@ def _tokenizer(files: Files) -> Any:
 
 
 def _language_model(files: Files, dtype: torch.dtype) -> Any:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        with without_bars():
-            read: Any = AutoModelForCausalLM.from_pretrained(
-                files.language, local_files_only=True, dtype=dtype, output_loading_info=True, weights_only=True
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MiniGPT4FileError(
-            f"`language` `{files.language}` is no complete language model of transformers: {str(error).splitlines()[0]}"
-        ) from error
-    module, loading = read
-    if lost := sorted(loading["missing_keys"]):
-        # transformers would go on with random numbers in their place.
-        raise MiniGPT4FileError(f"`language` `{files.language}` lacks {len(lost)} weights, such as `{lost[0]}`")
-    return module
+    return files.part("language").pretrained(AutoModelForCausalLM, dtype, "language model")
 
 
 def _assembled(parts: Parts, settings: dict[str, Any], language_model: Any, dtype: torch.dtype) -> Any:

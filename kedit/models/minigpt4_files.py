@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kedit.models.minigpt4_processor import FLAVORS, Flavor
 from kedit.models.minigpt4_weights import QFORMER, Placed, Weights, home, qformer_weights, vision_weights
+from kedit.models.original import OriginalPart
 
 HOLDS = {
     "vision": "the vision tower EVA-ViT-g/14",
@@ -58,6 +58,10 @@ class Files:
         parts = [part for part in HOLDS if part != "qformer" or self.kind.has_qformer]
         return {part: getattr(self, part) for part in parts}
 
+    def part(self, name: str) -> OriginalPart:
+        """Return where a part is, to be read."""
+        return OriginalPart(name, self.needed[name], HOLDS[name], MiniGPT4FileError)
+
     def _refuse_missing(self) -> None:
         there = {part: path.is_dir() if part == "language" else path.is_file() for part, path in self.needed.items()}
         if all(there.values()):
@@ -84,11 +88,11 @@ class Parts:
     @classmethod
     def read(cls, files: Files) -> "Parts":
         """Read the files; a MiniGPT4FileError says which is not what it should be."""
-        vision = _weights(files, "vision", needs=("cls_token", "pos_embed", "patch_embed.proj.weight"))
+        vision = files.part("vision").weights("model", needs=("cls_token", "pos_embed", "patch_embed.proj.weight"))
         qformer: Weights = {}
         if files.kind.has_qformer:
-            qformer = _weights(files, "qformer", needs=("query_tokens", "ln_vision.weight"))
-        checkpoint = _weights(files, "checkpoint", needs=("llama_proj.weight", "llama_proj.bias"))
+            qformer = files.part("qformer").weights("model", needs=("query_tokens", "ln_vision.weight"))
+        checkpoint = files.part("checkpoint").weights("model", needs=("llama_proj.weight", "llama_proj.bias"))
         if lora := [key for key in checkpoint if "lora_" in key]:
             raise MiniGPT4FileError(
                 f"`checkpoint` `{files.checkpoint}` has low-rank weights such as `{lora[0]}`: it is MiniGPT-v2, which "
@@ -181,28 +185,6 @@ class Parts:
             f"the files are not those of one MiniGPT-4 of flavor `{self.files.flavor}`: {'; '.join(wrong[:4])}{more}. "
             f"They are {read}"
         )
-
-
-def _weights(files: Files, part: str, *, needs: tuple[str, ...]) -> Weights:
-    """Return the tensors in one `.pth` file, of the dictionary `model` in it if it has one."""
-    path = files.needed[part]
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken archive, a page of HTML or a pickle of code: torch raises what it meets
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MiniGPT4FileError(
-            f"`{part}` `{path}` ({HOLDS[part]}) is not a file of weights that can be read safely "
-            f"({path.stat().st_size} bytes): {reason}"
-        ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
-    weights = {key: one for key, one in found.items() if isinstance(one, Tensor)} if isinstance(found, Mapping) else {}
-    if lacking := [key for key in needs if key not in weights]:
-        has = ", ".join(f"`{key}`" for key in list(weights)[:4]) or "no tensor"
-        raise MiniGPT4FileError(
-            f"`{part}` `{path}` is not {HOLDS[part]}: it has no {', '.join(f'`{key}`' for key in lacking)}, but {has}"
-        )
-    return weights
 
 
 def _rows(weights: Weights, key: str) -> int:

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from kedit.models.minigpt4_processor import Ending
+from kedit.models.endings import Ending, generate_to_end
 
 LN_VISION_EPS = 1e-5
 """Of the norm after the vision tower; the tower's own norms have 1e-6."""
@@ -169,21 +169,7 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
             **options,
         )
 
-    def generate(self, *args: Any, stopping_criteria: Any = None, **options: Any) -> Any:
-        """Return the prompt and what follows, as transformers does; of an answer, only what `ending` keeps of it.
-
-        What it cuts away becomes the mark of an end, so that the tokens keep their shape.
-        """
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """Return the prompt and what follows, as transformers does; of an answer, only what `ending` keeps of it."""
         parent: Any = super()
-        prompt = options.get("input_ids", args[0] if args else None)
-        if self.ending is None or prompt is None:
-            return parent.generate(*args, stopping_criteria=stopping_criteria, **options)
-        from transformers import StoppingCriteriaList
-
-        ending, n_prompt = self.ending, prompt.shape[1]
-        criteria = StoppingCriteriaList([*(stopping_criteria or ()), ending.criterion(n_prompt)])
-        written = parent.generate(*args, stopping_criteria=criteria, **options)
-        tokens = written if isinstance(written, Tensor) else written.sequences
-        for row in tokens:
-            row[n_prompt:] = ending.trimmed(row[n_prompt:])
-        return written
+        return generate_to_end(parent.generate, self.ending, *args, **options)
