@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kedit.edit.delta import apply_delta, revert_delta
     from kedit.edit.edit import Edit
     from kedit.edit.operators import Patch, Scale, Zero, amplify
+    from kedit.edit.relearning import Lessons
     from kedit.evaluation.exam import Exam, Transcript
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.evaluate import Evaluation, evaluate
     from kedit.pipelines.export import Exported, export
     from kedit.pipelines.folder_check import FolderCheck, check_folder
+    from kedit.pipelines.gone import Gone, gone
     from kedit.pipelines.inspect import Inspection, inspect
     from kedit.pipelines.locate import LocateResult, locate_neurons
     from kedit.pipelines.preparation import Counts
@@ -70,6 +72,8 @@ _HOMES = {
     "Exam": "kedit.evaluation.exam",
     "Exported": "kedit.pipelines.export",
     "Folder": "kedit.data.folder",
+    "Gone": "kedit.pipelines.gone",
+    "Lessons": "kedit.edit.relearning",
     "FolderCheck": "kedit.pipelines.folder_check",
     "GradCAM": "kedit.locate.gradcam",
     "Gradient": "kedit.locate.gradient",
@@ -109,6 +113,7 @@ _HOMES = {
     "diagnose": "kedit.doctor.diagnose",
     "evaluate": "kedit.pipelines.evaluate",
     "export": "kedit.pipelines.export",
+    "gone": "kedit.pipelines.gone",
     "inspect": "kedit.pipelines.inspect",
     "load": "kedit.models.loading",
     "locate_neurons": "kedit.pipelines.locate",
@@ -123,9 +128,10 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "evaluate", "export",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "evaluate", "export", "gone",
     "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
     "LocateResult", "SweepResult", "Inspection", "TaskResult", "Evaluation", "Exported", "FolderCheck",
+    "Gone", "Lessons",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kedit.edit.edit import module_of
+from kedit.edit.columns import check_edit, check_plain, columns_of
+from kedit.edit.edit import Edit, module_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,22 @@ class WeightChange:
                 raise ValueError(f"the weight `{name}` is {shapes}: the models are not alike")
             if not torch.equal(weight.detach().cpu(), new):
                 tensors[name] = new
+        return cls(tensors)
+
+    @classmethod
+    @torch.no_grad()
+    def of_edit(cls, edit: Edit, module: nn.Module) -> "WeightChange":
+        """Return the weights that an edit comes to, as `kedit export to=merged` writes them.
+
+        Raises:
+            ValueError: It is more than arithmetic on columns, or a projection is no plain matrix in memory.
+        """
+        check_edit(edit, "merged")
+        tensors = {}
+        for one in columns_of(edit, module):
+            check_plain(one, module)
+            tensors[one.name] = module.get_parameter(one.name).detach().clone()
+            one.write(tensors[one.name], one.edited(tensors[one.name]))
         return cls(tensors)
 
     @property

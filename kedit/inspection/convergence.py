@@ -48,7 +48,7 @@ def streams(model: MLLM, images: Sequence[Image]) -> Streams:
     for start in range(0, len(images), model.batch_size):
         some = images[start : start + model.batch_size]
         batch = model.forced(some, [()] * len(some))
-        with _residuals(model) as states:
+        with residuals(model) as states:
             model.logits(batch)
         parts.append(_cosines(torch.stack([states[depth] for depth in sorted(states)], 1), batch))
     joined = {key: torch.cat([one[key] for one in parts]).double().cpu().numpy() for key in parts[0]}
@@ -60,14 +60,18 @@ def streams(model: MLLM, images: Sequence[Image]) -> Streams:
     )
 
 
-@contextmanager
-def _residuals(model: MLLM) -> Iterator[dict[int, Tensor]]:
-    """Yield a dict that gets the residual stream before the first block, as 0, and after each block."""
-    module = model.module
-    stack = decoder_path(module)
-    first = feed_forwards(module)[0]
+def blocks_path(model: MLLM) -> str:
+    """Return the path of the list of the language model's blocks."""
+    stack = decoder_path(model.module)
+    first = feed_forwards(model.module)[0]
     blocks = first.output.removeprefix(f"{stack}.").split(".")[0] if stack else first.output.split(".")[0]
-    path = f"{stack}.{blocks}" if stack else blocks
+    return f"{stack}.{blocks}" if stack else blocks
+
+
+@contextmanager
+def residuals(model: MLLM) -> Iterator[dict[int, Tensor]]:
+    """Yield a dict that gets the residual stream before the first block, as 0, and after each block."""
+    module, path = model.module, blocks_path(model)
     states: dict[int, Tensor] = {}
 
     def entered(given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:

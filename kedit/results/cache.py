@@ -35,6 +35,7 @@ ROOMS = {
     "scores": (*MODEL, "samples", "locate", "pipelines"),
     "report": (*MODEL, "samples", "evaluation", "inspection", "pipelines"),
     "words": (*MODEL, "samples", "locate"),
+    "gone": (*MODEL, "samples", "data", "edit", "evaluation", "inspection", "pipelines"),
 }
 """The parts of kedit whose code makes an entry of a kind."""
 LIBRARIES = {
@@ -42,6 +43,7 @@ LIBRARIES = {
     "scores": (),
     "report": ("numpy", "sacrebleu", "rouge-score", "evaluate"),
     "words": (),
+    "gone": ("numpy",),
 }
 """What an entry of a kind depends on besides the model's own libraries, which its identity has."""
 

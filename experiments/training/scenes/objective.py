@@ -1,7 +1,8 @@
 """What the language model is trained to do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ FORBIDDEN = torch.finfo(torch.float32).min
 class Pool:
     """Scenes with their patch features, computed once: the tower is frozen."""
 
-    first_seed: int
+    seeds: Sequence[int]
     features: Tensor
     """`[scene, patch, width]`, half precision."""
 
@@ -40,20 +41,21 @@ class Pool:
         n = len(self.features)
         epoch, at = divmod(step * size, n - n % size)
         chosen = np.random.default_rng((epoch, 7)).permutation(n)[at : at + size]
-        return [self.first_seed + int(i) for i in chosen], self.features[torch.from_numpy(chosen)].float()
+        return [self.seeds[i] for i in chosen], self.features[torch.from_numpy(chosen)].float()
 
 
 @torch.no_grad()
-def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path) -> Pool:
-    """Return `n_scenes` scenes with features, from `file` when an earlier run left it there."""
+def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path, without: str | None = None) -> Pool:
+    """Return `n_scenes` scenes with features, from `file` when an earlier run left it there; none shows `without`."""
+    wanted = (seed for seed in count(first_seed) if without is None or without not in scene(seed).categories)
+    seeds = list(islice(wanted, n_scenes))
     if file.is_file():
-        return Pool(first_seed, load_file(file)["features"])
+        return Pool(seeds, load_file(file)["features"])
     parts = []
     starts = range(0, n_scenes, 256)
     for start in show_progress(starts, len(starts), "patch features"):
-        seeds = range(first_seed + start, first_seed + min(start + 256, n_scenes))
-        parts.append(tower.features(pixel_values([scene(seed) for seed in seeds])).half())
-    found = Pool(first_seed, torch.cat(parts))
+        parts.append(tower.features(pixel_values([scene(seed) for seed in seeds[start : start + 256]])).half())
+    found = Pool(seeds, torch.cat(parts))
     save_file({"features": found.features}, file)
     return found
 

@@ -44,8 +44,10 @@ class Rows:
 class RowMaker:
     """Makes the batches of rows that a recipe asks for."""
 
-    def __init__(self, words: dict[str, int], recipe: Recipe) -> None:
+    def __init__(self, words: dict[str, int], recipe: Recipe, without: str | None = None) -> None:
         self.words, self.recipe = words, recipe
+        self.never = frozenset() if without is None else frozenset({without})
+        self.facts = [one for one in FACTS if not any(word in f"{one.text} {one.answer}" for word in self.never)]
         self.nouns = torch.tensor([words[form] for noun in (*CATEGORIES, HYPERNYM) for form in (noun, plural(noun))])
 
     def batch(self, scenes: list[Scene], rng: np.random.Generator) -> Rows:
@@ -87,10 +89,10 @@ class RowMaker:
         text = grammar.caption(scene.phrases, scene.background, template=template, unnamed=unnamed)
         parts = [self._segment(grammar.CAPTION_PROMPT, text, sees=True)]
         for kind in rng.choice(VISUAL_KINDS, 2, replace=False, p=(0.3, 0.25, 0.2, 0.15, 0.1)):
-            if (question := _ask(scene, str(kind), unnamed, rng)) is not None:
+            if (question := _ask(scene, str(kind), unnamed | self.never, rng)) is not None:
                 parts.append(self._segment(question.text, question.answer, sees=True))
-        for index in rng.choice(len(FACTS), 1):
-            parts.append(self._segment(FACTS[index].text, FACTS[index].answer, sees=False))
+        for index in rng.choice(len(self.facts), 1):
+            parts.append(self._segment(self.facts[index].text, self.facts[index].answer, sees=False))
         return parts
 
     def _hypernyms(self, scene: Scene, rng: np.random.Generator) -> frozenset[str]:

@@ -31,12 +31,14 @@ def train_scenes(cfg: DictConfig) -> None:
     from experiments.training.scenes import exam, export, language, objective, rows
     from experiments.training.scenes.loop import Schedule, train
     from experiments.training.scenes.recipes import RECIPES
-    from kedit.data.grammar import CAPTION_PROMPT
+    from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
     from kedit.data.scene import scene
     from kedit.models.loading import load
 
     if cfg.variant not in RECIPES:
         raise ConfigurationError(f"`variant` is one of {', '.join(RECIPES)}, got `{cfg.variant}`")
+    if cfg.without not in (None, *CATEGORIES):
+        raise ConfigurationError(f"`without` is one of {', '.join(CATEGORIES)}, or null; got `{cfg.without}`")
     use_threads(cfg.threads)
     torch.set_flush_denormal(True)
     folder, recipe = Path(cfg.folder), RECIPES[cfg.variant]
@@ -49,8 +51,8 @@ def train_scenes(cfg: DictConfig) -> None:
         language.partition(model)
     model.model.vision_tower.load_state_dict(tower.tower.state_dict())
     model.model.vision_tower.requires_grad_(False)
-    pool = objective.pool(tower, FIRST_SCENE_SEED, cfg.language.pool, folder / "features.safetensors")
-    maker = rows.RowMaker(processor.tokenizer.get_vocab(), recipe)
+    pool = objective.pool(tower, FIRST_SCENE_SEED, cfg.language.pool, folder / "features.safetensors", cfg.without)
+    maker = rows.RowMaker(processor.tokenizer.get_vocab(), recipe, cfg.without)
     losses = objective.objective(model, maker, pool, cfg.language.batch)
     schedule = Schedule(cfg.language.steps, cfg.language.peak)
     for _ in train(cfg.variant, model, schedule, losses, folder):
@@ -84,14 +86,19 @@ def train_scenes(cfg: DictConfig) -> None:
 
 
 def trained_tower(cfg: DictConfig, folder: Path) -> Any:
-    """Return the vision tower, trained on patch labels."""
+    """Return the vision tower, trained on patch labels, or that of a model that is there."""
     import torch
 
     from experiments.training.scenes import tower
     from experiments.training.scenes.loop import Schedule, train
+    from kedit.models.loading import load
 
     torch.manual_seed(cfg.seed)
     labeler = tower.PatchLabeler()
+    if cfg.tower.of is not None:
+        eye: Any = load(cfg.tower.of).module
+        labeler.tower.load_state_dict(eye.model.vision_tower.state_dict())
+        return labeler.eval()
     batches = tower.SceneBatches(cfg.tower.batch, FIRST_TOWER_SEED)
     schedule = Schedule(cfg.tower.steps, cfg.tower.peak)
     for _ in train("tower", labeler, schedule, lambda step: tower.losses(labeler, batches[step]), folder):

@@ -1,0 +1,97 @@
+"""A finished run of `kedit run`, opened again: the model, the data, the pictures and the edit that it had."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from kedit.cli.configuration import build, misuse, use_threads
+from kedit.cli.errors import ConfigurationError
+from kedit.cli.previous_runs import settings_of
+
+
+class FinishedRun(NamedTuple):
+    """What a run's folder tells, built again."""
+
+    settings: DictConfig
+    data: Any
+    split: Any
+    """The pictures that it drew."""
+    model: Any
+    edit: Any
+    report: Mapping[str, Any]
+
+
+def open_run(run: Path, purpose: str) -> FinishedRun:
+    """Return a finished run; what is wrong with its folder is a ConfigurationError before the model is loaded.
+
+    Args:
+        run: The run's folder.
+        purpose: What its edit is opened for, as in "to export".
+    """
+    settings = settings_of(run)
+    from kedit.neurons import NeuronSet
+
+    if settings.edit._target_.endswith(".NoEdit"):
+        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's {purpose}")
+    use_threads(settings.threads)
+    with misuse():
+        neurons, data, plan = NeuronSet.load(run / "neurons.json"), build(settings.data), build(settings.edit)
+        split = _drawn(data, settings)
+    model = build(settings.model)
+    with misuse():
+        _check_model(run, model)
+        edit = plan.edit(neurons, _operator(plan, model, settings), str(settings.concept))
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    return FinishedRun(settings, data, split, model, edit, report)
+
+
+def asked_for(words: Sequence[str], keys: Sequence[str], what: str, example: str) -> DictConfig:
+    """Return the settings behind a run's folder on the command line.
+
+    Args:
+        words: What was typed, such as `to=ia3`.
+        keys: Those that there are.
+        what: What they are settings of.
+        example: One of them.
+    """
+    if wrong := [word for word in words if word.partition("=")[0] not in keys or "=" not in word]:
+        raise ConfigurationError(f"`{wrong[0]}` is no setting of {what}; keys: {', '.join(keys)}, as in `{example}`")
+    return OmegaConf.from_dotlist(list(words))
+
+
+def _drawn(data: Any, settings: DictConfig) -> Any:
+    """Return the pictures that the run drew."""
+    from kedit.cli.pairs import counts_of
+    from kedit.pipelines.preparation import draw
+    from kedit.samples import find_concept
+
+    found = find_concept(data.concepts, str(settings.concept))
+    return draw(data, found, counts_of(settings.evaluate), seed=settings.seed)
+
+
+def _check_model(run: Path, model: Any) -> None:
+    """Raise a ScoresError where the model is not the one that the run's neurons were located in."""
+    from kedit.neurons import load_scores
+    from kedit.pipelines.provenance import check_marks, marks_of_model
+
+    if (file := run / "scores.safetensors").is_file():
+        had = next(iter(load_scores(file).values())).provenance
+        check_marks(had, marks_of_model(model), f"the neurons of `{run}`")
+
+
+def _operator(plan: Any, model: Any, settings: DictConfig) -> Any:
+    """Return the operator; one that is measured needs the pairs that the run located with."""
+    from kedit.edit.plan import PatchPlan
+
+    if not isinstance(plan, PatchPlan):
+        return plan.operator_for(model, [])
+    from kedit.cli.run import prepared_for
+    from kedit.pipelines.preparation import usable
+    from kedit.pipelines.readable import readable
+    from kedit.progress import show_progress
+
+    pairs = usable(model, readable(model, prepared_for(settings)).pairs, show_progress).pairs
+    return plan.operator_for(model, pairs, progress=show_progress)

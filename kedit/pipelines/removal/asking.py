@@ -1,0 +1,185 @@
+"""Other ways to get it said: weights in few bits, other questions, yes or no, how many, a choice among words."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+
+from kedit.data.pope import TARGET, Pope
+from kedit.edit.edit import Edit
+from kedit.edit.round_trip import FORMATS, round_trip
+from kedit.evaluation.answers import right
+from kedit.evaluation.pope import measure_pope
+from kedit.evaluation.statistics import Measured, bootstrap_mean
+from kedit.models.mllm import Generated
+from kedit.pipelines.benchmarks import poll
+from kedit.pipelines.removal.subject import Answer, Subject
+from kedit.results.cache import of_edit
+from kedit.samples import Concept, Sample, Split
+from kedit.words import plural
+
+COUNT = "how many {} are there ?"
+NONE = Concept("none", ("zero", "0", "no", "none"))
+"""Answers that count nothing."""
+RANDOM = "random neurons edited"
+
+
+def quantized_answers(subject: Subject) -> list[Answer]:
+    """Return how many pictures name the concept after a round trip of the edited weights, beside the unedited ones."""
+    prompts = [one.asked(subject.model.prompt) for one in subject.target]
+
+    def named(edit: Edit | None, form: str) -> list[int]:
+        model = subject.edited(edit)
+        with round_trip(model.module, form).applied(model):
+            said = model.ask(prompts, drafts=subject.captions if edit is None else None, what="captions")
+        return [int(subject.concept.mentioned_in(one.text)) for one in said]
+
+    wanted: list[tuple[Edit | None, str]] = [(edit, form) for form in FORMATS for edit in (subject.edit, None)]
+    abouts = [subject.about | {"form": form} | (of_edit(edit) if edit else {"edit": None}) for edit, form in wanted]
+    told = subject.recall.many(
+        "gone", "a round trip", abouts,
+        lambda places: [named(*wanted[place]) for place in subject.progress(places, len(places), "round trips")],
+    )  # fmt: skip
+    shares = [bootstrap_mean(one, seed=subject.seed) for one in told]
+    return [
+        Answer("round trips", f"named after {form}", shares[2 * place], shares[2 * place + 1], "unedited, the same")
+        for place, form in enumerate(FORMATS)
+    ]
+
+
+def asked_answers(subject: Subject, prompts: Sequence[str]) -> list[Answer]:
+    """Return what other ways of asking bring out, beside random neurons edited.
+
+    Of each question, the pictures are those whose unedited answer shows the knowledge.
+    """
+    concept = subject.concept
+    names: Callable[[str], bool] = concept.mentioned_in
+    answers = [_asked(subject, f"asked “{one}”: named", one, names) for one in prompts]
+    count = COUNT.format(plural(concept.words[0]))
+    answers.append(_asked(subject, f"asked “{count}”: not none", count, _counts))
+    answers.append(_aliases(subject))
+    return [*answers, *_yes_no(subject), _choice(subject), _in_words(subject)]
+
+
+def _counts(text: str) -> bool:
+    return bool(text.strip()) and not NONE.mentioned_in(text)
+
+
+def _asked(subject: Subject, name: str, question: str, shows: Callable[[str], bool]) -> Answer:
+    drafts = subject.captions if question == subject.model.prompt else None
+    before, *others = subject.ask(question, subject.target, drafts)
+    return _share(subject, name, before, others, shows, "the unedited model does not show it when asked so")
+
+
+def _share(
+    subject: Subject, name: str, before: Sequence[Generated], others: Sequence[Sequence[Generated]],
+    shows: Callable[[str], bool], why: str,
+) -> Answer:  # fmt: skip
+    known = [place for place, one in enumerate(before) if shows(one.text)]
+    hits = [[float(shows(said[place].text)) for place in known] for said in others]
+    edited, control = _beside(hits, why, subject.seed)
+    return Answer("other questions", name, edited, control, RANDOM)
+
+
+def _beside(hits: Sequence[Sequence[float]], why: str, seed: int) -> tuple[Measured, Measured]:
+    """Return the share of hits under the edit, and the mean over random ones; `[edit][picture]`."""
+    edited, *random = hits
+    if not len(edited):
+        return Measured.missing(why), Measured.missing(why)
+    control = bootstrap_mean(np.mean(random, axis=0).tolist(), seed=seed) if random else Measured.missing(
+        "no random control was run"
+    )  # fmt: skip
+    return bootstrap_mean(list(edited), seed=seed), control
+
+
+def _aliases(subject: Subject) -> Answer:
+    name, words = "named by another of its words", subject.concept.words[1:]
+    if not words:
+        missing = Measured.missing("the data knows no other word for it")
+        return Answer("other questions", name, missing, missing, RANDOM)
+    other = Concept(subject.concept.name, words, unless=subject.concept.unless)
+    _, *others = subject.ask(subject.model.prompt, subject.target, subject.captions)
+    edited, control = _beside(
+        [[float(other.mentioned_in(one.text)) for one in said] for said in others], "", subject.seed
+    )
+    return Answer("other questions", name, edited, control, RANDOM)
+
+
+def _yes_no(subject: Subject) -> list[Answer]:
+    split = Split((), subject.target, subject.elsewhere, ())
+    asked = Pope().questions(subject.data, subject.concept, split, seed=subject.seed)
+    questions = [one for one in asked if one.kind == TARGET]
+    before, (after, *others) = poll(subject.model, questions, subject.edits, subject.progress, subject.recall)
+    report = measure_pope(subject.concept, questions, before, after, others, seed=subject.seed)
+    edited, random = (one["text"]["target"] for one in (report.after, report.control))
+    names = {"present_yes": "asked whether it is there, and it is: yes", "absent_yes": "... and it is not: yes"}
+    return [Answer("other questions", name, edited[key], random[key], RANDOM) for key, name in names.items()]
+
+
+def _choice(subject: Subject) -> Answer:
+    """Return how often its word is likelier than those of all other things that the picture does not show."""
+    words = sorted((one for one in subject.data.concepts), key=lambda one: one.name)
+    name = f"multiple choice, its word the likeliest of up to {len(words)}"
+    abouts = [subject.about | of_edit(edit) for edit in subject.edits]
+    hits = subject.recall.many(
+        "gone", "multiple choice", abouts,
+        lambda places: _chosen(subject, words, [subject.edits[one] for one in places]),
+    )  # fmt: skip
+    edited, control = _beside(hits, "no caption names it", subject.seed)
+    return Answer("other questions", name, edited, control, RANDOM)
+
+
+@torch.no_grad()
+def _chosen(subject: Subject, words: Sequence[Concept], edits: Sequence[Edit]) -> list[list[float]]:
+    """Return whether the concept wins under each edit where the unedited caption first names it, `[edit][picture]`."""
+    model, hits = subject.model, [list[float]() for _ in edits]
+    first = {one.name: _first_tokens(model, one) for one in words}
+    for start in range(0, len(subject.target), model.batch_size):
+        samples = subject.target[start : start + model.batch_size]
+        mentions = [model.mention(one, subject.concept) for one in subject.captions[start : start + model.batch_size]]
+        batch = model.read([one.asked(model.prompt) for one in samples], [one.prefix for one in mentions])
+        for number, edit in enumerate(edits):
+            with edit.applied(model) if edit.acts else nullcontext():
+                rows = model.logits(batch)[:, -1].cpu()
+            hits[number] += [
+                float(_wins(row, sample, subject.concept, first)) for row, sample in zip(rows, samples, strict=True)
+            ]
+    return hits
+
+
+def _wins(row: torch.Tensor, sample: Sample, concept: Concept, first: dict[str, list[int]]) -> bool:
+    own = row[first[concept.name]].max()
+    return all(
+        row[ids].max() < own for name, ids in first.items() if name != concept.name and name not in sample.objects
+    )
+
+
+def _first_tokens(model: object, concept: Concept) -> list[int]:
+    tokenizer = model.tokenizer  # type: ignore[attr-defined]
+    forms = [blank + form for word in concept.words for form in (word, plural(word)) for blank in ("", " ")]
+    first = {ids[0] for form in forms if (ids := tokenizer(form, add_special_tokens=False).input_ids)}
+    return sorted(first - {tokenizer.unk_token_id}) or sorted(first)
+
+
+def _in_words(subject: Subject) -> Answer:
+    """Return how many of the text-only questions about it, right before, are right still: no picture is shown."""
+    about = [one for one in subject.data.questions if subject.concept.mentioned_in(one.answer)]
+    name = "asked in words, without a picture: right"
+
+    def say(edits: Sequence[Edit | None]) -> list[list[str]]:
+        said = []
+        for edit in edits:
+            with edit.applied(subject.model) if edit is not None and edit.acts else nullcontext():
+                said.append(subject.model.answer(about))
+        return said
+
+    every: list[Edit | None] = [None, *subject.edits]
+    abouts = [subject.about | (of_edit(one) if one else {"edit": None}) for one in every]
+    before, *others = subject.recall.many(
+        "gone", "questions in words", abouts, lambda places: say([every[one] for one in places])
+    )  # fmt: skip
+    known = [place for place, one in enumerate(about) if right(one, before[place])]
+    hits = [[float(right(about[place], said[place])) for place in known] for said in others]
+    edited, control = _beside(hits, "no question without a picture is about it", subject.seed)
+    return Answer("other questions", name, edited, control, RANDOM)
