@@ -111,11 +111,13 @@ class EditReport(Shown):
 
     def _repr_html_(self) -> str:
         """Every measure beside the control's, as they are called in report.json."""
-        parts = (("suppression", self.suppression, self.control.suppression),)
-        parts += (("retention", self.retention, self.control.retention),)
+        parts = {
+            "suppression": (self.suppression, self.control.suppression),
+            "retention": (self.retention, self.control.retention),
+        }
         rows = [
             (part, name, as_text(one), as_text(control[name]) if name in control else "-", str(one.n))
-            for part, figures, control in parts
+            for part, (figures, control) in parts.items()
             for name, one in figures.items()
         ]
         columns = ("", "measure", "edit", f"random control, {self.control.seeds} seeds", "n")

@@ -217,7 +217,8 @@ class Comparison(Shown):
         return "\n".join(lines + [INTERRUPTED] * self.interrupted)
 
     def _repr_html_(self) -> str:
-        tables = [one.table() for one in (*self.tables, *self.means, *([self.matrix] if self.matrix else []))]
+        tables = [one.table() for one in (*self.tables, *self.means)]
+        tables += [self.matrix.table()] if self.matrix else []
         return display(f"{INTERRUPTED}; " * self.interrupted + self._finding, tables, self._draw_methods())
 
     @property
