@@ -82,7 +82,7 @@ def _tokenizer(files: Files, n_img: int) -> Any:
         reason = str(error).splitlines()[0]
         raise GILLFileError(f"`language` `{files.language}` has no tokenizer that can be read: {reason}") from error
     tokenizer.add_special_tokens({"cls_token": PICTURE})
-    tokenizer.add_tokens(img_names(n_img), special_tokens=True)
+    tokenizer.add_special_tokens({"extra_special_tokens": img_names(n_img)})
     return tokenizer
 
 
