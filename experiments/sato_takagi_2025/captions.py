@@ -16,8 +16,8 @@ UNEDITED, REFERENCES = "unedited captions", "reference captions"
 MEAN = "mean"
 NOTE = (
     "target: held-out pictures of the concept whose unedited caption names it, where low is suppressed; others: "
-    "pictures without it, where high is retained. In brackets are 95 % intervals over pictures; of a mean, over concepts, "
-    "of which n is the number then."
+    "pictures without it, where high is retained. In brackets are 95 % intervals over pictures; those of a mean are "
+    "over concepts, of which n is the number then."
 )
 
 
