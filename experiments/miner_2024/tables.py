@@ -12,7 +12,7 @@ from kedit.results.table import Cell, Table
 
 Reports = Mapping[str, TaskReport]
 """What masking did, by the setting's name."""
-HEADINGS = {STRATEGY: "strategy, importance", SHARE: "share masked"}
+HEADINGS = {STRATEGY: "strategy, importance", SHARE: "budget"}
 
 
 def benchmarks(reports: Reports, ratio: float) -> Table:
@@ -31,7 +31,12 @@ def benchmarks(reports: Reports, ratio: float) -> Table:
         for kind, was in whole.before.items()
     ]
     counts = ", ".join(f"{name} {one.neurons}" for name, one in reports.items())
-    return Table(columns, tuple(rows), f"Right answers, {ratio:.1%} of the neurons masked", (f"neurons: {counts}",))
+    return Table(
+        columns,
+        tuple(rows),
+        f"Right answers with a budget of {ratio:.1%} of the neurons masked",
+        (f"neurons: {counts}",),
+    )
 
 
 def choices(part: str, reports: Reports) -> Table:
@@ -130,7 +135,7 @@ def draw(reports: Reports, ratio: float) -> Any:
         )
         for kind, was in whole.before.items()
     }
-    title = f"Right answers with {whole.neurons} neurons ({ratio:.1%}) masked"
+    title = f"Right answers with {whole.neurons} neurons masked, of a budget of {ratio:.1%}"
     return draw_intervals({"questions answered right: share": rows}, looks, title=title)
 
 
