@@ -21,9 +21,9 @@ from kedit.figure_style import Style
 log = logging.getLogger(__name__)
 
 STEMS = (
-    *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "report", "timing"),
-    *("locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted", "calibration", "grid"),
-    *("operators", "gone"),
+    *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "timing"),
+    *("report", "report_*", "locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted"),
+    *("calibration", "grid", "operators", "gone"),
 )
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
