@@ -158,8 +158,8 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
             assert rest[0] in COMMANDS or rest[0] == "--help", line
         elif tool == "python":
             assert rest[0] == "-m" and ROOT.joinpath(*rest[1].split(".")).with_suffix(".py").is_file(), line
-        elif tool in ("pip", "wandb"):
-            assert rest[0] == {"pip": "install", "wandb": "sync"}[tool], line
+        elif tool in ("pip", "wandb", "lm_eval"):
+            assert rest[0] == {"pip": "install", "wandb": "sync", "lm_eval": "run"}[tool], line
         else:
             assert (ROOT / tool).is_file(), line
 
