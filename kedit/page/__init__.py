@@ -2,9 +2,10 @@
 
 from kedit.page.materials import Card, Firing, Materials, leave_materials
 from kedit.page.pictures import fired_uri, picture_uri
-from kedit.page.write import PageError, add_page, write_page
+from kedit.page.write import PAGE, PageError, add_page, write_page
 
 __all__ = [
+    "PAGE",
     "Card",
     "Firing",
     "Materials",

@@ -10,6 +10,10 @@ from kedit.page.parts import Cards, NeuronCard, Note, Score, Section
 MOST_CARDS = 300
 """Cards on a page; a list of more is for a program, and in neurons.csv."""
 INSPECT = "`kedit inspect` measures what zeroing each neuron alone does, and which other concepts it serves."
+DIRECTIONS = (
+    "A neuron raises and lowers words: those whose logits its value vector changes most when it fires, read through "
+    "the model's final norm."
+)
 AGAIN = "The run left no pictures for its cards (`page=false`, or an older kedit)."
 
 
@@ -26,6 +30,8 @@ def neurons(folder: Folder) -> Section | None:
         for place, one in enumerate(every[:MOST_CARDS], 1)
     ]
     notes = [INSPECT] * (not seen)
+    if any(card.words for card in cards):
+        notes.append(DIRECTIONS)
     if not any(card.pictures for card in cards):
         notes.append(f"No pictures: {kept['why']}." if kept.get("why") else AGAIN)
     elif bare := len(every) - len(drawn):
@@ -49,11 +55,16 @@ def _card(
         str(named.get("neuron") or f"{one.layer}.{one.index}"),
         *one,
         [_score(folder, stage, one) for stage in folder.scores],
-        [str(word).strip() for word in words],
-        [str(word).strip() for word in seen.get("opposite") or drawn.get("opposite") or ()],
+        list(map(_word, words)),
+        list(map(_word, seen.get("opposite") or drawn.get("opposite") or ())),
         drawn.get("pictures") or (),
         list(_facts(seen, str(drawn.get("fires") or ""))),
     )
+
+
+def _word(token: object) -> str:
+    """Return a token without the space around it; one that is nothing but space is quoted."""
+    return str(token).strip() or repr(str(token))
 
 
 def _score(folder: Folder, stage: str, one: NeuronId) -> Score:

@@ -25,7 +25,7 @@ class Folder:
         self._read: dict[str, Any] = {}
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return what a file says, which is a mapping; a PageError says that it is damaged."""
+        """Return what a file says: a mapping, or a list as its `rows`; a PageError says that it is damaged."""
         if name not in self._read:
             self._read[name] = self._mapping(name, json.loads)
         found: dict[str, Any] = self._read[name]
@@ -88,7 +88,7 @@ class Folder:
             found = read(text)
         except ValueError as error:
             raise PageError(f"`{self.path / name}` is damaged: {error}") from error
-        return dict(found) if isinstance(found, Mapping) else {}
+        return dict(found) if isinstance(found, Mapping) else {"rows": found} if isinstance(found, list) else {}
 
     def _text(self, name: str) -> str:
         path = self.path / name

@@ -49,7 +49,8 @@ def _inspection(found: Mapping[str, Any]) -> Heading:
     told = f"{count} neurons were looked at."
     if (located := Interval.of(words.get("located"))).value is not None:
         random = Interval.of(words.get("random")).text
-        told += f" A share of {located.text} has a word of the concept among those it raises most; of random ones {random}."
+        told += f" A share of {located.text} has a word of the concept among those it raises most"
+        told += f"; of random ones {random}."
     return Heading(f"{found.get('concept', '?')} in {found.get('model', '?')}", "inspect", told)
 
 

@@ -55,7 +55,7 @@ def effects(folder: Folder) -> Section | None:
     parts: list[Part] = []
     for part, main in MAIN.items():
         rows = dict(_effect_rows(report.get(part) or {}, control.get(part) or {}))
-        shown = {measure: row for measure, row in rows.items() if measure in main and row[1].value is not None}
+        shown = {one: rows[one] for one in main if one in rows and rows[one][1].value is not None}
         if part == "retention" and report.get("selectivity"):
             shown["selectivity"] = ("selectivity", Interval.of(report["selectivity"]), None)
         title = f"{part.capitalize()}: {'the concept goes' if part == 'suppression' else 'all else stays'}"
@@ -79,7 +79,8 @@ def captions(folder: Folder) -> Section | None:
         for group, some in changed.items()
         if some
     ]
-    every: list[Sequence[Cell]] = [tuple(str(row.get(key, "")) for key in ("id", "group", "before", "after")) for row in rows]
+    keys = ("id", "group", "before", "after")
+    every: list[Sequence[Cell]] = [tuple(str(row.get(key, "")) for key in keys) for row in rows]
     parts: list[Part] = [
         Note(f"Texts that changed: {'; '.join(counts)}."),
         Captions(shown),
@@ -177,7 +178,8 @@ def _asides(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"Fluency: the edited model {'still speaks its language' if fluency['passed'] else 'is broken'}{why}."
     maps = report.get("heat_maps") or {}
     if maps.get("pointing"):
-        yield f"Heat maps peak inside the concept's region in a share of {Interval.of(maps['pointing']).text} of the pictures."
+        inside = Interval.of(maps["pointing"])
+        yield f"Heat maps: {inside.text} of {inside.n} pictures have their peak inside the concept's region."
     elif maps.get("why"):
         yield f"No heat maps: {maps['why']}."
 
@@ -199,8 +201,8 @@ def _called(node: Any) -> str:
 def _listed(values: Any) -> str:
     if not isinstance(values, Mapping):
         return str(values)
-    inner = (f"{key} ({_listed(value)})" if isinstance(value, Mapping) else f"{key} {value}" for key, value in values.items())
-    return ", ".join(inner)
+    form = {True: "{} ({})", False: "{} {}"}
+    return ", ".join(form[isinstance(one, Mapping)].format(key, _listed(one)) for key, one in values.items())
 
 
 def _files(folder: Folder) -> list[str]:

@@ -55,7 +55,8 @@ def comparison(folder: Folder) -> Section | None:
 
 
 def _ranking(table: Mapping[str, Any]) -> Part:
-    columns = ("method", *map(name, METHOD_FIGURES), "weakest retention", "neurons", "forwards", "backwards", "p", "notes")
+    about = ("weakest retention", "neurons", "forwards", "backwards", "p", "notes")
+    columns = ("method", *map(name, METHOD_FIGURES), *about)
     rows = [
         (
             *(row["method"], *(Interval.of(row.get(key)) for key in METHOD_FIGURES), row.get("weakest_retention")),

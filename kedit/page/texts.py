@@ -31,6 +31,15 @@ def marked(text: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(_spelled(_cut(str(text))))
 
 
+def prose(text: str) -> Markup:
+    """Return a sentence as HTML, with what stands between backticks as code."""
+    parts = _cut(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick alone means itself
+        return marked(text)
+    inner = [Markup("<code>{}</code>").format(marked(one)) if at % 2 else _spelled(one) for at, one in enumerate(parts)]
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(inner))
+
+
 def marked_pieces(pieces: list[Piece], element: str) -> Markup:
     """Return a text as HTML, what changed inside an `element` such as `del` or `ins`."""
     inner = [

@@ -17,7 +17,7 @@ from kedit.page.folder import Folder, PageError
 from kedit.page.headings import Heading, heading
 from kedit.page.parts import Section
 from kedit.page.sections import SECTIONS
-from kedit.page.texts import marked, marked_pieces, plain
+from kedit.page.texts import marked, marked_pieces, plain, prose
 from kedit.results.run_folder import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ def _environment() -> Environment:
         loader=PackageLoader("kedit.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    found.filters |= {"marked": marked, "plain": plain, "pieces": marked_pieces, "kind_of": lambda value: type(value).__name__, "sort_value": sort_value}
+    found.filters |= {"marked": marked, "plain": plain, "pieces": marked_pieces, "prose": prose}
+    found.filters |= {"kind_of": lambda value: type(value).__name__, "sort_value": sort_value}
     return found
 
 

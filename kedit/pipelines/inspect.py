@@ -17,6 +17,8 @@ from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
+from kedit.page import Materials, add_page, leave_materials
+from kedit.pipelines.firing import cards
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import Located, language_only, leave, locate, name_of, neuron_part
 from kedit.pipelines.looks import (
@@ -184,17 +186,19 @@ class Inspection:
             "rows": [row.to_json() for row in self.rows],
         }
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "inspect.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave_located(self.located, run)
         run.save_text("neurons.csv", self.neuron_table().csv())
@@ -207,6 +211,9 @@ class Inspection:
             run.save_figures(self.figures, figures)
         run.save_json("inspect.json", self.to_json())
         run.save_text("inspect.md", self._markdown(run.figures))
+        if page:
+            leave_materials(run, self._materials)
+            add_page(run.folder)
 
     def __str__(self) -> str:
         """The measures under their sections, and below what could not be measured."""
@@ -225,6 +232,14 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         return self.table().html() + self.neuron_table().html()
+
+    def _materials(self) -> Materials:
+        """Return what the page needs beside the other files: the neurons' pictures, the best by the last stage."""
+        ranked = list(self.located.scores.values())[-1].ranking(self.neurons) if self.located.scores else []
+        decoded = {one.neuron: one for one in self.words.decoded} if self.words else {}
+        best = [decoded[one] for one in dict.fromkeys([*ranked, *self.neurons]) if one in decoded]
+        why = "" if self.heat else "the model has no place in a picture for what its neurons do"
+        return Materials(cards(best, self.heat.fired if self.heat else None), why)
 
     def _title(self) -> str:
         how = f"located by {self.locator}" if self.located.scores else "neurons as given"

@@ -27,6 +27,7 @@ from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_c
 from kedit.inspection.shuffle import shuffled
 from kedit.models.encoder import OwnLayers
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.firing import Fired
 from kedit.pipelines.preparation import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
@@ -129,6 +130,8 @@ class Heat:
     """A picture each, those that show other objects first."""
     peak_inside: Mapping[NeuronId, float]
     """For each neuron alone, the share of pictures in which its strongest place lies in the concept's region."""
+    fired: Fired
+    """What the neurons did in the pictures."""
 
 
 def follow_heat(subject: Subject) -> Heat:
@@ -154,7 +157,10 @@ def follow_heat(subject: Subject) -> Heat:
     rows.sort(key=lambda row: row.others is None)
     figures: tuple[Callable[[Pointing], float | None], ...] = (lambda p: float(p.hit), lambda p: p.iou, lambda p: p.auc)
     measures = [_judge(subject, name, figure, own, random) for name, figure in zip(HEAT, figures, strict=True)]
-    return Heat(tuple(measures), tuple(rows), {neuron: alone[neuron] / len(rows) for neuron in subject.neurons})
+    inside = {neuron: alone[neuron] / len(rows) for neuron in subject.neurons}
+    captions = [caption.text for _, caption in subject.named]
+    fired = Fired(subject.concept, subject.pairs, captions, seen, grids, subject.peaks)
+    return Heat(tuple(measures), tuple(rows), inside, fired)
 
 
 def _judge(

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEMS = (
     *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "report", "timing"),
     *("locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted", "calibration", "grid"),
-    *("operators",),
+    *("operators", "page"),
 )
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
