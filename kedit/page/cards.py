@@ -57,8 +57,9 @@ def _card(
         [_score(folder, stage, one) for stage in folder.scores],
         list(map(_word, words)),
         list(map(_word, seen.get("opposite") or drawn.get("opposite") or ())),
+        str(seen.get("fires") or drawn.get("fires") or ""),
         drawn.get("pictures") or (),
-        list(_facts(seen, str(drawn.get("fires") or ""))),
+        list(_facts(seen)),
     )
 
 
@@ -75,19 +76,20 @@ def _score(folder: Folder, stage: str, one: NeuronId) -> Score:
     return Score(stage, value, folder.place(stage, value), scores.values.numel() - scores.n_missing)
 
 
-def _facts(seen: Mapping[str, Any], fires: str) -> Iterator[tuple[str, str]]:
-    if seen.get("fires") or fires:
-        yield "fires", str(seen.get("fires") or fires)
+def _facts(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     told = {
         "peak": ("strongest activation, mean over pictures", "{:.2f}"),
         "fires_at": ("fires most at", "{} tokens"),
         "peak_inside": ("peaks inside the concept", "{:.0%} of the pictures"),
         "auroc": ("tells pictures with the concept apart", "AUROC {:.2f}"),
         "stability": ("found again on half of the samples", "{:.0%} of the draws"),
+        "alone": ("zeroed alone, the concept's word loses", "{:.3g} nats"),
     }
     for key, (what, form) in told.items():
         if seen.get(key) is not None:
             yield what, form.format(seen[key])
+    if seen.get("serves") is not None:
+        yield "also located for", ", ".join(map(str, seen["serves"])) or "none of the other concepts compared"
 
 
 def _id(row: Mapping[str, Any]) -> NeuronId | None:

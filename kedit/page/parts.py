@@ -163,6 +163,8 @@ class NeuronCard:
     scores: Sequence[Score]
     words: Sequence[str]
     opposite: Sequence[str]
+    fires: str = ""
+    """On which side of zero it fires."""
     pictures: Sequence[Mapping[str, Any]] = ()
     facts: Sequence[tuple[str, str]] = ()
     """What `kedit inspect` measured of it alone."""

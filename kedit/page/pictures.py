@@ -42,7 +42,7 @@ def fired_uri(image: Image.Image, heat: NDArray[np.float64], top: float, region:
     places = np.linspace(0, 1, len(COLOURS))
     colours = np.concatenate([np.interp(warm, places, column) for column in COLOURS.T], -1)
     gray = np.asarray(small.convert("L").convert("RGB"), dtype=np.float64)
-    mixed = gray + (colours - gray) * (0.25 + 0.6 * warm)
+    mixed = gray + (colours - gray) * (0.9 * warm**0.5)
     if region is not None:
         mask = np.asarray(Image.fromarray(region).resize(small.size, Image.Resampling.NEAREST), dtype=bool)
         edge = _grown(mask) & ~mask

@@ -179,7 +179,7 @@ def _asides(report: Mapping[str, Any]) -> Iterator[str]:
     maps = report.get("heat_maps") or {}
     if maps.get("pointing"):
         inside = Interval.of(maps["pointing"])
-        yield f"Heat maps: {inside.text} of {inside.n} pictures have their peak inside the concept's region."
+        yield f"The heat map peaks inside the concept's region in {inside.text} of the pictures (n = {inside.n})."
     elif maps.get("why"):
         yield f"No heat maps: {maps['why']}."
 
