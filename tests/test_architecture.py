@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"kedit.doctor"}),
     frozenset({"kedit.results"}),
     frozenset({"kedit.plots"}),
+    frozenset({"kedit.page"}),
     frozenset({"kedit.pipelines"}),
     frozenset({"kedit"}),  # the public names, which may come from anywhere below
     frozenset({"kedit.cli"}),

@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),
     "table": Command("kedit.cli.table", "print one table of the runs in a folder"),
     "leaderboard": Command("kedit.cli.leaderboard", "rank the jobs of a sweep and draw them, also after failures"),
+    "page": Command("kedit.cli.page", "make the page of a finished run or sweep again, from its folder"),
     "cache": Command("kedit.cli.cache", "list, check or remove the results that are kept between runs"),
 }
 

@@ -38,8 +38,8 @@ def compare(cfg: DictConfig) -> None:
             truth(cfg, kept, tracker, style)
         elif cfg.against == "effect":
             # An interrupted comparison leaves what there is, too.
-            done = effect(cfg, lambda partial: leave(partial, kept, tracker, style))
-            leave(done, kept, tracker, style)
+            done = effect(cfg, lambda partial: leave(partial, kept, tracker, style, page=cfg.page))
+            leave(done, kept, tracker, style, page=cfg.page)
         else:
             raise ConfigurationError(f"`against` is effect or truth; got {cfg.against}")
 
@@ -83,11 +83,11 @@ def prepared_for(cfg: DictConfig, data: Any, names: Any, counts: Any) -> list[An
     return [prepared(data, name, inpaint, vars(counts), cfg.seed) for name in names]
 
 
-def leave(comparison: Any, kept: Any, tracker: Any, style: Any) -> None:
+def leave(comparison: Any, kept: Any, tracker: Any, style: Any, *, page: bool) -> None:
     """Write the files of a comparison, tell the tracker, and print it."""
     from kedit.cli.show import tell_figures, terminal
 
-    comparison.save_in(kept, figures=style)
+    comparison.save_in(kept, figures=style, page=page)
     tracker.log(dict(metrics(comparison)))
     tracker.table("compare", *comparison.table().flat())
     tell_figures(tracker, kept)

@@ -23,7 +23,7 @@ TEXTS = frozenset({"concept", "folder", "path", "adapter", "language", "concepts
                    "subset", "synonyms", "pope_question"})  # fmt: skip
 """Last parts of the settings that are a text, which is not empty."""
 SWITCHES = frozenset({"figures", "titles", "share_passes", "crowds", "control", "download", "trust_remote_code",
-                      "chair", "pope"})  # fmt: skip
+                      "chair", "pope", "page"})  # fmt: skip
 """Last parts of the settings that are true or false."""
 READ_AS = {"int": "a number", "float": "a number", "bool": "true or false", "NoneType": "nothing"}
 """What a value is called that Hydra read as a type of Python's."""

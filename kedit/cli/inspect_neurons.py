@@ -31,7 +31,7 @@ def inspect(cfg: DictConfig) -> None:
     least = {f"evaluate.{name}" if name in cfg.evaluate else name: number for name, number in LEAST.items()}
     with run_folder(cfg, {"seed": 0, "threads": 1, **least}) as (kept, tracker):
         result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
-        result.save_in(kept, figures=figure_style(cfg))
+        result.save_in(kept, figures=figure_style(cfg), page=cfg.page)
         show.mirror_inspection(result, tracker, kept)
         show.terminal(result, kept)
 

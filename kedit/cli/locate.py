@@ -33,7 +33,7 @@ def locate(cfg: DictConfig) -> None:
         name = HydraConfig.get().runtime.choices["locate"]
         result = job(cfg, name) if cfg.merge is None else merged(cfg, name)
         if isinstance(result, LocateResult):
-            result.save_in(kept, figures=figure_style(cfg))
+            result.save_in(kept, figures=figure_style(cfg), page=cfg.page)
             show.mirror_located(result, tracker, kept)
         else:
             result.save_in(kept)

@@ -10,7 +10,7 @@ from kedit.cli.configuration import plain, without_hydra
 from kedit.cli.errors import ConfigurationError
 from kedit.results.run_folder import clear, is_finished
 
-NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite"})
+NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite", "page"})
 """Settings that change no result."""
 ASIDE = ".STATUS"
 """The STATUS of a job that another sweep left, until this one comes to it and sees whether it fits."""

@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> tuple[float, float]:
     running: Any = HydraConfig.get()
     with run_folder(cfg, LEAST) as (kept, tracker):
         result = job(cfg, running.runtime.choices["locate"], kept)
-        result.save_in(kept, figures=figure_style(cfg))
+        result.save_in(kept, figures=figure_style(cfg), page=cfg.page)
         show.mirror(result, tracker, kept)
         if sweep_folder() is not None:
             telling.tell(running, result.to_json(), time.perf_counter() - began)

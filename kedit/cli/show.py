@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kedit.page import PAGE
 from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.locate import LocateResult
 from kedit.pipelines.run import BeforeAfter, CaptionChange, RunResult
@@ -50,4 +51,5 @@ def tell_figures(tracker: Tracker, run: Run) -> None:
 
 def terminal(result: object, run: Run) -> None:
     """Print what a person reads in ten seconds."""
-    print(f"{result}\nfiles: {run.folder}")
+    page = run.folder / PAGE
+    print(f"{result}\nfiles: {run.folder}" + f"\npage: {page}" * page.is_file())

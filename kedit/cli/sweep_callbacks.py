@@ -124,7 +124,7 @@ def put_together(settings: DictConfig, folder: Path) -> None:
     from kedit.cli.sweeping.summary import terminal, written
 
     with summing_up(settings, folder) as tracker:
-        terminal(written(folder, tracker))
+        terminal(written(folder, tracker, page=settings.page))
 
 
 @contextmanager

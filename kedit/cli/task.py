@@ -30,7 +30,7 @@ def task(cfg: DictConfig) -> None:
 
     with run_folder(cfg, LEAST) as (kept, tracker):
         result = job(cfg, HydraConfig.get().runtime.choices["locate"], kept)
-        result.save_in(kept, figures=figure_style(cfg))
+        result.save_in(kept, figures=figure_style(cfg), page=cfg.page)
         show.mirror_task(result, tracker, kept)
         show.terminal(result, kept)
 

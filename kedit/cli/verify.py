@@ -32,7 +32,7 @@ def differing(run: Path) -> list[str]:
     with TemporaryDirectory(prefix="kedit-verify-") as scratch:
         again = Path(scratch)
         with Run(again) as kept:
-            recipe.job(DictConfig(settings), chosen.locate, kept).save_in(kept, figures=False)
+            recipe.job(DictConfig(settings), chosen.locate, kept).save_in(kept, figures=False, page=False)
         return differing_files(run, again)
 
 

@@ -11,6 +11,7 @@ from kedit.inspection.grid import NoGridError, picture_grids
 from kedit.inspection.responses import at_image, half_a_cell, pointing, strongest
 from kedit.internals.sites import Site
 from kedit.models.mllm import MLLM
+from kedit.pipelines.firing import Fired
 from kedit.pipelines.locate import Located
 from kedit.plots import HeatRow
 from kedit.results.cache import Recall, of_pairs
@@ -50,16 +51,27 @@ class HeatMaps:
         return [] if "why" in self.measures else self._seen[0]
 
     @cached_property
-    def _seen(self) -> tuple[list[HeatRow], list[float], list[float]]:
-        """The rows, whether each map hits the concept, and the areas under the curve."""
+    def fired(self) -> Fired | None:
+        """What the neurons did in the pictures; None where there are no maps."""
+        return None if "why" in self.measures else self._fired
+
+    @cached_property
+    def _fired(self) -> Fired:
         pairs = pictured(self.located.pairs, "a heat map")
         images = [pair.sample.image for pair in pairs]
         grids = picture_grids(self.model, images)
         peaks = strongest(self.model, self.site, self.located.neurons, images)
         below = {neuron for neuron, peak in peaks.items() if peak < 0}
         seen = at_image(self.model, self.site, [self.located.neurons], images, below)
+        captions = [caption.text for caption in self.located.captions]
+        return Fired(pairs[0].concept, pairs, captions, seen, grids, peaks)
+
+    @cached_property
+    def _seen(self) -> tuple[list[HeatRow], list[float], list[float]]:
+        """The rows, whether each map hits the concept, and the areas under the curve."""
+        fired = self._fired
         rows, hits, aucs = [], [], []
-        for pair, one, grid, caption in zip(pairs, seen, grids, self.located.captions, strict=True):
+        for pair, one, grid, caption in zip(fired.pairs, fired.seen, fired.grids, fired.captions, strict=True):
             others, cell = other_regions(pair.sample, pair.concept), half_a_cell(grid, pair.sample)
             judged = pointing(one.values, grid, pair.sample, pair.concept, others)
             hits.append(float(judged.hit))
@@ -67,7 +79,7 @@ class HeatMaps:
                 aucs.append(judged.auc)
             heat, beside = heat_map(one.values, grid, pair.sample.image.size), others if others.any() else None
             region = pair.sample.region(pair.concept)
-            rows.append(HeatRow(pair.sample.image, pair.image, heat, region, caption.text, beside, cell))
+            rows.append(HeatRow(pair.sample.image, pair.image, heat, region, caption, beside, cell))
         rows.sort(key=lambda row: row.others is None)
         return rows, hits, aucs
 

@@ -18,7 +18,9 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.notebook import Shown
+from kedit.page import add_page, leave_materials
 from kedit.pipelines.display import display
+from kedit.pipelines.firing import inspected
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import Located, language_only, leave, locate, name_of, neuron_part
 from kedit.pipelines.looks import (
@@ -31,6 +33,7 @@ from kedit.pipelines.looks import (
     STREAMS,
     WORDS,
     Depths,
+    Each,
     Heat,
     Layers,
     Overlaps,
@@ -46,6 +49,7 @@ from kedit.pipelines.looks import (
     over_samples,
     read_words,
     tell_apart,
+    zero_each,
 )  # fmt: skip
 from kedit.pipelines.preparation import Prepared, prepare, usable
 from kedit.pipelines.provenance import check_marks, marks_of_model
@@ -107,6 +111,7 @@ class Inspection(Shown):
     senses: Senses | None
     stability: Stability | None
     overlaps: Overlaps | None
+    each: Each | None
     depths: Depths | None
     samples: Mapping[str, Any]
     """How many pictures were used, and why others were not."""
@@ -124,10 +129,11 @@ class Inspection(Shown):
         peaks = self.layers.peaks if self.layers else {}
         modality, heat = self.layers.modality if self.layers else {}, self.heat.peak_inside if self.heat else {}
         areas, held = self.senses.areas if self.senses else {}, self.stability.held if self.stability else {}
+        losses, serves = self.each.losses if self.each else {}, self.overlaps.serves if self.overlaps else {}
         return [
             NeuronRow(
                 *neuron, scores, *decoded.get(neuron, ((), ())), peaks.get(neuron), modality.get(neuron),
-                heat.get(neuron), areas.get(neuron), held.get(neuron),
+                heat.get(neuron), areas.get(neuron), held.get(neuron), losses.get(neuron), serves.get(neuron),
             )
             for neuron, scores in zip(self.neurons, self._scores, strict=True)
         ]  # fmt: skip
@@ -187,29 +193,34 @@ class Inspection(Shown):
             "rows": [row.to_json() for row in self.rows],
         }
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "inspect.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave_located(self.located, run)
         run.save_text("neurons.csv", self.neuron_table().csv())
         if self.words:
-            header, rows = decoding_rows(self.words.decoded, shown=8)
             note = f"The words that firing neurons of `{self.concept.name}` raise most; the strongest first."
-            run.save_text("decode.md", f"{note}\n\n{markdown_table(header, rows)}\n")
+            run.save_text("decode.md", f"{note}\n\n{markdown_table(*decoding_rows(self.words.decoded, shown=8))}\n")
             run.save_json("decode.json", [one.to_json() for one in self.words.decoded])
         if figures:
             run.save_figures(self.figures, figures)
         run.save_json("inspect.json", self.to_json())
         run.save_text("inspect.md", self._markdown(run.figures))
+        if page:
+            decoded, fired = self.words.decoded if self.words else (), self.heat.fired if self.heat else None
+            leave_materials(run, lambda: inspected(self.located, decoded, fired))
+            add_page(run.folder)
 
     def __str__(self) -> str:
         """The measures under their sections, and below what could not be measured."""
@@ -290,23 +301,11 @@ class Inspection(Shown):
             "Figures are with their 95 % interval; a random figure without one is known exactly. `n` counts what the "
             "figure is a mean over: neurons, pictures, concepts, or random draws of samples or permutations.",
             LEGEND,
-            self._depth_table(),
+            self.depths.markdown() if self.depths else "",
             "The words of each neuron are in [decode.md](decode.md).",
             *(f"![{figure.removeprefix('figures/')}]({figure})" for figure in figures),
         ]
         return "\n\n".join(block for block in blocks if block) + "\n"
-
-    def _depth_table(self) -> str:
-        """Return the cosines after each block, and their change with the located neurons zeroed, as a table."""
-        if not self.depths or not self.depths.steps:
-            return ""
-        columns = ("cosine of", *(f"after {depth} blocks" for depth in range(self.depths.plain.depths)))
-        rows = [
-            (name, *(f"{was.value:.2f} ({moved.value:+.3f})" for was, moved in steps))
-            for name, steps in self.depths.steps.items()
-        ]
-        note = "Modalities by layer, and in brackets what zeroing the located neurons changes:"
-        return f"{note}\n\n{markdown_table(columns, rows)}"
 
 
 def inspect(
@@ -474,6 +473,7 @@ def _look(subject: Subject, name: str, began: float) -> Inspection:
     stability = take("stability", SAMPLES, over_samples)
     take("stability", REGION, over_places)
     overlaps = take("stability", OTHERS, over_concepts)
+    each = take("each alone", (), zero_each)
     depths = take(MOVED, STREAMS, follow_streams)
     samples = {
         "located": len(subject.pairs),
@@ -483,7 +483,7 @@ def _look(subject: Subject, name: str, began: float) -> Inspection:
     }
     return Inspection(
         subject.model.name, name, subject.concept, subject.site, subject.located, tuple(measures), words, layers, heat,
-        senses, stability, overlaps, depths, samples, time.perf_counter() - began,
+        senses, stability, overlaps, each, depths, samples, time.perf_counter() - began,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.notebook import Shown
+from kedit.page import add_page, leave_materials
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
@@ -152,17 +153,19 @@ class LocateResult(Shown):
             "cost": self.located.cost,
         }
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "locate.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave(self.located, run)
         run.save_json("locate.json", self.to_json())
@@ -171,6 +174,9 @@ class LocateResult(Shown):
         # Of merged scores, nobody knows how long they took.
         scoring = {"locate_seconds": float(known)} if (known := self.located.provenance.get("seconds")) else {}
         run.save_json("timing.json", {**scoring, "seconds": round(self.seconds, 3)})
+        if page:
+            leave_materials(run)
+            add_page(run.folder)
 
     def __str__(self) -> str:
         return str(self.table())

@@ -27,9 +27,12 @@ from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_c
 from kedit.inspection.shuffle import shuffled
 from kedit.models.encoder import OwnLayers
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.pipelines.firing import Fired
+from kedit.pipelines.outputs import logprobs
 from kedit.pipelines.preparation import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
+from kedit.results.reports import markdown_table
 from kedit.samples import AnySample, Concept, Sample
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ REGION = ("region invariance",)
 OTHERS = ("specificity",)
 MOVED = "moved by zeroing"
 STREAMS = ("image to the last token", "image to the text", "special to text")
+MOST_ZEROED = 60
+"""Neurons that are zeroed alone, the best ones."""
 MOST_DECODED = 60
 """Random neurons whose words are compared with texts and pictures."""
 
@@ -129,6 +134,8 @@ class Heat:
     """A picture each, those that show other objects first."""
     peak_inside: Mapping[NeuronId, float]
     """For each neuron alone, the share of pictures in which its strongest place lies in the concept's region."""
+    fired: Fired
+    """What the neurons did in the pictures."""
 
 
 def follow_heat(subject: Subject) -> Heat:
@@ -154,7 +161,10 @@ def follow_heat(subject: Subject) -> Heat:
     rows.sort(key=lambda row: row.others is None)
     figures: tuple[Callable[[Pointing], float | None], ...] = (lambda p: float(p.hit), lambda p: p.iou, lambda p: p.auc)
     measures = [_judge(subject, name, figure, own, random) for name, figure in zip(HEAT, figures, strict=True)]
-    return Heat(tuple(measures), tuple(rows), {neuron: alone[neuron] / len(rows) for neuron in subject.neurons})
+    inside = {neuron: alone[neuron] / len(rows) for neuron in subject.neurons}
+    captions = [caption.text for _, caption in subject.named]
+    fired = Fired(subject.concept, subject.pairs, captions, seen, grids, subject.peaks)
+    return Heat(tuple(measures), tuple(rows), inside, fired)
 
 
 def _judge(
@@ -279,6 +289,8 @@ class Overlaps:
     """The inspected one first."""
     shared: Numbers
     """The share of neurons that each two concepts have in common: `[concept, concept]`."""
+    serves: Mapping[NeuronId, tuple[str, ...]]
+    """For each neuron the other concepts that it is located for, too."""
 
 
 def over_concepts(subject: Subject) -> Overlaps:
@@ -295,7 +307,29 @@ def over_concepts(subject: Subject) -> Overlaps:
     apart = bootstrap_mean(overlap.specificity(own, others), seed=subject.seed)
     chance = exact(1 - overlap.by_chance(own, subject.site.widths))
     measure = Measure("stability", OTHERS[0], apart, chance)
-    return Overlaps((measure,), tuple(sets), overlap.overlap_table(list(sets.values()), overlap.shared))
+    serves = {one: tuple(name for name in list(sets)[1:] if one in sets[name]) for one in subject.neurons}
+    return Overlaps((measure,), tuple(sets), overlap.overlap_table(list(sets.values()), overlap.shared), serves)
+
+
+@dataclass(frozen=True)
+class Each:
+    """What each neuron does alone."""
+
+    losses: Mapping[NeuronId, float]
+    """By how much (nats) zeroing it alone lowers the log-probability of the concept's word, on average over the
+    pictures that it was located with."""
+    measures: tuple[Measure, ...] = ()
+
+
+def zero_each(subject: Subject) -> Each:
+    """Zero each of the best neurons alone; see `kedit.pipelines.outputs.logprobs`."""
+    subject.require_neurons()
+    scores = list(subject.located.scores.values())
+    best = (scores[-1].ranking(subject.neurons) if scores else list(subject.neurons))[:MOST_ZEROED]
+    alone = [Edit(NeuronSet((one,), subject.neurons.site, subject.neurons.scope), Zero()) for one in best]
+    samples, captions = [pair.sample for pair, _ in subject.named], [caption for _, caption in subject.named]
+    before, *after = logprobs(subject.model, subject.concept, samples, captions, [None, *alone])
+    return Each({one: float(np.nanmean(np.subtract(before, now))) for one, now in zip(best, after, strict=True)})
 
 
 def _images(samples: Sequence[AnySample]) -> list[Image]:
@@ -339,6 +373,18 @@ class Depths:
             ]
             for name, before in _curves(self.plain)
         }
+
+    def markdown(self) -> str:
+        """Return the cosines after each block, and their change with the located neurons zeroed, as a table."""
+        if not self.steps:
+            return ""
+        columns = ("cosine of", *(f"after {depth} blocks" for depth in range(self.plain.depths)))
+        rows = [
+            (name, *(f"{was.value:.2f} ({moved.value:+.3f})" for was, moved in steps))
+            for name, steps in self.steps.items()
+        ]
+        note = "Modalities by layer, and in brackets what zeroing the located neurons changes:"
+        return f"{note}\n\n{markdown_table(columns, rows)}"
 
     def _measure(self, name: str, before: Numbers) -> Measure:
         moved, at_random = (np.abs(dict(_curves(one))[name] - before).mean(1) for one in self.zeroed.values())

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +27,10 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.notebook import Shown
+from kedit.page import Materials, add_page, leave_materials, picture_uri
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
 from kedit.pipelines.display import display
+from kedit.pipelines.firing import cards_of
 from kedit.pipelines.given import (
     as_inpainter,
     as_locator,
@@ -54,7 +56,9 @@ from kedit.samples import AnySample, Concept, Data, Progress, Sample, TextSample
 N_SHOWN = 4
 """How many pictures of the concept the figures show."""
 N_EXAMPLES = 3
-"""How many captions before and after the edit a page shows."""
+"""How many captions before and after the edit report.md shows."""
+PICTURED = {"target": (9, 3), "near": (4, 2), "far": (4, 2)}
+"""How many captions of each group the page shows beside their pictures: of those that changed, and of the others."""
 EFFECTS = {
     "suppression": ("mention_drop", "substitutions"),
     "retention": ("objects", "others", "text", "bleu", "rougeL", "bertscore"),
@@ -147,17 +151,19 @@ class BeforeAfter(Shown, ABC):
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave captions, report and figures in `folder`, of a run scores and neurons, too, with a STATUS; return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
@@ -167,6 +173,9 @@ class BeforeAfter(Shown, ABC):
         more = {"examples": examples, "figures": run.figures, "tables": [one.markdown() for one in self.tables[1:]]}
         run.save_text("report.md", report_markdown(self.to_json() | more))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})
+        if page:
+            leave_materials(run, self._materials)
+            add_page(run.folder)
 
     def __str__(self) -> str:
         examples = "\n".join(f"  before: {row.before}\n  after:  {row.after}" for row in self.examples)
@@ -182,6 +191,18 @@ class BeforeAfter(Shown, ABC):
         if not suppression and not retention:
             return None
         return draw_effects(suppression, retention, title=self.report.judgement.title)
+
+    def _materials(self) -> Materials:
+        """Return what the page needs beside the other files."""
+        samples = (*self.exam.target, *self.exam.near, *self.exam.far)
+        rows = [(place, row) for place, row in enumerate(self.captions) if row.group != "text"]
+        shown: list[int] = []
+        for group, (n_changed, n_same) in PICTURED.items():
+            changed = [place for place, row in rows if row.group == group and row.before != row.after]
+            same = [place for place, row in rows if row.group == group and row.before == row.after]
+            shown += changed[:n_changed] + same[:n_same]
+        pictures = [(place, sample) for place in shown if isinstance(sample := samples[place], Sample)]
+        return Materials(captions={place: picture_uri(sample.image) for place, sample in pictures})
 
     def _effects(self, part: str) -> dict[str, tuple[Measured, Measured]]:
         """Return each effect of the edit beside the control's, for `suppression` or `retention`."""
@@ -292,10 +313,15 @@ class RunResult(BeforeAfter):
             "heat_maps": self.heat_maps.measures,
         }
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave(self.located, run)
-        super().save_in(run, figures=figures)
+        super().save_in(run, figures=figures, page=page)
+
+    def _materials(self) -> Materials:
+        """Return what the page needs beside the other files."""
+        cards = cards_of(self.heat_maps.model, self.located, self.heat_maps.fired)
+        return replace(super()._materials(), cards=cards, why=str(self.heat_maps.measures.get("why", "")))
 
 
 def run(

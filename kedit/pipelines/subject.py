@@ -115,11 +115,16 @@ class NeuronRow:
     """How well it tells held-out pictures with the concept from those without."""
     stability: float | None
     """The share of the sets located on half of the samples that hold it."""
+    alone: float | None = None
+    """By how much zeroing it alone lowers the log-probability (nats) of the concept's word."""
+    serves: tuple[str, ...] | None = None
+    """The other concepts that it is located for, too."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain data."""
         words = {"words": list(self.words), "opposite": list(self.opposite)}
-        return vars(self) | {"scores": dict(self.scores), "fires": self.fires} | words
+        serves = None if self.serves is None else list(self.serves)
+        return vars(self) | {"scores": dict(self.scores), "fires": self.fires, "serves": serves} | words
 
     @property
     def fires(self) -> str | None:
@@ -131,13 +136,14 @@ def neuron_table(rows: Sequence[NeuronRow], stages: Sequence[str], title: str) -
     """Return a table of neurons, a row each."""
     columns = (
         *("layer", "neuron", *stages, "fires", "peak activation", "words", "opposite words"),
-        *("fires at", "peak inside", "auroc", "stability"),
+        *("fires at", "peak inside", "auroc", "stability", "zeroed alone", "also for"),
     )
     cells: list[tuple[Cell, ...]] = [
         (
             *(row.layer, row.index, *(row.scores[stage] for stage in stages), row.fires, row.peak),
             *(" ".join(row.words), " ".join(row.opposite)),
-            *(row.fires_at, row.peak_inside, row.auroc, row.stability),
+            *(row.fires_at, row.peak_inside, row.auroc, row.stability, row.alone),
+            None if row.serves is None else " ".join(row.serves),
         )
         for row in rows
     ]

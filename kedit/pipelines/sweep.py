@@ -22,6 +22,7 @@ from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.notebook import Shown
+from kedit.page import add_page, leave_materials
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import check_model
@@ -121,22 +122,28 @@ class SweepResult(Shown):
         rows = zip(self.table().to_json(), self.rows, strict=True)
         return [{"kedit": __version__, **told, "measured": numbers[row.run]} for told, row in rows]
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave the table, the figures and a run's folder for each distinct set, with a STATUS, and return `folder`.
 
         The runs' folders have no figures, which would take a few seconds each: `row.run.save` draws them. `figures`
-        is a `Style` for another format, width or no titles, False for none. A finished run or sweep of another result
-        stays, and is refused, unless `overwrite`.
+        is a `Style` for another format, width or no titles, False for none; `page` is whether to leave report.html,
+        there and in the runs' folders. A finished run or sweep of another result stays, and is refused, unless
+        `overwrite`.
         """
         table = self.table()
         with result_folder(folder, "leaderboard.json", self.to_json(), overwrite=overwrite) as run:
             for number, measured in self.distinct.items():
-                measured.save(run.folder / str(number), figures=False, overwrite=overwrite)
+                measured.save(run.folder / str(number), figures=False, page=page, overwrite=overwrite)
             if figures:
                 run.save_figures(self.figures, figures)
             run.save_json("leaderboard.json", self.to_json())
             run.save_text("leaderboard.csv", table.csv())
             run.save_text("leaderboard.md", table.markdown() + "\n")
+            if page:
+                leave_materials(run)
+                add_page(run.folder)
         return Path(folder)
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.notebook import Shown
+from kedit.page import add_page, leave_materials
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
@@ -132,17 +133,19 @@ class TaskResult(Shown):
             "cost": cost_part(self.scores) | {"seconds": round(self.seconds, 2)},
         }
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave scores, neurons, answers, report and figures in `folder`, with a STATUS, and return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         leave_sets(self.scores, self.sets, run)
         run.save_jsonl("answers.jsonl", [row._asdict() for row in self.answers])
@@ -150,6 +153,9 @@ class TaskResult(Shown):
         if figures:
             run.save_figures(self.figures, figures)
         run.save_text("report.md", self._markdown(run.figures))
+        if page:
+            leave_materials(run)
+            add_page(run.folder)
 
     def __str__(self) -> str:
         examples = [f"  {row.question}\n    before: {row.before}\n    after:  {row.after}" for row in self.examples]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEMS = (
     *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "timing"),
     *("report", "report_*", "locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted"),
-    *("calibration", "grid", "operators", "gone"),
+    *("calibration", "grid", "operators", "gone", "page"),
 )
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))

@@ -10,6 +10,7 @@ from kedit.cli.sweeping.leaderboard import interval_shown, numbered, ranked, val
 from kedit.cli.sweeping.pareto import Pareto, pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep, read
+from kedit.page import PAGE, add_page
 from kedit.results.run_folder import write_atomic, write_json
 from kedit.results.tracking import Tracker
 
@@ -37,8 +38,8 @@ class Board:
         return not self.sweep.undone
 
 
-def written(folder: str | Path, tracker: Tracker | None = None) -> Board:
-    """Write the tables and figures of the sweep in `folder`, mirror them to `tracker`, and return what they tell.
+def written(folder: str | Path, tracker: Tracker | None = None, *, page: bool = True) -> Board:
+    """Write tables, figures and page of the sweep in `folder`, mirror them to `tracker`, and return what they tell.
 
     Equal reports give equal bytes, wherever and whenever they are summed up.
 
@@ -54,6 +55,8 @@ def written(folder: str | Path, tracker: Tracker | None = None) -> Board:
     write_atomic(sweep.folder / "leaderboard.csv", leaderboard.as_csv(sweep, front))
     write_json(sweep.folder / "leaderboard.json", leaderboard.as_json(sweep, front))
     write_atomic(sweep.folder / "leaderboard.md", leaderboard.as_markdown(sweep, front, board.figures, board.lacking))
+    if page:
+        add_page(sweep.folder)
     if tracker is not None:
         tell(tracker, board)
     return board
@@ -148,3 +151,5 @@ def lines(board: Board) -> Iterator[str]:
     if more := [number for numbers in list(reasons.values())[MOST_REASONS:] for number in numbers]:
         yield f"{len(more)} more without a result; leaderboard.md says why"
     yield f"files: {sweep.folder} ({', '.join([*TABLES, *board.figures])})"
+    if (page := sweep.folder / PAGE).is_file():
+        yield f"page: {page}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from kedit.neurons import NeuronSet
 from kedit.notebook import Shown
+from kedit.page import add_page, leave_materials
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
@@ -192,17 +193,19 @@ class Comparison(Shown):
         blocks += [*FOOTNOTES, *([self.matrix.table().markdown()] if self.matrix else [])]
         return "\n\n".join([*blocks, *(f"![{one}]({one})" for one in figures)]) + "\n"
 
-    def save(self, folder: str | Path, *, figures: bool | Style = True, overwrite: bool = False) -> Path:
+    def save(
+        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
+    ) -> Path:
         """Leave tables, neurons and figures in `folder`, with a STATUS, and return it.
 
-        `figures` is a `Style` for another format, width or no titles, False for none. A finished run of another result
-        stays, and is refused, unless `overwrite`.
+        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
+        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
         """
         with result_folder(folder, "compare.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures)
+            self.save_in(run, figures=figures, page=page)
         return Path(folder)
 
-    def save_in(self, run: Run, *, figures: bool | Style = True) -> None:
+    def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave the same in the folder of a run that is open."""
         run.save_json("compare.json", self.to_json())
         run.save_json("neurons.json", _plain(self.neurons))
@@ -210,6 +213,9 @@ class Comparison(Shown):
         if figures:
             run.save_figures(self.figures, figures)
         run.save_text("compare.md", self.markdown(run.figures))
+        if page:
+            leave_materials(run)
+            add_page(run.folder)
 
     def __str__(self) -> str:
         lines = [str(one.table()) for one in (*self.tables, *self.means)]
