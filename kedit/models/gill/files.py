@@ -97,7 +97,7 @@ class Checkpoint:
         kept = {key: one for key, one in held.items() if not key.startswith(NOT_TRAINED)}
         return cls(files.checkpoint, kept, rows)
 
-    def settings(self, d_model: int, heads: int) -> dict[str, int]:
+    def settings(self, d_model: int, heads: int) -> dict[str, Any]:
         """Return the sizes that the shapes imply, and how many attention heads the mapper has, which none tells."""
         hidden, width = self.weights["mapper.fc.weight"].shape
         if width != d_model:

@@ -136,7 +136,7 @@ class GILL(PreTrainedModel, GenerationMixin):
         """Return what the language model gets of each picture: `[picture, image_pos, d_model]`."""
         pooled = self.vision_model(pixel_values).pooler_output
         made: Tensor = self.visual_embeddings(pooled)
-        return made.unflatten(-1, (self.config.n_image_tokens, -1))
+        return made.reshape(len(made), self.config.n_image_tokens, -1)
 
     def embeds(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
         """Return the embedding of each position, `[batch, pos, d_model]`, pictures in the order of `pixel_values`."""
@@ -233,4 +233,4 @@ class GILL(PreTrainedModel, GenerationMixin):
         places = input_ids >= first
         if (counts := places.sum(1).tolist()) != [n] * len(counts):
             raise ValueError(f"a row draws at {n} [IMG] tokens, got rows with {sorted(set(counts))} of them")
-        return states[places.to(states.device)].unflatten(0, (len(states), n))
+        return states[places.to(states.device)].reshape(len(states), n, -1)
