@@ -29,6 +29,7 @@ NO_KEYS = ("_target_", "defaults")
 TAKES = {
     "table": "FOLDER [FOLDER ...]",
     "leaderboard": "FOLDER [FOLDER ...]",
+    "page": "FOLDER [FOLDER ...]",
     "verify": "RUN [RUN ...]",
     "export": "RUN [to=FORM] [folder=FOLDER] [overwrite=true]",
 }
