@@ -29,6 +29,7 @@ NO_KEYS = ("_target_", "defaults")
 TAKES = {
     "table": "FOLDER [FOLDER ...]",
     "leaderboard": "FOLDER [FOLDER ...]",
+    "page": "FOLDER [FOLDER ...]",
     "verify": "RUN [RUN ...]",
     "export": "RUN [to=FORM] [folder=FOLDER] [overwrite=true]",
     "gone": "RUN [never_knew=FOLDER] [steps=32] [rate=1e-4] [captions=8] [controls=2] [figures=false]",

@@ -52,7 +52,7 @@ def _card(
     words = seen.get("words") or drawn.get("words") or str(named.get("words", "")).split()
     return NeuronCard(
         place,
-        str(named.get("neuron") or f"{one.layer}.{one.index}"),
+        str(named["neuron"]) if "index" in named else f"{one.layer}.{one.index}",
         *one,
         [_score(folder, stage, one) for stage in folder.scores],
         list(map(_word, words)),
@@ -83,7 +83,7 @@ def _facts(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "peak_inside": ("peaks inside the concept", "{:.0%} of the pictures"),
         "auroc": ("tells pictures with the concept apart", "AUROC {:.2f}"),
         "stability": ("found again on half of the samples", "{:.0%} of the draws"),
-        "alone": ("zeroed alone, the concept's word loses", "{:.3g} nats"),
+        "alone": ("zeroed alone, the concept's word loses", "{:.2f} nats"),
     }
     for key, (what, form) in told.items():
         if seen.get(key) is not None:

@@ -72,6 +72,9 @@ def _located(found: Mapping[str, Any]) -> Heading:
 
 
 def _sweep(board: Mapping[str, Any]) -> Heading:
+    if rows := board.get("rows"):
+        told = "The table has a row for each point; equal neurons were measured once."
+        return Heading(f"Sweep of {len(rows)} points", "sweep", told)
     counts = board.get("counts") or {}
     jobs = {job["number"]: job for job in board.get("jobs") or ()}
     best = next((jobs[number] for number in board.get("ranking") or () if number in jobs), None)

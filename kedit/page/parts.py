@@ -34,7 +34,7 @@ class Interval:
         """The figure for people."""
         if self.value is None:
             return f"not measured: {self.why}" if self.why else "-"
-        ends = "" if self.low is None or self.high is None else f" [{_short(self.low)}, {_short(self.high)}]"
+        ends = "" if self.low is None or self.high is None else f" [{_short(self.low)},\u00a0{_short(self.high)}]"
         return _short(self.value) + ends
 
     @property

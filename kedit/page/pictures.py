@@ -61,7 +61,7 @@ def figure_uri(path: Path) -> str | None:
         shown = figure.convert("RGB")
     if shown.width > WIDEST:
         height = max(1, round(shown.height * WIDEST / shown.width))
-        shown = shown.resize((WIDEST, height), Image.Resampling.LANCZOS)
+        shown = shown.resize((WIDEST, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return _uri(shown)
 
 
@@ -82,7 +82,7 @@ def _grown(mask: Mask) -> Mask:
 
 def _uri(image: Image.Image) -> str:
     content = io.BytesIO()
-    image.save(content, "WEBP", quality=QUALITY)
+    image.save(content, "WEBP", quality=QUALITY, method=2)
     return _data("image/webp", content.getvalue())
 
 

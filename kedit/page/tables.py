@@ -14,6 +14,8 @@ METHOD_FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "s
 def jobs(folder: Folder) -> Section | None:
     """Return the jobs of a sweep, the best first, each with a link to its page."""
     board = folder.json("leaderboard.json")
+    if board.get("rows"):
+        return _points(folder, board["rows"])
     if not board.get("jobs"):
         return None
     rank = {number: place for place, number in enumerate(board.get("ranking") or (), 1)}
@@ -26,10 +28,25 @@ def jobs(folder: Folder) -> Section | None:
     return Section("jobs", "Leaderboard", [told, Grid("Jobs", columns, rows, file="leaderboard.csv")])
 
 
-def _job(folder: Folder, job: Mapping[str, Any], place: int | None, names: Sequence[str]) -> Sequence[Cell]:
-    number = str(job["number"])
+def _points(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the rows of a sweep of the library, each with a link to the page of the run that measured its neurons."""
+    columns = [column for column in rows[0] if column not in ("kedit", "measured")]
+    cells = [(_page_of(folder, row.get("measured")), *(_cell(row.get(column)) for column in columns)) for row in rows]
+    return Section("jobs", "Leaderboard", [Grid("Points", ("run", *map(name, columns)), cells, file="leaderboard.csv")])
+
+
+def _page_of(folder: Folder, number: Any) -> Cell:
     page = f"{number}/report.html"
-    label: Cell = Link(f"job {number}", page) if folder.has(page) else f"job {number}"
+    return Link(f"run {number}", page) if folder.has(page) else f"run {number}"
+
+
+def _cell(value: Any) -> Cell:
+    return Interval.of(value) if isinstance(value, Mapping) else _text(value)
+
+
+def _job(folder: Folder, job: Mapping[str, Any], place: int | None, names: Sequence[str]) -> Sequence[Cell]:
+    page = f"{job['number']}/report.html"
+    label: Cell = Link(f"job {job['number']}", page) if folder.has(page) else f"job {job['number']}"
     figures = [Interval.of(job[key]) if key in job else None for key in JOB_FIGURES]
     beats = (job.get("beats_control") or {}).get("mention_drop")
     return (place, label, *((job.get("swept") or {}).get(key) for key in names), job.get("neurons"), *figures, beats,

@@ -90,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     found.filters |= {"marked": marked, "plain": plain, "pieces": marked_pieces, "prose": prose}
-    found.filters |= {"kind_of": lambda value: type(value).__name__, "sort_value": sort_value}
+    found.filters |= {"kind_of": lambda value: type(value).__name__, "sort_value": sort_value, "is_number": is_number}
     return found
 
 
@@ -108,6 +108,11 @@ def _up(folder: Folder) -> str:
     """Return the address of the sweep's page, for a job's folder."""
     is_job = folder.path.name.isdigit() and (folder.path.parent / "sweep.json").is_file()
     return f"../{PAGE}" if is_job else ""
+
+
+def is_number(cell: Any) -> bool:
+    """Return whether a cell shows a number."""
+    return isinstance(getattr(cell, "value", cell), int | float)
 
 
 def sort_value(cell: Any) -> str:
