@@ -87,7 +87,7 @@ def test_area_and_way_to_half_of_a_known_curve() -> None:
 
 @pytest.mark.parametrize("wrong", [{"steps": (1, 2)}, {"steps": (0,)}, {"steps": (0, 2, 1)}, {"rate": 0.0}])
 def test_lessons_that_make_no_curve_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="`steps` rise from 0|`rate` is a learning rate"):
+    with pytest.raises(ValueError, match=r"`steps` rise from 0|`rate` is a learning rate"):
         Lessons(**wrong)
 
 

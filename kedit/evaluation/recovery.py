@@ -27,7 +27,7 @@ class Recovery:
     @property
     def areas(self) -> Values:
         """The area under each picture's curve, by trapezoids, over the range of the steps: 0 to 1, `[picture]`."""
-        areas: Values = np.trapezoid(self.named, self.steps, axis=0) / (self.steps[-1] - self.steps[0])
+        areas: Values = np.asarray(np.trapezoid(self.named, self.steps, axis=0) / (self.steps[-1] - self.steps[0]))
         return areas
 
     def area(self, *, seed: int = 0) -> Measured:

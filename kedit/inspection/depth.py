@@ -98,7 +98,10 @@ def stitched(model: Any, other: Any, readings: Sequence[Reading]) -> list[Ridge]
         there = batch.kinds != 0
         for block, kept in enumerate(pairs):
             kept.append((theirs[block + 1][there], own[block + 1][there]))
-    return [Ridge.fit(*(torch.cat(parts) for parts in zip(*kept, strict=True)), SMOOTH) for kept in pairs]
+    return [
+        Ridge.fit(torch.cat([there for there, _ in kept]), torch.cat([here for _, here in kept]), SMOOTH)
+        for kept in pairs
+    ]
 
 
 def _read(model: Any, readings: Sequence[Reading]) -> Forced:
