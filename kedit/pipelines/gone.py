@@ -145,7 +145,6 @@ def gone(
     """Ask whether an edited concept is gone: what brings it back, and what of it was never taken away.
 
     Example:
-        result = kedit.run(model, data, "star")
         print(kedit.gone(kedit.Edit(result.neurons, kedit.Zero()), model, data, "star"))
 
     Args:
@@ -177,8 +176,7 @@ def gone(
     show, recall = as_progress(progress), Recall.of_model(store, model)
     subject = _subject(edit, model, data, found, split, taught, never_knew, controls, seed, recall, show)
     curves = relearned(subject, taught)
-    answers = relearning_answers(curves, taught, seed)
-    answers += quantized_answers(subject)
+    answers = relearning_answers(curves, taught, seed) + quantized_answers(subject)
     answers += run_stage(lambda: asked_answers(subject, prompts), show, "other questions")
     answers.append(run_stage(lambda: depth_answer(subject), show, "depth"))
     layers = run_stage(lambda: probed(subject), show, "probes")
