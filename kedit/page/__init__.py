@@ -1,8 +1,9 @@
 """The report page: one offline file, `report.html`, made from what a run left in its folder."""
 
+from kedit.page.folder import PageError
 from kedit.page.materials import Card, Firing, Materials, leave_materials
 from kedit.page.pictures import fired_uri, picture_uri
-from kedit.page.write import PAGE, PageError, add_page, write_page
+from kedit.page.write import PAGE, add_page, write_page
 
 __all__ = [
     "PAGE",
