@@ -55,14 +55,15 @@ def a_run(folder: Path, *, text: str = "star", n: int = 3, picture: str | None =
     rows = [{"id": text, "group": "target", "before": f"a {text} here", "after": "a thing here"}]
     uri = picture or picture_uri(Image.new("RGB", (8, 8), "red"))
     cards = [
-        Card(*one, (text, f"word{at}"), (text,), text, (Firing(text, 1.5, text, uri),)) for at, one in enumerate(ids)
+        Card(*one, (f"word{n - at}", text), (text,), text, (Firing(text, 1.5, text, uri),))
+        for at, one in enumerate(ids)
     ]
     with Run(folder) as run:
         run.save_json("report.json", report)
         run.save_json("neurons.json", neurons.to_json())
         run.save_jsonl("captions.jsonl", rows)
         save_scores({"difference": NeuronScores(values, text, provenance=about)}, folder / "scores.safetensors")
-        named = [f"{layer}.{index},{layer},{index},word{at}" for at, (layer, index) in enumerate(ids)]
+        named = [f"{layer}.{index},{layer},{index},word{n - at}" for at, (layer, index) in enumerate(ids)]
         run.save_text("neurons.csv", "\n".join(["neuron,layer,index,words", *named]) + "\n")
         leave_materials(run, lambda: Materials(tuple(cards), "", {0: uri}))
     return folder
