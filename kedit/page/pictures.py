@@ -45,7 +45,7 @@ def fired_uri(image: Image.Image, heat: NDArray[np.float64], top: float, region:
     mixed = gray + (colours - gray) * (0.9 * warm**0.5)
     if region is not None:
         mask = np.asarray(Image.fromarray(region).resize(small.size, Image.Resampling.NEAREST), dtype=bool)
-        edge = _grown(mask) & ~mask
+        edge = _grown(_grown(mask)) & ~mask  # two pixels: of one, the compression would take the colour
         mixed[_grown(edge)] = 255
         mixed[edge] = EDGE
     return _uri(Image.fromarray(mixed.round().astype(np.uint8)))
