@@ -20,7 +20,8 @@ from kedit.inspection.depth import Depth, losses
 from kedit.inspection.probe import Ridge, probe
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.identity import weights_digest
-from kedit.models.planted import STAR_CONCEPT, Planted, planted_pairs
+from kedit.models.planted import STAR_CONCEPT, Planted
+from kedit.models.planted.pictures import planted_pairs
 from kedit.neurons import NeuronSet
 from kedit.pipelines.gone import gone
 from kedit.pipelines.preparation import Counts
