@@ -20,8 +20,8 @@ from kedit.inspection.depth import Depth, losses
 from kedit.inspection.probe import Ridge, probe
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.identity import weights_digest
-from kedit.models.planted import STAR_CONCEPT, Planted
-from kedit.models.planted.pictures import planted_pairs
+from kedit.models.planted.pictures import STAR_CONCEPT, planted_pairs
+from kedit.models.planted.smallest import Planted
 from kedit.neurons import NeuronSet
 from kedit.pipelines.gone import gone
 from kedit.pipelines.preparation import Counts
@@ -229,7 +229,7 @@ def test_the_result_saves_itself_beside_a_run_and_is_found_again_in_the_store(pl
     first.save(tmp_path / "run")
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.*")}
     assert names == {"gone.json", "gone.md", "figures/gone.png", "figures/relearning.png"}
-    assert str(first).count("steps to half") == 1
+    assert first.table().markdown().count("steps to half") == 1
 
 
 def test_an_edit_that_cannot_be_merged_and_data_without_pictures_are_refused(planted: Planted) -> None:

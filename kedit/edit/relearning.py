@@ -37,7 +37,7 @@ class Lessons:
 
 
 def language_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of the language model by name: embeddings, blocks, last norm and head; nothing that sees."""
+    """Return the weights of the language model by name: embeddings, blocks, last norm, head; no eye, no projector."""
     inside = f"{decoder_path(module)}.".lstrip(".")
     head = named_by_model(module, "get_output_embeddings")
     of_head = {id(one) for one in head.parameters()} if head is not None else set()

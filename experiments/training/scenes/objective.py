@@ -60,14 +60,16 @@ def pool(tower: PatchLabeler, first_seed: int, n_scenes: int, file: Path, withou
     return found
 
 
-def objective(model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool, size: int) -> Callable[[int], Losses]:
+def objective(
+    model: LlavaForConditionalGeneration, maker: RowMaker, pool: Pool, size: int, *, bfloat16: bool = True
+) -> Callable[[int], Losses]:
     """Return the losses by step: words, and what else the maker's recipe asks for."""
     recipe = maker.recipe
 
     def losses(step: int) -> Losses:
         seeds, features = pool.batch(step, size)
         rows = maker.batch([scene(seed) for seed in seeds], np.random.default_rng((step, 8)))
-        with torch.autocast("cpu", torch.bfloat16), silenced(model, rows.kept) as watch:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), silenced(model, rows.kept) as watch:
             hidden = _hidden(model, rows, features)
             asked = rows.target != IGNORED
             words = model.lm_head(hidden[asked]).float()

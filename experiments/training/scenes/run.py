@@ -53,9 +53,9 @@ def train_scenes(cfg: DictConfig) -> None:
     model.model.vision_tower.requires_grad_(False)
     pool = objective.pool(tower, FIRST_SCENE_SEED, cfg.language.pool, folder / "features.safetensors", cfg.without)
     maker = rows.RowMaker(processor.tokenizer.get_vocab(), recipe, cfg.without)
-    losses = objective.objective(model, maker, pool, cfg.language.batch)
+    losses = objective.objective(model, maker, pool, cfg.language.batch, bfloat16=cfg.language.bfloat16)
     schedule = Schedule(cfg.language.steps, cfg.language.peak)
-    for _ in train(cfg.variant, model, schedule, losses, folder):
+    for _ in train(cfg.variant, model, schedule, losses, folder, save_every=cfg.language.save_every):
         pass
 
     out = Path(cfg.export)

@@ -165,7 +165,9 @@ def _first_tokens(model: object, concept: Concept) -> list[int]:
 def _in_words(subject: Subject) -> Answer:
     """Return how many of the text-only questions about it, right before, are right still: no picture is shown."""
     about = [one for one in subject.data.questions if subject.concept.mentioned_in(one.answer)]
-    name = "asked in words, without a picture: right"
+    name, why = "asked in words, without a picture: right", "the unedited model answers no such question about it"
+    if not about:
+        return Answer("other questions", name, Measured.missing(why), Measured.missing(why), RANDOM)
 
     def say(edits: Sequence[Edit | None]) -> list[list[str]]:
         said = []
@@ -181,5 +183,5 @@ def _in_words(subject: Subject) -> Answer:
     )  # fmt: skip
     known = [place for place, one in enumerate(about) if right(one, before[place])]
     hits = [[float(right(about[place], said[place])) for place in known] for said in others]
-    edited, control = _beside(hits, "no question without a picture is about it", subject.seed)
+    edited, control = _beside(hits, why, subject.seed)
     return Answer("other questions", name, edited, control, RANDOM)
