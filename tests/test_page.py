@@ -54,10 +54,8 @@ def a_run(folder: Path, *, text: str = "star", n: int = 3, picture: str | None =
     }  # fmt: skip
     rows = [{"id": text, "group": "target", "before": f"a {text} here", "after": "a thing here"}]
     uri = picture or picture_uri(Image.new("RGB", (8, 8), "red"))
-    cards = [
-        Card(*one, (f"word{n - at}", text), (text,), text, (Firing(text, 1.5, text, uri),))
-        for at, one in enumerate(ids)
-    ]
+    firing = (Firing(text, 1.5, text, uri),)
+    cards = [Card(*one, (f"word{n - at}", text), (text,), text, firing) for at, one in enumerate(ids)]
     with Run(folder) as run:
         run.save_json("report.json", report)
         run.save_json("neurons.json", neurons.to_json())
