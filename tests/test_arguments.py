@@ -209,6 +209,15 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.export(NONE, m, 3), TypeError, "`folder` is where the export goes, got int 3"),
         (lambda m: kedit.export(NONE, m, "x", to="lorra"), ValueError, "`to` is one of merged, ia3, lora, delta, got"),
     ],
+    "gone": [
+        (lambda m: kedit.gone(3, m, SCENES, "star"), TypeError, "`edit` is an `Edit` of neurons, such as"),
+        (lambda m: kedit.gone(NONE, "m", SCENES, "star"), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.gone(NONE, m, SCENES, "stern"), LookupError, "no concept `stern` in the data; nearest: star"),
+        (lambda m: kedit.gone(NONE, m, SCENES, "star", lessons=3), TypeError, "`lessons` is a `kedit.Lessons`, such"),
+        (lambda m: kedit.gone(NONE, m, SCENES, "star", never_knew="x"), TypeError, "`model` is a model with its pro"),
+        (lambda m: kedit.gone(NONE, m, SCENES, "star", prompts="say"), TypeError, "`prompts` is a list of texts, got"),
+        (lambda m: kedit.Lessons(pictures=0), ValueError, "`pictures` is 1 or more, got 0"),
+    ],
     "apply_delta": [
         (lambda m: kedit.apply_delta("m", "x"), TypeError, "`model` is a module, or holds one as `.module`; got str"),
         (lambda m: kedit.apply_delta(m, 3), TypeError, "`folder` is a folder with a delta, got int 3"),

@@ -170,6 +170,12 @@ def gone(
     require(edit, Edit, "edit", "an `Edit` of neurons, such as `Edit(result.neurons, Zero())`")
     require_model(model)
     require_count(controls, "controls", 0)
+    if lessons is not None:
+        require(lessons, Lessons, "lessons", "a `kedit.Lessons`, such as `kedit.Lessons()`")
+    if never_knew is not None:
+        require_model(never_knew)
+    if isinstance(prompts, str):
+        raise TypeError(f"`prompts` is a list of texts, got the text {prompts!r:.60}")
     check_edit(edit, "merged")
     found, taught = find_concept(data.concepts, concept), lessons or Lessons()
     split = draw(data, found, counts or Counts(), seed=seed)
