@@ -20,7 +20,6 @@ from kedit.prompts import Prompt, as_prompts
 from kedit.samples import find_concept
 
 SCENES = kedit.Scenes()
-SOME_EDIT = kedit.Edit(NeuronSet((NeuronId(0, 1),)), Zero())
 GRAY = Image.new("RGB", (32, 32), "gray")
 SELECT = {"gradcam": kedit.TopK(1)}
 
@@ -191,12 +190,6 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.sweep("m", SCENES, ["star"], SELECT), TypeError, "`model` is a model with its processor"),
         (lambda m: kedit.sweep(m, SCENES, "star", SELECT), ValueError, "`concepts` is a list of names, at least one"),
         (lambda m: kedit.sweep(m, SCENES, [3], SELECT), TypeError, "`concept` is the name of a"),
-    ],
-    "gone": [
-        (lambda m: kedit.gone("edit", m, SCENES, "star"), TypeError, "`edit` is an `Edit` of neurons, such as"),
-        (lambda m: kedit.gone(SOME_EDIT, m, SCENES, "stern"), LookupError, "no concept `stern` in the data"),
-        (lambda m: kedit.gone(SOME_EDIT, m, SCENES, "star", controls=-1), ValueError, "`controls` is 0 or more"),
-        (lambda m: kedit.gone(SOME_EDIT, "m", SCENES, "star"), TypeError, "`model` is a model with its processor"),
     ],
     "evaluate": [
         (lambda m: kedit.evaluate("m", SCENES, "star", edit=NONE), TypeError, "`model` is a model with its processor"),

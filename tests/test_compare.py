@@ -387,6 +387,7 @@ TINY = (
 )  # fmt: skip
 FILES = {
     "kedit.log", "STATUS", "compare.csv", "compare.json", "compare.md", "neurons.json", "figures/methods.png",
+    "report.html", "page.json",
     "figures/overlap.png", "figures/layers.png", "figures/dose.png", "figures/matrix.png",
 }  # fmt: skip
 

@@ -42,6 +42,7 @@ LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "eval
 FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "kedit.log", "STATUS", "scores.safetensors",
     "neurons.json", "neurons.csv", "captions.jsonl", "report.json", "report.md", "timing.json",
+    "report.html", "page.json",
     "figures/layers.png", "figures/scores.png", "figures/heatmaps.png",
     "figures/before_after.png", "figures/effects.png",
 }  # fmt: skip

@@ -82,8 +82,10 @@ def test_whatever_decides_a_result_makes_another_entry(recall: Recall, monkeypat
     module._code.cache_clear()
 
 
-NO_RESULT = frozenset({"arguments", "entries", "fingerprints", "paths", "progress", "settings", "store", "tested"})
-"""Parts that only check, tell, name, keep or find things; what they do shows in the keys themselves."""
+NO_RESULT = frozenset(
+    {"arguments", "entries", "fingerprints", "notebook", "paths", "progress", "settings", "store", "tested"}
+)
+"""Parts that only check, tell, show, name, keep or find things; what they do shows in the keys themselves."""
 
 
 @pytest.mark.parametrize("kind", module.ROOMS)

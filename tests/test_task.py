@@ -177,6 +177,7 @@ def reported(folder: Path) -> dict[str, Any]:
 FILES = {
     "STATUS", "kedit.log", "scores.safetensors", "answers.jsonl", "report.json", "report.md", "figures", "neurons.json",
     "neurons_text.json", "neurons_special.json", "neurons_image.json", "neurons_video.json",
+    "report.html", "page.json",
 }  # fmt: skip
 
 

@@ -35,8 +35,10 @@ CLAIMS = ("suppresses `star` beyond", "is gone from", "Most selective", "most se
 DOUBT = "No evidence that the edit suppresses `star`"
 DECIDES = frozenset({"beats", "passed"})
 """What the verdict is made of; whoever looks at it instead of the verdict decides anew."""
-MAY_READ = frozenset({"kedit.cli.sweeping.leaderboard", "kedit.cli.sweeping.results"})
-"""They show what the fluency guard and the test said, beside the verdict."""
+MAY_READ = frozenset(
+    {"kedit.cli.sweeping.leaderboard", "kedit.cli.sweeping.results", "kedit.page.headings", "kedit.page.tables"}
+)
+"""They show what the fluency guard and the test said, beside the verdict, which a leaderboard keeps under this name."""
 
 shipped = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
