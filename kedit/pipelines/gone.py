@@ -33,6 +33,10 @@ LOOKS = {EDITED: Look(BLUE), NEVER: Look(BASELINE, "s", "--"), RANDOM: Look(CONT
 FILE = "gone.json"
 N_ELSEWHERE = 30
 """Pictures without the concept, of which half show something of its kind, that are asked in every curve."""
+MEANINGS = (
+    "depth score: what the word loses by the edited states, of what it loses by those of a model that never knew it",
+    "selectivity of a linear probe: its accuracy in telling that the concept is shown, less that of a control task",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Gone:
         lines = [(one.question, one.edited, one.control, one.against, one.edited.n) for one in self.answers]
         title = f"Is `{self.concept}` gone from {self.model}? {self.operator} of {self.n_neurons} neurons"
         note = "1 in a row of shares means that it is there; no row is the answer by itself"
-        notes = (note, *([] if self.never else [NO_NEVER]))
+        notes = (note, *MEANINGS, *([] if self.never else [NO_NEVER]))
         return Table(("", "edited", "control", "the control", "n"), tuple(lines), title, notes)
 
     @property
@@ -167,16 +171,8 @@ def gone(
         ValueError: The edit cannot be merged, the data holds texts, or no caption names the concept.
     """
     check_common(data, seed, counts, Counts)
-    require(edit, Edit, "edit", "an `Edit` of neurons, such as `Edit(result.neurons, Zero())`")
-    require_model(model)
     require_count(controls, "controls", 0)
-    if lessons is not None:
-        require(lessons, Lessons, "lessons", "a `kedit.Lessons`, such as `kedit.Lessons()`")
-    if never_knew is not None:
-        require_model(never_knew)
-    if isinstance(prompts, str):
-        raise TypeError(f"`prompts` is a list of texts, got the text {prompts!r:.60}")
-    check_edit(edit, "merged")
+    _check(edit, model, never_knew, lessons, prompts)
     found, taught = find_concept(data.concepts, concept), lessons or Lessons()
     split = draw(data, found, counts or Counts(), seed=seed)
     show, recall = as_progress(progress), Recall.of_model(store, model)
@@ -190,6 +186,18 @@ def gone(
         model.name, found.name, repr(edit.operator), len(edit.neurons), taught, (*answers, *probe_answers(layers)),
         curves, layers, never_knew.name if never_knew is not None else None, seed,
     )  # fmt: skip
+
+
+def _check(edit: Edit, model: Any, never: Any, lessons: Lessons | None, prompts: Sequence[str]) -> None:
+    require(edit, Edit, "edit", "an `Edit` of neurons, such as `Edit(result.neurons, Zero())`")
+    require_model(model)
+    if lessons is not None:
+        require(lessons, Lessons, "lessons", "a `kedit.Lessons`, such as `kedit.Lessons()`")
+    if never is not None:
+        require_model(never)
+    if isinstance(prompts, str):
+        raise TypeError(f"`prompts` is a list of texts, got the text {prompts!r:.60}")
+    check_edit(edit, "merged")
 
 
 def _subject(

@@ -92,7 +92,7 @@ def _states(model: Any, samples: Sequence[Sample]) -> list[Tensor]:
 
 def probe_answers(layers: Layers) -> list[Answer]:
     """Return a row for the last block and for the one where the unedited states tell best."""
-    question = "a linear probe reads that it is shown: accuracy less that of a control task, {}"
+    question = "linear probe {}: selectivity"
     if not layers:
         missing = Measured.missing(f"a probe needs {2 * LEAST} pictures with the concept, and as many without")
         return [Answer("still seen", question.format("all blocks"), missing, missing, "unedited states")]
@@ -106,7 +106,7 @@ def probe_answers(layers: Layers) -> list[Answer]:
 
 def depth_answer(subject: Subject) -> Answer:
     """Return the depth score of the edit, and of random neurons edited; see `kedit.inspection.depth`."""
-    question = "depth score: what the word loses by the edited states, of what it loses by those that never knew"
+    question = "depth score"
     against = "random neurons edited"
     if subject.never is None:
         missing = Measured.missing(NO_NEVER)
