@@ -18,7 +18,8 @@ from PIL import Image
 
 from kedit.cli import main
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
-from kedit.page import Card, Firing, Materials, PageError, add_page, fired_uri, leave_materials, picture_uri, write_page
+from kedit.page import Card, Firing, Materials, PageError, add_page, fired_uri, picture_uri, write_page
+from kedit.page.materials import leave_materials
 from kedit.page.parts import Note, Section
 from kedit.page.pictures import SIDE
 from kedit.page.sections import SECTIONS

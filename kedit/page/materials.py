@@ -4,10 +4,10 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from kedit import __version__
+from kedit.fingerprints import of_libraries
 from kedit.results.run_folder import Run
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,8 @@ class Materials:
 
 def versions() -> dict[str, str]:
     """Return the releases of kedit, Python and the libraries that run now."""
-    found = {"kedit": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {name: release for name, release in of_libraries(*LIBRARIES).items() if release}
+    return {"kedit": __version__, "python": platform.python_version(), **installed}
 
 
 def leave_materials(run: Run, make: Callable[[], Materials] = Materials) -> None:

@@ -95,13 +95,12 @@ class Grid(Part):
     """Whether it is opened by a click."""
     file: str = ""
     """Which file has all rows."""
+    total: int = 0
+    """How many rows there are, where some were left out."""
 
     def limited(self, share: float) -> Self:
         """Return the table with that share of the rows, if it is long."""
         return replace(self, rows=self.rows[: math.ceil(MOST_ROWS * max(share, 0.02))], total=len(self.rows))
-
-    total: int = 0
-    """How many rows there are, where some were left out."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,6 @@ class Cards(Part):
     kind = "cards"
     cards: Sequence[NeuronCard]
     stages: Sequence[str]
-    notes: Sequence[str] = ()
     total: int = 0
     """How many neurons were located."""
     bare: int = 0

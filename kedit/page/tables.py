@@ -31,13 +31,16 @@ def jobs(folder: Folder) -> Section | None:
 def _points(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> Section:
     """Return the rows of a sweep of the library, each with a link to the page of the run that measured its neurons."""
     columns = [column for column in rows[0] if column not in ("kedit", "measured")]
-    cells = [(_page_of(folder, row.get("measured")), *(_cell(row.get(column)) for column in columns)) for row in rows]
+    cells = [
+        (_page_of(folder, "run", row.get("measured")), *(_cell(row.get(column)) for column in columns)) for row in rows
+    ]
     return Section("jobs", "Leaderboard", [Grid("Points", ("run", *map(name, columns)), cells, file="leaderboard.csv")])
 
 
-def _page_of(folder: Folder, number: Any) -> Cell:
+def _page_of(folder: Folder, what: str, number: Any) -> Cell:
+    """Return what a run or job is called, with a link if it has a page."""
     page = f"{number}/report.html"
-    return Link(f"run {number}", page) if folder.has(page) else f"run {number}"
+    return Link(f"{what} {number}", page) if folder.has(page) else f"{what} {number}"
 
 
 def _cell(value: Any) -> Cell:
@@ -45,12 +48,11 @@ def _cell(value: Any) -> Cell:
 
 
 def _job(folder: Folder, job: Mapping[str, Any], place: int | None, names: Sequence[str]) -> Sequence[Cell]:
-    page = f"{job['number']}/report.html"
-    label: Cell = Link(f"job {job['number']}", page) if folder.has(page) else f"job {job['number']}"
     figures = [Interval.of(job[key]) if key in job else None for key in JOB_FIGURES]
     beats = (job.get("beats_control") or {}).get("mention_drop")
-    return (place, label, *((job.get("swept") or {}).get(key) for key in names), job.get("neurons"), *figures, beats,
-            "; ".join(_notes(job)))  # fmt: skip
+    swept = [(job.get("swept") or {}).get(key) for key in names]
+    label = _page_of(folder, "job", job["number"])
+    return (place, label, *swept, job.get("neurons"), *figures, beats, "; ".join(_notes(job)))
 
 
 def _notes(job: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,10 +15,11 @@ from markupsafe import Markup
 from kedit import __version__
 from kedit.page.folder import Folder, PageError
 from kedit.page.headings import Heading, heading
+from kedit.page.materials import Materials, leave_materials
 from kedit.page.parts import Section
 from kedit.page.sections import SECTIONS
 from kedit.page.texts import marked, marked_pieces, plain, prose
-from kedit.results.run_folder import write_atomic
+from kedit.results.run_folder import Run, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,12 @@ PAGE = "report.html"
 MOST_BYTES = 5_000_000
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.0)
 """Shares of the pictures, from all to none; the page takes the first that fits."""
+
+
+def leave_page(run: Run, make: Callable[[], Materials] = Materials) -> None:
+    """Leave the page of a run in its folder, and what `make` returns for it; where that fails, the run goes on."""
+    leave_materials(run, make)
+    add_page(run.folder)
 
 
 def add_page(folder: str | Path) -> Path | None:

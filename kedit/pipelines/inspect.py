@@ -18,7 +18,7 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.notebook import Shown
-from kedit.page import add_page, leave_materials
+from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.firing import inspected
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
@@ -219,8 +219,7 @@ class Inspection(Shown):
         run.save_text("inspect.md", self._markdown(run.figures))
         if page:
             decoded, fired = self.words.decoded if self.words else (), self.heat.fired if self.heat else None
-            leave_materials(run, lambda: inspected(self.located, decoded, fired))
-            add_page(run.folder)
+            leave_page(run, lambda: inspected(self.located, decoded, fired))
 
     def __str__(self) -> str:
         """The measures under their sections, and below what could not be measured."""

@@ -19,7 +19,7 @@ from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.notebook import Shown
-from kedit.page import add_page, leave_materials
+from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
 from kedit.pipelines.naming import NamedNeurons, name_neurons
@@ -175,8 +175,7 @@ class LocateResult(Shown):
         scoring = {"locate_seconds": float(known)} if (known := self.located.provenance.get("seconds")) else {}
         run.save_json("timing.json", {**scoring, "seconds": round(self.seconds, 3)})
         if page:
-            leave_materials(run)
-            add_page(run.folder)
+            leave_page(run)
 
     def __str__(self) -> str:
         return str(self.table())

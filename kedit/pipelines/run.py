@@ -27,7 +27,7 @@ from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.notebook import Shown
-from kedit.page import Materials, add_page, leave_materials, picture_uri
+from kedit.page import Materials, leave_page, picture_uri
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
 from kedit.pipelines.display import display
 from kedit.pipelines.firing import cards_of
@@ -174,8 +174,7 @@ class BeforeAfter(Shown, ABC):
         run.save_text("report.md", report_markdown(self.to_json() | more))
         run.save_json("timing.json", {name: round(value, 3) for name, value in self.seconds.items()})
         if page:
-            leave_materials(run, self._materials)
-            add_page(run.folder)
+            leave_page(run, self._materials)
 
     def __str__(self) -> str:
         examples = "\n".join(f"  before: {row.before}\n  after:  {row.after}" for row in self.examples)

@@ -22,7 +22,7 @@ from kedit.models.encoder import OwnLayers
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.notebook import Shown
-from kedit.page import add_page, leave_materials
+from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, names_of_concepts
 from kedit.pipelines.locate import check_model
@@ -142,8 +142,7 @@ class SweepResult(Shown):
             run.save_text("leaderboard.csv", table.csv())
             run.save_text("leaderboard.md", table.markdown() + "\n")
             if page:
-                leave_materials(run)
-                add_page(run.folder)
+                leave_page(run)
         return Path(folder)
 
     def __str__(self) -> str:

@@ -22,7 +22,7 @@ from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.notebook import Shown
-from kedit.page import add_page, leave_materials
+from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
@@ -154,8 +154,7 @@ class TaskResult(Shown):
             run.save_figures(self.figures, figures)
         run.save_text("report.md", self._markdown(run.figures))
         if page:
-            leave_materials(run)
-            add_page(run.folder)
+            leave_page(run)
 
     def __str__(self) -> str:
         examples = [f"  {row.question}\n    before: {row.before}\n    after:  {row.after}" for row in self.examples]

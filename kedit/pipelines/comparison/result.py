@@ -9,7 +9,7 @@ from typing import Any
 
 from kedit.neurons import NeuronSet
 from kedit.notebook import Shown
-from kedit.page import add_page, leave_materials
+from kedit.page import leave_page
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
@@ -214,8 +214,7 @@ class Comparison(Shown):
             run.save_figures(self.figures, figures)
         run.save_text("compare.md", self.markdown(run.figures))
         if page:
-            leave_materials(run)
-            add_page(run.folder)
+            leave_page(run)
 
     def __str__(self) -> str:
         lines = [str(one.table()) for one in (*self.tables, *self.means)]
