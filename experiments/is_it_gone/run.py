@@ -6,12 +6,12 @@ python -m experiments.is_it_gone.run model=scenes concept=star never_knew=/model
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
+from kedit.cli.gone import never_knew
 from kedit.cli.jobs import guarded, reported
 from kedit.cli.pairs import counts_of
 from kedit.cli.sharing import loaded
@@ -31,7 +31,8 @@ def study(cfg: DictConfig) -> None:
         data, locator, plan = build(cfg.data), build(cfg.locate), build(cfg.edit)
         counts, lessons = counts_of(cfg.evaluate), kedit.Lessons(**cfg.lessons)
         assert isinstance(plan, Plan)
-    model, never = loaded(cfg.model), never_knew(cfg)
+    teach_without(cfg)
+    model, never = loaded(cfg.model), never_knew(cfg.model, cfg.never_knew)
     folder, asked = Path(HydraConfig.get().runtime.output_dir), {"seed": cfg.seed, "store": cfg.store}
     result = kedit.run(model, data, cfg.concept, locate=locator, edit=plan, counts=counts, **asked)
     edit = kedit.Edit(result.neurons, plan.operator, plan.positions, plan.phase)
@@ -43,19 +44,16 @@ def study(cfg: DictConfig) -> None:
     print(result, gone.table().markdown(), f"files: {folder}", sep="\n\n")
 
 
-def never_knew(cfg: DictConfig) -> Any:
-    """Return the model that never knew the concept, trained first where its folder is not there."""
-    if cfg.never_knew is None:
-        return None
-    folder = Path(cfg.never_knew)
-    if not (folder / "config.json").is_file():
-        words = [
-            f"without={cfg.concept}", "tower.of=scenes", f"language.steps={cfg.never.steps}", "language.bfloat16=false",
-            f"language.pool={cfg.never.pool}", "language.save_every=10", "exam.scenes=60", "exam.layers=4",
-            f"folder={folder}-training", f"export={folder}",
-        ]  # fmt: skip
-        subprocess.run([sys.executable, "-m", "experiments.training.scenes.run", *words], check=True)
-    return build(OmegaConf.merge(cfg.model, {"path": str(folder), "name": folder.name}))
+def teach_without(cfg: DictConfig) -> None:
+    """Train the model that never knew the concept, where its folder is not there."""
+    if cfg.never_knew is None or (Path(cfg.never_knew) / "config.json").is_file():
+        return
+    words = [
+        f"without={cfg.concept}", "tower.of=scenes", f"language.steps={cfg.never.steps}", "language.bfloat16=false",
+        f"language.pool={cfg.never.pool}", "language.save_every=10", "exam.scenes=60", "exam.layers=4",
+        f"folder={cfg.never_knew}-training", f"export={cfg.never_knew}",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "experiments.training.scenes.run", *words], check=True)
 
 
 def main() -> int:

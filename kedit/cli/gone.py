@@ -43,7 +43,7 @@ def ask_run(run: Path, words: Sequence[str]) -> Any:
     settings = opened.settings
     with misuse():
         check_edit(opened.edit, "merged")
-    never = _never_knew(settings, asked.get("never_knew"))
+    never = never_knew(settings.model, asked.get("never_knew"))
     with misuse():
         result = gone(
             opened.edit, opened.model, opened.data, str(settings.concept), never_knew=never, lessons=lessons,
@@ -66,15 +66,15 @@ def lessons_of(asked: DictConfig) -> Any:
         return Lessons(asked.get("captions", 8), tuple(steps), float(asked.get("rate", 1e-4)))
 
 
-def _never_knew(settings: DictConfig, folder: object) -> Any:
-    """Return the never-knew model in a folder, which is asked as the run's model was."""
+def never_knew(model: DictConfig, folder: object) -> Any:
+    """Return the never-knew model in a folder, which is asked as the edited `model` is; None without a folder."""
     if folder is None:
         return None
     if not isinstance(folder, str) or not Path(folder).is_dir():
         raise ConfigurationError(f"`never_knew` is the folder of a model; got `{folder}`")
     from omegaconf import OmegaConf
 
-    return build(OmegaConf.merge(settings.model, {"path": folder, "name": Path(folder).name, "adapter": None}))
+    return build(OmegaConf.merge(model, {"path": folder, "name": Path(folder).name, "adapter": None}))
 
 
 def main() -> int:

@@ -14,9 +14,9 @@ from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
 from kedit.pipelines.preparation import Counts, draw
 from kedit.pipelines.removal.asking import asked_answers, quantized_answers
-from kedit.pipelines.removal.relearning import EDITED, NEVER, RANDOM, Relearned, relearned, relearning_answers
+from kedit.pipelines.removal.relearning import EDITED, NEVER, Relearned, relearned, relearning_answers
 from kedit.pipelines.removal.seeing import Layers, depth_answer, probe_answers, probed
-from kedit.pipelines.removal.subject import NO_NEVER, Answer, Subject
+from kedit.pipelines.removal.subject import NO_NEVER, RANDOM, Answer, Subject
 from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Curve, Drawing, Look, Style, draw_intervals, draw_lines
 from kedit.plots.style import BASELINE, CONTROL

@@ -1,7 +1,6 @@
 """Other ways to get it said: weights in few bits, other questions, yes or no, how many, a choice among words."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,11 +9,12 @@ from kedit.data.pope import TARGET, Pope
 from kedit.edit.edit import Edit
 from kedit.edit.round_trip import FORMATS, round_trip
 from kedit.evaluation.answers import right
+from kedit.evaluation.measure import NO_CONTROL
 from kedit.evaluation.pope import measure_pope
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.models.mllm import Generated
 from kedit.pipelines.benchmarks import poll
-from kedit.pipelines.removal.subject import Answer, Subject
+from kedit.pipelines.removal.subject import RANDOM, Answer, Subject, about_edit
 from kedit.results.cache import of_edit
 from kedit.samples import Concept, Sample, Split
 from kedit.words import plural
@@ -22,7 +22,7 @@ from kedit.words import plural
 COUNT = "how many {} are there ?"
 NONE = Concept("none", ("zero", "0", "no", "none"))
 """Answers that count nothing."""
-RANDOM = "random neurons edited"
+SECTION = "other questions"
 
 
 def quantized_answers(subject: Subject) -> list[Answer]:
@@ -36,7 +36,7 @@ def quantized_answers(subject: Subject) -> list[Answer]:
         return [int(subject.concept.mentioned_in(one.text)) for one in said]
 
     wanted: list[tuple[Edit | None, str]] = [(edit, form) for form in FORMATS for edit in (subject.edit, None)]
-    abouts = [subject.about | {"form": form} | (of_edit(edit) if edit else {"edit": None}) for edit, form in wanted]
+    abouts = [subject.about | {"form": form} | about_edit(edit) for edit, form in wanted]
     told = subject.recall.many(
         "gone", "a round trip", abouts,
         lambda places: [named(*wanted[place]) for place in subject.progress(places, len(places), "round trips")],
@@ -77,33 +77,31 @@ def _share(
     shows: Callable[[str], bool], why: str,
 ) -> Answer:  # fmt: skip
     known = [place for place, one in enumerate(before) if shows(one.text)]
-    hits = [[float(shows(said[place].text)) for place in known] for said in others]
-    edited, control = _beside(hits, why, subject.seed)
-    return Answer("other questions", name, edited, control, RANDOM)
+    return _beside(subject, name, [[float(shows(said[place].text)) for place in known] for said in others], why)
 
 
-def _beside(hits: Sequence[Sequence[float]], why: str, seed: int) -> tuple[Measured, Measured]:
-    """Return the share of hits under the edit, and the mean over random ones; `[edit][picture]`."""
+def _beside(subject: Subject, name: str, hits: Sequence[Sequence[float]], why: str) -> Answer:
+    """Return the share of hits under the edit, and the mean over random ones, `[edit][picture]`; `why` for none."""
     edited, *random = hits
     if not len(edited):
-        return Measured.missing(why), Measured.missing(why)
-    control = bootstrap_mean(np.mean(random, axis=0).tolist(), seed=seed) if random else Measured.missing(
-        "no random control was run"
+        return _missing(name, why)
+    control = bootstrap_mean(np.mean(random, axis=0).tolist(), seed=subject.seed) if random else Measured.missing(
+        NO_CONTROL
     )  # fmt: skip
-    return bootstrap_mean(list(edited), seed=seed), control
+    return Answer(SECTION, name, bootstrap_mean(list(edited), seed=subject.seed), control, RANDOM)
+
+
+def _missing(name: str, why: str) -> Answer:
+    return Answer(SECTION, name, Measured.missing(why), Measured.missing(why), RANDOM)
 
 
 def _aliases(subject: Subject) -> Answer:
     name, words = "named by another of its words", subject.concept.words[1:]
     if not words:
-        missing = Measured.missing("the data knows no other word for it")
-        return Answer("other questions", name, missing, missing, RANDOM)
+        return _missing(name, "the data knows no other word for it")
     other = Concept(subject.concept.name, words, unless=subject.concept.unless)
     _, *others = subject.ask(subject.model.prompt, subject.target, subject.captions)
-    edited, control = _beside(
-        [[float(other.mentioned_in(one.text)) for one in said] for said in others], "", subject.seed
-    )
-    return Answer("other questions", name, edited, control, RANDOM)
+    return _beside(subject, name, [[float(other.mentioned_in(one.text)) for one in said] for said in others], "")
 
 
 def _yes_no(subject: Subject) -> list[Answer]:
@@ -114,7 +112,7 @@ def _yes_no(subject: Subject) -> list[Answer]:
     report = measure_pope(subject.concept, questions, before, after, others, seed=subject.seed)
     edited, random = (one["text"]["target"] for one in (report.after, report.control))
     names = {"present_yes": "asked whether it is there, and it is: yes", "absent_yes": "... and it is not: yes"}
-    return [Answer("other questions", name, edited[key], random[key], RANDOM) for key, name in names.items()]
+    return [Answer(SECTION, name, edited[key], random[key], RANDOM) for key, name in names.items()]
 
 
 def _choice(subject: Subject) -> Answer:
@@ -126,8 +124,7 @@ def _choice(subject: Subject) -> Answer:
         "gone", "multiple choice", abouts,
         lambda places: _chosen(subject, words, [subject.edits[one] for one in places]),
     )  # fmt: skip
-    edited, control = _beside(hits, "no caption names it", subject.seed)
-    return Answer("other questions", name, edited, control, RANDOM)
+    return _beside(subject, name, hits, "no caption names it")
 
 
 @torch.no_grad()
@@ -140,7 +137,7 @@ def _chosen(subject: Subject, words: Sequence[Concept], edits: Sequence[Edit]) -
         mentions = [model.mention(one, subject.concept) for one in subject.captions[start : start + model.batch_size]]
         batch = model.read([one.asked(model.prompt) for one in samples], [one.prefix for one in mentions])
         for number, edit in enumerate(edits):
-            with edit.applied(model) if edit.acts else nullcontext():
+            with subject.under(edit):
                 rows = model.logits(batch)[:, -1].cpu()
             hits[number] += [
                 float(_wins(row, sample, subject.concept, first)) for row, sample in zip(rows, samples, strict=True)
@@ -167,21 +164,18 @@ def _in_words(subject: Subject) -> Answer:
     about = [one for one in subject.data.questions if subject.concept.mentioned_in(one.answer)]
     name, why = "asked in words, without a picture: right", "the unedited model answers no such question about it"
     if not about:
-        return Answer("other questions", name, Measured.missing(why), Measured.missing(why), RANDOM)
+        return _missing(name, why)
 
-    def say(edits: Sequence[Edit | None]) -> list[list[str]]:
-        said = []
-        for edit in edits:
-            with edit.applied(subject.model) if edit is not None and edit.acts else nullcontext():
-                said.append(subject.model.answer(about))
-        return said
+    def say(edit: Edit | None) -> list[str]:
+        with subject.under(edit):
+            said: list[str] = subject.model.answer(about)
+            return said
 
     every: list[Edit | None] = [None, *subject.edits]
-    abouts = [subject.about | (of_edit(one) if one else {"edit": None}) for one in every]
+    abouts = [subject.about | about_edit(one) for one in every]
     before, *others = subject.recall.many(
-        "gone", "questions in words", abouts, lambda places: say([every[one] for one in places])
+        "gone", "questions in words", abouts, lambda places: [say(every[one]) for one in places]
     )  # fmt: skip
     known = [place for place, one in enumerate(about) if right(one, before[place])]
     hits = [[float(right(about[place], said[place])) for place in known] for said in others]
-    edited, control = _beside(hits, why, subject.seed)
-    return Answer("other questions", name, edited, control, RANDOM)
+    return _beside(subject, name, hits, why)

@@ -9,15 +9,16 @@ import numpy as np
 
 from kedit.edit.edit import Edit
 from kedit.edit.relearning import Lessons, relearn
+from kedit.evaluation.measure import NO_CONTROL
 from kedit.evaluation.recovery import Recovery
 from kedit.evaluation.statistics import Measured
 from kedit.fingerprints import of_sample
 from kedit.models.identity import identity
-from kedit.pipelines.removal.subject import NO_NEVER, Answer, Subject
+from kedit.pipelines.removal.subject import NO_NEVER, RANDOM, Answer, Subject
 from kedit.results.cache import of_edit
 from kedit.settings import of_settings
 
-EDITED, NEVER, RANDOM = "edited", "never knew it", "random neurons edited"
+EDITED, NEVER = "edited", "never knew it"
 SECTION = "relearning"
 
 
@@ -80,9 +81,7 @@ def relearning_answers(curves: Mapping[str, Relearned], lessons: Lessons, seed: 
     rows: list[Answer] = []
 
     def row(question: str, of: Any, arm: str) -> None:
-        control = of(curves[arm]) if arm in curves else Measured.missing(
-            NO_NEVER if arm == NEVER else "no random control was run"
-        )  # fmt: skip
+        control = of(curves[arm]) if arm in curves else Measured.missing(NO_NEVER if arm == NEVER else NO_CONTROL)
         rows.append(Answer(SECTION, question, of(edited), control, arm))
 
     row("merged edit, nothing taught: still named", lambda one: one.named.curve(seed=seed)[0], RANDOM)

@@ -1,7 +1,6 @@
 """What the states of the edited model still carry: whether the concept is shown (a probe), and how deep it is gone."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kedit.edit.edit import Edit
+from kedit.evaluation.measure import NO_CONTROL
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
 from kedit.fingerprints import of_sample
 from kedit.inspection.convergence import residuals
@@ -17,7 +17,7 @@ from kedit.inspection.probe import Probed, probe
 from kedit.inspection.resampling import Numbers
 from kedit.models.identity import identity
 from kedit.models.mllm import IMAGE
-from kedit.pipelines.removal.subject import NO_NEVER, Answer, Subject
+from kedit.pipelines.removal.subject import NO_NEVER, RANDOM, Answer, Subject, about_edit
 from kedit.prompts import batches
 from kedit.results.cache import of_edit
 from kedit.samples import Sample
@@ -26,6 +26,8 @@ FOREIGN = 0.5
 """The share of D1 that other words may lose, too, before the never-knew model's states count as another language."""
 LEAST = 8
 """Pictures of each kind that a probe has to learn from and to be asked about."""
+COMPARED = 2
+"""Edits that have a depth score: the edit, and that of the first random neurons."""
 Layers = list[dict[str, Measured]]
 """For each block, by name: `before`, `after`, and the two control tasks."""
 
@@ -40,9 +42,9 @@ def probed(subject: Subject) -> Layers:
         return []
     samples = [*subject.shown[:n], *subject.absent[:n]]
     labels = [True] * n + [False] * n
-    abouts = [{"samples": [of_sample(one) for one in samples], "seed": subject.seed} | (of_edit(one) if one else {})
-              for one in (None, subject.edit)]  # fmt: skip
     edits = (None, subject.edit)
+    asked = {"samples": [of_sample(one) for one in samples], "seed": subject.seed}
+    abouts = [asked | about_edit(one) for one in edits]
     told = subject.recall.many(
         "gone", "probes", abouts, lambda places: [_right(subject, samples, labels, edits[one]) for one in places]
     )
@@ -60,7 +62,7 @@ def _right(
     subject: Subject, samples: Sequence[Sample], labels: Sequence[bool], edit: Edit | None
 ) -> list[dict[str, list[float]]]:
     """Return how often the probe after each block is right about each held-out picture, in both tasks."""
-    with edit.applied(subject.model) if edit is not None and edit.acts else nullcontext():
+    with subject.under(edit):
         states = _states(subject.model, samples)
     types = [_type(one, subject.concept.name) for one in samples]
     layers: list[Probed] = [
@@ -105,13 +107,11 @@ def probe_answers(layers: Layers) -> list[Answer]:
 
 
 def depth_answer(subject: Subject) -> Answer:
-    """Return the depth score of the edit, and of random neurons edited; see `kedit.inspection.depth`."""
-    question = "depth score"
-    against = "random neurons edited"
+    """Return the depth score of the edit, and of the first random neurons edited; see `kedit.inspection.depth`."""
     if subject.never is None:
-        missing = Measured.missing(NO_NEVER)
-        return Answer("depth", question, missing, missing, against)
-    about = subject.about | {"never": identity(subject.never), "edits": [of_edit(one) for one in subject.edits]}
+        return _depth(Measured.missing(NO_NEVER), Measured.missing(NO_NEVER))
+    compared = subject.edits[:COMPARED]
+    about = subject.about | {"never": identity(subject.never), "edits": [of_edit(one) for one in compared]}
     told = subject.recall.json("gone", "depth", lambda: about, lambda: _losses(subject))
     never, other = np.array(told["never"]), np.array(told["other words"])
     if "why" in told or other.mean() > FOREIGN * never.mean():
@@ -119,10 +119,13 @@ def depth_answer(subject: Subject) -> Answer:
             f"the never-knew model's states are foreign: other words lose {other.mean():.2f} nats by them, this one "
             f"{never.mean():.2f}"
         )
-        return Answer("depth", question, Measured.missing(why), Measured.missing(why), against)
+        return _depth(Measured.missing(why), Measured.missing(why))
     edited, *random = (_score(never, np.array(one), subject.seed) for one in told["edits"])
-    control = random[0] if random else Measured.missing("no random control was run")
-    return Answer("depth", question, edited, control, against)
+    return _depth(edited, random[0] if random else Measured.missing(NO_CONTROL))
+
+
+def _depth(edited: Measured, control: Measured) -> Answer:
+    return Answer("depth", "depth score", edited, control, RANDOM)
 
 
 def _losses(subject: Subject) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _losses(subject: Subject) -> dict[str, Any]:
     others = _other_readings(subject)
     maps = stitched(model, never, others[::2])
     arms = {"never": losses(model, never, readings, maps), "other words": losses(model, never, others[1::2], maps)}
-    edits = [losses(model, subject.edited(edit), readings).tolist() for edit in subject.edits]
+    edits = [losses(model, subject.edited(edit), readings).tolist() for edit in subject.edits[:COMPARED]]
     return {name: rows.tolist() for name, rows in arms.items()} | {"edits": edits}
 
 

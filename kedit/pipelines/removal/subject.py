@@ -1,6 +1,7 @@
 """What is asked whether it is gone: the model, the edit, its controls, and the pictures for each question."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,8 @@ from kedit.results.cache import Recall, of_edit
 from kedit.samples import Concept, Data, Progress, Sample
 
 NO_NEVER = "no never-knew model: not measured"
+RANDOM = "random neurons edited"
+"""What most answers are compared with."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ class Subject:
         pictures = {name: [of_sample(one) for one in getattr(self, name)] for name in ("target", "absent")}
         return {"concept": of_concept(self.concept), "seed": self.seed, **pictures}
 
+    def under(self, edit: Edit | None) -> AbstractContextManager[Any]:
+        """Return a context in which the model is edited; None, and an edit of no neurons, leave it as it is."""
+        return edit.applied(self.model) if edit is not None and edit.acts else nullcontext()
+
     def edited(self, edit: Edit | None) -> Any:
         """Return a copy of the model with an edit written into its weights, as an export has it; None leaves it out."""
         copy = replace(self.model, module=deepcopy(self.model.module))
@@ -96,20 +103,19 @@ class Subject:
         """Return what is said to a question about pictures: unedited, under the edit, and under each random one."""
         prompts = [one.asked(question) for one in samples]
 
-        def say(edits: Sequence[Edit | None]) -> list[list[list[Any]]]:
-            said: list[list[list[Any]]] = []
-            for edit in edits:
-                if edit is None or not edit.acts:
-                    said.append(rows(self.model.ask(prompts, drafts=drafts, what="answers")))
-                    continue
-                with edit.applied(self.model):
-                    said.append(rows(self.model.ask(prompts, drafts=drafts, what="answers")))
-            return said
+        def say(edit: Edit | None) -> list[list[Any]]:
+            with self.under(edit):
+                return rows(self.model.ask(prompts, drafts=drafts, what="answers"))
 
         asked = {"question": question, "samples": [of_sample(one) for one in samples]} if self.recall.store else {}
-        abouts = [asked | (of_edit(edit) if edit else {"edit": None}) for edit in (None, *self.edits)]
         every = (None, *self.edits)
+        abouts = [asked | about_edit(edit) for edit in every]
         told = self.recall.many(
-            "gone", "another question", abouts, lambda places: say([every[place] for place in places])
+            "gone", "another question", abouts, lambda places: [say(every[place]) for place in places]
         )  # fmt: skip
         return [captions_of(one) for one in told]
+
+
+def about_edit(edit: Edit | None) -> dict[str, Any]:
+    """Return what decides an answer under an edit, or unedited."""
+    return of_edit(edit) if edit is not None else {"edit": None}
