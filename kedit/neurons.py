@@ -242,6 +242,12 @@ class NeuronScores:
         save_scores({"scores": self}, path)
 
 
+def best_first(neurons: NeuronSet, scores: Mapping[str, NeuronScores]) -> list[NeuronId]:
+    """Return neurons from the highest score of the last stage down; those without one come last, by layer and index."""
+    ranked = list(scores.values())[-1].ranking(neurons) if scores else []
+    return list(dict.fromkeys([*ranked, *neurons]))
+
+
 def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
     """Write the scores of all stages into one safetensors file."""
     Path(path).write_bytes(scores_to(stages))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -74,10 +74,11 @@ class Effect:
             return _along(self.path, evidence)[:, None]
         assert evidence.answer is not None
         assert evidence.counterfactual is not None
-        direct, everywhere = _along("direct", evidence), _along("all", evidence)
-        without = _along("direct", replace(evidence, original=evidence.counterfactual))
+        written, everywhere = _written(evidence), _along("all", evidence)
+        direct = evidence.original[:, -1] * written
+        gained = direct - evidence.counterfactual[:, -1] * written
         margin = evidence.answer.margin.to(direct.device)[:, None].expand_as(direct)
-        return torch.stack([direct, everywhere, direct - without, margin], dim=1)
+        return torch.stack([direct, everywhere, gained, margin], dim=1)
 
     def across_samples(self, means: Tensor) -> Tensor:
         """Return the scores, `[layer, neuron]`, from the means over samples of what `score` gives."""
@@ -134,16 +135,21 @@ class Selective:
 def _along(path: str, evidence: LayerEvidence) -> Tensor:
     """Return the effect of one path: `[batch, neuron]`."""
     if path == "direct":
-        assert evidence.readout is not None
-        assert evidence.answer is not None
-        values = evidence.readout.values
-        return evidence.original[:, -1] * (evidence.answer.direction.to(values.device) @ values.T)
+        return evidence.original[:, -1] * _written(evidence)
     assert evidence.gradient is not None
     if path == "answer":
         return over_positions(evidence.original * evidence.gradient, evidence.kinds, "target", "sum")
     assert evidence.counterfactual is not None
     change = evidence.original - evidence.counterfactual
     return over_positions(change * evidence.gradient, evidence.kinds, "all", "sum")
+
+
+def _written(evidence: LayerEvidence) -> Tensor:
+    """Return what an activation of 1 at the answer adds to the word's margin: `[batch, neuron]`."""
+    assert evidence.readout is not None
+    assert evidence.answer is not None
+    values = evidence.readout.values
+    return evidence.answer.direction.to(values.device) @ values.T
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from kedit.neurons import NeuronId, NeuronScores, NeuronSet, load_scores
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet, best_first, load_scores
 
 
 class PageError(ValueError):
@@ -64,9 +64,7 @@ class Folder:
         found = self.json("neurons.json").get("neurons")
         if not isinstance(found, list):
             return []
-        located = NeuronSet.load(self.path / "neurons.json")
-        ranked = list(self.scores.values())[-1].ranking(located) if self.scores else []
-        return list(dict.fromkeys([*ranked, *located]))
+        return best_first(NeuronSet.load(self.path / "neurons.json"), self.scores)
 
     def place(self, stage: str, value: float) -> int:
         """Return the place of a score among all of a stage; 1 is the highest, equal ones share theirs."""

@@ -9,7 +9,7 @@ from kedit.inspection.decode import Decoded, decode, side
 from kedit.inspection.grid import Grid
 from kedit.inspection.responses import Seen
 from kedit.models.mllm import MLLM
-from kedit.neurons import NeuronId, NeuronSet
+from kedit.neurons import NeuronId, NeuronSet, best_first
 from kedit.page import Card, Firing, Materials, fired_uri
 from kedit.pipelines.locate import Located
 from kedit.samples import Concept, Counterfactual
@@ -67,9 +67,8 @@ def cards(decoded: Sequence[Decoded], fired: Fired | None) -> tuple[Card, ...]:
 
 def inspected(located: Located, decoded: Sequence[Decoded], fired: Fired | None) -> Materials:
     """Return what the page of an inspection needs: the cards of the neurons whose words are known, the best first."""
-    ranked = list(located.scores.values())[-1].ranking(located.neurons) if located.scores else []
     known = {one.neuron: one for one in decoded}
-    best = [known[one] for one in dict.fromkeys([*ranked, *located.neurons]) if one in known]
+    best = [known[one] for one in best_first(located.neurons, located.scores) if one in known]
     why = "" if fired else "the model has no place in a picture for what its neurons do"
     return Materials(cards(best, fired), why)
 

@@ -26,7 +26,7 @@ from kedit.inspection.resampling import Numbers, auroc_gain, auroc_interval, win
 from kedit.inspection.responses import Pointing, at_image, by_modality, half_a_cell, mean_activation, pointing
 from kedit.inspection.shuffle import shuffled
 from kedit.models.encoder import OwnLayers
-from kedit.neurons import NeuronId, NeuronSet
+from kedit.neurons import NeuronId, NeuronSet, best_first
 from kedit.pipelines.firing import Fired
 from kedit.pipelines.outputs import logprobs
 from kedit.pipelines.preparation import draw
@@ -324,8 +324,7 @@ class Each:
 def zero_each(subject: Subject) -> Each:
     """Zero each of the best neurons alone; see `kedit.pipelines.outputs.logprobs`."""
     subject.require_neurons()
-    scores = list(subject.located.scores.values())
-    best = (scores[-1].ranking(subject.neurons) if scores else list(subject.neurons))[:MOST_ZEROED]
+    best = best_first(subject.neurons, subject.located.scores)[:MOST_ZEROED]
     alone = [Edit(NeuronSet((one,), subject.neurons.site, subject.neurons.scope), Zero()) for one in best]
     samples, captions = [pair.sample for pair, _ in subject.named], [caption for _, caption in subject.named]
     before, *after = logprobs(subject.model, subject.concept, samples, captions, [None, *alone])

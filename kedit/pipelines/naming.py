@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kedit.inspection.decode import strongest_words
 from kedit.internals.sites import Site
 from kedit.models.mllm import MLLM
-from kedit.neurons import NeuronId, NeuronScores, NeuronSet
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet, best_first
 from kedit.results.table import Cell, Table
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ def name_neurons(
         model: Whose neurons they are; None if nobody has it.
         site: Where they are in it.
     """
-    ranked = list(scores.values())[-1].ranking(neurons) if scores else []
-    order = list(dict.fromkeys([*ranked, *neurons]))
+    order = best_first(neurons, scores)
     words, why = _words(model, NeuronSet(tuple(order[:MOST_READ]), neurons.site, neurons.scope))
     if not why and len(order) > MOST_READ:
         why = f"words of the best {MOST_READ} neurons alone"
