@@ -72,7 +72,10 @@ HEAVY = frozenset(OWNERS) - {"hydra", "omegaconf"} | {"accelerate", "pandas", "s
 """Packages that are imported inside the functions that need them."""
 
 SET_APART = frozenset(
-    {"kedit.evaluation.hf_metrics", "kedit.models.gill.module", "kedit.models.greedy", "kedit.models.minigpt4_model"}
+    {
+        *("kedit.evaluation.hf_metrics", "kedit.models.gill.module", "kedit.models.greedy"),
+        *("kedit.models.minigpt4_model", "kedit.models.pictured"),
+    }
 )
 """Modules that subclass a heavy package's classes: as heavy, and imported inside functions like it."""
 

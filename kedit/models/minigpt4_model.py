@@ -17,11 +17,10 @@ from transformers import (
     Blip2ForConditionalGeneration,
     Blip2QFormerModel,
     Blip2VisionModel,
-    GenerationMixin,
-    PreTrainedModel,
 )
 
 from kedit.models.endings import Ending, generate_to_end
+from kedit.models.pictured import ReadsPictures
 
 LN_VISION_EPS = 1e-5
 """Of the norm after the vision tower; the tower's own norms have 1e-6."""
@@ -72,10 +71,10 @@ class TokenEmbedding(nn.Embedding):
         return super().forward(ids.masked_fill(outside, 0)).masked_fill(outside[..., None], 0)
 
 
-class MiniGPT4(PreTrainedModel, GenerationMixin):
-    """The model, called with token ids in which `config.image_token_id` stands wherever a picture's features go."""
+class MiniGPT4(ReadsPictures):
+    """The model."""
 
-    config: Any
+    called = "MiniGPT-4"
     config_class = MiniGPT4Config
     base_model_prefix = ""
     input_modalities = Blip2ForConditionalGeneration.input_modalities  # type: ignore[assignment]
@@ -107,16 +106,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
             return None
         return side, side // JOINED_PATCHES
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the language model's token embedding."""
-        found: nn.Module = self.language_model.get_input_embeddings()
-        return found
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the language model's unembedding."""
-        found: nn.Module = self.language_model.get_output_embeddings()
-        return found
-
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
         """Return what the language model gets of each picture: `[batch, image_pos, d_model]`."""
         seen = self.vision_model(pixel_values).last_hidden_state
@@ -128,46 +117,6 @@ class MiniGPT4(PreTrainedModel, GenerationMixin):
             read = patches.reshape(len(patches), self.config.n_image_tokens, self.config.projected)
         embeds: Tensor = self.language_projection(read.to(self.language_projection.weight.dtype))
         return embeds
-
-    def embeds(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
-        """Return the embedding of each position, `[batch, pos, d_model]`, pictures in the order of `pixel_values`."""
-        embeds: Tensor = self.get_input_embeddings()(input_ids)
-        if pixel_values is None:
-            return embeds
-        pictures = self.image_embeds(pixel_values).to(embeds)
-        places = input_ids == self.config.image_token_id
-        if int(places.sum()) != pictures.shape[0] * pictures.shape[1]:
-            raise ValueError(
-                f"{pictures.shape[0]} pictures fill {pictures.shape[0] * pictures.shape[1]} positions, and the prompts "
-                f"have {int(places.sum())} image tokens; give each picture {self.config.n_image_tokens}"
-            )
-        return embeds.masked_scatter(places[..., None], pictures)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **options: Any,
-    ) -> Any:
-        """Return the language model's output on token ids and pictures, or on embeddings of one's own.
-
-        The cache is among `options`, under the name that this release of transformers has for it.
-        """
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("MiniGPT-4 needs `input_ids` or `inputs_embeds`, got neither")
-            inputs_embeds = self.embeds(input_ids, pixel_values)
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            logits_to_keep=logits_to_keep,
-            **options,
-        )
 
     def generate(self, *args: Any, **options: Any) -> Any:
         """Return the prompt and what follows, as transformers does; of an answer, only what `ending` keeps of it."""
