@@ -41,7 +41,9 @@ def execute(path: Path, folder: Path) -> Any:
             cell.outputs, cell.execution_count = [], None
     settings = {"IPYTHONDIR": str(folder / ".ipython"), "PYTHONPATH": str(ROOT)}
     where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, record_timing=False)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources=where, record_timing=False, coalesce_streams=True
+    )
     client.execute(env={**os.environ, **QUIET, **settings})
     for output in (one for cell in notebook.cells for one in cell.get("outputs", ())):
         if png := output.get("data", {}).get("image/png"):

@@ -38,7 +38,7 @@ from kedit.results.cache import FORGETFUL, Recall
 from kedit.samples import Concept, Data, Progress, silent
 
 logger = logging.getLogger(__name__)
-METHODS = ("two_stage", "difference", "gradcam", "activation", "random_layer_matched")
+METHODS = ("two_stage", "selective", "difference", "gradcam", "activation", "random_layer_matched")
 COUNTS = Counts(controls=20)
 PICTURES = 20
 """Held-out pictures of each concept of the matrix."""
