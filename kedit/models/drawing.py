@@ -1,0 +1,442 @@
+"""Models that draw: a prompt becomes a picture, code by code, and one pass reads the drawing as it was written.
+
+Janus (arXiv 2410.13848) and Emu3 (arXiv 2409.18869) write a picture as they write a text: each column of the language
+model predicts the code of the next cell of a grid, and a VQ tokenizer makes a picture of the codes. GILL draws by a
+Stable Diffusion (`kedit.models.gill`) and has no codes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from kedit.arguments import require, require_count, shown
+from kedit.internals.wrappers import evaluating
+from kedit.models.drawing_families import Emu3, Family, Janus
+from kedit.models.gill.model import GILLModel
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.marks import modalities, places
+from kedit.models.media import Pictures, pictures
+from kedit.models.mllm import MLLM
+from kedit.models.passes import declares
+from kedit.models.sequences import columns
+from kedit.progress import Batched
+from kedit.samples import Progress, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Drawings:
+    """What a model drew."""
+
+    prompts: tuple[str, ...]
+    images: tuple[Image, ...]
+    """RGB."""
+    codes: Tensor
+    """`[n, rows * columns]`, in raster order, ids of the codebook, on the CPU; `[n, 0]` where a model has no codes."""
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, chosen: slice) -> "Drawings":
+        return Drawings(self.prompts[chosen], self.images[chosen], self.codes[chosen], self.seed)
+
+
+class Drawer(Protocol):
+    """What draws with a model."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The rows and columns of cells that a drawing has; (0, 0) where a model has no codes."""
+        ...
+
+    @property
+    def codebook(self) -> int:
+        """How many codes a cell may have; 0 where a model has none."""
+        ...
+
+    @property
+    def unembedding(self) -> Tensor | None:
+        """The rows that score the codes, `[code, d_model]`; None where the head is not linear."""
+        ...
+
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        guidance: float | None = None,
+        progress: Progress = silent,
+    ) -> Drawings:
+        """Return a picture of each prompt; see `TokenDrawer.draw`."""
+        ...
+
+    def teacher_forced(self, drawings: Drawings) -> "ForcedDrawings":
+        """Return the one pass that reads some drawings as they were written; see `TokenDrawer.teacher_forced`."""
+        ...
+
+    def decode(self, codes: Tensor) -> list[Image]:
+        """Return the pictures of codes `[n, cell]`."""
+        ...
+
+    def encode(self, images: Pictures) -> Tensor:
+        """Return the codes of pictures, `[n, cell]`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDrawer:
+    """A model that draws code by code."""
+
+    model: HuggingFaceMLLM
+    family: Family
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The rows and columns of cells that a drawing has."""
+        return self.family.grid
+
+    @property
+    def codebook(self) -> int:
+        """How many codes a cell may have."""
+        return self.family.codebook
+
+    @property
+    def unembedding(self) -> Tensor | None:
+        """The rows that score the codes, `[code, d_model]`; None where the head is not linear, as Janus's."""
+        return self.family.unembedding
+
+    @property
+    def n_cells(self) -> int:
+        """How many codes a drawing has."""
+        return self.grid[0] * self.grid[1]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        guidance: float | None = None,
+        progress: Progress = silent,
+    ) -> Drawings:
+        """Return a picture of each prompt; one is the same whatever is drawn beside it.
+
+        Codes are drawn from softmax((u + guidance * (c - u)) / temperature), c and u the logits after the prompt and
+        without it (classifier-free guidance, arXiv 2207.12598): each prompt is a row of its own in the batch, and a
+        second one for u unless `guidance` is 1. Edits act on both.
+
+        Args:
+            prompts: What to draw.
+            seed: With the prompt's text, of the random numbers of its row, which are made on the CPU. An edited and an
+                unedited drawing of one seed have the same ones.
+            temperature: 0 takes the likeliest code.
+            guidance: None for the family's own.
+            progress: Shows the batches.
+
+        Raises:
+            TypeError: The prompts are no texts, or a number is none.
+            ValueError: A number is out of its range.
+        """
+        asked, strength = _asked(prompts), self.family.guidance if guidance is None else guidance
+        _check_numbers(seed, temperature, strength)
+        size = max(1, self.model.batch_size // (1 if strength == 1 else 2))
+        chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
+        codes = []
+        with evaluating(self.model.module):
+            for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drawings"):
+                noise = [_generator(prompt, seed) for prompt in chunk]
+                codes.append(self._written(chunk, noise, temperature, strength))
+        drawn = torch.cat(codes) if codes else torch.empty(0, self.n_cells, dtype=torch.long)
+        return Drawings(tuple(asked), tuple(self.decode(drawn)), drawn, seed)
+
+    def teacher_forced(self, drawings: Drawings) -> "ForcedDrawings":
+        """Return the one pass that reads each prompt and the codes of its drawing, as they were written.
+
+        The last code is left out, since nothing is predicted behind it. The rows are those of the prompts: what guides
+        a drawing away from the empty prompt is no part of it.
+
+        Raises:
+            ValueError: The drawings are another model's.
+        """
+        require(drawings, Drawings, "drawings", "what `draw` returned")
+        codes = self._checked(drawings.codes)
+        ids, mask = self.family.write(drawings.prompts, unconditional=False)
+        n_prompt, written = ids.shape[1], self._columns()[:-1]
+        ends = [place for place, end in enumerate(written) if end]
+        tail = torch.full((len(ids), len(written)), self.family.placeholder, device=ids.device)
+        ids, mask = torch.cat([ids, tail], dim=1), torch.cat([mask, torch.ones_like(tail)], dim=1)
+        held = modalities(self.model.module, self.model.tokenizer, ids)
+        kinds, kept, prompt = places(held, mask, [len(written)] * len(ids))
+        # A code is predicted by the column before its own.
+        cells = [n_prompt - 1 + place for place, end in enumerate([*written, False]) if not end]
+        return ForcedDrawings(self, ids, mask, codes, kinds, kept, prompt, tuple(cells), tuple(ends))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> list[Image]:
+        """Return the pictures of codes `[n, cell]`, by the VQ tokenizer alone.
+
+        Raises:
+            ValueError: There are not as many codes as cells, or they are not of the codebook.
+        """
+        images: list[Image] = []
+        with evaluating(self.model.module):
+            for some in self._checked(codes).split(self.model.batch_size):
+                pixels = [one.float().cpu() for one in self.family.pixels(some)]
+                painted = self.model.processor.postprocess(pixels, return_tensors="PIL.Image.Image") if pixels else {}
+                images += painted.get("pixel_values", [])
+        return images
+
+    @torch.no_grad()
+    def encode(self, images: Pictures) -> Tensor:
+        """Return the codes of pictures, `[n, cell]` on the CPU, by the VQ tokenizer alone."""
+        seen = [one.convert("RGB") for one in pictures(images)]
+        size = self.model.batch_size
+        with evaluating(self.model.module):
+            codes = [self.family.codes(seen[start : start + size]) for start in range(0, len(seen), size)]
+        return torch.cat(codes).cpu() if codes else torch.empty(0, self.n_cells, dtype=torch.long)
+
+    def _written(
+        self, prompts: Sequence[str], noise: list[torch.Generator], temperature: float, strength: float
+    ) -> Tensor:
+        """Return the codes of one batch, `[n, cell]`, on the CPU."""
+        ids, mask = self.family.write(prompts, unconditional=strength != 1)
+        cache, codes = self._cache(), list[Tensor]()
+        states = self.run(self._embedding(ids), ids, mask, cache)
+        for end in [*self._columns()[:-1], None]:
+            if end:
+                ids = torch.full((len(mask), 1), self.family.row_end or 0, device=mask.device)
+                embedded = self._embedding(ids)
+            else:
+                scores = self.family.score(states[:, -1]).float()
+                if strength != 1:
+                    conditional, without = scores.chunk(2)
+                    scores = without + strength * (conditional - without)
+                codes.append(_chosen(scores, temperature, noise))
+                if end is None:
+                    break
+                embedded = self.family.embed(codes[-1].repeat(len(mask) // len(prompts))[:, None])
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            states = self.run(embedded, torch.full_like(mask[:, -1:], self.family.placeholder), mask, cache)
+        return torch.stack(codes, dim=1).cpu()
+
+    def run(self, embedded: Tensor, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
+        """Return the last hidden states of some columns, `[batch, pos, d_model]`, behind those in `cache`.
+
+        Args:
+            embedded: What the language model reads, `[batch, pos, d_model]`.
+            ids: What the columns hold, `[batch, pos]`: the placeholder where a code or the end of its row is.
+            mask: Zero at padding, of all columns so far.
+            cache: Where keys and values are kept; None for a pass without one.
+        """
+        language = self.family.language
+        # Edits by position learn from the embedding what columns hold: to it, a code is a piece of a picture.
+        self._embedding(ids)
+        how = {"cache" if declares(language, "cache") else "past_key_values": cache, "use_cache": cache is not None}
+        numbers = columns(mask)[:, -ids.shape[1] :]
+        out = language(inputs_embeds=embedded, attention_mask=mask, position_ids=numbers, **how)
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def embedded(self, ids: Tensor, codes: Tensor, ends: Sequence[int]) -> Tensor:
+        """Return what a teacher-forced pass reads, `[batch, pos, d_model]`: a prompt, codes and ends of rows."""
+        n_prompt = ids.shape[1] - (codes.shape[1] - 1 + len(ends))
+        parts, given = [self._embedding(ids[:, :n_prompt])], self.family.embed(codes[:, :-1])
+        if not ends:
+            return torch.cat([*parts, given], dim=1)
+        width = self.grid[1]
+        end = self._embedding(torch.full_like(ids[:, :1], self.family.row_end or 0))
+        for row in given.split(width, dim=1):
+            parts += [row, end] if row.shape[1] == width else [row]
+        return torch.cat(parts, dim=1)
+
+    def _columns(self) -> list[bool]:
+        """Return whether each column behind the prompt ends a row; the others hold a code, up to the last one."""
+        rows, width = self.grid
+        row = [False] * width + ([] if self.family.row_end is None else [True])
+        return (row * rows)[: len(row) * rows - (len(row) - width)]
+
+    def _embedding(self, ids: Tensor) -> Tensor:
+        module: Any = self.model.module
+        embedded: Tensor = module.get_input_embeddings()(ids)
+        return embedded
+
+    def _cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.family.language.config)
+
+    def _checked(self, codes: Tensor) -> Tensor:
+        """Return codes as the model's device has them, or raise where they are no drawing of this model."""
+        require(codes, Tensor, "codes", "a tensor `[n, cell]` of whole numbers")
+        fits = codes.ndim == 2 and codes.shape[1] == self.n_cells and not codes.is_floating_point()
+        if not fits or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook):
+            between = f", {int(codes.min())} to {int(codes.max())}" if codes.numel() else ""
+            raise ValueError(
+                f"`codes` of `{self.model.name}` are [n, {self.n_cells}], 0 to {self.codebook - 1}; got "
+                f"{list(codes.shape)} of {codes.dtype}{between}: they are another model's"
+            )
+        return codes.to(self.model.device, torch.long)
+
+
+@dataclass(frozen=True, eq=False)
+class ForcedDrawings:
+    """A teacher-forced pass over prompts and what was drawn of them, padded on the left.
+
+    `record(model.module, site)` around `states` sees each neuron at each column as it was while the picture was drawn.
+    """
+
+    drawer: TokenDrawer
+    ids: Tensor
+    """`[batch, pos]`: the prompt's tokens, then the placeholder for each code and each end of a row."""
+    mask: Tensor
+    """`[batch, pos]`, zero at padding."""
+    codes: Tensor
+    """`[batch, cell]`."""
+    kinds: Tensor
+    """`[batch, pos]`, as in `Forced`: drawn columns are `IMAGE`."""
+    modalities: Tensor
+    """`[batch, pos]`, as in `Forced`."""
+    prompt: Tensor
+    """`[batch, pos]`, as in `Forced`: true at the prompt."""
+    columns: tuple[int, ...]
+    """The column that predicts each cell, in all rows; the cell's code is in the next one."""
+    row_ends: tuple[int, ...] = ()
+    """Which of the columns behind the prompt end a row."""
+
+    def states(self) -> Tensor:
+        """Return the last hidden states at `columns`, `[batch, cell, d_model]`, with a graph if gradients are on."""
+        with evaluating(self.drawer.model.module):
+            embedded = self.drawer.embedded(self.ids, self.codes, self.row_ends)
+            return self.drawer.run(embedded, self.ids, self.mask)[:, list(self.columns)]
+
+    def logits(self, states: Tensor | None = None) -> Tensor:
+        """Return the logits of each cell's code, `[batch, cell, code]`, 32-bit; of `states()` if none are given."""
+        with evaluating(self.drawer.model.module):
+            return self.drawer.family.score(self.states() if states is None else states).float()
+
+    def log_probs(self, states: Tensor | None = None) -> Tensor:
+        """Return the log-probability of each drawn code, `[batch, cell]`, unguided and at temperature 1."""
+        states = self.states() if states is None else states
+        # Row by row: Emu3's logits of one picture take a gigabyte.
+        rows = [self.logits(row).log_softmax(-1).gather(-1, own[:, None])[:, 0] for row, own in self._rows(states)]
+        return torch.stack(rows)
+
+    def _rows(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(states, self.codes.to(states.device), strict=True)
+
+
+@dataclass(frozen=True, eq=False)
+class GILLDrawer:
+    """GILL, which draws by a Stable Diffusion: there are no codes, nor a pass that predicts them."""
+
+    model: GILLModel
+    grid: tuple[int, int] = (0, 0)
+    codebook: int = 0
+    unembedding: None = None
+
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        guidance: float | None = None,
+        progress: Progress = silent,
+    ) -> Drawings:
+        """Return a picture of each prompt, each the same whatever is drawn beside it; see `GILLModel.draw`.
+
+        Raises:
+            ValueError: A temperature or a guidance is asked for: the noise has none, and the painter's is the model's.
+        """
+        asked = _asked(prompts)
+        _check_numbers(seed, temperature, 1.0)
+        if temperature != 1 or guidance is not None:
+            raise ValueError(
+                f"`{self.model.name}` paints by diffusion, without a temperature, and its `guidance` is said where it "
+                "is loaded: `model.guidance=`"
+            )
+        drawn = self.model.draw(asked, seed)
+        images = tuple(one.picture.convert("RGB") for one in drawn)
+        return Drawings(tuple(asked), images, torch.empty(len(asked), 0, dtype=torch.long), seed)
+
+    def teacher_forced(self, drawings: Drawings) -> ForcedDrawings:
+        """Raise a ValueError."""
+        raise self._codeless()
+
+    def decode(self, codes: Tensor) -> list[Image]:
+        """Raise a ValueError."""
+        raise self._codeless()
+
+    def encode(self, images: Pictures) -> Tensor:
+        """Raise a ValueError."""
+        raise self._codeless()
+
+    def _codeless(self) -> ValueError:
+        return ValueError(
+            f"`{self.model.name}` draws from the states of its [IMG] tokens by diffusion and has no codes; read the "
+            "states by `read_drawing`, `img_states` and `map_states`"
+        )
+
+
+def drawer(model: MLLM) -> Drawer:
+    """Return what draws with `model`.
+
+    Raises:
+        TypeError: It is a bare module, or no model.
+        ValueError: It draws no pictures.
+    """
+    if isinstance(model, GILLModel):
+        return GILLDrawer(model)
+    if not isinstance(getattr(model, "module", None), nn.Module):
+        raise TypeError(f"`model` is a model with its processor, as `load` and `wrap` return, got {shown(model)}")
+    if isinstance(model, HuggingFaceMLLM) and "image" in getattr(model.module, "output_modalities", ()):
+        from transformers import Emu3ForConditionalGeneration, JanusForConditionalGeneration
+
+        if isinstance(model.module, JanusForConditionalGeneration):
+            return TokenDrawer(model, Janus(model))
+        if isinstance(model.module, Emu3ForConditionalGeneration):
+            return TokenDrawer(model, Emu3(model))
+    raise ValueError(
+        f"`{model.name}` ({type(model.module).__name__}) draws no pictures; models that do are Janus, Emu3 and GILL"
+    )
+
+
+def _asked(prompts: str | Sequence[str]) -> list[str]:
+    asked = [prompts] if isinstance(prompts, str) else prompts
+    require(asked, Sequence, "prompts", "a list of texts")
+    for one in asked:
+        require(one, str, "prompts", "a list of texts")
+    return list(asked)
+
+
+def _check_numbers(seed: int, temperature: float, guidance: float) -> None:
+    require_count(seed, "seed", 0)
+    for name, value, least in (("temperature", temperature, 0), ("guidance", guidance, 1)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"`{name}` is a number, {least} or more, got {shown(value)}")
+        if not least <= value < float("inf"):
+            raise ValueError(f"`{name}` is a number, {least} or more, got {value}")
+
+
+def _generator(prompt: str, seed: int) -> torch.Generator:
+    """Return the random numbers of a row, which depend on its prompt and the seed alone."""
+    digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _chosen(scores: Tensor, temperature: float, noise: list[torch.Generator]) -> Tensor:
+    """Return a code of each row, `[batch]`, drawn from softmax(scores / temperature) as the Gumbel maximum.
+
+    Two near-equal scores may change places by rounding; elsewhere the choice is the same in any batch.
+    """
+    if temperature == 0:
+        return scores.argmax(-1)
+    waits = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=one) for one in noise])
+    return (scores / temperature - waits.log().to(scores.device)).argmax(-1)
