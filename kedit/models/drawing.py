@@ -46,6 +46,16 @@ class Drawings:
         return Drawings(self.prompts[chosen], self.images[chosen], self.codes[chosen], self.seed)
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One cell of a batch of drawings."""
+
+    scores: Tensor
+    """The logits, guided, `[batch, code]`, 32-bit."""
+    codes: Tensor
+    """What was drawn of them, `[batch]`."""
+
+
 class Drawer(Protocol):
     """What draws with a model."""
 
@@ -144,17 +154,40 @@ class TokenDrawer:
             TypeError: The prompts are no texts, or a number is none.
             ValueError: A number is out of its range.
         """
-        asked, strength = _asked(prompts), self.family.guidance if guidance is None else guidance
-        _check_numbers(seed, temperature, strength)
+        asked, strength = _asked(prompts), self._strength(guidance)
         size = max(1, self.model.batch_size // (1 if strength == 1 else 2))
         chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
-        codes = []
-        with evaluating(self.model.module):
-            for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drawings"):
-                noise = [_generator(prompt, seed) for prompt in chunk]
-                codes.append(self._written(chunk, noise, temperature, strength))
-        drawn = torch.cat(codes) if codes else torch.empty(0, self.n_cells, dtype=torch.long)
+        codes = [torch.empty(0, self.n_cells, dtype=torch.long)]
+        for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drawings"):
+            steps = self.steps(chunk, seed=seed, temperature=temperature, guidance=strength)
+            codes.append(torch.stack([step.codes for step in steps], dim=1).cpu())
+        drawn = torch.cat(codes)
         return Drawings(tuple(asked), tuple(self.decode(drawn)), drawn, seed)
+
+    @torch.no_grad()
+    def steps(
+        self, prompts: Sequence[str], *, seed: int, temperature: float = 1.0, guidance: float | None = None
+    ) -> Iterator[Step]:
+        """Yield the codes of one batch, cell by cell, with the logits that they were drawn from; see `draw`."""
+        strength = self._strength(guidance)
+        _check_numbers(seed, temperature, strength)
+        noise = [_generator(prompt, seed) for prompt in prompts]
+        with evaluating(self.model.module):
+            ids, mask = self.family.write(prompts, unconditional=strength != 1)
+            cache = self._cache()
+            states = self.run(self._embedding(ids), ids, mask, cache)
+            for number, ends_row in enumerate(layout := self._layout()):
+                if ends_row:
+                    embedded = self._row_end(mask)
+                else:
+                    scores = _guided(self.family.score(states[:, -1]).float(), strength)
+                    codes = _chosen(scores, temperature, noise)
+                    yield Step(scores, codes)
+                    if number == len(layout) - 1:
+                        return
+                    embedded = self.family.embed(codes.repeat(len(mask) // len(codes))[:, None])
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+                states = self.run(embedded, torch.full_like(mask[:, -1:], self.family.placeholder), mask, cache)
 
     def teacher_forced(self, drawings: Drawings) -> "ForcedDrawings":
         """Return the one pass that reads each prompt and the codes of its drawing, as they were written.
@@ -166,17 +199,18 @@ class TokenDrawer:
             ValueError: The drawings are another model's.
         """
         require(drawings, Drawings, "drawings", "what `draw` returned")
+        if not len(drawings):
+            raise ValueError("there are no `drawings` to read; give one at least")
         codes = self._checked(drawings.codes)
         ids, mask = self.family.write(drawings.prompts, unconditional=False)
-        n_prompt, written = ids.shape[1], self._columns()[:-1]
-        ends = [place for place, end in enumerate(written) if end]
-        tail = torch.full((len(ids), len(written)), self.family.placeholder, device=ids.device)
+        n_prompt, layout = ids.shape[1], self._layout()
+        tail = torch.full((len(ids), len(layout) - 1), self.family.placeholder, device=ids.device)
         ids, mask = torch.cat([ids, tail], dim=1), torch.cat([mask, torch.ones_like(tail)], dim=1)
         held = modalities(self.model.module, self.model.tokenizer, ids)
-        kinds, kept, prompt = places(held, mask, [len(written)] * len(ids))
+        kinds, kept, prompt = places(held, mask, [tail.shape[1]] * len(ids))
         # A code is predicted by the column before its own.
-        cells = [n_prompt - 1 + place for place, end in enumerate([*written, False]) if not end]
-        return ForcedDrawings(self, ids, mask, codes, kinds, kept, prompt, tuple(cells), tuple(ends))
+        cells = [n_prompt - 1 + place for place, ends_row in enumerate(layout) if not ends_row]
+        return ForcedDrawings(self, ids, mask, codes, kinds, kept, prompt, tuple(cells))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image]:
@@ -202,30 +236,6 @@ class TokenDrawer:
             codes = [self.family.codes(seen[start : start + size]) for start in range(0, len(seen), size)]
         return torch.cat(codes).cpu() if codes else torch.empty(0, self.n_cells, dtype=torch.long)
 
-    def _written(
-        self, prompts: Sequence[str], noise: list[torch.Generator], temperature: float, strength: float
-    ) -> Tensor:
-        """Return the codes of one batch, `[n, cell]`, on the CPU."""
-        ids, mask = self.family.write(prompts, unconditional=strength != 1)
-        cache, codes = self._cache(), list[Tensor]()
-        states = self.run(self._embedding(ids), ids, mask, cache)
-        for end in [*self._columns()[:-1], None]:
-            if end:
-                ids = torch.full((len(mask), 1), self.family.row_end or 0, device=mask.device)
-                embedded = self._embedding(ids)
-            else:
-                scores = self.family.score(states[:, -1]).float()
-                if strength != 1:
-                    conditional, without = scores.chunk(2)
-                    scores = without + strength * (conditional - without)
-                codes.append(_chosen(scores, temperature, noise))
-                if end is None:
-                    break
-                embedded = self.family.embed(codes[-1].repeat(len(mask) // len(prompts))[:, None])
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            states = self.run(embedded, torch.full_like(mask[:, -1:], self.family.placeholder), mask, cache)
-        return torch.stack(codes, dim=1).cpu()
-
     def run(self, embedded: Tensor, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
         """Return the last hidden states of some columns, `[batch, pos, d_model]`, behind those in `cache`.
 
@@ -244,23 +254,25 @@ class TokenDrawer:
         states: Tensor = out.last_hidden_state
         return states
 
-    def embedded(self, ids: Tensor, codes: Tensor, ends: Sequence[int]) -> Tensor:
-        """Return what a teacher-forced pass reads, `[batch, pos, d_model]`: a prompt, codes and ends of rows."""
-        n_prompt = ids.shape[1] - (codes.shape[1] - 1 + len(ends))
-        parts, given = [self._embedding(ids[:, :n_prompt])], self.family.embed(codes[:, :-1])
-        if not ends:
-            return torch.cat([*parts, given], dim=1)
-        width = self.grid[1]
-        end = self._embedding(torch.full_like(ids[:, :1], self.family.row_end or 0))
-        for row in given.split(width, dim=1):
-            parts += [row, end] if row.shape[1] == width else [row]
-        return torch.cat(parts, dim=1)
+    def embedded(self, ids: Tensor, codes: Tensor) -> Tensor:
+        """Return what a teacher-forced pass reads, `[batch, pos, d_model]`: a prompt, and codes but the last."""
+        layout = self._layout()[:-1]
+        held = iter(self.family.embed(codes[:, :-1]).split(1, dim=1))
+        parts = [self._row_end(ids) if ends_row else next(held) for ends_row in layout]
+        return torch.cat([self._embedding(ids[:, : ids.shape[1] - len(layout)]), *parts], dim=1)
 
-    def _columns(self) -> list[bool]:
-        """Return whether each column behind the prompt ends a row; the others hold a code, up to the last one."""
+    def _layout(self) -> list[bool]:
+        """Return whether each column behind the prompt ends a row; the others hold a code. The last code is last."""
         rows, width = self.grid
         row = [False] * width + ([] if self.family.row_end is None else [True])
-        return (row * rows)[: len(row) * rows - (len(row) - width)]
+        return (row * rows)[: rows * len(row) - (len(row) - width)]
+
+    def _row_end(self, like: Tensor) -> Tensor:
+        """Return the embedding of what ends a row, one for each row of `like`: `[batch, 1, d_model]`."""
+        return self._embedding(torch.full_like(like[:, :1], self.family.row_end or 0))
+
+    def _strength(self, guidance: float | None) -> float:
+        return self.family.guidance if guidance is None else guidance
 
     def _embedding(self, ids: Tensor) -> Tensor:
         module: Any = self.model.module
@@ -306,14 +318,12 @@ class ForcedDrawings:
     prompt: Tensor
     """`[batch, pos]`, as in `Forced`: true at the prompt."""
     columns: tuple[int, ...]
-    """The column that predicts each cell, in all rows; the cell's code is in the next one."""
-    row_ends: tuple[int, ...] = ()
-    """Which of the columns behind the prompt end a row."""
+    """The column that predicts each cell, in all rows; the cell's code is in the next one, but for the last."""
 
     def states(self) -> Tensor:
         """Return the last hidden states at `columns`, `[batch, cell, d_model]`, with a graph if gradients are on."""
         with evaluating(self.drawer.model.module):
-            embedded = self.drawer.embedded(self.ids, self.codes, self.row_ends)
+            embedded = self.drawer.embedded(self.ids, self.codes)
             return self.drawer.run(embedded, self.ids, self.mask)[:, list(self.columns)]
 
     def logits(self, states: Tensor | None = None) -> Tensor:
@@ -429,6 +439,14 @@ def _generator(prompt: str, seed: int) -> torch.Generator:
     """Return the random numbers of a row, which depend on its prompt and the seed alone."""
     digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _guided(scores: Tensor, strength: float) -> Tensor:
+    """Return `[batch, code]` of the rows with a prompt and, where there are any, those without it."""
+    if strength == 1:
+        return scores
+    conditional, without = scores.chunk(2)
+    return without + strength * (conditional - without)
 
 
 def _chosen(scores: Tensor, temperature: float, noise: list[torch.Generator]) -> Tensor:
