@@ -1,4 +1,4 @@
-"""Models that draw: one picture in any batch, edits as in edited weights, and drawings read again as they were drawn."""
+"""Models that draw: one picture in any batch, edits as in edited weights, drawings read again as they were drawn."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -221,10 +221,9 @@ class TokenDrawer:
         """
         images: list[Image] = []
         with evaluating(self.model.module):
-            for some in self._checked(codes).split(self.model.batch_size):
+            for some in self._checked(codes).split(self.model.batch_size) if len(codes) else ():
                 pixels = [one.float().cpu() for one in self.family.pixels(some)]
-                painted = self.model.processor.postprocess(pixels, return_tensors="PIL.Image.Image") if pixels else {}
-                images += painted.get("pixel_values", [])
+                images += self.model.processor.postprocess(pixels, return_tensors="PIL.Image.Image")["pixel_values"]
         return images
 
     @torch.no_grad()
