@@ -219,9 +219,9 @@ class TokenDrawer:
         Raises:
             ValueError: There are not as many codes as cells, or they are not of the codebook.
         """
-        images: list[Image] = []
+        images, checked = list[Image](), self._checked(codes)
         with evaluating(self.model.module):
-            for some in self._checked(codes).split(self.model.batch_size) if len(codes) else ():
+            for some in checked.split(self.model.batch_size) if len(checked) else ():
                 pixels = [one.float().cpu() for one in self.family.pixels(some)]
                 images += self.model.processor.postprocess(pixels, return_tensors="PIL.Image.Image")["pixel_values"]
         return images
