@@ -256,7 +256,7 @@ class TokenDrawer:
     def embedded(self, ids: Tensor, codes: Tensor) -> Tensor:
         """Return what a teacher-forced pass reads, `[batch, pos, d_model]`: a prompt, and codes but the last."""
         layout = self._layout()[:-1]
-        held = iter(self.family.embed(codes[:, :-1]).split(1, dim=1))
+        held = iter(self.family.embed(codes[:, :-1]).to(ids.device).split(1, dim=1))
         parts = [self._row_end(ids) if ends_row else next(held) for ends_row in layout]
         return torch.cat([self._embedding(ids[:, : ids.shape[1] - len(layout)]), *parts], dim=1)
 
@@ -334,11 +334,12 @@ class ForcedDrawings:
         """Return the log-probability of each drawn code, `[batch, cell]`, unguided and at temperature 1."""
         states = self.states() if states is None else states
         # Row by row: Emu3's logits of one picture take a gigabyte.
-        rows = [self.logits(row).log_softmax(-1).gather(-1, own[:, None])[:, 0] for row, own in self._rows(states)]
-        return torch.stack(rows)
+        return torch.stack([self._of_row(*row) for row in zip(states, self.codes, strict=True)])
 
-    def _rows(self, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(states, self.codes.to(states.device), strict=True)
+    def _of_row(self, states: Tensor, codes: Tensor) -> Tensor:
+        """Return the log-probability of each code of a drawing, `[cell]`."""
+        logs = self.logits(states).log_softmax(-1)
+        return logs.gather(-1, codes.to(logs.device)[:, None])[:, 0]
 
 
 @dataclass(frozen=True, eq=False)

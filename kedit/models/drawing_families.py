@@ -129,8 +129,8 @@ class Janus:
             images, size={"height": side, "width": side}, return_tensors="pt"
         )  # fmt: skip
         pixels = seen["pixel_values"].to(self.model.device, codec.dtype)
-        features = nn.functional.normalize(codec.quant_conv(codec.encoder(pixels)), dim=1)
-        entries = nn.functional.normalize(codec.quantize.embedding.weight, dim=-1)
+        features = nn.functional.normalize(codec.quant_conv(codec.encoder(pixels)).float(), dim=1)
+        entries = nn.functional.normalize(codec.quantize.embedding.weight.float(), dim=-1)
         return torch.einsum("ndhw,cd->nhwc", features, entries).argmax(-1).flatten(1)
 
 
