@@ -40,7 +40,8 @@ def test_a_model_that_is_sound_passes_every_check_and_is_afterwards_what_it_was(
     planted.model.caption([picture(0)])  # transformers registers hooks of its own when a model first runs
     before = state_of(planted.model.module)
     found = diagnose(planted.model)
-    assert statuses(found) == dict.fromkeys(CHECKS, "SUPPORTED") | {"compiled": "DEGRADED"}
+    apart = {"compiled": "DEGRADED", "drawing": "NOT_APPLICABLE"}
+    assert statuses(found) == dict.fromkeys(CHECKS, "SUPPORTED") | apart
     assert "with a warning" in found.findings["compiled"].why
     assert found.sound
     assert state_of(planted.model.module) == before
@@ -56,15 +57,21 @@ def test_the_numbers_are_those_of_the_model(planted: Planted) -> None:
 
 
 def test_a_tiny_family_is_sound() -> None:
-    found = diagnose(tiny("llava"), SHORT)
+    found = diagnose(tiny("janus"), SHORT)
     assert set(statuses(found).values()) == {"SUPPORTED"}
+
+
+def test_a_model_that_draws_no_pictures_is_spared_the_check_of_drawing() -> None:
+    found = diagnose(tiny("llava"), SHORT)
+    assert statuses(found) == dict.fromkeys(SHORT, "SUPPORTED") | {"drawing": "NOT_APPLICABLE"}
+    assert "drawing (the model draws no pictures)" in str(found)
 
 
 @pytest.mark.parametrize("build", [gpt2, opt], ids=lambda build: build.__name__)
 def test_a_model_without_pictures_is_spared_the_checks_of_pictures(build: Callable[[], Any]) -> None:
     found = diagnose(TextModel(build()), SHORT)
     apart = {name for name, status in statuses(found).items() if status == "NOT_APPLICABLE"}
-    assert apart == {"media", "positions", "chat"}  # it has no processor
+    assert apart == {"media", "positions", "chat", "drawing"}  # it has no processor
     assert {status for name, status in statuses(found).items() if name not in apart} == {"SUPPORTED"}
     assert str(found).splitlines()[-1].startswith("not applicable: media (the model reads text alone), positions")
 
@@ -73,7 +80,7 @@ def test_a_masked_language_model_is_spared_the_checks_of_generation() -> None:
     found = diagnose(TextModel(tiny_families.bert()), SHORT)
     apart = {name for name, status in statuses(found).items() if status == "NOT_APPLICABLE"}
     by_writing = {"identity_text", "cache", "static_cache", "beams", "prefill", "decode", "text", "last"}
-    assert apart == {"media", "positions", "chat"} | by_writing
+    assert apart == {"media", "positions", "chat", "drawing"} | by_writing
     assert {status for name, status in statuses(found).items() if name not in apart} == {"SUPPORTED"}
 
 

@@ -16,6 +16,7 @@ from kedit.doctor.patient import picture
 from kedit.internals import positions
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, MODALITIES, PADDING, Forced
+from kedit.models.tiny.families import tiny
 from tests.text_model import TextModel
 from tests.tiny import gpt2, state_of
 from tests.tiny_llava import tiny_llava
@@ -416,8 +417,45 @@ def test_a_broken_model_is_found_and_left_as_it_was(break_it: Break, expected: F
         assert state_of(model.module) == before
 
 
+def fused_when_decoding(model: HuggingFaceMLLM) -> None:
+    """One column alone is computed with the output projection's weight, past its module, as fast decoders do."""
+    for layer in language(model).layers:
+        mlp, whole = layer.mlp, layer.mlp.forward
+
+        def fused(x: Tensor, mlp: Any = mlp, whole: Callable[[Tensor], Tensor] = whole) -> Tensor:
+            if x.shape[1] > 1:
+                return whole(x)
+            return functional.linear(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x), mlp.down_proj.weight)
+
+        mlp.forward = fused
+
+
+DRAWING: list[tuple[Break, Found]] = [
+    (
+        fused_when_decoding,
+        {"column": FINE, "drawing": (WRONG, "while the model draws, the neurons that are edited are")},
+    )
+]
+
+
+@pytest.mark.parametrize(("break_it", "expected"), DRAWING, ids=lambda given: getattr(given, "__name__", ""))
+def test_a_model_that_draws_otherwise_than_it_reads_is_found_and_left_as_it_was(
+    break_it: Break, expected: Found
+) -> None:
+    model = tiny("janus")
+    assert diagnose(model, list(expected)).sound
+    break_it(model)
+    before = state_of(model.module)
+    found = diagnose(model, list(expected))
+    for name, (status, why) in expected.items():
+        assert found.findings[name].status == status, f"{name}: {found.findings[name].told}"
+        assert why in found.findings[name].why
+    assert state_of(model.module) == before
+
+
 def test_every_check_finds_something_broken() -> None:
-    failing = {name for _, expected in BROKEN for name, (status, _) in expected.items() if status in (WRONG, "ERROR")}
+    every = [*BROKEN, *DRAWING]
+    failing = {name for _, expected in every for name, (status, _) in expected.items() if status in (WRONG, "ERROR")}
     assert failing == set(CHECKS)
 
 

@@ -13,6 +13,7 @@ from kedit.doctor.batches import padding
 from kedit.doctor.blocks import recorded, sites
 from kedit.doctor.chats import chat
 from kedit.doctor.compiling import compiled
+from kedit.doctor.drawings import drawing
 from kedit.doctor.edits import column, dtype, identity, zero
 from kedit.doctor.finding import Diagnosis, Finding, NotApplicableError, first_line
 from kedit.doctor.generation import beams, cache, decode, identity_text, last, prefill, static_cache, text
@@ -53,6 +54,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "decode": decode,
         "text": text,
         "last": last,
+        "drawing": drawing,
         "lens": lens,
         "gradients": gradients,
         "weight_gradients": weight_gradients,

@@ -45,10 +45,10 @@ def column(patient: Patient) -> Finding:
             return Finding("DEGRADED", f"no column of layer {layer} can be zeroed to compare with: {reason}")
     gaps: dict[int, float] = {}
     effects = []
-    for one in _strongest(patient, chosen):
+    for one in strongest(patient, chosen):
         with Edit(NeuronSet((one,)), Zero()).applied(patient.module):
             by_hook = patient.logits()
-        with _zeroed_column(patient, one):
+        with zeroed_column(patient, one):
             by_weight = patient.logits()
         gaps[one.layer] = gap(by_hook, by_weight)
         effects += [gap(patient.plain, by_hook), gap(patient.plain, by_weight)]
@@ -75,7 +75,7 @@ def dtype(patient: Patient) -> Finding:
     return at_most(len(other), 0, "layers whose type or device an edit changes", shown)
 
 
-def _strongest(patient: Patient, layers: list[int]) -> list[NeuronId]:
+def strongest(patient: Patient, layers: list[int]) -> list[NeuronId]:
     """Return the neuron of each layer that writes most into the residual stream."""
     with record(patient.module, patient.site) as activations:
         patient.logits()
@@ -89,7 +89,7 @@ def _strongest(patient: Patient, layers: list[int]) -> list[NeuronId]:
 
 
 @contextmanager
-def _zeroed_column(patient: Patient, one: NeuronId) -> Iterator[None]:
+def zeroed_column(patient: Patient, one: NeuronId) -> Iterator[None]:
     """Zero what the neuron writes, in the weight itself; afterwards the weight is as it was, bit by bit."""
     column = patient.site.value_vector(patient.module, one).detach()  # a view of the weight
     values = column.clone()

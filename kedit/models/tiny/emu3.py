@@ -7,10 +7,15 @@ from kedit.models.tiny.tokens import byte_tokenizer
 
 N_CODES = 16
 """The words that a picture may be written in."""
+DRAWN = 32
+"""How many pixels wide and high a drawn picture is."""
 
 
 def emu3() -> tuple[Any, Any]:
-    """Return Emu3 and its processor: an image token for each 8 x 8 pixels, 3 gated layers of 24 neurons."""
+    """Return Emu3 and its processor: an image token for each 8 x 8 pixels, 3 gated layers of 24 neurons.
+
+    It draws pictures of 4 x 4 codes.
+    """
     from transformers import (
         Emu3Config,
         Emu3ForConditionalGeneration,
@@ -36,4 +41,6 @@ def emu3() -> tuple[Any, Any]:
         vocabulary_map=tokenizer.get_vocab(),
     )
     images = Emu3ImageProcessor(min_pixels=32 * 32, max_pixels=40 * 40)
-    return Emu3ForConditionalGeneration(described), Emu3Processor(images, tokenizer, chat_template=chat_template())
+    processor = Emu3Processor(images, tokenizer, chat_template=chat_template())
+    processor.image_area = DRAWN**2
+    return Emu3ForConditionalGeneration(described), processor

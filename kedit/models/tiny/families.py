@@ -89,8 +89,14 @@ def _scaled(path: str, noise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mute(module: nn.Module, processor: Any) -> None:
-    """Let the model say no special token, as a trained one would not: a logit of zero is never the highest."""
+    """Let the model say no special token, as a trained one would not: a logit of about zero is never the highest.
+
+    The words that Emu3 writes pictures in keep a part of their weights, by which they differ from each other.
+    """
     head = module.get_output_embeddings()  # type: ignore[operator]
     tokenizer = getattr(processor, "tokenizer", processor)
+    codes = getattr(getattr(module, "vocabulary_mapping", None), "image_tokens", [])
     for weight in () if head is None else head.parameters():
+        quiet = weight[codes] * 0.3
         weight[tokenizer.all_special_ids] = 0
+        weight[codes] = quiet

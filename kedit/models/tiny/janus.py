@@ -1,4 +1,4 @@
-"""Janus: it reads pictures through SigLIP and writes them as codes of a picture codec; kedit lets it read."""
+"""Janus: it reads pictures through SigLIP and draws them as codes of a picture codec."""
 
 from typing import Any
 
@@ -9,7 +9,10 @@ SIDE, PATCH = 32, 8
 
 
 def janus() -> tuple[Any, Any]:
-    """Return Janus and its processor: 16 image tokens, 3 gated layers of 24 neurons."""
+    """Return Janus and its processor: 16 image tokens, 3 gated layers of 24 neurons.
+
+    It draws pictures of 4 x 4 codes, 8 x 8 pixels.
+    """
     from transformers import (
         JanusConfig,
         JanusForConditionalGeneration,
