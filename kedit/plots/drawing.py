@@ -177,7 +177,7 @@ class Drawing:
         if not self.looks:
             return 0.0
         handles = [
-            Line2D([], [], label=label, **(one.line2d() if isinstance(one, Look) else one))
+            Line2D([], [], label=name(label), **(one.line2d() if isinstance(one, Look) else one))
             for label, one in self.looks.items()
         ]
         needed = [0.62 + 0.066 * len(label) for label in self.looks]

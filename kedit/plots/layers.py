@@ -46,7 +46,10 @@ def draw_layers(
         raise ValueError("`sets` is empty, so there is nothing to draw; pass at least one set's neurons by layer")
     _check({**sets, "candidates": candidates or {}}, widths)
     columns, alone = min(len(sets), 4 if len(sets) > 3 else 3), len(sets) == 1
-    with sheet(2.7 if alone else (1.4 if len(sets) > columns else 2.0) * -(-len(sets) // columns) + 0.25, title or _finding(sets, widths)) as drawing:
+    with sheet(
+        2.7 if alone else (1.4 if len(sets) > columns else 2.0) * -(-len(sets) // columns) + 0.25,
+        title or _finding(sets, widths),
+    ) as drawing:
         every = drawing.panels(len(sets), columns, sharex=True, sharey=True)
         for axes, (which, counts) in zip(every, sets.items(), strict=True):
             if candidates is not None:

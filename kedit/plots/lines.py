@@ -65,7 +65,7 @@ def draw_lines(
             for place, curve in reversed(list(enumerate(curves.values()))):
                 # Of equal figures, those behind show around those before.
                 at = every_look.index(curve.look) - (len(every_look) - 1) / 2 if bars and curve.look.mark else 0
-                lines(axes, *curve, bars=bars, size=4 + 1.5 * min(place, 3), aside=3 * at)
+                lines(axes, *curve, bars=bars, size=4 + 0.8 * min(place, 3), aside=3 * at)
             prepare(axes)
             axes.grid(axis="y")
             drawing.head(axes, heading)

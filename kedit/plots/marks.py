@@ -23,6 +23,10 @@ BACKDROP = 0.25
 """The gray behind a map, from 0 (black) to 1; its color bar shows its colors over the same."""
 FAR = 8.0
 """Points of type from which on a line joins a label to what it names."""
+FARS = (7.0, 14.0, 20.0, 30.0, 42.0, 56.0, 72.0)
+"""Points of type between a label and what it names: the nearest only where nothing else is named near by."""
+CROWD = 20.0
+"""Points of type between two places that are near each other."""
 EDGE = 8
 """Pixels between a label and the edge of the page."""
 
@@ -97,8 +101,8 @@ def matrix(
 
 
 def scale_bar(axes: "Axes", image: "AxesImage", ticks: Mapping[float, str], label: str = "") -> None:
-    """Draw the bar of colors that tells what the shades of a matrix are."""
-    bar = axes.figure.colorbar(image, ax=axes, label=label, pad=0.02, aspect=25)
+    """Draw the bar of colors that tells what the shades of a matrix are; it goes where its panel goes."""
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.025, 1)), label=label)
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.ax.tick_params(length=0, labelsize=8)
     bar.ax.spines[:].set_visible(False)
@@ -124,7 +128,9 @@ def lines(
     middle = np.array([one.value for one in values], dtype=np.float64)  # None becomes NaN
     axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars, transform=moved)
     spread = [
-        (at, one.low, one.high) for at, one in zip(x, values, strict=True) if one.low is not None and one.high is not None
+        (at, one.low, one.high)
+        for at, one in zip(x, values, strict=True)
+        if one.low is not None and one.high is not None
     ]
     if bars:
         for at, low, high in spread:
@@ -205,29 +211,29 @@ def tag(figure: "Figure", axes: "Axes", labels: Mapping[Point, str]) -> list["Ar
         written = axes.annotate(text, point, (0, 0), bbox=ground, zorder=6, **style)
         written.set_in_layout(False)
         sides = written.get_window_extent().size
-        boxes = _around(place, sides, figure.dpi / 72)
         room = np.array([[EDGE, axes.bbox.y0], [figure.bbox.x1 - EDGE, axes.bbox.y1 + 30]])
         others = places[np.abs(places - place).max(-1) > 1]
+        crowded = len(others) < len(places) - 1 or (np.hypot(*(others - place).T) < CROWD * figure.dpi / 72).any()
+        boxes = _around(place, sides, figure.dpi / 72, FARS[int(crowded) :])
         costs = [_cost(box, place, others, taken, drawings, room) for box in boxes]
         best = int(np.argmin(costs))
         if not np.isfinite(costs[best]):
             written.remove()
             continue
-        box = boxes[best]
-        taken.append(box)
+        taken.append(box := boxes[best])
         written.set_position(tuple((box.mean(0) - place) * 72 / figure.dpi))
         drawn.append(written)
-        nearest = np.clip(place, *box)
-        if np.hypot(*(nearest - place)) > FAR * figure.dpi / 72:
-            drawn.append(_lead(axes, point, (nearest - place) * 72 / figure.dpi))
+        way = (np.clip(place, *box) - place) * 72 / figure.dpi
+        if np.hypot(*way) > FAR:
+            drawn.append(_lead(axes, point, way))
     return drawn
 
 
-def _around(place: Numbers, sides: Numbers, unit: float) -> list[Numbers]:
-    """Return boxes of a size around a place, the nearest first: `[lower left or upper right, x or y]`, in pixels."""
+def _around(place: Numbers, sides: Numbers, unit: float, fars: Sequence[float]) -> list[Numbers]:
+    """Return boxes of a size around a place, so far from it: `[lower left or upper right, x or y]`, in pixels."""
     angles = np.deg2rad([45, 135, 315, 225, 0, 180, 90, 270, 20, 160, 340, 200, 70, 110, 290, 250])
     rays = np.stack([np.cos(angles), np.sin(angles)], 1)
-    centers = [place + ray * (far * unit + sides / 2) for far in (5, 10, 18, 28, 40, 54, 70) for ray in rays]
+    centers = [place + ray * (far * unit + sides / 2) for far in fars for ray in rays]
     return [np.array([center - sides / 2, center + sides / 2]) for center in centers]
 
 
@@ -246,13 +252,19 @@ def _cost(
     """Return how bad a box is for a label of `place`: infinitely on other labels and points, less so far away."""
     low, high = box[0] - 2, box[1] + 2
     outside = (box[0] < room[0]).any() or (box[1] > room[1]).any()
-    if outside or _within(others, low, high).any() or any((low < up).all() and (high > down).all() for down, up in taken):
+    if (
+        outside
+        or _within(others, low, high).any()
+        or any((low < up).all() and (high > down).all() for down, up in taken)
+    ):
         return float("inf")
     nearest = np.clip(place, *box)
-    way = place + np.linspace(0, 1, 20)[:, None] * (nearest - place)
-    close = np.abs(way[:, None] - others[None]).max(-1) < 5
-    crossed = sum(bool(_within(way, down, up).any()) for down, up in taken) + int(close.any())
-    return float(np.hypot(*(nearest - place))) + 6 * min(8, _within(drawings, low, high).sum()) + 60 * crossed
+    far, way = float(np.hypot(*(nearest - place))), place + np.linspace(0, 1, 20)[:, None] * (nearest - place)
+    crossed = sum(bool(_within(way, down, up).any()) for down, up in taken)
+    crossed += bool((np.abs(way[:, None] - others[None]).max(-1) < 5).any())
+    # A label without a line is read as that of the nearest point.
+    crossed += bool((np.hypot(*(np.clip(others, *box) - others).T) < 1.5 * far).any())
+    return far + 6 * min(8, int(_within(drawings, low, high).sum())) + 60 * crossed
 
 
 def _within(points: Numbers, low: Numbers, high: Numbers) -> NDArray[np.bool_]:
@@ -302,8 +314,9 @@ def count_axis(axes: "Axes", counts: Sequence[float], room: int = 5) -> None:
     else:
         axes.set_xscale("log")
     own = sorted({round(n) for n in counts if n})
-    decades = [10**power for power in range(8) if least <= 10**power <= most]
-    ticks = own[:: -(-len(own) // room)] if len(own) <= 2 * room or len(decades) < 2 else decades
+    round_ones = [one * 10**power for power in range(8) for one in (1, 2, 5) if least <= one * 10**power <= most]
+    decades = [one for one in round_ones if str(one)[0] == "1"]
+    ticks = own if len(own) <= room else round_ones if len(round_ones) <= room or len(decades) < 2 else decades
     ticks = [0] * (0 in counts) + ticks
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
