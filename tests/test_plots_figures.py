@@ -305,7 +305,7 @@ def test_doses_are_in_order_and_equal_numbers_of_neurons_are_their_mean() -> Non
 
 
 def test_equal_curves_stand_side_by_side_and_show_around_each_other() -> None:
-    """Two curves at 1 would be one: bars are moved by points of type, not in the data, and the marks behind are larger."""
+    """Two curves at 1 would be one: bars are moved by points of type, not data, and the marks behind are larger."""
     drawing = plots.draw_doses([trial(n, drop=1.0, kept=1.0) for n in (1, 2, 3)], title="t")
     lines = {to_hex(line.get_color()): line for line in drawing.figure.axes[0].lines if line.get_marker() in "os"}
     before, behind = lines[CONCEPT.lower()], lines[KEPT.lower()]

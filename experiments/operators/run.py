@@ -91,8 +91,8 @@ def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) 
     }
     title = f"What {len(panels)} operators do to the {n_neurons} neurons of `{concept}`, n = {plain.values[0].n}"
     return draw_lines(
-        panels, title=title, across=f"how much of the {concept} is drawn", up=f"captions that say “{concept}”, with 95 % interval",
-        prepare=_prepare, columns=len(panels), height=2.3,
+        panels, title=title, across=f"how much of the {concept} is drawn",
+        up=f"captions that say “{concept}”, with 95 % interval", prepare=_prepare, columns=len(panels), height=2.3,
     )  # fmt: skip
 
 
