@@ -29,6 +29,7 @@ from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.paths import conf_dir
 from kedit.plots import Curve, Drawing, HeatRow, Look, PictureRow, Style, Trial
 from kedit.plots.lines import MODALITIES
+from kedit.plots.marks import FAR
 from kedit.plots.style import (
     BASELINE,
     CONCEPT,
@@ -41,6 +42,7 @@ from kedit.plots.style import (
     looks_of,
     name,
     sentence,
+    setting_name,
 )  # fmt: skip
 
 WIDTHS = {0: 8, 1: 8, 2: 8}
@@ -97,7 +99,7 @@ OTHERS = [trial(n, 0.5, 0.5 + n / 10, locator=locator) for n, locator in enumera
 CELLS = np.array([[0.2, 0.9], [np.nan, 0.4]])
 GRID = plots.Grid(
     ("difference.q", "gradcam.q"), ("0.9", "0.95"), ("0.8", "0.9"),
-    {"mention_drop": CELLS, "selectivity": CELLS, "neurons": CELLS * 2000}, np.isnan(CELLS),
+    {"mention_drop": CELLS, "retention": CELLS, "selectivity": CELLS, "neurons": CELLS * 2000}, np.isnan(CELLS),
 )  # fmt: skip
 STREAMS = Streams({"image": np.full((4, 3), 0.3), "text": np.full((4, 3), 0.6)}, {"image": np.full((4, 3), 0.2)}, None)
 METHODS = ("two_stage", "gradcam", "act_unembed", "random_layer_matched")
@@ -129,7 +131,8 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
         {"a": {"c": Curve([1, 2], [share(0.1), share(0.2)], Look("red"))}}, title="t", across="x", bars=True
     ),
     "draw_matrix": lambda: plots.draw_matrix(
-        {one: dict.fromkeys(METHODS, 0.5) for one in METHODS}, title="t", what="in common", rows="r", columns="c"
+        {one: dict.fromkeys(METHODS, 0.5) for one in METHODS}, title="t", notes=["n = 7 to 8 pictures a cell"],
+        what="captions that lose the word", rows="concept whose neurons are edited", columns="concept of the pictures",
     ),
     "draw_measures": lambda: plots.draw_measures(
         {"words": {"decodes to the concept": (share(0.9), share(0.2))}, "stability": {"halves": (share(0.5), None)}},
@@ -207,6 +210,8 @@ def test_no_text_lies_on_another_or_is_cut_off_and_equal_input_gives_equal_bytes
             if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
         ]
         assert not on, f"{figure} writes one text on another at {style.width} width: {on}"
+        code = [text for text in boxes if re.search(r"\w_\w", text)]
+        assert not code, f"{figure} writes {code}, which nobody but a machine does"
     FIGURES[figure]().save(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "double.png").read_bytes()
     assert dict(matplotlib.rcParams) == before
@@ -225,11 +230,16 @@ def test_in_one_column_of_a_paper_panels_stand_one_above_the_other(tmp_path: Pat
     drawing, heights = FIGURES["draw_thresholds"](), []
     for width in ("single", "double"):
         drawing.save(tmp_path / "a.png", Style(width=width))  # type: ignore[arg-type]
-        panels = drawing.figure.axes[:3]
+        panels = drawing.figure.axes
         heights.append(len({round(axes.get_position().y0, 3) for axes in panels}))
         named = [bool(axes.yaxis.get_tick_params()["labelleft"]) for axes in panels]
-    assert heights == [3, 2]
-    assert named == [True, False, True]
+        places = [axes.get_position() for axes in panels]
+        assert all(place.height * drawing.figure.get_figheight() > 0.9 for place in places), "in inches"
+        for axes, place in zip(panels, places, strict=True):
+            (bar,) = [one.get_position() for one in axes.child_axes]
+            assert 0 < bar.x0 - place.x1 < 0.1 and (bar.y0, bar.y1) == pytest.approx((place.y0, place.y1))
+    assert heights == [4, 2]
+    assert named == [True, False, True, False]
 
 
 def test_a_title_can_be_left_to_the_caption_and_a_drawing_shows_itself(tmp_path: Path) -> None:
@@ -280,8 +290,11 @@ def test_labels_keep_off_the_points_and_those_that_are_far_have_a_line(tmp_path:
     labels = [one for one in axes.texts if one.get_text()]
     assert len(labels) == 8
     points = axes.transData.transform([one.xy for one in labels])
-    assert not any(one.get_window_extent().count_contains(points) for one in labels)
-    assert sum(not one.get_text() for one in axes.texts) == sum(abs(one.xyann[1]) > 6 for one in labels) > 0
+    boxes = [one.get_window_extent() for one in labels]
+    assert not any(box.count_contains(points) for box in boxes)
+    ways = [np.clip(at, box.min, box.max) - at for at, box in zip(points, boxes, strict=True)]
+    far = sum(np.hypot(*way) > FAR * drawing.figure.dpi / 72 for way in ways)
+    assert sum(not one.get_text() for one in axes.texts) == far > 0
 
 
 # Colours and names
@@ -343,6 +356,7 @@ def test_the_marked_locator_keeps_its_look_and_random_ones_come_last() -> None:
     [
         ("mention_drop", "concept no longer named"),
         ("fire_hydrant", "fire hydrant"),
+        ("random_layer_matched (broken language)", "random, layer-matched (broken language)"),
         ("locate.stages.q", "locate.stages.q"),
         ("a_b c_d", "a_b c_d"),
     ],
@@ -350,6 +364,19 @@ def test_the_marked_locator_keeps_its_look_and_random_ones_come_last() -> None:
 def test_words_are_as_people_write_them_and_keys_as_they_are_typed(word: str, written: str) -> None:
     assert name(word) == written
     assert sentence(f"of `{word}`: `x`") == f"of “{written}”: “x”"
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [
+        ("gradcam.q", "Grad-CAM: quantile"),
+        ("difference.of_max", "difference: share of the highest score"),
+        ("edit.last_layer", "edit: last layer"),
+        ("factor", "factor"),
+    ],
+)
+def test_an_axis_says_what_a_setting_is(key: str, written: str) -> None:
+    assert setting_name(key) == written
 
 
 # What drawing loads

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +17,7 @@ import kedit.plots as plots
 from kedit.evaluation.statistics import Measured
 from kedit.neurons import NeuronSet
 from kedit.plots import Drawing, PictureRow, Trial
-from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED
+from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED, KEPT
 from tests.test_plots import (
     CELLS,
     GRID,
@@ -303,6 +304,24 @@ def test_doses_are_in_order_and_equal_numbers_of_neurons_are_their_mean() -> Non
     assert dots(plots.draw_doses(TRIALS, title="t"), CONTROL) != []
 
 
+def test_equal_curves_stand_side_by_side_and_show_around_each_other() -> None:
+    """Two curves at 1 would be one: bars are moved by points of type, not data, and the marks behind are larger."""
+    drawing = plots.draw_doses([trial(n, drop=1.0, kept=1.0) for n in (1, 2, 3)], title="t")
+    lines = {to_hex(line.get_color()): line for line in drawing.figure.axes[0].lines if line.get_marker() in "os"}
+    before, behind = lines[CONCEPT.lower()], lines[KEPT.lower()]
+    assert list(before.get_xdata()) == list(behind.get_xdata()) == [3, 6, 9]
+    assert behind.get_markersize() > before.get_markersize()
+    moved = [line.get_transform().transform((3, 1)) for line in (before, behind)]
+    assert moved[1][0] - moved[0][0] == pytest.approx(3 / 72 * drawing.figure.dpi) and moved[0][1] == moved[1][1]
+
+
+def test_a_curve_has_a_gap_where_nothing_was_measured() -> None:
+    drawing = plots.draw_setting(
+        ["0.8", "0.9", "1"], {"retention": [share(0.1), LACKING, share(0.9)]}, title="t", setting="q"
+    )
+    assert [value == value for _, value in dots(drawing, KEPT)] == [True, False, True]
+
+
 def test_maps_that_do_not_fit_the_grid_or_are_empty_are_refused() -> None:
     with pytest.raises(ValueError, match=r"the map of `retention` is \[1, 2\], and the grid \[2, 2\]"):
         plots.draw_thresholds(replace(GRID, maps={"retention": CELLS[:1]}), title="t")
@@ -316,7 +335,9 @@ def test_the_most_selective_cells_are_outlined_unless_all_are(tmp_path: Path) ->
     level = np.ones((2, 2))
     for maps, outlined in ((GRID.maps, True), ({"mention_drop": CELLS}, False), ({"selectivity": level}, False)):
         drawing = plots.draw_thresholds(replace(GRID, maps=maps), title="t")
-        assert having(pixels(drawing, tmp_path), CONCEPT).any() == outlined
+        pixels(drawing, tmp_path)
+        drawn = [one for axes in drawing.figure.axes for one in axes.collections if isinstance(one, ContourSet)]
+        assert len(drawn) == (len(maps) if outlined else 0)
         assert any("outlined" in note for note in drawing.notes) == outlined
 
 

@@ -79,20 +79,27 @@ def share(model: Any, faded: Sequence[Any], strength: float, neurons: Any, opera
 def draw(rows: Mapping[float, Mapping[str, Any]], concept: str, n_neurons: int) -> Any:
     """Return the share of captions that name the concept by how much of it is drawn."""
     from kedit.plots import Curve, Look, draw_lines
-    from kedit.plots.style import BASELINE, SERIES
+    from kedit.plots.style import BASELINE, EDITED
 
-    looks = (Look(BASELINE), *SERIES)
-    operators = {"unedited" if name == "none" else name: name for name in next(iter(rows.values()))}
-    curves = {
-        # Side by side: two operators that both silence the concept would hide each other.
-        label: Curve([strength + 0.012 * (number - 2) for strength in rows], [row[name] for row in rows.values()], look)
-        for number, ((label, name), look) in enumerate(zip(operators.items(), looks, strict=False))
+    plain = Curve(list(rows), [row["none"] for row in rows.values()], Look(BASELINE, "s", "--"))
+    # A panel each: two operators that both silence the concept would hide each other.
+    panels = {
+        operator: {"with the edit": plain._replace(values=[row[operator] for row in rows.values()], look=Look(EDITED))}
+        | {"unedited": plain}
+        for operator in next(iter(rows.values()))
+        if operator != "none"
     }
-    title = f"What {len(curves) - 1} operators do to the {n_neurons} neurons of `{concept}`"
-    up = f"captions that say \u201c{concept}\u201d, with 95 % interval"
-    across, ticks = f"how much of the {concept} is drawn", [f"{strength:.0%}" for strength in rows]
-    axis = {"prepare": lambda axes: (axes.set_xticks(list(rows), ticks), axes.set_ylim(-0.03, 1.03)), "bars": True}
-    return draw_lines({"": curves}, title=title, across=across, up=up, **axis)
+    title = f"What {len(panels)} operators do to the {n_neurons} neurons of `{concept}`, n = {plain.values[0].n}"
+    return draw_lines(
+        panels, title=title, across=f"how much of the {concept} is drawn",
+        up=f"captions that say “{concept}”, with 95 % interval", prepare=_prepare, columns=len(panels), height=2.3,
+    )  # fmt: skip
+
+
+def _prepare(axes: Any) -> None:
+    axes.set_xticks((0, 0.5, 1), ("0", "50 %", "100 %"))
+    axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "0.25", "0.5", "0.75", "1"))
+    axes.set(xlim=(0, 1.05), ylim=(-0.03, 1.03))
 
 
 def main() -> int:

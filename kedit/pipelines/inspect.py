@@ -143,7 +143,8 @@ class Inspection(Shown):
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         drawings: dict[str, Drawing] = {}
         if self.layers:
-            drawings["layers"] = draw_layers(self.layers.counts, self.site.widths)
+            earlier = list(self.located.stages)[:-1]
+            drawings["layers"] = draw_layers(self.layers.counts, self.site.widths, earlier=earlier)
         if self.heat:
             drawings["heatmaps"] = draw_heatmaps(self.heat.rows[:N_SHOWN], concept=self.concept.name)
         if self.words and self.words.decoded:
@@ -271,7 +272,9 @@ class Inspection(Shown):
     def _draw_overlaps(self, overlaps: Overlaps) -> Drawing:
         names, rows = overlaps.concepts, zip(overlaps.concepts, overlaps.shared.tolist(), strict=True)
         apart = overlaps.measures[0].located.value or 0
-        title = f"`{self.concept.name}` shares {1 - apart:.0%} of its neurons with another concept, on average"
+        title = (
+            f"`{self.concept.name}` shares {100 * (1 - apart):.0f} % of its neurons with another concept, on average"
+        )
         cells = {a: {b: None if a == b else share for b, share in zip(names, row, strict=True)} for a, row in rows}
         notes = [f"n = {len(self.neurons)} neurons of each concept"]
         return draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)

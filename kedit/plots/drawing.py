@@ -48,6 +48,8 @@ class Drawing:
     """What is on their y axes."""
     late: list[Callable[[], Sequence["Artist"]]] = field(default_factory=list)
     """What can be drawn only when it is known where the panels are."""
+    fit: Callable[[float], None] = lambda width: None
+    """What depends on the inches of the page: it may change the height and what is written at the axes."""
     columns: int = 0
     """Panels side by side; 0 where each is placed by hand."""
     inches: float = 8.0
@@ -144,6 +146,7 @@ class Drawing:
 
         while self._head:
             self._head.pop().remove()
+        self.fit(width)
         size = 12 if width > 5 else 9
         head = wrap(sentence(self.title), 70 if width > 5 else 44) if titled else ""
         small = "\n".join(wrap(sentence(note), 118 if width > 5 else 56) for note in self.notes)
@@ -174,7 +177,7 @@ class Drawing:
         if not self.looks:
             return 0.0
         handles = [
-            Line2D([], [], label=label, **(one.line2d() if isinstance(one, Look) else one))
+            Line2D([], [], label=name(label), **(one.line2d() if isinstance(one, Look) else one))
             for label, one in self.looks.items()
         ]
         needed = [0.62 + 0.066 * len(label) for label in self.looks]
@@ -188,8 +191,9 @@ class Drawing:
 
 
 def wrap(text: str, letters: int) -> str:
-    """Return `text` in lines of at most so many letters; no line ends within "n = 24"."""
-    return textwrap.fill(text.replace("n = ", "n\u00a0=\u00a0"), letters, break_on_hyphens=False)
+    """Return `text` in lines of at most so many letters; no line ends within "n = 24" or "95 %"."""
+    kept = text.replace("n = ", "n\u00a0=\u00a0").replace(" %", "\u00a0%")
+    return textwrap.fill(kept, letters, break_on_hyphens=False)
 
 
 @contextmanager

@@ -47,14 +47,17 @@ def draw_intervals(
     heights = [len(rows) * (0.2 + 0.1 * most) + 0.15 for rows, most in zip(panels.values(), tallest, strict=True)]
     rows = heights[::columns]
     with sheet(sum(rows) + (0.5 if zoom else 0.32) * len(rows) + 0.25, title, notes) as drawing:
-        beside = columns > 1
+        beside, starts = columns > 1, list[str]()
         places = drawing.panels(len(panels), columns, heights=heights, sharex=not zoom, sharey=beside)
         for axes, (heading, own) in zip(places, panels.items(), strict=True):
             labels = [wrap(name(row), 26) if beside else _label(row, several) for row, several in own.items()]
             intervals(axes, list(own.values()), labels, numbers=numbers)
-            share_axis(axes, "x", [one for several in own.values() for one, _ in several] if zoom else every, zoom=zoom)
+            figures = [one for several in own.values() for one, _ in several] if zoom else every
+            if start := max(0, share_axis(axes, "x", figures, zoom=zoom, brief=numbers)):
+                starts.append(f"that of “{heading}” at {start:g}")
             drawing.head(axes, heading)
-        drawing.looks = looks if len(looks) > 1 else {}
+        drawing.notes = [*notes, *([f"axes that do not begin at 0: {', '.join(starts)}"] if starts else [])]
+        drawing.looks = {label: look.interval() for label, look in looks.items()} if len(looks) > 1 else {}
     return drawing
 
 

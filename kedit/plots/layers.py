@@ -27,6 +27,7 @@ def draw_layers(
     candidates: Counts | None = None,
     marked: str | None = None,
     faded: Sequence[str] = (),
+    earlier: Sequence[str] = (),
 ) -> Drawing:
     """Draw for each set which share of its neurons each layer holds, a panel for each.
 
@@ -39,18 +40,23 @@ def draw_layers(
         candidates: What an earlier stage had kept, drawn behind.
         marked: The set that the others are compared with; by default all of them are drawn as located.
         faded: The sets that are drawn at random.
+        earlier: The sets that an earlier stage had kept.
     """
     if not sets:
         raise ValueError("`sets` is empty, so there is nothing to draw; pass at least one set's neurons by layer")
     _check({**sets, "candidates": candidates or {}}, widths)
     columns, alone = min(len(sets), 4 if len(sets) > 3 else 3), len(sets) == 1
-    with sheet(2.7 if alone else 1.35 * -(-len(sets) // columns) + 0.25, title or _finding(sets, widths)) as drawing:
+    with sheet(
+        2.7 if alone else (1.4 if len(sets) > columns else 2.0) * -(-len(sets) // columns) + 0.25,
+        title or _finding(sets, widths),
+    ) as drawing:
         every = drawing.panels(len(sets), columns, sharex=True, sharey=True)
         for axes, (which, counts) in zip(every, sets.items(), strict=True):
             if candidates is not None:
                 bars(axes, _shares(candidates, widths), EARLIER)
             texts = [_count(counts.get(layer, 0)) for layer in widths] if len(widths) <= MOST_COUNTED[alone] else ()
-            color = CONTROL if which in faded else EDITED if marked in (None, which) else BASELINE
+            color = CONTROL if which in faded else EARLIER if which in earlier else BASELINE
+            color = EDITED if which == marked or (marked is None and color == BASELINE) else color
             bars(axes, _shares(counts, widths), color, width=0.5 if candidates else 0.75, texts=texts)
             drawing.head(axes, "" if alone else f"{name(which)} ({sum(counts.values()):,.4g})")
         highest = max(float(_shares(counts, widths).max()) for counts in (*sets.values(), candidates or {}))
@@ -68,10 +74,11 @@ def _scale(every: "Sequence[Axes]", layers: Sequence[int], highest: float, *, al
     """Let the axes run over the layers and up to the highest share, with room for a count above it."""
     ticks = range(0, len(layers), -(-len(layers) // (24 if alone else 12)))
     every[0].set_xticks(ticks, [str(layers[tick]) for tick in ticks])
-    every[0].set(xlim=(-0.6, len(layers) - 0.4), ylim=(0, 1.2 * highest))
+    room = 1.2 if alone else 1.3
+    every[0].set(xlim=(-0.6, len(layers) - 0.4), ylim=(0, room * highest))
     every[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
     every[0].locator_params(axis="y", nbins=6 if alone else 3)
-    if 1.2 * highest > 1:
+    if room * highest > 1:
         # The room is no share: there is none above the whole.
         every[0].set_yticks((0, 0.25, 0.5, 0.75, 1) if alone else (0, 0.5, 1))
         for axes in every:

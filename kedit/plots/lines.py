@@ -49,7 +49,7 @@ def draw_lines(
         up: What is on the y axes.
         prepare: Sets the scales and limits of the axes of a panel; by default those of shares.
         columns: Panels side by side.
-        bars: Whether intervals are bars, not bands.
+        bars: Whether intervals are bars, side by side, not bands.
         height: Inches of a row of panels.
 
     Raises:
@@ -61,8 +61,11 @@ def draw_lines(
     with sheet(height * -(-len(panels) // columns) + 0.25, title) as drawing:
         places = drawing.panels(len(panels), columns, sharex=True, sharey=True)
         for axes, (heading, curves) in zip(places, panels.items(), strict=True):
-            for curve in reversed(list(curves.values())):
-                lines(axes, *curve, bars=bars)
+            every_look = [curve.look for curve in curves.values() if curve.look.mark]
+            for place, curve in reversed(list(enumerate(curves.values()))):
+                # Of equal figures, those behind show around those before.
+                at = every_look.index(curve.look) - (len(every_look) - 1) / 2 if bars and curve.look.mark else 0
+                lines(axes, *curve, bars=bars, size=4 + 0.8 * min(place, 3), aside=3 * at)
             prepare(axes)
             axes.grid(axis="y")
             drawing.head(axes, heading)

@@ -1,7 +1,6 @@
 """What figures are made of: bars, intervals, matrices, lines, points, strips, pictures, maps and tags on axes."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,12 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-    from matplotlib.text import Annotation
 
 Numbers = NDArray[np.float64]
 Point = tuple[float, float]
 BACKDROP = 0.25
 """The gray behind a map, from 0 (black) to 1; its color bar shows its colors over the same."""
+FAR = 8.0
+"""Points of type from which on a line joins a label to what it names."""
+FARS = (7.0, 14.0, 20.0, 30.0, 42.0, 56.0, 72.0)
+"""Points of type between a label and what it names: the nearest only where nothing else is named near by."""
+CROWD = 20.0
+"""Points of type between two places that are near each other."""
+EDGE = 8
+"""Pixels between a label and the edge of the page."""
 
 
 def bars(axes: "Axes", heights: Numbers, color: str, *, width: float = 0.75, texts: Sequence[str] = ()) -> None:
@@ -69,7 +75,7 @@ def _interval(axes: "Axes", y: float, one: Measured, look: Look) -> None:
         return
     if one.low is not None and one.high is not None:
         axes.plot([one.low, one.high], [y, y], color=look.color, lw=2, solid_capstyle="butt", clip_on=False)
-    axes.plot(one.value, y, **look.line2d() | {"ls": "", "ms": 5.5}, clip_on=False, zorder=3)
+    axes.plot(one.value, y, **look.interval() | {"ls": ""}, clip_on=False, zorder=3)
 
 
 def matrix(
@@ -95,31 +101,48 @@ def matrix(
 
 
 def scale_bar(axes: "Axes", image: "AxesImage", ticks: Mapping[float, str], label: str = "") -> None:
-    """Draw the bar of colors that tells what the shades of a matrix are."""
-    bar = axes.figure.colorbar(image, ax=axes, label=label, pad=0.02, aspect=25)
+    """Draw the bar of colors that tells what the shades of a matrix are; it goes where its panel goes."""
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.025, 1)), label=label)
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.ax.tick_params(length=0, labelsize=8)
     bar.ax.spines[:].set_visible(False)
 
 
 def lines(
-    axes: "Axes", x: Sequence[float], values: Sequence[Measured], look: Look, *, bars: bool = False, size: float = 4
+    axes: "Axes",
+    x: Sequence[float],
+    values: Sequence[Measured],
+    look: Look,
+    *,
+    bars: bool = False,
+    size: float = 4,
+    aside: float = 0,
 ) -> None:
-    """Draw figures over `x` as a line with a band of their 95 % intervals, or with a bar for each."""
-    known = [(at, one) for at, one in zip(x, values, strict=True) if one.value is not None]
-    middle = np.array([one.value for _, one in known], dtype=np.float64)
-    axes.plot([at for at, _ in known], middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
-    spread = [(at, one.low, one.high) for at, one in known if one.low is not None and one.high is not None]
-    across, low, high = ([one[which] for one in spread] for which in range(3))
+    """Draw figures over `x` as a line with a band of their 95 % intervals, or with a bar for each.
+
+    The line has a gap where nothing was measured. All is drawn so many points of type `aside`, at the same `x`.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    moved = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    middle = np.array([one.value for one in values], dtype=np.float64)  # None becomes NaN
+    axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars, transform=moved)
+    spread = [
+        (at, one.low, one.high)
+        for at, one in zip(x, values, strict=True)
+        if one.low is not None and one.high is not None
+    ]
     if bars:
-        axes.vlines(across, low, high, color=look.color, lw=1.2)
+        for at, low, high in spread:
+            axes.plot([at, at], [low, high], color=look.color, lw=1.2, transform=moved, clip_on=False)
     else:
-        axes.fill_between(across, low, high, color=look.color, alpha=0.13, lw=0)
+        across, lows, highs = ([one[which] for one in spread] for which in range(3))
+        axes.fill_between(across, lows, highs, color=look.color, alpha=0.13, lw=0)
 
 
 def points(axes: "Axes", x: Numbers, y: Numbers, color: str, size: float) -> None:
-    """Draw many points, which may lie on each other."""
-    axes.scatter(x, y, size, color=color, lw=0.5, edgecolors="white", zorder=2)
+    """Draw many points, which may lie on each other: small ones run together, large ones have a rim."""
+    axes.scatter(x, y, size, color=color, lw=0.5 * (size > 12), edgecolors="white", zorder=2)
 
 
 def strips(axes: "Axes", groups: Mapping[str, Numbers], colors: Sequence[str]) -> None:
@@ -163,6 +186,7 @@ def outline(axes: "Axes", region: Mask, *, color: str = CONCEPT, dashed: bool = 
     drawn = axes.contour(x, y, fine, [0.5], colors=color, zorder=4, **style)
     axes.axis(limits)
     drawn.set_clip_on(not cells)  # those at the edge of a matrix are outlined on all sides
+    drawn.set_in_layout(False)
     if not dashed:
         drawn.set_path_effects([Stroke(linewidth=3.2, foreground="white"), Normal()])
 
@@ -176,43 +200,92 @@ def hatch(axes: "Axes", cells: Mask) -> None:
 
 
 def tag(figure: "Figure", axes: "Axes", labels: Mapping[Point, str]) -> list["Artist"]:
-    """Write a label near each point, off the other points and labels, with a line to it, and return what is drawn."""
+    """Write a label near each point, off all that is drawn, with a line to it from afar, and return what is drawn."""
     figure.draw_without_rendering()  # the panels find their places
     places = axes.transData.transform(list(labels)) if labels else np.empty((0, 2))
-    drawn: list[Annotation] = []
-    ways = product((6, 16, 26, 38, 52), ((1, 1), (-1, 1), (-1, -1), (1, -1), (0, 1), (0, -1)))
-    offsets = [(far * x, far * y) for far, (x, y) in ways]
-    for point, text in labels.items():
-        for x, y in offsets:
-            side: dict[str, Any] = {
-                "ha": ("center", "left", "right")[int(np.sign(x))],
-                "va": "bottom" if y > 0 else "top",
-            }
-            ground = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
-            written = axes.annotate(text, point, (x, y), textcoords="offset points", size=8, bbox=ground, **side)
-            written.set_in_layout(False)
-            box = written.get_window_extent().padded(2)
-            inside = figure.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1 and box.y1 < axes.bbox.y1 + 15
-            covered = any(box.overlaps(other.get_window_extent()) for other in drawn)
-            if inside and not covered and not box.count_contains(places):
-                drawn.append(written)
-                break
+    drawn: list[Artist] = []
+    taken, drawings = list[Numbers](), _drawn_at(axes)
+    for point, place, text in zip(labels, places, labels.values(), strict=True):
+        ground = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "size": 8}
+        written = axes.annotate(text, point, (0, 0), bbox=ground, zorder=6, **style)
+        written.set_in_layout(False)
+        sides = written.get_window_extent().size
+        room = np.array([[EDGE, axes.bbox.y0], [figure.bbox.x1 - EDGE, axes.bbox.y1 + 30]])
+        others = places[np.abs(places - place).max(-1) > 1]
+        crowded = len(others) < len(places) - 1 or (np.hypot(*(others - place).T) < CROWD * figure.dpi / 72).any()
+        boxes = _around(place, sides, figure.dpi / 72, FARS[int(crowded) :])
+        costs = [_cost(box, place, others, taken, drawings, room) for box in boxes]
+        best = int(np.argmin(costs))
+        if not np.isfinite(costs[best]):
             written.remove()
-    return [*drawn, *(_lead(axes, one) for one in drawn if abs(one.xyann[1]) > 6)]
+            continue
+        taken.append(box := boxes[best])
+        written.set_position(tuple((box.mean(0) - place) * 72 / figure.dpi))
+        drawn.append(written)
+        way = (np.clip(place, *box) - place) * 72 / figure.dpi
+        if np.hypot(*way) > FAR:
+            drawn.append(_lead(axes, point, way))
+    return drawn
 
 
-def _lead(axes: "Axes", label: "Annotation") -> "Annotation":
-    """Draw a line from a label to its point."""
-    line = {"arrowstyle": "-", "color": GRAY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
-    drawn = axes.annotate("", label.xy, label.xyann, textcoords="offset points", arrowprops=line)
+def _around(place: Numbers, sides: Numbers, unit: float, fars: Sequence[float]) -> list[Numbers]:
+    """Return boxes of a size around a place, so far from it: `[lower left or upper right, x or y]`, in pixels."""
+    angles = np.deg2rad([45, 135, 315, 225, 0, 180, 90, 270, 20, 160, 340, 200, 70, 110, 290, 250])
+    rays = np.stack([np.cos(angles), np.sin(angles)], 1)
+    centers = [place + ray * (far * unit + sides / 2) for far in fars for ray in rays]
+    return [np.array([center - sides / 2, center + sides / 2]) for center in centers]
+
+
+def _drawn_at(axes: "Axes") -> Numbers:
+    """Return where points and lines are drawn, `[number, x or y]`, in pixels."""
+    from matplotlib.collections import PathCollection
+
+    lines = [one.get_transform().transform_path(one.get_path()).interpolated(60).vertices for one in axes.lines]
+    spots = [axes.transData.transform(one.get_offsets()) for one in axes.collections if isinstance(one, PathCollection)]
+    return np.concatenate([np.empty((0, 2)), *lines, *spots])
+
+
+def _cost(
+    box: Numbers, place: Numbers, others: Numbers, taken: Sequence[Numbers], drawings: Numbers, room: Numbers
+) -> float:
+    """Return how bad a box is for a label of `place`: infinitely on other labels and points, less so far away."""
+    low, high = box[0] - 2, box[1] + 2
+    outside = (box[0] < room[0]).any() or (box[1] > room[1]).any()
+    if (
+        outside
+        or _within(others, low, high).any()
+        or any((low < up).all() and (high > down).all() for down, up in taken)
+    ):
+        return float("inf")
+    nearest = np.clip(place, *box)
+    far, way = float(np.hypot(*(nearest - place))), place + np.linspace(0, 1, 20)[:, None] * (nearest - place)
+    crossed = sum(bool(_within(way, down, up).any()) for down, up in taken)
+    crossed += bool((np.abs(way[:, None] - others[None]).max(-1) < 5).any())
+    # A label without a line is read as that of the nearest point.
+    crossed += bool((np.hypot(*(np.clip(others, *box) - others).T) < 1.5 * far).any())
+    return far + 6 * min(8, int(_within(drawings, low, high).sum())) + 60 * crossed
+
+
+def _within(points: Numbers, low: Numbers, high: Numbers) -> NDArray[np.bool_]:
+    return ((points > low) & (points < high)).all(-1)  # type: ignore[no-any-return]
+
+
+def _lead(axes: "Axes", point: Point, end: Numbers) -> "Artist":
+    """Draw a line from a point to its label, which begins so many points of type away."""
+    line = {"arrowstyle": "-", "color": GRAY, "lw": 0.6, "shrinkA": 1, "shrinkB": 3}
+    drawn = axes.annotate("", point, tuple(end), textcoords="offset points", arrowprops=line)
     drawn.set_in_layout(False)
     return drawn
 
 
-def share_axis(axes: "Axes", side: Literal["x", "y"], values: Sequence[Measured] = (), *, zoom: bool = False) -> None:
-    """Let an axis run over shares, from 0 to 1, or as far as `values` go.
+def share_axis(
+    axes: "Axes", side: Literal["x", "y"], values: Sequence[Measured] = (), *, zoom: bool = False, brief: bool = False
+) -> float:
+    """Let an axis run over shares, from 0 to 1, or as far as `values` go, and return where it begins.
 
-    With `zoom`, it begins at one half or at 0.8 where all of them are above, so that differences near 1 are seen.
+    With `zoom`, it begins at one half or at 0.8 where all of them are above, so that differences near 1 are seen. A
+    `brief` axis names every second tick.
     """
     ends = [end for one in values for end in (one.value, one.low, one.high) if end is not None]
     low, high = min([0.0, *ends]), max([1.0, *ends])
@@ -222,7 +295,9 @@ def share_axis(axes: "Axes", side: Literal["x", "y"], values: Sequence[Measured]
     (axes.set_xlim if side == "x" else axes.set_ylim)(low - margin, high + margin)
     if (low, high) == (0, 1) or low in (0.5, 0.8):
         ticks = [low, (low + high) / 2, high] if low else [0, 0.25, 0.5, 0.75, 1]
-        (axes.set_xticks if side == "x" else axes.set_yticks)(ticks, [f"{tick:.3g}" for tick in ticks])
+        names = ["" if brief and tick in (0.25, 0.75) and not low else f"{tick:.3g}" for tick in ticks]
+        (axes.set_xticks if side == "x" else axes.set_yticks)(ticks, names)
+    return low
 
 
 def count_axis(axes: "Axes", counts: Sequence[float], room: int = 5) -> None:
@@ -239,8 +314,9 @@ def count_axis(axes: "Axes", counts: Sequence[float], room: int = 5) -> None:
     else:
         axes.set_xscale("log")
     own = sorted({round(n) for n in counts if n})
-    decades = [10**power for power in range(8) if least <= 10**power <= most]
-    ticks = own[:: -(-len(own) // room)] if len(own) <= 2 * room or len(decades) < 2 else decades
+    round_ones = [one * 10**power for power in range(8) for one in (1, 2, 5) if least <= one * 10**power <= most]
+    decades = [one for one in round_ones if str(one)[0] == "1"]
+    ticks = own if len(own) <= room else round_ones if len(round_ones) <= room or len(decades) < 2 else decades
     ticks = [0] * (0 in counts) + ticks
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()

@@ -125,7 +125,9 @@ def draw_heatmaps(rows: Sequence[HeatRow], *, concept: str, title: str | None = 
     heights = [_height(row.original, side) for row in rows]
     full = sum(heights) + GAP * len(rows) + 0.3
     hottest = max(float(row.heat.max()) for row in rows) or 1.0
-    with sheet(full, title) as drawing:
+    notes = [f"mean activation of the neurons of `{concept}`; outlined: the {name(concept)}"]
+    notes[0] += ", dashed: other objects" * any(row.others is not None for row in rows)
+    with sheet(full, title, notes) as drawing:
         for column, text in enumerate(("picture", f"without the {name(concept)}", "mean activation")):
             drawing.write(MARGIN + column * (side + GAP), full - 0.05, text, size=9)
         bottom = full - 0.25 + GAP

@@ -11,7 +11,7 @@ from kedit.evaluation.statistics import Measured
 from kedit.plots.drawing import Drawing, sheet
 from kedit.plots.lines import Curve, draw_lines
 from kedit.plots.marks import hatch, matrix, outline, scale_bar, share_axis, short_count, short_share
-from kedit.plots.style import GRAY, MEASURES, name
+from kedit.plots.style import GRAY, INK, MEASURES, name, setting_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ MOST_ANNOTATED = 12
 """Rows and columns up to which each cell carries its number."""
 MOST_NAMED = 16
 """Values of a setting that are named."""
+VALUES = {"null": "none", "true": "yes", "false": "no"}
+"""How people write what a command calls otherwise."""
 
 
 def draw_setting(
@@ -30,19 +32,14 @@ def draw_setting(
 
     def prepare(axes: "Axes") -> None:
         share_axis(axes, "y")
-        axes.set_xticks(places, values)
+        axes.set_xticks(places, [VALUES.get(value, value) for value in values])
         axes.set_xlim(-0.4, len(values) - 0.6)
         for at in places:
             if all(figures[at].value is None for figures in measures.values()):
                 axes.annotate("not\nmeasured", (at, 0.02), ha="center", va="bottom", size=7.5, color=GRAY)
 
-    # Side by side, as equal values would hide each other.
-    apart = [0.07 * (number - (len(measures) - 1) / 2) for number in range(len(measures))]
-    curves = {
-        name(measure): Curve([at + aside for at in places], figures, MEASURES[measure])
-        for aside, (measure, figures) in zip(apart, measures.items(), strict=True)
-    }
-    return draw_lines({"": curves}, title=title, across=setting, prepare=prepare, bars=True)
+    curves = {name(measure): Curve(places, figures, MEASURES[measure]) for measure, figures in measures.items()}
+    return draw_lines({"": curves}, title=title, across=setting_name(setting), prepare=prepare, bars=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +91,10 @@ def draw_thresholds(grid: Grid, *, title: str) -> Drawing:
         for axes, (measure, cells) in zip(every, grid.maps.items(), strict=True):
             _draw_map(axes, cells, grid.undone, counted=measure == "neurons")
             hatch(axes, grid.undone)
-            outline(axes, best, cells=True)
+            outline(axes, best, color=INK, cells=True)
             drawing.head(axes, "neurons edited" if measure == "neurons" else measure)
         _name_values(every[0], grid)
-        drawing.up, drawing.across = grid.names
+        drawing.up, drawing.across = map(setting_name, grid.names)
     return drawing
 
 
@@ -124,8 +121,9 @@ def _draw_map(axes: "Axes", cells: NDArray[np.float64], undone: NDArray[np.bool_
 
 def _name_values(axes: "Axes", grid: Grid) -> None:
     ticks = [range(0, len(side), -(-len(side) // MOST_NAMED)) for side in (grid.rows, grid.columns)]
-    axes.set_yticks(ticks[0], [grid.rows[tick] for tick in ticks[0]])
-    axes.set_xticks(ticks[1], [grid.columns[tick] for tick in ticks[1]])
+    rows, columns = ([VALUES.get(value, value) for value in side] for side in (grid.rows, grid.columns))
+    axes.set_yticks(ticks[0], [rows[tick] for tick in ticks[0]])
+    axes.set_xticks(ticks[1], [columns[tick] for tick in ticks[1]])
     upright = max(map(len, grid.columns)) > 3 and len(ticks[1]) > 5
     for one in axes.figure.axes:
         one.tick_params(axis="x", labelrotation=90 if upright else 0)

@@ -39,6 +39,10 @@ class Look(NamedTuple):
             {} if self.mark in "+x" else {"mec": "white"}
         )
 
+    def interval(self) -> dict[str, Any]:
+        """Return the same of a figure with its interval: a whole line, of which a short one is no row of dots."""
+        return {"color": self.color, "marker": self.mark, "ls": "-", "lw": 2, "ms": 5.5, "mew": 0.7}
+
 
 MEASURES = {"mention_drop": Look(CONCEPT), "retention": Look(KEPT, "s", "--"), "selectivity": Look(INK, "D", ":")}
 """What an edit is judged by."""
@@ -125,8 +129,28 @@ NAMES = {
 
 
 def name(word: str) -> str:
-    """Return a measure, method or concept as people write it; a setting's key stays as it is typed."""
-    return NAMES.get(word) or (word.replace("_", " ") if re.fullmatch(r"\w+", word) else word)
+    """Return a measure, method or concept as people write it, also with a remark in brackets behind it.
+
+    A setting's key stays as it is typed; an axis has `setting_name` of it.
+    """
+    if not (found := re.fullmatch(r"(\w+)( \(.*\))?", word)):
+        return word
+    return (NAMES.get(found[1]) or found[1].replace("_", " ")) + (found[2] or "")
+
+
+SETTINGS = {
+    "q": "quantile",
+    "of_max": "share of the highest score",
+    "k": "neurons kept",
+    "at_most": "neurons at most",
+}
+"""What settings of selectors are, for the axes of a figure."""
+
+
+def setting_name(key: str) -> str:
+    """Return what a setting is, as people write it: `gradcam.q` is "Grad-CAM: quantile"."""
+    *where, last = key.split(".")
+    return ": ".join([*map(name, where), SETTINGS.get(last) or name(last)])
 
 
 def sentence(text: str) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kedit.plots.drawing import Drawing, sheet
+from kedit.plots.drawing import Drawing, sheet, wrap
 from kedit.plots.marks import matrix, scale_bar, short_share
-from kedit.plots.style import GRAY, name
+from kedit.plots.style import GRAY, PALE, name
 
 SMALLEST = 0.24
 """Inches of a cell that holds two digits."""
@@ -18,7 +18,7 @@ Cells = Mapping[str, Mapping[str, float | None]]
 def draw_matrix(
     cells: Cells, *, title: str, what: str, rows: str = "", columns: str = "", notes: Sequence[str] = ()
 ) -> Drawing:
-    """Draw shares as shaded cells with their numbers; None is left blank.
+    """Draw shares as shaded cells with their numbers; None is left gray.
 
     Args:
         cells: The shares.
@@ -31,21 +31,28 @@ def draw_matrix(
     if not cells:
         raise ValueError("`cells` is empty, so there is nothing to draw; pass at least one row")
     values, names = _table(cells)
-    longest, beside = max(map(len, names)), 0.08 * max(len(name(row)) for row in cells) + 1.2
+    longest, beside = max(map(len, names)), 0.08 * max(len(name(row)) for row in cells) + 1.2 + 0.3 * bool(rows)
     # No wider than their numbers need, and no narrower.
     wide, narrow = (min(0.9, (page - beside) / len(names)) for page in (8.0, 4.0))
-    upright = (narrow if narrow > SMALLEST else wide) < 0.075 * longest + 0.05
-    tall = max(1.5, 0.3 * len(cells)) + (0.07 * longest if upright else 0)
+    tall = max(1.5, 0.3 * len(cells))
     with sheet(tall + 0.5 + 0.2 * bool(columns), title, notes) as drawing:
         (axes,) = drawing.panels(1, narrow=int(narrow > SMALLEST))
+        axes.set_facecolor(PALE)
         drawing.inches = beside + wide * len(names)
         texts = [["" if value != value else short_share(value) for value in row] for row in values.tolist()]
         image = matrix(axes, values, texts)
-        axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
         axes.set_yticks(range(len(cells)), [name(row) for row in cells])
         axes.set_xlabel(columns)
-        axes.set_ylabel(rows)
-        scale_bar(axes, image, {0: "0", 0.5: "0.5", 1: "1"}, what)
+        # No longer than the cells are high: it would reach into the notes.
+        axes.set_ylabel(wrap(rows, int(12 * tall)))
+        scale_bar(axes, image, {0: "0", 0.5: "0.5", 1: "1"}, wrap(what, int(12 * tall)))
+
+        def fit(page: float) -> None:
+            upright = (wide if page > 5 else narrow) < 0.075 * longest + 0.05
+            drawing.height = tall + 0.5 + 0.2 * bool(columns) + (0.07 * longest if upright else 0)
+            axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
+
+        drawing.fit = fit
     return drawing
 
 
@@ -63,7 +70,7 @@ def draw_benchmark(
     """
     values, names = _table(cells)
     with sheet(0.27 * len(cells) + 0.07 * max(map(len, names)) + 0.3, title, notes) as drawing:
-        axes, beside = drawing.panels(2, 2, 0, sharey=True, width_ratios=[len(names), 0.8 * len(costs)])
+        axes, beside = drawing.panels(2, 2, 0, sharey=True, width_ratios=[len(names), 1.1 * len(costs)])
         texts = [["-" if value != value else f"{value:.2f}" for value in row] for row in values.tolist()]
         matrix(axes, values, texts, highest=1.15)
         axes.axvline(len(names) - 1.5, color="white", linewidth=3)
@@ -76,7 +83,7 @@ def draw_benchmark(
         for side, labels in ((axes, names), (beside, list(costs))):
             side.xaxis.tick_top()
             side.set_xticks(range(len(labels)), labels, rotation=90)
-        beside.set_xlim(-0.5, len(costs) - 0.5)
+        beside.set_xlim(-0.7, len(costs) - 0.5)
         beside.tick_params(which="both", length=0, labelcolor=GRAY)
         beside.spines[:].set_visible(False)
     return drawing

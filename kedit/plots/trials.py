@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 24
 MOST_LABELS = 8
+MOST_BARS = 8
+"""Numbers of neurons up to which the interval of each is a bar."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,10 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
         count_axis(axes, [one.neurons for one in trials], 5 if few else 4)
 
     columns, height = (len(panels), 2.8) if few else (4, 1.6)
-    return draw_lines(panels, title=title, across="neurons edited", prepare=prepare, columns=columns, height=height)
+    # Bands of several curves hide each other; bars of many points would.
+    sparse = all(len(curve.x) <= MOST_BARS for curves in panels.values() for curve in curves.values())
+    look: dict[str, Any] = {"columns": columns, "height": height, "bars": sparse, "prepare": prepare}
+    return draw_lines(panels, title=title, across="neurons edited", **look)
 
 
 def _by_number(doses: Sequence[tuple[float, Measured | None]]) -> dict[float, Measured]:

@@ -331,6 +331,6 @@ def _draw_matrix(matrix: Matrix) -> Drawing:
     counts = [one.n for drops in matrix.drops.values() for one in drops.values()]
     notes = [f"n = {min(counts)} to {max(counts)} pictures a cell"]
     return draw_matrix(
-        cells, title=matrix.finding, what="captions that lose the word", notes=notes,
+        cells, title=matrix.finding.rstrip("."), what="captions that lose the word", notes=notes,
         rows="concept whose neurons are edited", columns="concept whose pictures are captioned",
     )  # fmt: skip
