@@ -62,7 +62,8 @@ def whole_words(words: Iterable[str], unless: Iterable[str] = ()) -> re.Pattern[
     body = rf"(?P<word>{_any_of(words)})"
     if phrases := _any_of(unless):
         body = f"{phrases}|{body}"
-    return re.compile(rf"{_BEFORE}(?:{body}){_AFTER}", re.IGNORECASE)
+    # Only the words have a case; to ignore it in the signs around them, too, takes 19 ms to compile instead of 6.
+    return re.compile(rf"{_BEFORE}(?i:{body}){_AFTER}")
 
 
 def _any_of(words: Iterable[str]) -> str:

@@ -467,7 +467,7 @@ def _check_table(table: Mapping[str, Any]) -> None:
 
 
 FEW = ("concept=star", "methods=[two_stage,gradcam]", "matrix.concepts=[]", "evaluate.locate=2", "evaluate.target=2",
-       "evaluate.retention=1")  # fmt: skip
+       "evaluate.retention=1", "figures=false", "page=false")  # fmt: skip
 
 
 @needs_scenes

@@ -33,14 +33,22 @@ SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
     ("knowledge_neurons", "scenes"): {"steps": 3},
     ("nam_grai", "scenes"): {"steps": 3},
     ("nam_ce", "scenes"): {"group": 64, "repeats": 1},
+    ("causal_effect", "minigpt4"): {"shortlist": SHORTLIST, "m": 16},
+    ("knowledge_neurons", "minigpt4"): {"steps": 3},
+    ("nam_grai", "minigpt4"): {"steps": 3},
+    ("nam_ce", "minigpt4"): {"repeats": 1},
 }
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""
-PARTIAL = {("mmneuron", name) for name in ("planted", "random", "scenes", "minigpt4")} | {("causal_effect", "scenes")}
+PARTIAL = {
+    *(("mmneuron", name) for name in ("planted", "random", "scenes", "minigpt4")),
+    *(("causal_effect", name) for name in ("scenes", "minigpt4")),
+}
 """Where neurons are left out of the scores, as the classes of the methods say."""
 SILENT = {("mmneuron", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
 UNSHARED = {
-    *("miner", "mmneuron", "knowledge_neurons", "selective", "two_stage_selective", ("causal_effect", "scenes")),
+    *("miner", "mmneuron", "knowledge_neurons", "selective", "two_stage_selective"),
+    *(("causal_effect", name) for name in ("scenes", "minigpt4")),
 }
 """Whose scores are no mean over samples, or that make something of all of them first, as a shortlist."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))

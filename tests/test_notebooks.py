@@ -188,9 +188,8 @@ def test_what_is_kept_is_what_the_text_claims(name: str) -> None:
     check(kept(name), name)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "01" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_does_what_its_text_claims(name: str, tmp_path: Path) -> None:
     for package in ("nbclient", "ipykernel"):
         pytest.importorskip(package, reason=f"executing a notebook needs {package} (`make setup`)")

@@ -1,7 +1,7 @@
 """The planted models say what they see, because of the neurons that are said to be the reason."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ every_model = pytest.mark.parametrize("seed", SEEDS)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-@lru_cache(maxsize=4)
+@cache
 def case_of(variant: str, seed: int) -> PlantedCase:
     return family(variant, seed)
 
