@@ -133,6 +133,10 @@ def test_the_depth_score_by_hand() -> None:
     assert Depth(never, edited).score() == pytest.approx((2 * 0.5 + 1 * 1) / 3)
     assert Depth(never, -edited).score() == 0.0
     assert Depth(never * 0.01, edited).measured() is None
+    # Of several edits, such as all random ones, it is the mean of their scores.
+    both = Depth(never, np.stack([edited, -edited]))
+    assert both.score() == pytest.approx(Depth(never, edited).score() / 2)
+    assert both.measured()[:1] == (both.score(),)
 
 
 def test_a_models_own_states_cost_nothing_and_those_without_the_neuron_cost_the_word(planted: Planted) -> None:

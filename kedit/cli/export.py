@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from kedit.cli.configuration import misuse
 from kedit.cli.errors import explained, usage_code
-from kedit.cli.finished_run import asked_for, open_run
+from kedit.cli.finished_run import asked_for, drawn, open_run
 from kedit.cli.help import TAKES
 from kedit.cli.jobs import code_of, said
 from kedit.cli.previous_runs import overwrites
@@ -44,7 +44,7 @@ def export_run(run: Path, words: Sequence[str]) -> Any:
     with misuse():
         return export(
             opened.edit, opened.model, folder, to=to, report=opened.report,
-            pictures=[one.image for one in opened.split.target[:N_PICTURES]], commands=_commands(run, words),
+            pictures=[one.image for one in drawn(opened).target[:N_PICTURES]], commands=_commands(run, words),
             overwrite=overwrites(asked),
         )  # fmt: skip
 

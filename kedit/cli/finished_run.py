@@ -1,4 +1,4 @@
-"""A finished run of `kedit run`, opened again: the model, the data, the pictures and the edit that it had."""
+"""A finished run of `kedit run`, opened again: the model, the data and the edit that it had, and its pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,6 @@ class FinishedRun(NamedTuple):
 
     settings: DictConfig
     data: Any
-    split: Any
-    """The pictures that it drew."""
     model: Any
     edit: Any
     report: Mapping[str, Any]
@@ -39,13 +37,22 @@ def open_run(run: Path, purpose: str) -> FinishedRun:
     use_threads(settings.threads)
     with misuse():
         neurons, data, plan = NeuronSet.load(run / "neurons.json"), build(settings.data), build(settings.edit)
-        split = _drawn(data, settings)
     model = build(settings.model)
     with misuse():
         _check_model(run, model)
         edit = plan.edit(neurons, _operator(plan, model, settings), str(settings.concept))
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    return FinishedRun(settings, data, split, model, edit, report)
+    return FinishedRun(settings, data, model, edit, report)
+
+
+def drawn(run: FinishedRun) -> Any:
+    """Return the pictures that a run drew."""
+    from kedit.cli.pairs import counts_of
+    from kedit.pipelines.preparation import draw
+    from kedit.samples import find_concept
+
+    found = find_concept(run.data.concepts, str(run.settings.concept))
+    return draw(run.data, found, counts_of(run.settings.evaluate), seed=run.settings.seed)
 
 
 def asked_for(words: Sequence[str], keys: Sequence[str], what: str, example: str) -> DictConfig:
@@ -60,16 +67,6 @@ def asked_for(words: Sequence[str], keys: Sequence[str], what: str, example: str
     if wrong := [word for word in words if word.partition("=")[0] not in keys or "=" not in word]:
         raise ConfigurationError(f"`{wrong[0]}` is no setting of {what}; keys: {', '.join(keys)}, as in `{example}`")
     return OmegaConf.from_dotlist(list(words))
-
-
-def _drawn(data: Any, settings: DictConfig) -> Any:
-    """Return the pictures that the run drew."""
-    from kedit.cli.pairs import counts_of
-    from kedit.pipelines.preparation import draw
-    from kedit.samples import find_concept
-
-    found = find_concept(data.concepts, str(settings.concept))
-    return draw(data, found, counts_of(settings.evaluate), seed=settings.seed)
 
 
 def _check_model(run: Path, model: Any) -> None:

@@ -33,18 +33,22 @@ Maps = Sequence[Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class Depth:
-    """The nats that a word loses by other states after each block: `[reading, block]`."""
+    """The nats that a word loses by other states after each block."""
 
     never: Numbers
+    """`[reading, block]`."""
     edited: Numbers
+    """The same, or that of several edits, `[edit, reading, block]`."""
 
     def score(self, rows: Sequence[int] | None = None) -> float | None:
-        """Return the score over some readings, or all; None where no layer counts."""
-        d1, d2 = (one[list(rows) if rows is not None else slice(None)].mean(0) for one in (self.never, self.edited))
+        """Return the score over some readings, or all, the mean over the edits; None where no layer counts."""
+        some = list(rows) if rows is not None else slice(None)
+        d1, d2 = (one[..., some, :].mean(-2) for one in (self.never, self.edited))
         counts = d1 > LEAST
         if not counts.any():
             return None
-        return float((d1 * np.clip(d2 / np.where(counts, d1, 1), 0, 1))[counts].sum() / d1[counts].sum())
+        lost = d1 * np.clip(d2 / np.where(counts, d1, 1), 0, 1)
+        return float(lost[..., counts].sum(-1).mean() / d1[counts].sum())
 
     def measured(self, seed: int = 0, resamples: int = 1000) -> tuple[float, float, float] | None:
         """Return the score and its 95 % interval over readings; None where no layer counts."""

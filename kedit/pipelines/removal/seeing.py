@@ -26,8 +26,6 @@ FOREIGN = 0.5
 """The share of D1 that other words may lose, too, before the never-knew model's states count as another language."""
 LEAST = 8
 """Pictures of each kind that a probe has to learn from and to be asked about."""
-COMPARED = 2
-"""Edits that have a depth score: the edit, and that of the first random neurons."""
 Layers = list[dict[str, Measured]]
 """For each block, by name: `before`, `after`, and the two control tasks."""
 
@@ -107,11 +105,10 @@ def probe_answers(layers: Layers) -> list[Answer]:
 
 
 def depth_answer(subject: Subject) -> Answer:
-    """Return the depth score of the edit, and of the first random neurons edited; see `kedit.inspection.depth`."""
+    """Return the depth score of the edit, and the mean over random neurons edited; see `kedit.inspection.depth`."""
     if subject.never is None:
         return _depth(Measured.missing(NO_NEVER), Measured.missing(NO_NEVER))
-    compared = subject.edits[:COMPARED]
-    about = subject.about | {"never": identity(subject.never), "edits": [of_edit(one) for one in compared]}
+    about = subject.about | {"never": identity(subject.never), "edits": [of_edit(one) for one in subject.edits]}
     told = subject.recall.json("gone", "depth", lambda: about, lambda: _losses(subject))
     never, other = np.array(told["never"]), np.array(told["other words"])
     if "why" in told or other.mean() > FOREIGN * never.mean():
@@ -120,8 +117,9 @@ def depth_answer(subject: Subject) -> Answer:
             f"{never.mean():.2f}"
         )
         return _depth(Measured.missing(why), Measured.missing(why))
-    edited, *random = (_score(never, np.array(one), subject.seed) for one in told["edits"])
-    return _depth(edited, random[0] if random else Measured.missing(NO_CONTROL))
+    edited, *random = np.array(told["edits"])
+    control = _score(never, np.array(random), subject.seed) if random else Measured.missing(NO_CONTROL)
+    return _depth(_score(never, edited, subject.seed), control)
 
 
 def _depth(edited: Measured, control: Measured) -> Answer:
@@ -141,7 +139,7 @@ def _losses(subject: Subject) -> dict[str, Any]:
     others = _other_readings(subject)
     maps = stitched(model, never, others[::2])
     arms = {"never": losses(model, never, readings, maps), "other words": losses(model, never, others[1::2], maps)}
-    edits = [losses(model, subject.edited(edit), readings).tolist() for edit in subject.edits[:COMPARED]]
+    edits = [losses(model, subject.edited(edit), readings).tolist() for edit in subject.edits]
     return {name: rows.tolist() for name, rows in arms.items()} | {"edits": edits}
 
 
