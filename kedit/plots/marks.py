@@ -124,20 +124,18 @@ def lines(
     """
     from matplotlib.transforms import ScaledTranslation
 
-    moved = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    known = [(at, one) for at, one in zip(x, values, strict=True) if one.low is not None and one.high is not None]
     middle = np.array([one.value for one in values], dtype=np.float64)  # None becomes NaN
-    axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars, transform=moved)
-    spread = [
-        (at, one.low, one.high)
-        for at, one in zip(x, values, strict=True)
-        if one.low is not None and one.high is not None
-    ]
+    drawn = axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
     if bars:
-        for at, low, high in spread:
-            axes.plot([at, at], [low, high], color=look.color, lw=1.2, transform=moved, clip_on=False)
+        for at, one in known:
+            drawn += axes.plot([at, at], [one.low, one.high], color=look.color, lw=1.2, clip_on=False)
     else:
-        across, lows, highs = ([one[which] for one in spread] for which in range(3))
+        across, lows, highs = zip(*((at, one.low, one.high) for at, one in known), strict=True) if known else ((),) * 3
         axes.fill_between(across, lows, highs, color=look.color, alpha=0.13, lw=0)
+    # Moved when the limits of the axes know the data, which are not.
+    for line in drawn if aside else ():
+        line.set_transform(axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans))
 
 
 def points(axes: "Axes", x: Numbers, y: Numbers, color: str, size: float) -> None:
