@@ -28,7 +28,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "figures=false")
+LEAST = (
+    "evaluate.locate=2",
+    "evaluate.target=2",
+    "evaluate.retention=1",
+    "evaluate.controls=1",
+    "figures=false",
+    "page=false",
+)
 GRID = ("concept=star,house", "locate.stages.gradcam.select.of_max=0.05,0.5")
 BOARDS = ("leaderboard.csv", "leaderboard.json", "leaderboard.md")
 RESULTS = ("report.json", "neurons.json", "captions.jsonl", "scores.safetensors")

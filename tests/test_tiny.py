@@ -1,6 +1,7 @@
 """The tiny models: of the family's own classes, the same each time, and none of their weights idle."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ SEEING = sorted(set(FAMILIES) - {*LANGUAGE, "qwen2_audio"})
 WRITING = sorted(set(LANGUAGE) - {"bert"})
 IDLE = re.compile(r"(k_proj|key)\.bias$")
 """What adds the same to a query's product with every key, which softmax takes out again."""
+
+
+@cache
+def built(family: str) -> HuggingFaceMLLM:
+    """Return a tiny model that tests leave as it was."""
+    return tiny(family)
 
 
 def texts(family: str, *some: str) -> list[Prompt]:
@@ -40,7 +47,7 @@ def test_a_tiny_model_is_the_same_each_time_and_draws_no_random_number_of_the_pr
 
 @pytest.mark.parametrize("family", SEEING)
 def test_a_tiny_model_answers_what_depends_on_its_picture(family: str) -> None:
-    model = tiny(family)
+    model = built(family)
     noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     pictures = [Image.new("RGB", (40, 40), "red"), Image.fromarray(noise.numpy())]
     seen = model.logits(model.forced(pictures, [(), ()]))
@@ -51,7 +58,7 @@ def test_a_tiny_model_answers_what_depends_on_its_picture(family: str) -> None:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_what_a_tiny_language_model_says_next_depends_on_each_of_its_weights(family: str) -> None:
-    model = tiny(family)
+    model = built(family)
     noise = torch.Generator().manual_seed(1)
     asked, forced = texts(family, "The picture of a dog?"), [() if family == "bert" else (30, 40)]
     base, idle = after(model, asked, forced), []
@@ -67,7 +74,7 @@ def test_what_a_tiny_language_model_says_next_depends_on_each_of_its_weights(fam
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_the_logits_of_a_padded_batch_are_those_of_one_by_one(family: str) -> None:
-    model = tiny(family)
+    model = built(family)
     asked = texts(family, "Hi", "What is the color of it?")
     prefixes: list[tuple[int, ...]] = [(), ()] if family == "bert" else [(30, 40, 50), (60,)]
     alone = [after(model, [one], [prefix]) for one, prefix in zip(asked, prefixes, strict=True)]
@@ -78,7 +85,7 @@ def test_the_logits_of_a_padded_batch_are_those_of_one_by_one(family: str) -> No
 
 @pytest.mark.parametrize("family", WRITING)
 def test_forcing_what_a_tiny_model_writes_predicts_it(family: str) -> None:
-    model = tiny(family)
+    model = built(family)
     asked = texts(family, "Hi", "What is the color of it?")
     told = model.ask(asked)
     assert told[0] != told[1]

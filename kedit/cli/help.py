@@ -152,12 +152,18 @@ def sections(command: str, words: Sequence[str] = ()) -> list[Section]:
 
 def composed_for(command: str, words: Sequence[str] = ()) -> dict[str, Any]:
     """Return a command's configuration as plain data, with the options of groups that `words` choose."""
+    chosen = [word for word in words if (group := _group(word.partition("=")[0])) and (conf_dir() / group).is_dir()]
+    return _composed(conf_dir(), command.replace("-", "_"), *chosen)
+
+
+@cache
+def _composed(folder: Path, main: str, *chosen: str) -> dict[str, Any]:
+    """Return what Hydra composes, which takes it a tenth of a second, once for all who read it; nobody changes it."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    chosen = [word for word in words if (group := _group(word.partition("=")[0])) and (conf_dir() / group).is_dir()]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose(command.replace("-", "_"), chosen, return_hydra_config=True)
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        composed = compose(main, list(chosen), return_hydra_config=True)
     container = OmegaConf.to_container(composed)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
