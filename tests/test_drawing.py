@@ -217,7 +217,9 @@ def test_a_teacher_forced_pass_sees_each_neuron_as_it_was_while_drawing(one: Tok
         forced.states()
     real = forced.mask.bool()
     for layer, activation in again.items():
-        assert activation.shape[:2] == forced.kinds.shape == seen[layer].shape[:1] + real.shape[1:] or guidance != 1
+        assert (
+            activation.shape[:2] == forced.token_types.shape == seen[layer].shape[:1] + real.shape[1:] or guidance != 1
+        )
         torch.testing.assert_close(activation[real], seen[layer][: len(ASKED)][real], rtol=0, atol=NEAR)
 
 
@@ -245,14 +247,14 @@ def test_a_padded_pass_reads_what_each_drawing_alone_reads(one: TokenDrawer) -> 
 def test_a_pass_says_what_each_column_holds(one: TokenDrawer) -> None:
     forced = one.teacher_forced(drawn(family_of(one)))
     n_prompt = forced.columns[0] + 1
-    assert (forced.kinds[:, n_prompt:] == IMAGE).all()
-    assert ((forced.kinds[:, :n_prompt] == TEXT) == forced.prompt[:, :n_prompt]).all()
-    assert (forced.kinds == PADDING).any(1).tolist() == [False, True]
+    assert (forced.token_types[:, n_prompt:] == IMAGE).all()
+    assert ((forced.token_types[:, :n_prompt] == TEXT) == forced.prompt[:, :n_prompt]).all()
+    assert (forced.token_types == PADDING).any(1).tolist() == [False, True]
     rows = torch.tensor(forced.columns).view(4, 4)
     assert (rows[:, 1:] - rows[:, :-1] == 1).all()
     # A word for the end of a row is between two rows of Emu3.
     assert (rows[1:, 0] - rows[:-1, -1] == (2 if family_of(one) == "emu3" else 1)).all()
-    assert forced.columns[-1] == forced.kinds.shape[1] - 1
+    assert forced.columns[-1] == forced.token_types.shape[1] - 1
 
 
 def test_a_code_depends_on_those_before_it_alone(one: TokenDrawer) -> None:
@@ -345,7 +347,7 @@ def test_a_bare_module_is_no_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"prompts": 3}, "`prompts` is a list of texts, got int 3"),
         ({"prompts": ["a", None]}, "`prompts` is a list of texts, got NoneType"),
@@ -357,25 +359,25 @@ def test_a_bare_module_is_no_model() -> None:
         ({"guidance": float("nan")}, "`guidance` is a number, 1 or more, got nan"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_line(one: TokenDrawer, wrong: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_drawn_is_refused_in_one_line(one: TokenDrawer, wrong: dict[str, Any], message: str) -> None:
     given = {"prompts": "a dog", "seed": 0} | wrong
     with pytest.raises((TypeError, ValueError)) as error:
         one.draw(given.pop("prompts"), **given)
-    assert str(error.value).startswith(said) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("codes", "said"),
+    ("codes", "message"),
     [
         (torch.zeros(1, 9, dtype=torch.long), r"\[n, 16\], 0 to 15; got \[1, 9\] of torch.int64, 0 to 0: they"),
         (torch.full((1, 16), 16), r"got \[1, 16\] of torch.int64, 16 to 16"),
         (torch.zeros(1, 16), r"got \[1, 16\] of torch.float32"),
     ],
 )  # fmt: skip
-def test_codes_of_another_model_are_refused(one: TokenDrawer, codes: Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_codes_of_another_model_are_refused(one: TokenDrawer, codes: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         one.decode(codes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         one.teacher_forced(Drawings(("a dog",), (), codes, 0))
     with pytest.raises(ValueError, match="there are no `drawings` to read"):
         one.teacher_forced(Drawings((), (), torch.empty(0, 16, dtype=torch.long), 0))

@@ -40,14 +40,14 @@ SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""
 PARTIAL = {
-    *(("mmneuron", name) for name in ("planted", "random", "scenes", "minigpt4")),
+    *(("domain_entropy", name) for name in ("planted", "random", "scenes", "minigpt4")),
     *(("causal_effect", name) for name in ("scenes", "minigpt4")),
 }
 """Where neurons are left out of the scores, as the classes of the methods say."""
-SILENT = {("mmneuron", "random")}
+SILENT = {("domain_entropy", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
 UNSHARED = {
-    *("miner", "mmneuron", "knowledge_neurons", "selective", "two_stage_selective"),
+    *("miner", "domain_entropy", "knowledge_neurons", "selective", "two_stage_selective"),
     *(("causal_effect", name) for name in ("scenes", "minigpt4")),
 }
 """Whose scores are no mean over samples, or that make something of all of them first, as a shortlist."""
@@ -73,8 +73,8 @@ def of_random() -> Bench:
     model = tiny_llava()
     texts = ("a red star .", "star", "a picture of the blue sky and a star")
     tokens = [tuple(model.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
-    told = [Generated(text, some) for text, some in zip(texts, tokens, strict=True)]
-    return Bench(model, [without(one, STAR_CONCEPT) for one in PICTURES], told)
+    captions = [Generated(text, some) for text, some in zip(texts, tokens, strict=True)]
+    return Bench(model, [without(one, STAR_CONCEPT) for one in PICTURES], captions)
 
 
 def of_scenes() -> Bench:
@@ -89,8 +89,8 @@ def of_minigpt4() -> Bench:
     model = tiny_minigpt4("vicuna")
     samples = [tiny_picture(number, *shown) for number, shown in enumerate((("dog",), ("dog", "cat"), ("dog",)))]
     texts = ("a dog", "a cat and a dog", "dog")
-    told = [Generated(text, tuple(model.tokenizer(text, add_special_tokens=False).input_ids)) for text in texts]
-    return Bench(model, [MeanFill()(one, DOG) for one in samples], told)
+    captions = [Generated(text, tuple(model.tokenizer(text, add_special_tokens=False).input_ids)) for text in texts]
+    return Bench(model, [MeanFill()(one, DOG) for one in samples], captions)
 
 
 BENCHES: dict[str, Callable[[], Bench]] = {

@@ -19,11 +19,11 @@ from kedit.internals.wrappers import evaluating
 from kedit.models.drawing_families import Emu3, Family, Janus
 from kedit.models.gill.model import GILLModel
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.marks import modalities, places
 from kedit.models.media import Pictures, pictures
 from kedit.models.mllm import MLLM
 from kedit.models.passes import declares
 from kedit.models.sequences import columns
+from kedit.models.special_tokens import modalities, places
 from kedit.progress import Batched
 from kedit.samples import Progress, silent
 
@@ -311,11 +311,11 @@ class ForcedDrawings:
     codes: Tensor
     """`[batch, cell]`."""
     kinds: Tensor
-    """`[batch, pos]`, as in `Forced`: drawn columns are `IMAGE`."""
+    """`[batch, pos]`, as in `TeacherForced`: drawn columns are `IMAGE`."""
     modalities: Tensor
-    """`[batch, pos]`, as in `Forced`."""
+    """`[batch, pos]`, as in `TeacherForced`."""
     prompt: Tensor
-    """`[batch, pos]`, as in `Forced`: true at the prompt."""
+    """`[batch, pos]`, as in `TeacherForced`: true at the prompt."""
     columns: tuple[int, ...]
     """The column that predicts each cell, in all rows; the cell's code is in the next one, but for the last."""
 
