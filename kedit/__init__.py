@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from kedit.edit.edit import Edit
     from kedit.edit.operators import Patch, Scale, Zero, amplify
     from kedit.edit.relearning import Lessons
-    from kedit.evaluation.exam import Exam, Transcript
+    from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
     from kedit.evaluation.measure import measure
     from kedit.evaluation.metrics import Similarity
     from kedit.locate.activation import Activation
     from kedit.locate.causal_effect import CausalEffect
     from kedit.locate.contribution import Contribution
     from kedit.locate.difference import ActivationDifference
+    from kedit.locate.domain_entropy import DomainEntropy
     from kedit.locate.gradcam import GradCAM
     from kedit.locate.gradient import Gradient
     from kedit.locate.knowledge_neurons import KnowledgeNeurons
     from kedit.locate.locator import Locator, Stage
     from kedit.locate.miner import Miner
-    from kedit.locate.mmneuron import DomainEntropy
     from kedit.locate.nam import NAM
     from kedit.locate.reduction import Vote
     from kedit.locate.selection import Quantile, RatioOfMax, TopK
@@ -65,11 +65,11 @@ _HOMES = {
     "Contribution": "kedit.locate.contribution",
     "Counterfactual": "kedit.samples",
     "Counts": "kedit.pipelines.preparation",
-    "DomainEntropy": "kedit.locate.mmneuron",
+    "DomainEntropy": "kedit.locate.domain_entropy",
     "Edit": "kedit.edit.edit",
     "Evaluation": "kedit.pipelines.evaluate",
     "Exact": "kedit.data.inpaint",
-    "Exam": "kedit.evaluation.exam",
+    "EvaluationSet": "kedit.evaluation.evaluation_set",
     "Exported": "kedit.pipelines.export",
     "Folder": "kedit.data.folder",
     "Gone": "kedit.pipelines.gone",
@@ -103,7 +103,7 @@ _HOMES = {
     "SweepResult": "kedit.pipelines.sweep",
     "TaskResult": "kedit.pipelines.task",
     "TopK": "kedit.locate.selection",
-    "Transcript": "kedit.evaluation.exam",
+    "Outputs": "kedit.evaluation.evaluation_set",
     "Vote": "kedit.locate.reduction",
     "Zero": "kedit.edit.operators",
     "amplify": "kedit.edit.operators",
@@ -135,7 +135,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
-    "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "Exam", "Transcript",
+    "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "EvaluationSet", "Outputs",
     "Similarity", "measure", "diagnose", "rank_planted", "PlantedBenchmark", "__version__",
 ]  # fmt: skip
 

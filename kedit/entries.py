@@ -130,9 +130,9 @@ def _about(end: bytes) -> dict[str, Any]:
     start = len(end) - TAIL - _length(end)
     if start >= 0 and end.endswith(MARK):
         with suppress(ValueError):
-            told = json.loads(end[start:-TAIL])
-            if isinstance(told, dict) and isinstance(told.get("kind"), str):
-                return told
+            content = json.loads(end[start:-TAIL])
+            if isinstance(content, dict) and isinstance(content.get("kind"), str):
+                return content
     return {}
 
 

@@ -17,7 +17,7 @@ SiteName = Literal["mid", "act", "pre"]
 """Which tensor of a feed-forward block holds the neurons; see `kedit.internals.sites`."""
 
 Scope = Literal["language", "vision", "projector", "qformer", "audio", "all"]
-"""Which part of a model; `all` counts the layers of the language model first. See `kedit.internals.stacks`."""
+"""Which part of a model; `all` counts the layers of the language model first. See `kedit.internals.block_stacks`."""
 
 TIES = " (ties)"
 """What the name of a stage is followed by where a file holds its tie-breaking scores."""

@@ -241,7 +241,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Quiz:
+class QuestionSplit:
     """Questions to locate with, and others to evaluate on, about other things."""
 
     locate: tuple[Question, ...]
@@ -308,10 +308,10 @@ class Finite(Protocol):
 
 
 @runtime_checkable
-class Quizzed(Protocol):
+class HasQuestions(Protocol):
     """A data set with questions about pictures, videos, sounds or nothing but words."""
 
-    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+    def split_questions(self, *, locate: int, evaluate: int, seed: int) -> QuestionSplit:
         """Return at most so many questions of each kind for each half; no thing is asked about in both."""
         ...
 

@@ -36,7 +36,7 @@ def of_settings(value: Any) -> Any:
     kedit's, by their code, since somebody may write them anew under the same name. An object that shows nothing of what
     it holds equals itself alone, and nothing in another process.
     """
-    return _told(value, {})
+    return _describe(value, {})
 
 
 def of_module(module: nn.Module) -> str:
@@ -71,29 +71,29 @@ def _plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | FunctionType | BuiltinFunctionType)
 
 
-def _told(value: Any, seen: dict[int, int]) -> Any:
+def _describe(value: Any, seen: dict[int, int]) -> Any:
     """Return `value` as plain data; `seen` are the objects so far, each told once."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if (content := _of_content(value)) is not None:
         return content
     if isinstance(value, Mapping):
-        return ["mapping", [[_told(key, seen), _told(one, seen)] for key, one in value.items()]]
+        return ["mapping", [[_describe(key, seen), _describe(one, seen)] for key, one in value.items()]]
     if isinstance(value, list | tuple):
-        return [type(value).__qualname__, [_told(one, seen) for one in value]]
+        return [type(value).__qualname__, [_describe(one, seen) for one in value]]
     if isinstance(value, set | frozenset):
-        return ["set", sorted(digest(_told(one, {})) for one in value)]
+        return ["set", sorted(digest(_describe(one, {})) for one in value)]
     if isinstance(value, partial):
-        return ["partial", _told([value.func, value.args, value.keywords], seen)]
+        return ["partial", _describe([value.func, value.args, value.keywords], seen)]
     if isinstance(value, MethodType):
-        return ["method", _told(value.__self__, seen), _of_code(value.__func__)]
+        return ["method", _describe(value.__self__, seen), _of_code(value.__func__)]
     if isinstance(value, type | BuiltinFunctionType):
         return ["code", *_of_code(value)]
     if id(value) in seen:
         return ["the same as", seen[id(value)]]
     seen[id(value)] = len(seen)
     if isinstance(value, FunctionType):
-        return ["code", *_of_code(value), [_told(cell.cell_contents, seen) for cell in value.__closure__ or ()]]
+        return ["code", *_of_code(value), [_describe(cell.cell_contents, seen) for cell in value.__closure__ or ()]]
     return ["object", _of_class(value), _of_held(value, seen)]
 
 
@@ -112,7 +112,7 @@ def _of_content(value: Any) -> Any:
         return ["picture", of_picture(value)]
     if isinstance(value, nn.Module):
         held = dict([*value.named_parameters(), *value.named_buffers()])
-        return ["module", of_module(value), {name: _told(one, {}) for name, one in held.items()}]
+        return ["module", of_module(value), {name: _describe(one, {}) for name, one in held.items()}]
     return None
 
 
@@ -125,7 +125,7 @@ def _of_held(value: Any, seen: dict[int, int]) -> Any:
     else:
         _met[id(value)] = value
         return [_process(), id(value)]
-    return {str(name): _told(one, seen) for name, one in held.items()}
+    return {str(name): _describe(one, seen) for name, one in held.items()}
 
 
 @cache

@@ -59,7 +59,7 @@ class Store:
     """
 
     folder: Path
-    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def get(self, key: str) -> bytes | None:
         """Return the content under `key`, or None if there is none.
@@ -114,7 +114,7 @@ class Store:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
 
-    def remembered(self, key: str, make: Callable[[], bytes], about: Mapping[str, Any] | None = None) -> bytes:
+    def cached(self, key: str, make: Callable[[], bytes], about: Mapping[str, Any] | None = None) -> bytes:
         """Return the content under `key`; where there is none, what `make` returns, which is kept.
 
         What cannot be kept, as on a full disk, is a warning, once for each reason.
@@ -132,9 +132,9 @@ class Store:
             self.put(key, content, about)
         except OSError as error:
             reason = str(error.strerror or error)
-            if reason not in self._told:
+            if reason not in self._warned:
                 logger.warning("cannot keep results in `%s` (%s): going on without", self.folder, reason)
-            self._told.add(reason)
+            self._warned.add(reason)
 
     def ls(self) -> list[Entry]:
         """Return all entries, sorted by key, reading no more than the end of each file."""

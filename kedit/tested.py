@@ -19,8 +19,8 @@ def tell_untested() -> None:
     tested = json.loads(FILE.read_text(encoding="utf-8"))
     installed = dict(_installed(tested))
     if found := newer(installed, tested):
-        told = ", ".join(f"{name} {installed[name]} (tested up to {tested[name]})" for name in found)
-        logger.warning("newer than kedit's tests know: %s; `kedit doctor` checks whether a model can be trusted", told)
+        text = ", ".join(f"{name} {installed[name]} (tested up to {tested[name]})" for name in found)
+        logger.warning("newer than kedit's tests know: %s; `kedit doctor` checks whether a model can be trusted", text)
 
 
 def newer(versions: Mapping[str, str], tested: Mapping[str, str]) -> list[str]:

@@ -123,7 +123,7 @@ PRIVATE: tuple[tuple[str, str, str, str], ...] = (
         "test_doctor::test_every_kind_of_hook_of_a_module_is_seen",
     ),
     (
-        *("kedit.internals.structure", "_apply_gate"),
+        *("kedit.internals.blocks", "_apply_gate"),
         "the one place between the experts' two matrices that a hook can take",
         "test_experts::test_experts_without_a_place_for_a_hook_are_told_of",
     ),
@@ -422,9 +422,9 @@ def test_private_names_of_other_packages_are_listed_with_a_reason() -> None:
     claim_none([f"PRIVATE: `{module}` no longer uses `{name}`" for module, name in sorted(listed - used.keys())])
 
 
-@pytest.mark.parametrize("told", sorted({test for *_, test in PRIVATE}))
-def test_a_test_watches_over_each_private_name(told: str) -> None:
-    file, _, name = told.partition("::")
+@pytest.mark.parametrize("message", sorted({test for *_, test in PRIVATE}))
+def test_a_test_watches_over_each_private_name(message: str) -> None:
+    file, _, name = message.partition("::")
     assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
 
 

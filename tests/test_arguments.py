@@ -55,7 +55,7 @@ def test_an_edit_takes_neurons_in_every_plain_form(neurons: Any) -> None:
 
 def test_an_edit_of_indices_by_layer_edits_them(model: HuggingFaceMLLM) -> None:
     whole = {layer: range(width) for layer, width in model.site().widths.items()}
-    batch = model.forced(GRAY, [()])
+    batch = model.teacher_forced(GRAY, [()])
     with torch.no_grad():
         plain = model.logits(batch)
         with kedit.Edit(whole, Zero()).applied(model):
@@ -70,7 +70,7 @@ def test_a_picture_a_file_and_a_list_of_both_have_captions(model: HuggingFaceMLL
     for asked in (drawn, file, str(file), [file], (drawn,)):
         assert model.caption(asked) == wanted
     assert model.caption([drawn, str(file)]) == wanted * 2
-    assert torch.equal(*(model.logits(model.forced(one, [()])) for one in ([drawn], file)))
+    assert torch.equal(*(model.logits(model.teacher_forced(one, [()])) for one in ([drawn], file)))
 
 
 def test_a_file_is_turned_upright_and_read_in_color(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_name_of_a_concept_stands_for_it() -> None:
     assert find_concept(SCENES.concepts, star) == star
     pair = without(picture("star", (5,)), STAR_CONCEPT)
     assert kedit.Counterfactual(pair.sample, "star", pair.image).concept == kedit.Concept("star")
-    assert kedit.Exam("star", (), (picture("star", (5,)),)).concept == kedit.Concept("star")
+    assert kedit.EvaluationSet("star", (), (picture("star", (5,)),)).concept == kedit.Concept("star")
 
 
 def test_a_split_has_counts_of_its_own() -> None:
@@ -291,13 +291,21 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.Patch("mean"), ValueError, "the reference is a finite number, got 'mean'"),
         (lambda m: kedit.Patch({0: [1.0]}), TypeError, "the reference has a tensor `[neuron]` for each layer, got"),
     ],
-    "exam": [
-        (lambda m: kedit.Exam(3, (), ()), TypeError, "`concept` is a `Concept`, or its name, got int 3"),
-        (lambda m: kedit.Exam(STAR_CONCEPT, (), (GRAY,)), TypeError, "`target` is a list of `Sample`, got Image"),
-        (lambda m: kedit.Exam(STAR_CONCEPT, ("star",), ()), TypeError, "`vocabulary` is a list of `Concept`, got str"),
-        (lambda m: kedit.Transcript("a star"), TypeError, "`target` is a list of texts, got the text 'a star'"),
+    "evaluation_set": [
+        (lambda m: kedit.EvaluationSet(3, (), ()), TypeError, "`concept` is a `Concept`, or its name, got int 3"),
+        (
+            lambda m: kedit.EvaluationSet(STAR_CONCEPT, (), (GRAY,)),
+            TypeError,
+            "`target` is a list of `Sample`, got Image",
+        ),
+        (
+            lambda m: kedit.EvaluationSet(STAR_CONCEPT, ("star",), ()),
+            TypeError,
+            "`vocabulary` is a list of `Concept`, got str",
+        ),
+        (lambda m: kedit.Outputs("a star"), TypeError, "`target` is a list of texts, got the text 'a star'"),
     ],
-}  # fmt: skip
+}
 EVERY = [(name, number) for name, calls in TOLD.items() for number in range(len(calls))]
 
 

@@ -418,7 +418,7 @@ def test_the_surroundings_name_the_model_and_the_versions(tiny: Planted) -> None
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("rivals=[baukit]", "`rivals` may name nnsight, pyvene, got `baukit`"),
         ("clock=sun", "`clock` is one of wall, cpu, got `sun`"),
@@ -430,14 +430,14 @@ def test_the_surroundings_name_the_model_and_the_versions(tiny: Planted) -> None
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(
-    word: str, told: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    word: str, message: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from experiments.costs import run as bench
 
     monkeypatch.setattr(sys, "argv", ["run.py", word, f"hydra.run.dir={tmp_path}"])
     assert bench.main() == 2
     error = capsys.readouterr().err
-    assert told in error.splitlines()[-1]
+    assert message in error.splitlines()[-1]
     assert "Traceback" not in error
 
 

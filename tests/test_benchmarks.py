@@ -65,8 +65,8 @@ def test_a_run_tells_what_the_edit_does_to_hallucination_and_to_questions(result
 
 def test_the_figures_are_printed_with_their_words(result: RunResult, tmp_path: Path) -> None:
     folder = result.save(tmp_path, figures=False)
-    for told in (str(result), result._repr_html_(), (folder / "report.md").read_text(encoding="utf-8")):
-        plain = unescape(told).replace("\n", " ")
+    for text in (str(result), result._repr_html_(), (folder / "report.md").read_text(encoding="utf-8")):
+        plain = unescape(text).replace("\n", " ")
         assert "CHAIR, of the objects besides star; objects by kedit's own words" in plain
         assert "random, popular and adversarial of all but star" in plain and "questions: target 14" in plain
     assert "**in the literature's terms:** M-generality 1.000" in (folder / "report.md").read_text(encoding="utf-8")
@@ -157,9 +157,9 @@ def test_yes_is_likelier_than_no_where_the_model_says_yes(model: HuggingFaceMLLM
     prompts = [Prompt(f"is there a {name} ?", one.image) for one in samples for name in ("star", "tree")]
     odds = log_odds(model, prompts, [nullcontext, nullcontext])
     assert odds is not None and odds[0] == odds[1]
-    said = [one.text for one in model.ask(prompts)]
-    assert {*said} == {"yes", "no"}
-    assert [one > 0 for one in odds[0]] == [text == "yes" for text in said]
+    answers = [one.text for one in model.ask(prompts)]
+    assert {*answers} == {"yes", "no"}
+    assert [one > 0 for one in odds[0]] == [text == "yes" for text in answers]
 
 
 def test_a_model_without_the_words_has_no_log_odds() -> None:
@@ -174,7 +174,7 @@ def test_questions_about_pictures_that_cannot_be_read_are_left_out() -> None:
     from kedit.pipelines.readable import readable
 
     qwen, given = tiny("qwen2_vl", max_new_tokens=3), squares((32, 32))
-    target = given.exam.target
+    target = given.evaluation_set.target
     elsewhere = [sample(name, size) for name, size in (("good", (32, 32)), ("bad", (2200, 10)))]
     polls = [Question("is there a dog ?", "yes", "target", one) for one in (*target, *elsewhere)]
     found = readable(qwen, given._replace(polls=(*polls, Question("is there a dog ?", "", "alone"))))

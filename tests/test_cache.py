@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kedit.cli.cache import UNITS, main, told_bytes
+from kedit.cli.cache import UNITS, format_bytes, main
 from kedit.entries import MARK
 from kedit.store import DRAFT, Store, digest
 
@@ -36,8 +36,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["kedit cache", *words])
         code = main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return command
 
@@ -57,8 +57,8 @@ def hurt(store: Store, number: int) -> None:
 
 def test_kinds_are_listed_with_count_size_and_last_use(store: Store, cache: Command) -> None:
     os.utime(store.path(digest(2)), (1e9, 1e9))
-    code, told, _ = cache("ls")
-    lines = [line.split() for line in told.splitlines()]
+    code, text, _ = cache("ls")
+    lines = [line.split() for line in text.splitlines()]
     assert code == 0
     assert ["scores", "2", "2.2", "kB"] in [line[:4] for line in lines]
     assert ["all", "4", "4.4", "kB"] in [line[:4] for line in lines]
@@ -68,26 +68,26 @@ def test_kinds_are_listed_with_count_size_and_last_use(store: Store, cache: Comm
 
 
 def test_one_kind_is_listed_alone(store: Store, cache: Command) -> None:
-    told = cache("ls", "--kind", "generations")[1]
-    assert "generations" in told
-    assert not re.search("scores|counterfactual|all", told.replace(str(store.folder), ""))
+    text = cache("ls", "--kind", "generations")[1]
+    assert "generations" in text
+    assert not re.search("scores|counterfactual|all", text.replace(str(store.folder), ""))
 
 
 def test_each_entry_is_listed_with_what_it_is(store: Store, cache: Command) -> None:
-    code, told, _ = cache("ls", "--all")
+    code, text, _ = cache("ls", "--all")
     assert code == 0
     for number, kind in enumerate(KINDS):
-        (line,) = [line for line in told.splitlines() if digest(number)[:12] in line]
+        (line,) = [line for line in text.splitlines() if digest(number)[:12] in line]
         assert f"number: {number}, of: [bold]star" in line
         assert kind in line
         assert re.search(r"1\.1 kB +\d{4}-\d\d-\d\d \d\d:\d\d", line)
 
 
 def test_a_kind_that_is_not_there_is_told_beside_those_that_are(store: Store, cache: Command) -> None:
-    code, told, _ = cache("ls", "--kind", "score")
-    assert (code, told.count("\n")) == (0, 1)
-    assert "no entries of kind `score`" in told
-    assert "`counterfactual`, `generations`, `scores`" in told
+    code, text, _ = cache("ls", "--kind", "score")
+    assert (code, text.count("\n")) == (0, 1)
+    assert "no entries of kind `score`" in text
+    assert "`counterfactual`, `generations`, `scores`" in text
 
 
 def test_a_store_that_nothing_was_put_into_yet_is_empty(
@@ -100,19 +100,19 @@ def test_a_store_that_nothing_was_put_into_yet_is_empty(
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "message"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (9949, "9.9 kB"), (9950, "10 kB"), (999_499, "999 kB"),
      (999_500, "1.0 MB"), (5_400_000_000, "5.4 GB"), (7_000_000_000_000, "7.0 TB")],
 )  # fmt: skip
-def test_a_size_is_told_in_two_or_three_digits(size: int, told: str) -> None:
-    assert told_bytes(size) == told
+def test_a_size_is_told_in_two_or_three_digits(size: int, message: str) -> None:
+    assert format_bytes(size) == message
 
 
 # --- removing
 
 
 @pytest.mark.parametrize(
-    ("words", "left", "told"),
+    ("words", "left", "message"),
     [
         (["--kind", "scores"], {2, 3}, "removed 2 of `scores`: 2.2 kB"),
         (["--older", "1h"], {0, 2, 3}, "removed 1 of `scores`: 1.1 kB"),
@@ -123,10 +123,10 @@ def test_a_size_is_told_in_two_or_three_digits(size: int, told: str) -> None:
     ],
 )
 def test_what_is_asked_for_is_removed_and_told(
-    store: Store, cache: Command, words: list[str], left: set[int], told: str
+    store: Store, cache: Command, words: list[str], left: set[int], message: str
 ) -> None:
     os.utime(store.path(digest(1)), (time.time() - 2 * UNITS["h"],) * 2)
-    assert cache("rm", *words) == (0, f"{told}, from {store.folder}\n", "")
+    assert cache("rm", *words) == (0, f"{message}, from {store.folder}\n", "")
     assert kept(store) == left
 
 
@@ -158,10 +158,10 @@ def test_damaged_entries_are_named_and_only_they_are_removed(store: Store, cache
     hurt(store, 1)
     hurt(store, 2)
     store.path(digest(2)).write_bytes(b"")
-    code, told, complaint = cache("verify")
+    code, text, message = cache("verify")
     assert code == 1
-    assert set(told.splitlines()) == {f"damaged: {store.path(digest(number))}" for number in (1, 2)}
-    assert complaint.startswith("kedit: 2 of 4 entries")
+    assert set(text.splitlines()) == {f"damaged: {store.path(digest(number))}" for number in (1, 2)}
+    assert message.startswith("kedit: 2 of 4 entries")
     assert kept(store) == {0, 1, 2, 3}
     assert cache("rm", "--damaged")[0] == 0
     assert kept(store) == {0, 3}
@@ -194,19 +194,19 @@ def test_damaged_entries_are_named_and_only_they_are_removed(store: Store, cache
 def test_a_wrong_command_is_one_line_and_removes_nothing(
     store: Store, cache: Command, words: list[str], told: str
 ) -> None:
-    code, shown, complaint = cache(*words)
-    assert (code, shown, complaint.count("\n")) == (2, "", 1)
-    assert complaint.startswith("kedit: ")
-    assert told in complaint
+    code, shown, message = cache(*words)
+    assert (code, shown, message.count("\n")) == (2, "", 1)
+    assert message.startswith("kedit: ")
+    assert told in message
     assert kept(store) == {0, 1, 2, 3}
 
 
 def test_a_key_that_begins_two_entries_is_refused(store: Store, cache: Command) -> None:
     for ending in ("0", "1"):
         store.put("ab" * 30 + "000" + ending, b"content")
-    code, _, complaint = cache("rm", "--key", "abab")
+    code, _, message = cache("rm", "--key", "abab")
     assert code == 2
-    assert "`--key abab` begins 2 entries; give more digits" in complaint
+    assert "`--key abab` begins 2 entries; give more digits" in message
     assert cache("rm", "--key", f"{'ab' * 30}0001")[0] == 0
     assert len(store.ls()) == 5
 

@@ -14,7 +14,7 @@ from experiments.false_discoveries.grid import locators, split
 from experiments.false_discoveries.planted import understood
 from experiments.false_discoveries.rates import rate_of, rows, told
 from kedit.cli.configuration import ConfigurationError
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Quantile, TopK
@@ -91,10 +91,10 @@ def test_a_grid_has_every_pair_of_quantiles() -> None:
         locators(Locator({"a": Stage(ActivationDifference(), TopK(3))}), cfg)
 
 
-def test_the_halves_of_an_exam_share_no_sample() -> None:
+def test_the_halves_of_an_evaluation_set_share_no_sample() -> None:
     target = tuple(picture(f"t{n}", star=(n,)) for n in range(5))
     near = tuple(picture(f"n{n}", house=(n,)) for n in range(4))
-    first, second = split(Exam(STAR_CONCEPT, (STAR_CONCEPT,), target, near))
+    first, second = split(EvaluationSet(STAR_CONCEPT, (STAR_CONCEPT,), target, near))
     assert (len(first.target), len(second.target), len(first.near), len(second.near)) == (3, 2, 2, 2)
     ids = [{sample.id for sample in half.target + half.retention} for half in (first, second)]
     assert ids[0].isdisjoint(ids[1])

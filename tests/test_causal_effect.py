@@ -68,7 +68,7 @@ def one_by_one(
     """Return the mean drop of the target as each neuron in turn is edited away: `[layer, neuron]`."""
     drops = []
     for case in locator.cases(model, pairs, told):
-        batch = model.forced([case.pair.sample.image], [locator.target.prefix(case.mention)])
+        batch = model.teacher_forced([case.pair.sample.image], [locator.target.prefix(case.mention)])
 
         def output(batch: Any = batch, mention: Any = case.mention) -> Tensor:
             logits = model.logits(batch, locator.target.n_last([mention]))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from kedit.data.coco_words import UNLESS, WORDS
 from kedit.evaluation.chair import TWO_WORDS, OwnWords, Synonyms, measure_chair, object_words
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.samples import Concept, Sample
 
 LINES = """person, man, woman, child, passenger, adult, baby
@@ -58,14 +58,14 @@ def sample(name: str, *objects: str, references: tuple[str, ...] = ()) -> Sample
     return Sample(name, Image.new("RGB", (4, 4)), references, frozenset(objects))
 
 
-EXAM = Exam(
+EVALUATION_SET = EvaluationSet(
     DOG,
     (DOG, CAT, CAR, PERSON),
     (sample("1", "dog", "car"), sample("2", "dog", references=("a man with a dog",))),
     (sample("3", "cat"),),
 )
-BEFORE = Transcript(("a dog, a cat and a cat in a car", "a dog and a person"), ("a dog and a cat",))
-AFTER = Transcript(("a cat, a cat and a cat in a car", "a cat and a person"), ("a shape and a cat",))
+BEFORE = Outputs(("a dog, a cat and a cat in a car", "a dog and a person"), ("a dog and a cat",))
+AFTER = Outputs(("a cat, a cat and a cat in a car", "a cat and a person"), ("a shape and a cat",))
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def test_kedits_own_words_are_read_with_their_phrases_and_the_same_exceptions() 
 
 
 def test_the_figures_are_those_counted_by_hand() -> None:
-    words = object_words(True, EXAM.vocabulary)
+    words = object_words(True, EVALUATION_SET.vocabulary)
     assert words is not None
-    found = measure_chair(EXAM, BEFORE, AFTER, [BEFORE, AFTER], words)
+    found = measure_chair(EVALUATION_SET, BEFORE, AFTER, [BEFORE, AFTER], words)
 
     def values(condition: str, group: str = "target") -> dict[str, float | None]:
         return {name: figure.value for name, figure in getattr(found, condition)[group].items()}
@@ -126,9 +126,9 @@ def test_the_figures_are_those_counted_by_hand() -> None:
 
 
 def test_recall_falls_where_other_objects_are_no_longer_named() -> None:
-    words = OwnWords(EXAM.vocabulary)
-    silent = Transcript(("a dog", "a dog and a person"), ("a thing",))
-    found = measure_chair(EXAM, BEFORE, silent, [], words)
+    words = OwnWords(EVALUATION_SET.vocabulary)
+    silent = Outputs(("a dog", "a dog and a person"), ("a thing",))
+    found = measure_chair(EVALUATION_SET, BEFORE, silent, [], words)
     assert found.after["target"]["recall"].value == 1 / 2
     assert found.after["retention"]["recall"].value == 0.0
     assert found.after["retention"]["chair_i"].why == "there is nothing to count"
@@ -139,14 +139,14 @@ def test_the_report_names_the_list_of_words(synonyms: Path) -> None:
     for chair, name in ((True, "kedit's own words"), (synonyms, str(synonyms))):
         words = object_words(chair, [DOG])
         assert words is not None
-        report = measure_chair(EXAM, BEFORE, AFTER, [], words).to_json()
+        report = measure_chair(EVALUATION_SET, BEFORE, AFTER, [], words).to_json()
         assert report["words"] == name and set(report) == {"words", "target", "retention"}
     assert object_words(False, [DOG]) is None
 
 
 def test_objects_that_the_synonyms_lack_do_not_count(synonyms: Path) -> None:
     words = Synonyms.read(synonyms)
-    found = measure_chair(EXAM, BEFORE, AFTER, [], words)
+    found = measure_chair(EVALUATION_SET, BEFORE, AFTER, [], words)
     # Neither cat nor car is in the list: of the first caption nothing is left, of the second the person.
     assert found.before["target"]["chair_i"].n == found.before["target"]["recall"].n == 1
 

@@ -25,7 +25,7 @@ ADDED = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_prompts_of_a_family_are_those_of_its_own_way(family: str) -> None:
     found = diagnose(tiny(family), "chat").findings["chat"]
-    assert (found.status, found.value) == ("SUPPORTED", 0), found.told
+    assert (found.status, found.value) == ("SUPPORTED", 0), found.summary
 
 
 def chatting(added: str, *, opens: bool, with_pictures: bool) -> HuggingFaceMLLM:

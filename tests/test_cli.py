@@ -61,8 +61,8 @@ def test_the_exit_code_of_a_module_is_that_of_the_command(place: Path) -> None:
 
 
 def test_deprecations_stay_off_the_terminal_and_other_warnings_do_not(place: Path) -> None:
-    said = "warnings.warn('old', FutureWarning); warnings.warn('odd')"
-    (place / "kedit" / "cli" / "run.py").write_text(f"import warnings\ndef main():\n    {said}\n")
+    text = "warnings.warn('old', FutureWarning); warnings.warn('odd')"
+    (place / "kedit" / "cli" / "run.py").write_text(f"import warnings\ndef main():\n    {text}\n")
     done = python("-m", "kedit", "run", path=place)
     assert done.returncode == 0
     assert "FutureWarning: old" not in done.stderr
@@ -120,11 +120,11 @@ def test_a_process_without_a_home_has_one_until_the_command_ends(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     assert main(["cache", "ls"]) == 0
-    said = capsys.readouterr()
-    assert said.err.startswith("kedit: no home folder is known") and said.err.count("\n") == 1
-    assert "KEDIT_STORE=/a/folder" in said.err
-    scratch = Path(said.err.split("`")[1])
-    assert f"no entries in {scratch / '.cache' / 'kedit'}" in said.out and not scratch.exists()
+    printed = capsys.readouterr()
+    assert printed.err.startswith("kedit: no home folder is known") and printed.err.count("\n") == 1
+    assert "KEDIT_STORE=/a/folder" in printed.err
+    scratch = Path(printed.err.split("`")[1])
+    assert f"no entries in {scratch / '.cache' / 'kedit'}" in printed.out and not scratch.exists()
     assert not {"HOME", "USER"} & os.environ.keys() and not list(tmp_path.iterdir())
 
 
@@ -135,9 +135,11 @@ def test_a_home_that_cannot_be_written_is_told_of(
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     assert main(["cache", "ls"]) == 0
-    told = capsys.readouterr().err
-    assert told.startswith(f"kedit: the home folder `{tmp_path / 'file' / 'home'}` cannot be written: caches go to `")
-    assert told.count("\n") == 1 and "MPLCONFIGDIR" not in os.environ
+    message = capsys.readouterr().err
+    assert message.startswith(
+        f"kedit: the home folder `{tmp_path / 'file' / 'home'}` cannot be written: caches go to `"
+    )
+    assert message.count("\n") == 1 and "MPLCONFIGDIR" not in os.environ
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
     assert main(["cache", "ls"]) == 0 and capsys.readouterr().err == ""
 
@@ -148,9 +150,9 @@ def test_help_is_given_however_it_is_asked_for(words: list[str], capsys: pytest.
         code: object = main(words)
     except SystemExit as ended:  # argparse's and Hydra's way
         code = ended.code
-    said = capsys.readouterr()
-    assert (code, said.err) == (0, "")
-    assert "usage: kedit" in said.out
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    assert "usage: kedit" in printed.out
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,17 +169,17 @@ def test_what_was_a_command_is_told_where_it_is_now(name: str, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("rnu", "kedit: no command `rnu`; nearest: `run`; `kedit --help` lists what each does\n"),
         ("concept=star", f"kedit: no command `concept=star`; commands: {', '.join(f'`{c}`' for c in COMMANDS)}"),
     ],
 )
-def test_an_unknown_command_is_told_in_one_line(typed: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_told_in_one_line(typed: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([typed, "edit=zero"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(told)
+    assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
 
 

@@ -187,7 +187,7 @@ def test_pictures_are_chosen_by_what_else_they_show(maker: CocoMaker, caplog: py
     assert chosen(max_others=0) == {alone}
     assert chosen(without=["person"]) == {alone}
     data = Coco(folder)
-    assert data.album.cooccurrence(named(data, "dog")) == {"person": 0.5, "cat": 0.5}
+    assert data.data_set.cooccurrence(named(data, "dog")) == {"person": 0.5, "cat": 0.5}
     data.split(named(data, "dog"), locate=1, target=1, retention=0, seed=0)
     assert "2 of 3 pictures of `dog` show `person` too" in caplog.text
 
@@ -224,8 +224,8 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_only_the_pictures_that_are_drawn_are_opened(world: Coco) -> None:
     for path in Path(world.folder, "val2017").glob("*.png"):
         path.write_bytes(b"broken")
-    assert len(world.album.records) == 60
-    first = sorted(world.album.records, key=lambda record: record.id)[0]
+    assert len(world.data_set.records) == 60
+    first = sorted(world.data_set.records, key=lambda record: record.id)[0]
     picture(1).save(first.source())
     assert [one.id for one in world.samples("dog")] == ["1"]
 
@@ -278,7 +278,7 @@ def spoil_caption(maker: CocoMaker, number: int) -> None:
     ],
 )
 def test_a_bad_sample_is_skipped_and_counted(
-    maker: CocoMaker, caplog: pytest.LogCaptureFixture, spoil: Any, reason: str, complaint: str
+    maker: CocoMaker, caplog: pytest.LogCaptureFixture, spoil: Any, reason: str, message: str
 ) -> None:
     for _ in range(5):
         maker.add("dog")
@@ -291,7 +291,7 @@ def test_a_bad_sample_is_skipped_and_counted(
     ):
         data.split(named(data, "dog"), locate=3, target=2, retention=0, seed=0)
     assert "2" not in ids(split)
-    assert re.search(rf"skipped 1 samples \({reason}\), the first `2`: .*{complaint}", caplog.text)
+    assert re.search(rf"skipped 1 samples \({reason}\), the first `2`: .*{message}", caplog.text)
 
 
 def test_a_bad_outline_of_something_else_is_counted_and_the_picture_used(
@@ -363,7 +363,7 @@ def test_annotations_without_an_image_are_counted_and_left_out(
     maker.add("dog")
     maker.annotate(77, "dog", [rectangle(1, 1, 5, 5)])
     data = Coco(maker.write())
-    assert [record.objects for record in data.album.records] == [{"dog"}]
+    assert [record.objects for record in data.data_set.records] == [{"dog"}]
     assert "1 of 2 annotations belong to no image" in caplog.text
 
 
@@ -505,8 +505,8 @@ def test_numbers_out_of_range_are_refused(world: Coco, wrong: dict, key: str) ->
         ({"images": "{part}"}, ValueError, "`images` may hold `{subset}` and no other braces, got '{part}'"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_read(options: dict, kind: type, complaint: str) -> None:
-    with pytest.raises(kind, match=complaint):
+def test_wrong_options_are_refused_before_anything_is_read(options: dict, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
         Coco("nowhere", **options)
 
 
@@ -544,8 +544,8 @@ def change(maker: CocoMaker, edit: Any) -> Coco:
         (lambda c: c.update(annotations=["x"]), "it has no list of objects `annotations`"),
     ],
 )
-def test_an_annotation_that_contradicts_itself_is_an_error(maker: CocoMaker, edit: Any, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_an_annotation_that_contradicts_itself_is_an_error(maker: CocoMaker, edit: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         change(maker, edit).concepts  # noqa: B018
 
 

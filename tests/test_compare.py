@@ -22,7 +22,7 @@ from kedit.cli.comparison.choices import chosen as read
 from kedit.cli.comparison.choices import several, understood
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.sharing import forget
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.statistics import Measured, holm
 from kedit.locate.activation import Activation
 from kedit.locate.difference import ActivationDifference
@@ -42,7 +42,7 @@ from kedit.pipelines.comparison.result import Comparison, Ranking, overlap
 from kedit.pipelines.comparison.rows import Row, mean_row, ranked, with_tests
 from kedit.pipelines.comparison.scoring import Bench, Failed
 from kedit.pipelines.preparation import usable
-from kedit.results.cache import Recall
+from kedit.results.cache import Cache
 from kedit.results.run_folder import Run
 from kedit.samples import Concept, Counterfactual, Sample, silent
 from kedit.store import Store
@@ -175,13 +175,13 @@ def test_what_is_kept_of_the_other_objects_is_counted_in_every_picture_that_name
     plain = Image.new("RGB", (4, 4))
     shows = {"a": {"star", "house", "moon"}, "b": {"star"}, "c": {"house"}, "d": {"moon"}}
     a, b, c, d = (Sample(name, plain, objects=frozenset(objects)) for name, objects in shows.items())
-    exam = Exam(STAR, (STAR, HOUSE, MOON), (a, b), (c,), (d,))
-    before = Transcript(("a star, a house and a moon", "a star"), ("a house",), ("a house",))
-    one = Transcript(("a house", "nothing"), ("nothing",), ("a house",))
-    other = Transcript(("a house and a moon", "nothing"), ("a house",), ("nothing",))
+    evaluation_set = EvaluationSet(STAR, (STAR, HOUSE, MOON), (a, b), (c,), (d,))
+    before = Outputs(("a star, a house and a moon", "a star"), ("a house",), ("a house",))
+    one = Outputs(("a house", "nothing"), ("nothing",), ("a house",))
+    other = Outputs(("a house and a moon", "nothing"), ("a house",), ("nothing",))
     # Of picture b nothing else was named; the house said of d is not there.
-    assert objects_kept(exam, before, [one]) == [0.5, 0.0]
-    assert objects_kept(exam, before, [one, other]) == [0.75, 0.5]
+    assert objects_kept(evaluation_set, before, [one]) == [0.5, 0.0]
+    assert objects_kept(evaluation_set, before, [one, other]) == [0.75, 0.5]
 
 
 def test_the_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured() -> None:
@@ -256,7 +256,7 @@ def test_overrides_change_a_method_and_its_row_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"methods": ["two_stage", "gradcan"]}, r"`methods`: no method `gradcan`; nearest: gradcam"),
         ({"methods": []}, "`methods` is empty"),
@@ -278,8 +278,8 @@ def test_overrides_change_a_method_and_its_row_says_so() -> None:
         ({"overrides": {"gradcam": {"stage": {}}}}, r"`overrides\.gradcam`: .*stage"),
     ],
 )
-def test_a_wrong_choice_names_the_key_and_what_would_be_right(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_wrong_choice_names_the_key_and_what_would_be_right(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         chosen(**changes)
 
 
@@ -322,7 +322,7 @@ METHODS = (
 
 
 def bench(planted: Planted, folder: Path | None = None, *, share: bool = True) -> Bench:
-    cache = Recall(Store(folder), "a model") if folder else Recall()
+    cache = Cache(Store(folder), "a model") if folder else Cache()
     return Bench(planted.model, usable(planted.model, star_pairs(), silent, cache), cache, share=share)
 
 
@@ -414,8 +414,8 @@ def kedit_compare(
         capsys.readouterr()
         with chdir(tmp_path):
             code = recipe.main()
-        said = capsys.readouterr()
-        return Finished(code, said.out, said.err)
+        printed = capsys.readouterr()
+        return Finished(code, printed.out, printed.err)
 
     return call
 
@@ -565,7 +565,7 @@ def test_one_call_compares_prints_itself_and_saves_what_it_says(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("concept=sstar", "no concept `sstar`"),
         ("methods=[two_stage,gradcan]", "no method `gradcan`"),
@@ -576,9 +576,11 @@ def test_one_call_compares_prints_itself_and_saves_what_it_says(tmp_path: Path) 
         ("budget=0", "`budget` is a number of neurons"),
     ],
 )
-def test_a_wrong_command_is_one_line_and_exit_2(kedit_compare: Callable[..., Finished], word: str, said: str) -> None:
+def test_a_wrong_command_is_one_line_and_exit_2(
+    kedit_compare: Callable[..., Finished], word: str, message: str
+) -> None:
     few = [] if word.startswith("methods=") else ["methods=[two_stage,gradcam]"]
     done = kedit_compare(*few, word)
     assert done.code == 2
     assert len(done.err.splitlines()) == 1
-    assert said in done.err
+    assert message in done.err

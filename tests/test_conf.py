@@ -43,7 +43,7 @@ TUNED = {
     ("locate/grad_act.yaml", "positions"): ("all",),
     ("locate/grad_act.yaml", "over_positions"): ("sum",),
     ("locate/act_unembed.yaml", "norm"): ("gamma",),
-    ("locate/mmneuron.yaml", "site"): ("act",),
+    ("locate/domain_entropy.yaml", "site"): ("act",),
     **{(f"locate/nam_{name}.yaml", "positions"): ("target",) for name in ("act", "grad", "grat", "ce")},
     ("locate/nam_weighted.yaml", "weight"): (0.5,),
     ("locate/nam_grai.yaml", "value"): ("logit",),
@@ -212,13 +212,13 @@ def test_a_component_instantiates(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_every_target_is_kedits(path: Path) -> None:
-    told = OmegaConf.to_container(OmegaConf.load(CONF / path))
-    assert isinstance(told, dict)
+    content = OmegaConf.to_container(OmegaConf.load(CONF / path))
+    assert isinstance(content, dict)
     # What Hydra builds for itself lies where it looks for it.
-    running = told if path.parts[0] == "hydra" else told.pop("hydra", {})
+    running = content if path.parts[0] == "hydra" else content.pop("hydra", {})
     for node in nodes(running):
         assert node["_target_"].startswith("kedit.cli.")
-    for node in nodes(told) if running is not told else ():
+    for node in nodes(content) if running is not content else ():
         assert node["_target_"].startswith("kedit.")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from kedit.data.elsewhere import elsewhere
+from kedit.data.control_region import control_region
 from kedit.data.inpaint import BlurFill, Exact, Inpainter, MeanFill, grown
 from kedit.data.inpaint_opencv import OpenCVFill
 from kedit.data.scenes import Scenes
@@ -58,7 +58,7 @@ def test_the_other_region_has_the_same_shape_and_no_pixel_in_common(
     region = block(top, left, height, width)
     region &= np.random.default_rng(seed).random(SHAPE) < 0.7
     region[top, left] = True
-    moved = elsewhere(region, name)
+    moved = control_region(region, name)
     assert not (moved & region).any()
     assert moved.sum() == region.sum()
     down, across = np.argwhere(moved)[0] - np.argwhere(region)[0]
@@ -67,23 +67,23 @@ def test_the_other_region_has_the_same_shape_and_no_pixel_in_common(
 
 def test_the_place_depends_on_the_name_alone() -> None:
     region = block(4, 4, 5, 5)
-    places = {name: elsewhere(region, name).tobytes() for name in "abcdefgh"}
-    assert places == {name: elsewhere(region, name).tobytes() for name in "abcdefgh"}
+    places = {name: control_region(region, name).tobytes() for name in "abcdefgh"}
+    assert places == {name: control_region(region, name).tobytes() for name in "abcdefgh"}
     assert len(set(places.values())) > 4
 
 
 def test_half_a_picture_has_the_other_half_as_its_only_place() -> None:
     region = block(0, 0, 24, 16)
-    assert np.array_equal(elsewhere(region, "any"), ~region)
+    assert np.array_equal(control_region(region, "any"), ~region)
 
 
 def test_a_region_that_fits_nowhere_else_takes_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
     region = block(0, 0, 24, 20)
     with caplog.at_level(logging.WARNING, "kedit"):
-        moved = elsewhere(region, "large")
+        moved = control_region(region, "large")
     assert np.array_equal(moved, ~region)
     assert "sample `large`: only 288 of 480 pixels fit beside the concept" in caplog.text
-    assert not elsewhere(np.ones(SHAPE, bool), "everything").any()
+    assert not control_region(np.ones(SHAPE, bool), "everything").any()
 
 
 # --- filling

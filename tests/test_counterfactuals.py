@@ -19,7 +19,7 @@ from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
 from kedit.edit.operators import Zero
 from kedit.edit.plan import Plan
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.statistics import Measured
 from kedit.locate.activation import Activation
@@ -111,8 +111,8 @@ def test_a_source_that_removes_nothing_is_found_out_and_locates_nothing(planted:
     pairs = [without(picture(name, (number,)), STAR_CONCEPT) for number, name in enumerate("abc")]
     lazy = [Counterfactual(pair.sample, pair.concept, pair.sample.image) for pair in pairs]
     locator = Locator({"activation": Stage(Activation(), TopK(1))})
-    exam = Exam(STAR_CONCEPT, (STAR_CONCEPT,), (picture("held", (5,)),))
-    trial = Trial(planted.model, exam, Plan(Zero()), pairs, Similarity(None))
+    evaluation_set = EvaluationSet(STAR_CONCEPT, (STAR_CONCEPT,), (picture("held", (5,)),))
+    trial = Trial(planted.model, evaluation_set, Plan(Zero()), pairs, Similarity(None))
     examiner = Examiner(planted.model, locator)
 
     honest = examiner.found(Painted("honest", pairs, 0.0), trial)

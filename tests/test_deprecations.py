@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 import kedit
 from kedit.cli.jobs import renamed, reported
 from kedit.deprecations import KINDS, deprecations_logged
-from kedit.samples import Quiz
+from kedit.samples import QuestionSplit
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -62,11 +62,11 @@ def test_the_former_names_of_counts_work_with_one_line() -> None:
         assert kedit.Looks(located=5) == kedit.Looks(locate=5)
 
     class Asked:
-        def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+        def split_questions(self, *, locate: int, evaluate: int, seed: int) -> QuestionSplit:
             raise LookupError(f"{locate} and {evaluate}")
 
-    told = r"`locating` is now `counts=Counts\(locate=...\)`, `controls` is now"
-    with pytest.warns(DeprecationWarning, match=told), pytest.raises(LookupError, match="3 and 40"):
+    text = r"`locating` is now `counts=Counts\(locate=...\)`, `controls` is now"
+    with pytest.warns(DeprecationWarning, match=text), pytest.raises(LookupError, match="3 and 40"):
         kedit.task(SimpleNamespace(caption=print, module=None), Asked(), locating=3, controls=2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'asked'"):
         kedit.task(None, Asked(), asked=3)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_the_former_keys_of_a_command_are_read_as_those_of_now(capsys: pytest.Ca
     words = ["located=3", "target=9", "data.target=1", "++controls=2", "-m", "concept=located"]
     read = renamed(words, {"located": "evaluate.locate", "target": "evaluate.target", "controls": "evaluate.controls"})
     assert read == ["evaluate.locate=3", "evaluate.target=9", "data.target=1", "++evaluate.controls=2", *words[-2:]]
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "deprecated: `located` is now `evaluate.locate`, `target` is now" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "deprecated: `located` is now `evaluate.locate`, `target` is now" in message
     assert renamed(["concept=star"], {"located": "evaluate.locate"}) == ["concept=star"]
     assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ from transformers import CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHead
 from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.diagnose import CHECKS, diagnose
 from kedit.doctor.finding import Diagnosis, Finding, above, at_most
-from kedit.doctor.patient import picture
+from kedit.doctor.model_under_test import picture
 from kedit.doctor.state import hooks_on
 from kedit.models.planted import Planted
 from kedit.models.tiny.families import fill, tiny

@@ -12,10 +12,10 @@ from torch.nn import functional
 from transformers import Cache, GPT2Model
 
 from kedit.doctor.diagnose import CHECKS, diagnose
-from kedit.doctor.patient import picture
+from kedit.doctor.model_under_test import picture
 from kedit.internals import positions
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.mllm import IMAGE, MODALITIES, PADDING, Forced
+from kedit.models.mllm import IMAGE, MODALITIES, PADDING, TeacherForced
 from tests.text_model import TextModel
 from tests.tiny import gpt2, state_of
 from tests.tiny_llava import tiny_llava
@@ -198,10 +198,10 @@ def picture_one_late(model: HuggingFaceMLLM) -> None:
 def every_word_an_image(model: HuggingFaceMLLM) -> None:
     read = model.read
 
-    def credulous(*given: Any) -> Forced:
+    def credulous(*given: Any) -> TeacherForced:
         batch = read(*given)
-        seen = batch.kinds != PADDING
-        return replace(batch, kinds=seen * IMAGE, modalities=seen * MODALITIES.index("image"))
+        seen = batch.token_types != PADDING
+        return replace(batch, token_types=seen * IMAGE, modalities=seen * MODALITIES.index("image"))
 
     object.__setattr__(model, "read", credulous)
 
@@ -409,7 +409,7 @@ def test_a_broken_model_is_found_and_left_as_it_was(break_it: Break, expected: F
     before = state_of(model.module)
     found = diagnose(model, list(expected))
     for name, (status, why) in expected.items():
-        assert found.findings[name].status == status, f"{name}: {found.findings[name].told}"
+        assert found.findings[name].status == status, f"{name}: {found.findings[name].summary}"
         assert why in found.findings[name].why
     assert found.sound == all(status in ("SUPPORTED", "DEGRADED") for status, _ in expected.values())
     if break_it not in SPOILT_BY_RUNNING:

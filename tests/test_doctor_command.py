@@ -22,8 +22,8 @@ def doctor(
     def call(*words: str) -> Outcome:
         capsys.readouterr()  # what was said before
         code = cli.main(["doctor", *words, "hydra.run.dir=out"])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 

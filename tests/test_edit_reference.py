@@ -58,12 +58,12 @@ def test_a_donors_mean_is_that_of_its_picture(planted: Planted, tmp_path: Path) 
 
 def test_reading_all_positions_averages_the_picture_and_the_text(planted: Planted) -> None:
     image = [picture("red", star=tuple(range(16))).image]
-    kinds = planted.model.forced(image, [()]).kinds
+    token_types = planted.model.teacher_forced(image, [()]).token_types
     means = {
         reads: mean_activations(planted.model, image, "mid", reads, silent)[0][KNOWS_STAR]
         for reads in ("all", "image", "text")
     }
-    n_image, n_text = int((kinds == 2).sum()), int((kinds == 1).sum())
+    n_image, n_text = int((token_types == 2).sum()), int((token_types == 1).sum())
     assert (n_image, float(means["text"])) == (16, 0.0)
     assert float(means["all"]) == pytest.approx(float(means["image"]) * 16 / (16 + n_text), rel=1e-5)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kedit.internals.hooks import intervene, record
 from kedit.internals.unembedding import Unembedding
-from kedit.locate.choosing import chosen_by
+from kedit.locate.choosing import choose_neurons
 from kedit.locate.damage import Damage
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.effect import Effect, EffectPath, Selective
@@ -39,12 +39,12 @@ def planted() -> HuggingFaceMLLM:
 
 
 @pytest.fixture(scope="module")
-def told(tiny: HuggingFaceMLLM) -> list[Generated]:
+def captions(tiny: HuggingFaceMLLM) -> list[Generated]:
     return [written(tiny, text) for text in ("a star", "the red star", "a house and a star .")]
 
 
-def mentions(model: HuggingFaceMLLM, told: list[Generated]) -> list[Mention]:
-    found = [model.mention(one, pair.concept) for one, pair in zip(told, PAIRS, strict=True)]
+def mentions(model: HuggingFaceMLLM, captions: list[Generated]) -> list[Mention]:
+    found = [model.mention(one, pair.concept) for one, pair in zip(captions, PAIRS, strict=True)]
     return [one for one in found if one is not None]
 
 
@@ -56,7 +56,7 @@ def margin(logits: Tensor, token: int) -> Tensor:
 
 def with_gradients(model: HuggingFaceMLLM, image: object, prefix: tuple[int, ...], words: int) -> tuple[Tensor, ...]:
     """Return the last `words` logits of one picture and each layer's activations, in a graph."""
-    batch = model.forced([image], [prefix])  # type: ignore[list-item]
+    batch = model.teacher_forced([image], [prefix])  # type: ignore[list-item]
     with record(model.module, model.site("mid"), differentiable=True) as activations:
         logits = model.logits(batch, n_last=words)
     return logits[0], *(activations[layer] for layer in range(N_LAYERS))
@@ -77,28 +77,28 @@ def test_a_small_vocabulary_has_fewer_rivals() -> None:
 
 @pytest.mark.parametrize("path", ["all", "answer"])
 def test_the_gradient_paths_are_an_activation_or_its_change_times_the_gradient_of_the_margin(
-    tiny: HuggingFaceMLLM, told: list[Generated], path: str
+    tiny: HuggingFaceMLLM, captions: list[Generated], path: str
 ) -> None:
     expected = []
-    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+    for pair, mention in zip(PAIRS, mentions(tiny, captions), strict=True):
         logits, *activations = with_gradients(tiny, pair.sample.image, mention.prefix, 1)
         _, *without = with_gradients(tiny, pair.image, mention.prefix, 1)
         gradients = torch.autograd.grad(margin(logits[-1], mention.word[0]), activations)
         changes = [a - b for a, b in zip(activations, without, strict=True)] if path == "all" else activations
         effects = [(a * g)[0] for a, g in zip(changes, gradients, strict=True)]
         expected.append(torch.stack([one.sum(0) if path == "all" else one[-1] for one in effects]).detach())
-    found = scored(tiny, told, {"effect": Effect(path)}, target=MARGIN)["effect"].values  # type: ignore[arg-type]
+    found = scored(tiny, captions, {"effect": Effect(path)}, target=MARGIN)["effect"].values  # type: ignore[arg-type]
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-7)
 
 
 def test_the_direct_path_of_the_last_layer_is_what_zeroing_does_where_the_norm_divides_as_before(
-    tiny: HuggingFaceMLLM, told: list[Generated]
+    tiny: HuggingFaceMLLM, captions: list[Generated]
 ) -> None:
     """No later layer reads the last one: with the norm's divisor held, the direct effect is the whole one."""
     unembedding, last = Unembedding.of(tiny.module), N_LAYERS - 1
     values = tiny.site("mid").value_matrix(tiny.module, last)
     expected = []
-    for pair, mention in zip(PAIRS, mentions(tiny, told), strict=True):
+    for pair, mention in zip(PAIRS, mentions(tiny, captions), strict=True):
         streams: list[Tensor] = []
         assert unembedding.norm is not None
         handle = unembedding.norm.register_forward_pre_hook(lambda _, inputs, kept=streams: kept.append(inputs[0]))
@@ -115,7 +115,7 @@ def test_the_direct_path_of_the_last_layer_is_what_zeroing_does_where_the_norm_d
         whole = lens(stream)
         without = [lens(stream - a * v) for a, v in zip(activations[last][0, -1], values, strict=True)]
         expected.append((whole - torch.stack(without)).detach())
-    found = scored(tiny, told, {"effect": Effect("direct")}, target=MARGIN)["effect"].values[last]
+    found = scored(tiny, captions, {"effect": Effect("direct")}, target=MARGIN)["effect"].values[last]
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-3, atol=1e-6)
 
 
@@ -153,10 +153,10 @@ def test_selective_ranks_the_planted_neurons_first(variant: str) -> None:
 
 
 def test_the_damage_is_the_length_of_the_effects_on_the_rest_of_the_caption_without_the_concept(
-    tiny: HuggingFaceMLLM, told: list[Generated]
+    tiny: HuggingFaceMLLM, captions: list[Generated]
 ) -> None:
     expected = []
-    for pair, caption, mention in zip(PAIRS, told, mentions(tiny, told), strict=True):
+    for pair, caption, mention in zip(PAIRS, captions, mentions(tiny, captions), strict=True):
         logits, *activations = with_gradients(tiny, pair.image, caption.tokens, len(caption.tokens) + 1)
         words, start = [*caption.tokens, int(logits[-1].argmax())], len(mention.prefix)
         words[start] = next(one for one in logits[start].argsort(descending=True).tolist() if one != words[start])
@@ -165,33 +165,33 @@ def test_the_damage_is_the_length_of_the_effects_on_the_rest_of_the_caption_with
         gradients = torch.autograd.grad(kept, activations)
         lengths = [(a * g)[0].pow(2).sum(0).sqrt() for a, g in zip(activations, gradients, strict=True)]
         expected.append(torch.stack(lengths).detach())
-    found = scored(tiny, told, {"damage": Damage()}, target=MARGIN)["damage"].values
+    found = scored(tiny, captions, {"damage": Damage()}, target=MARGIN)["damage"].values
     torch.testing.assert_close(found, -torch.stack(expected).mean(0), rtol=1e-4, atol=1e-7)
     assert bool((found < 0).any())
 
 
 def test_the_words_own_tokens_are_no_damage(tiny: HuggingFaceMLLM) -> None:
     """A word of several tokens is forced up to its last one for the answer; none of them counts as damage."""
-    told = [written(tiny, "a starfish")] * 3
+    captions = [written(tiny, "a starfish")] * 3
     pairs = [replace(pair, concept="starfish") for pair in PAIRS]
     first, last = (
         Locator({"damage": Stage(Damage(), TopK(1))}, target=Target(value="margin", subtokens=which)).score(
-            tiny, pairs, captions=told
+            tiny, pairs, captions=captions
         )["damage"].values
         for which in ("first", "last")
     )  # fmt: skip
     torch.testing.assert_close(first, last, rtol=1e-4, atol=1e-7)
 
 
-def test_selective_is_the_effect_less_the_weighted_damage(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_selective_is_the_effect_less_the_weighted_damage(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     scorers = {"effect": Effect(), "damage": Damage(), "none": Selective(weight=0.0), "twice": Selective(weight=2.0)}
-    found = {name: one.values for name, one in scored(tiny, told, scorers, target=MARGIN).items()}
+    found = {name: one.values for name, one in scored(tiny, captions, scorers, target=MARGIN).items()}
     torch.testing.assert_close(found["none"], found["effect"])
     torch.testing.assert_close(found["twice"], found["effect"] + 2 * found["damage"])
 
 
 def test_it_costs_no_forward_beside_two_stage_filtering_and_one_backward(
-    tiny: HuggingFaceMLLM, told: list[Generated]
+    tiny: HuggingFaceMLLM, captions: list[Generated]
 ) -> None:
     paper = {"difference": ActivationDifference(), "gradcam": GradCAM()}
     counted = {}
@@ -199,23 +199,25 @@ def test_it_costs_no_forward_beside_two_stage_filtering_and_one_backward(
         passes: list[int] = []
         count = lambda activation, seen=passes: seen.append(len(activation))  # noqa: E731
         with intervene(tiny.module, tiny.site("mid"), {0: count}):
-            scores = next(iter(scored(tiny, told, scorers, target=MARGIN).values()))
+            scores = next(iter(scored(tiny, captions, scorers, target=MARGIN).values()))
         stated = tuple(int(scores.provenance[key]) for key in ("forwards", "backwards"))
         assert sum(passes) == stated[0]
         counted[name] = stated
     assert counted == {"two": (6, 3), "three": (6, 6), "one": (6, 6)}
 
 
-def test_other_scores_do_not_depend_on_whether_the_damage_is_read(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    alone = scored(tiny, told, {"difference": ActivationDifference(), "gradcam": GradCAM()})
-    beside = scored(tiny, told, {"difference": ActivationDifference(), "gradcam": GradCAM(), "damage": Damage()})
+def test_other_scores_do_not_depend_on_whether_the_damage_is_read(
+    tiny: HuggingFaceMLLM, captions: list[Generated]
+) -> None:
+    alone = scored(tiny, captions, {"difference": ActivationDifference(), "gradcam": GradCAM()})
+    beside = scored(tiny, captions, {"difference": ActivationDifference(), "gradcam": GradCAM(), "damage": Damage()})
     for name, scores in alone.items():
         torch.testing.assert_close(beside[name].values, scores.values)
 
 
-def test_the_model_is_as_it_was_and_no_weight_has_a_gradient(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_the_model_is_as_it_was_and_no_weight_has_a_gradient(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    scored(tiny, told, {"selective": Selective()}, target=MARGIN)
+    scored(tiny, captions, {"selective": Selective()}, target=MARGIN)
     for name, value in tiny.module.named_parameters():
         assert value.grad is None
         assert torch.equal(value, before[name])
@@ -264,7 +266,7 @@ def test_no_smaller_set_on_the_path_takes_the_word(planted: HuggingFaceMLLM, sta
     still = {size: says_word(planted, site, cases, MARGIN, ranked[:size]) for size in (0, *sizes(32))}
     assert all(still[0])
     expected = min(size for size, says in still.items() if not any(says))
-    choice = chosen_by(Enough(at_most=32), planted, locator, starry, scores)
+    choice = choose_neurons(Enough(at_most=32), planted, locator, starry, scores)
     assert list(choice.neurons) == sorted(ranked[:expected])
 
 
@@ -278,11 +280,11 @@ def test_where_no_number_suffices_all_are_kept_with_a_warning(
     assert "zeroing the best 1 neurons takes the word from 0 % of the pictures, not from 90 %" in caplog.text
 
 
-def test_a_word_that_the_model_does_not_say_cannot_be_taken(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_a_word_that_the_model_does_not_say_cannot_be_taken(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=MARGIN)
-    scores = locator.score(tiny, PAIRS, captions=told)
+    scores = locator.score(tiny, PAIRS, captions=captions)
     with pytest.raises(ValueError, match="says the word in none of the pictures"):
-        chosen_by(Enough(), tiny, locator, PAIRS, scores, captions=told)
+        choose_neurons(Enough(), tiny, locator, PAIRS, scores, captions=captions)
 
 
 @pytest.mark.parametrize(

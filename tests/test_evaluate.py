@@ -64,9 +64,9 @@ def test_an_adapter_and_a_checkpoint_say_what_the_edit_says(
     assert found.report.control.seeds == 2
     assert found.operator == "weights of star"
     found.save(tmp_path / "out", figures=False)
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["operator"] == "weights of star"
-    assert told["verdict"] == found.report.verdict
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["operator"] == "weights of star"
+    assert content["verdict"] == found.report.verdict
 
 
 def test_a_module_in_memory_is_measured_and_the_same_weights_do_nothing(model: HuggingFaceMLLM, unharmed: None) -> None:

@@ -78,8 +78,8 @@ def kedit_run(
         capsys.readouterr()
         with chdir(tmp_path):
             code = recipe.main()
-        said = capsys.readouterr()
-        return Finished(code, said.out, said.err)
+        printed = capsys.readouterr()
+        return Finished(code, printed.out, printed.err)
 
     return call
 
@@ -275,7 +275,7 @@ def test_a_run_without_retention_samples_or_control_says_what_it_lacks(
     assert (done.code, done.err) == (0, "")
     report = report_of(tmp_path / "out")
     assert report["retention"]["bleu"] == {
-        "value": None, "low": None, "high": None, "n": 0, "why": "the exam has no sample without the concept"
+        "value": None, "low": None, "high": None, "n": 0, "why": "the evaluation set has no sample without the concept"
     }  # fmt: skip
     assert report["control"]["suppression"]["mention_drop"]["why"] == "no random control was run"
     assert "no random control was run beside it" in report["verdict"]
@@ -526,9 +526,9 @@ def test_a_process_of_its_own_says_what_is_wrong_and_nothing_else(tmp_path: Path
 
 def test_help_lists_the_groups_and_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for part in ("edit=zero", "Options: amplify, none, patch, scale, zero", "concept=star", "[GROUP=OPTION ...]"):
-        assert part in said
+        assert part in printed
 
 
 @pytest.mark.slow
@@ -573,6 +573,6 @@ def test_the_operators_act_on_a_fading_concept_as_they_are_called(
     assert rows["1.0"]["none"]["value"] == 1
     with Image.open(tmp_path / "out" / "figures" / "operators.png") as figure:
         assert figure.width > 800
-    told = capsys.readouterr()
-    assert "| concept drawn |" in told.out
-    assert "deprecated: `located` is now `evaluate.locate`" in told.err
+    printed = capsys.readouterr()
+    assert "| concept drawn |" in printed.out
+    assert "deprecated: `located` is now `evaluate.locate`" in printed.err

@@ -332,9 +332,9 @@ def test_a_neuron_has_a_name_with_its_expert_and_is_found_by_it() -> None:
 def test_an_implementation_that_hides_the_neurons_is_refused_with_what_helps() -> None:
     module = built("mixtral")
     module.set_experts_implementation("eager")
-    told = r"`model\.layers\.0\.mlp\.experts` run with the implementation `eager`.*set_experts_implementation\('grouped"
+    text = r"`model\.layers\.0\.mlp\.experts` run with the implementation `eager`.*set_experts_implementation\('grouped"
     try:
-        with pytest.raises(SiteError, match=told):
+        with pytest.raises(SiteError, match=text):
             Edit(NeuronSet(((0, 0),)), Zero()).applied(module).__enter__()
     finally:
         module.set_experts_implementation("grouped_mm")
@@ -401,12 +401,12 @@ def test_locating_takes_gradients_at_experts_and_at_the_shared_one_beside_them()
     module = tiny.seeded(lambda: LlavaForConditionalGeneration(described))
     model = HuggingFaceMLLM(module, model.processor, "experts", model.prompt, batch_size=2)
     pairs = [without(picture(str(n), (n,)), STAR_CONCEPT) for n in range(2)]
-    told = [Generated("a star", tuple(model.tokenizer("a star", add_special_tokens=False).input_ids))] * 2
+    captions = [Generated("a star", tuple(model.tokenizer("a star", add_special_tokens=False).input_ids))] * 2
     locator = Locator({"only": Stage(GradCAM("all", "sum"), TopK(3))})
-    scores = locator.score(model, pairs, captions=told)["only"]
-    mention = model.mention(told[0], pairs[0].concept)
+    scores = locator.score(model, pairs, captions=captions)["only"]
+    mention = model.mention(captions[0], pairs[0].concept)
     assert mention is not None
-    batch = model.forced([pair.sample.image for pair in pairs], [mention.prefix] * 2)
+    batch = model.teacher_forced([pair.sample.image for pair in pairs], [mention.prefix] * 2)
     with record(module, model.site(), differentiable=True) as seen:
         said = model.logits(batch)[:, -1, mention.word[0]].sum()
     gradients = torch.autograd.grad(said, [seen[layer] for layer in range(4)])

@@ -268,12 +268,12 @@ def test_the_card_tells_what_was_measured_and_what_made_it(model: HuggingFaceMLL
         json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
         == model.module.config.name_or_path
     )  # type: ignore[union-attr]
-    told = json.loads((folder / "reproduce.json").read_text())
-    assert told["commands"] == ["kedit run"]
-    assert told["base"]["weights"] == weights_digest(model.module)
-    assert told["files"].keys() == {"README.md", "adapter_config.json", WEIGHTS}
-    assert told["edit"]["neurons"] == [list(one) for one in HALF]
-    assert told["versions"]["peft"]
+    content = json.loads((folder / "reproduce.json").read_text())
+    assert content["commands"] == ["kedit run"]
+    assert content["base"]["weights"] == weights_digest(model.module)
+    assert content["files"].keys() == {"README.md", "adapter_config.json", WEIGHTS}
+    assert content["edit"]["neurons"] == [list(one) for one in HALF]
+    assert content["versions"]["peft"]
 
 
 def test_a_folder_is_replaced_only_where_that_is_asked_for(model: HuggingFaceMLLM, tmp_path: Path) -> None:

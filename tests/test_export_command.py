@@ -40,8 +40,8 @@ def kedit_export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         monkeypatch.setattr(sys, "argv", ["kedit export", *map(str, words)])
         capsys.readouterr()
         code = export.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 
@@ -102,9 +102,9 @@ def test_a_patch_that_was_measured_is_measured_again_on_the_same_pictures(
     ((edit, model, pictures),) = exported
     assert repr(edit.operator) == "Patch(counterfactual mean)"
     with edit.applied(model):
-        said = [one.text for one in model.caption(pictures)]
+        captions = [one.text for one in model.caption(pictures)]
     rows = [json.loads(line) for line in (tmp_path / "patched" / "captions.jsonl").read_text().splitlines()]
-    assert said == [row["after"] for row in rows if row["group"] == "target"]
+    assert captions == [row["after"] for row in rows if row["group"] == "target"]
     code, _, err = kedit_export(tmp_path / "patched", "to=merged")
     assert (code, err.count("\n")) == (2, 1)
     assert "a patch adds a constant, which `to=merged` cannot hold: export it with `to=lora`" in err

@@ -185,9 +185,9 @@ def test_coordinates_of_the_upright_picture_beside_the_size_as_it_lies(
     maker.images[3] |= {"width": 48, "height": 64}
     data = rewritten(maker, lambda content: None)
     assert is_on_the_object(data) == [True] * 4
-    (told,) = caplog.messages
-    assert told.startswith("2 pictures have coordinates beyond the size that the annotation names")
-    assert "the first `1`: all pictures are read upright; `data.upright=false` reads them as they lie" in told
+    (message,) = caplog.messages
+    assert message.startswith("2 pictures have coordinates beyond the size that the annotation names")
+    assert "the first `1`: all pictures are read upright; `data.upright=false` reads them as they lie" in message
 
 
 def test_where_nothing_says_what_the_annotators_saw_a_warning_counts_the_pictures(
@@ -198,8 +198,8 @@ def test_where_nothing_says_what_the_annotators_saw_a_warning_counts_the_picture
     folder = rewritten(maker, lambda content: None).folder
     data = Coco(folder)
     data.split(DOG, locate=1, target=1, retention=0, seed=0)
-    (told,) = caplog.messages
-    assert told.startswith("viewers turn 2 samples (EXIF)") and "set `data.upright=true`" in told
+    (message,) = caplog.messages
+    assert message.startswith("viewers turn 2 samples (EXIF)") and "set `data.upright=true`" in message
     caplog.clear()
     upright = Coco(folder, upright=True)
     upright.split(DOG, locate=1, target=1, retention=0, seed=0)
@@ -266,8 +266,8 @@ def test_boxes_that_look_like_another_form_are_told_of_in_one_line_with_the_opti
         number = maker.add()
         maker.annotate(number, "dog", [], bbox=list(box))
     coco = maker.write()
-    assert len(data(boxes=form).album.notes) == 0
-    told = [note for note in data().album.notes if "without any outline" not in note]
+    assert len(data(boxes=form).data_set.notes) == 0
+    told = [note for note in data().data_set.notes if "without any outline" not in note]
     if form == "xywh":
         assert told == []
         return
@@ -284,13 +284,13 @@ def test_coordinates_beyond_the_picture_are_cut_off_and_counted(
     assert [int(one.region(DOG).sum()) for one in sorted(data.samples("dog"), key=lambda one: one.id)] == [
         *(100, 120, 30, 100)
     ]
-    (told,) = caplog.messages
-    assert told == "2 of 4 outlines reach beyond their picture, the first in `0.png`: what lies outside is cut off"
+    (message,) = caplog.messages
+    assert message == "2 of 4 outlines reach beyond their picture, the first in `0.png`: what lies outside is cut off"
 
 
 def test_polygons_in_shares_are_told_of(maker: CocoMaker) -> None:
     maker.add(("dog", [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]))
-    (told,) = rewritten(maker, lambda content: None).album.notes
+    (told,) = rewritten(maker, lambda content: None).data_set.notes
     assert "all 1 polygons lie between 0 and 1" in told and "multiply them by its width and height" in told
 
 

@@ -63,7 +63,7 @@ def test_image_positions_are_those_whose_embedding_is_not_their_token_s_own(fami
         hooks.enter_context(before(model.module, decoder, lambda args, kwargs: looked.update(inside(kwargs))))
         model.logits(batch)
     changed = (looked["tokens"] != looked.get("inputs", looked["tokens"])).any(-1)
-    assert torch.equal(changed, batch.kinds == IMAGE)
+    assert torch.equal(changed, batch.token_types == IMAGE)
     assert torch.equal(changed, batch.modalities == MODALITIES.index("image"))
     assert bool(changed.any()) == (family in INSIDE)
 
@@ -81,8 +81,8 @@ def test_image_positions_are_those_of_the_processor_without_the_marks_around_the
         return_tensors="pt",
     )
     assert torch.equal(told["input_ids"], batch.inputs["input_ids"])
-    marks = (told["mm_token_type_ids"] == 1) & (batch.kinds != IMAGE)
-    assert ((batch.kinds == IMAGE) <= (told["mm_token_type_ids"] == 1)).all()
+    marks = (told["mm_token_type_ids"] == 1) & (batch.token_types != IMAGE)
+    assert ((batch.token_types == IMAGE) <= (told["mm_token_type_ids"] == 1)).all()
     named = [model.tokenizer.convert_ids_to_tokens(one) for one in batch.inputs["input_ids"][marks].tolist()]
     # The marks of Idefics 3 lie in lines of their own.
     assert all(name == "Ċ" or name[0] == "<" for name in named)
@@ -108,10 +108,10 @@ def test_an_edited_caption_is_what_reading_it_word_for_word_predicts(family: str
     model, where = built(family), span(family)
     images = [one.image for one in PROMPTS if one.image is not None]
     with Edit(EVEN, Zero(), where).applied(model):
-        told = model.caption(images)
+        captions = model.caption(images)
         for n in range(4):
-            seen = model.logits(model.forced(images, [one.tokens[:n] for one in told]))
-            assert seen[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in told]
+            seen = model.logits(model.teacher_forced(images, [one.tokens[:n] for one in captions]))
+            assert seen[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in captions]
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -142,7 +142,7 @@ def test_a_question_without_a_picture_is_answered_and_an_edit_at_pictures_leaves
     plain = model.ask(asked)
     assert all(one.tokens for one in plain)
     batch = model.read(asked, [(90,), ()])
-    assert not (batch.kinds == IMAGE).any()
+    assert not (batch.token_types == IMAGE).any()
     if family in INSIDE:
         with Edit(EVEN, Zero(), "image").applied(model):
             assert model.ask(asked) == plain
@@ -179,7 +179,7 @@ def test_two_stage_filtering_locates_and_its_neurons_can_be_edited(family: str) 
     assert 0 < len(neurons) <= 36
     images = [pair.sample.image for pair in pairs()]
     prefixes = [model.mention(one, STAR, force=True) for one in model.caption(images)]
-    batch = model.forced(images, [one.prefix for one in prefixes if one])
+    batch = model.teacher_forced(images, [one.prefix for one in prefixes if one])
     before_it = model.logits(batch)
     with Edit(neurons, Zero(), "image").applied(model):
         assert (model.logits(batch) - before_it).abs().max() > 1e-3
@@ -196,11 +196,11 @@ def test_a_model_that_looks_at_the_picture_from_outside_says_that_it_has_no_imag
 def test_a_picture_in_front_of_an_encoder_is_captioned_and_read_and_no_neuron_is_located_there() -> None:
     model = built("blip2_t5")
     images = [one.image for one in PROMPTS if one.image is not None]
-    told = model.caption(images)
+    captions = model.caption(images)
     for n in range(4):
-        batch = model.forced(images, [one.tokens[:n] for one in told])
-        assert (batch.kinds == IMAGE).sum(1).tolist() == [4, 4]
-        assert model.logits(batch)[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in told]
+        batch = model.teacher_forced(images, [one.tokens[:n] for one in captions])
+        assert (batch.token_types == IMAGE).sum(1).tolist() == [4, 4]
+        assert model.logits(batch)[:, -1].argmax(-1).tolist() == [one.tokens[n] for one in captions]
     together = model.logits(model.read(PROMPTS, [(90, 91), (92,)]))[:, 0]
     alone = [
         model.logits(model.read([one], [prefix]))[0, 0] for one, prefix in zip(PROMPTS, ((90, 91), (92,)), strict=True)

@@ -405,8 +405,8 @@ def test_a_value_that_cannot_be_composed_ends_the_sweep_before_its_first_job(
     kedit: Command, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert kedit("edit=zero,nothing") == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "kedit: no `edit=nothing`; options of `edit`: amplify, scale, zero\n")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "kedit: no `edit=nothing`; options of `edit`: amplify, scale, zero\n")
     assert recipe.seeds == []
 
 

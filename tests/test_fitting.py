@@ -54,10 +54,10 @@ def test_what_the_files_of_a_processor_leave_out_is_set_to_what_the_model_needs(
     own.module.save_pretrained(tmp_path)  # type: ignore[operator]
     own.processor.save_pretrained(tmp_path)
     file = tmp_path / "processor_config.json"
-    told = json.loads(file.read_text())
+    content = json.loads(file.read_text())
     for key in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
-        del told[key]
-    file.write_text(json.dumps(told))
+        del content[key]
+    file.write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING):
         model = load(tmp_path, max_new_tokens=8)
     assert {key for key in ("patch_size", "vision_feature_select_strategy") if f"says no `{key}`" in caplog.text} == {

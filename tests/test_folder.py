@@ -82,7 +82,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     # langchain-ai/langchain-community#138
     index = Path(listed(tmp_path, {"image": "1.png", "objects": ["dog"], "caption": "a dog"}), "pictures.jsonl")
     index.write_text("\ufeff" + index.read_text(encoding="utf-8"), encoding="utf-8")
-    assert next(iter(Folder(str(tmp_path)).album.records)).references == ("a dog",)
+    assert next(iter(Folder(str(tmp_path)).data_set.records)).references == ("a dog",)
 
 
 def test_several_instances_are_one_region_and_a_single_caption_may_be_a_text(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_several_instances_are_one_region_and_a_single_caption_may_be_a_text(tmp
 def test_a_line_needs_nothing_but_its_picture(tmp_path: Path) -> None:
     data = Folder(listed(tmp_path, {"image": "1.png"}, "", {"file_name": "1.jpg"}))
     assert data.concepts == ()
-    assert [record.id for record in data.album.records] == ["1.png", "1.jpg"]
+    assert [record.id for record in data.data_set.records] == ["1.png", "1.jpg"]
 
 
 def test_concepts_have_the_words_and_the_category_that_the_user_gives(tmp_path: Path) -> None:
@@ -212,10 +212,10 @@ def test_a_bad_place_skips_the_picture_and_is_counted(
     ],
 )
 def test_a_list_that_cannot_be_understood_is_an_error_that_names_the_line(
-    tmp_path: Path, line: dict[str, Any] | str, complaint: str
+    tmp_path: Path, line: dict[str, Any] | str, message: str
 ) -> None:
     data = Folder(listed(tmp_path, {"image": "0.png"}, line))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         data.concepts  # noqa: B018
 
 
@@ -250,7 +250,7 @@ def test_a_folder_of_hugging_face_datasets_is_the_same_data(tmp_path: Path) -> N
     assert (sample.id, sample.references) == ("0", ("a dog", "an animal"))
     assert np.array_equal(sample.image, picture(0))
     assert np.array_equal(sample.region(DOG), mask_of(3, 4, 10, 9))
-    assert np.array_equal(data.album.sample(data.album.records[1]).image, picture(1))
+    assert np.array_equal(data.data_set.sample(data.data_set.records[1]).image, picture(1))
 
 
 def test_a_saved_folder_that_is_none_of_pictures_says_so(tmp_path: Path) -> None:

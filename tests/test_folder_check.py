@@ -115,7 +115,7 @@ def test_where_enough_is_there_the_command_needs_no_counts(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("instances", "images", "said"),
+    ("instances", "images", "message"),
     [
         ("_annotations.coco.json", ".", "data.images=."),
         ("result.json", "images", "data.instances=result.json"),
@@ -123,7 +123,7 @@ def test_where_enough_is_there_the_command_needs_no_counts(tmp_path: Path) -> No
         ("annotations/instances_train2017.json", "train2017", "data.subset=train2017"),
     ],
 )
-def test_an_export_is_known_by_where_its_files_lie(tmp_path: Path, instances: str, images: str, said: str) -> None:
+def test_an_export_is_known_by_where_its_files_lie(tmp_path: Path, instances: str, images: str, message: str) -> None:
     maker = CocoMaker(tmp_path / "made")
     for _ in range(6):
         maker.add("dog")
@@ -135,9 +135,9 @@ def test_an_export_is_known_by_where_its_files_lie(tmp_path: Path, instances: st
         one.rename(folder / images / one.name)
     check = kedit.check_folder(folder)
     assert check.command is not None
-    assert "data=coco2017" in check.command and said in check.command
+    assert "data=coco2017" in check.command and message in check.command
     assert len(drawn_by(check.command).target) == 4
-    with pytest.raises(FileNotFoundError, match=rf"`.*{said}.*` reads what is there"):
+    with pytest.raises(FileNotFoundError, match=rf"`.*{message}.*` reads what is there"):
         kedit.Coco(str(folder)).concepts  # noqa: B018
 
 
@@ -176,9 +176,9 @@ def test_the_command_prints_the_check_and_no_warning_twice(
 ) -> None:
     folder = str(forty(tmp_path / "mine"))
     assert called(monkeypatch, "check", folder) == 0
-    told = capsys.readouterr()
-    assert told.out == f"{kedit.check_folder(folder)}\n"
-    assert told.err == ""
+    printed = capsys.readouterr()
+    assert printed.out == f"{kedit.check_folder(folder)}\n"
+    assert printed.err == ""
     assert called(monkeypatch, "check", folder, "data.boxes=xyxy", "data.max_side=20") == 0
     assert "data.boxes=xyxy data.max_side=20 concept=dog" in capsys.readouterr().out
 
@@ -219,16 +219,21 @@ def test_what_is_wrong_with_a_check_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert called(monkeypatch, "check", *words) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1
-    assert message in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert message in printed.err
 
 
 def test_what_is_prepared_has_the_pictures_that_there_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = kedit.Folder(str(forty(tmp_path / "mine")))
     prepared = prepare(data, "dog", None, Counts())
-    exam = prepared.exam
-    assert [len(part) for part in (prepared.pairs, exam.target, exam.near, exam.far)] == [5, 13, 13, 7]
+    evaluation_set = prepared.evaluation_set
+    assert [len(part) for part in (prepared.pairs, evaluation_set.target, evaluation_set.near, evaluation_set.far)] == [
+        5,
+        13,
+        13,
+        7,
+    ]
     (told,) = [message for message in caplog.messages if "fewer" in message]
     assert "5 (of 24) to locate with, 13 (of 60) as target, 13 (of 60) near, 7 (of 60) far" in told
     with pytest.raises(ValueError, match=f"^too few pictures: `{KEYS}` asks for what there is; 84 pictures"):

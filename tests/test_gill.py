@@ -27,7 +27,7 @@ from kedit.models.gill.model import GILLModel
 from kedit.models.gill.module import GILL
 from kedit.models.gill.painter import Painter, PainterError
 from kedit.models.gill.processor import PICTURE, FirstLine
-from kedit.models.grids import NoGridError, picture_grids
+from kedit.models.image_grid.reading import NoGridError, picture_grids
 from kedit.models.mllm import IMAGE, MODALITIES, Generated
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Prompt
@@ -106,7 +106,7 @@ def test_pictures_are_read_as_the_original_reads_them(golden: Golden) -> None:
 
 @torch.no_grad()
 def test_a_caption_is_begun_as_the_original_begins_it(golden: Golden) -> None:
-    batch = golden.model.forced(golden.images[:1], [()])
+    batch = golden.model.teacher_forced(golden.images[:1], [()])
     assert golden.model.prompt == golden.meta["caption_text"]
     assert batch.inputs["input_ids"][0, 4:].tolist() == golden.expected["caption_input_ids"][0].tolist()
     out = golden.module(**batch.inputs, output_hidden_states=True)
@@ -124,7 +124,7 @@ def test_greedy_tokens_of_a_caption_are_the_originals(golden: Golden) -> None:
 
 
 def test_activations_and_gradients_of_a_word_are_the_originals(golden: Golden) -> None:
-    batch = golden.model.forced(golden.images[:1], [()])
+    batch = golden.model.teacher_forced(golden.images[:1], [()])
     with record(golden.module, golden.model.site(), differentiable=True) as recorded:
         logits = golden.model.logits(batch)
     layers = [recorded[layer] for layer in sorted(recorded)]
@@ -261,7 +261,7 @@ def test_a_picture_that_the_safety_checker_withholds_is_told_of(tmp_path: Path) 
 
 def test_image_and_img_positions_are_told(golden: Golden) -> None:
     batch = golden.model.read_drawing([Prompt("the dog", golden.images[0])])
-    assert (batch.kinds == IMAGE)[0].tolist() == [True] * 4 + [False] * (batch.kinds.shape[1] - 4)
+    assert (batch.token_types == IMAGE)[0].tolist() == [True] * 4 + [False] * (batch.token_types.shape[1] - 4)
     assert (batch.modalities[0, -8:] == MODALITIES.index("special")).all()
     assert not batch.prompt[0, -8:].any()
     with pytest.raises(ValueError, match=r"a row draws at 8 \[IMG\] tokens, got rows with \[0\] of them"):
@@ -282,8 +282,8 @@ def test_two_stage_filtering_scores_its_neurons(golden: Golden) -> None:
     samples = [Sample(str(n), one, regions={"dog": region}) for n, one in enumerate(golden.images)]
     pairs = [MeanFill()(one, concept) for one in samples]
     ids = golden.model.tokenizer("the dog", add_special_tokens=False).input_ids
-    told = [Generated("the dog", tuple(ids))] * len(pairs)
-    scores = two_stage().score(golden.model, pairs, captions=told)
+    captions = [Generated("the dog", tuple(ids))] * len(pairs)
+    scores = two_stage().score(golden.model, pairs, captions=captions)
     assert {stage: tuple(one.values.shape) for stage, one in scores.items()} == dict.fromkeys(scores, (3, 96))
     assert all(bool(one.values.isfinite().all()) and one.values.unique().numel() > 9 for one in scores.values())
 
@@ -332,9 +332,9 @@ def test_doctor_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     words = [f"model.{key}={value}" for key, value in PARTS.items()]
     checks = "checks=[sites,column,padding,media,positions,chat,cache,beams,last,lens,gradients,restored]"
     assert cli.main(["doctor", "model=gill", f"model.path={FOLDER}", *words, checks, "hydra.run.dir=out"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("SUPPORTED") == 11
-    assert "not applicable: chat" in said
+    printed = capsys.readouterr().out
+    assert printed.count("SUPPORTED") == 11
+    assert "not applicable: chat" in printed
 
 
 # --- the files
@@ -380,11 +380,11 @@ def test_a_missing_file_lists_what_is_expected_where(folder: Callable[[], Path])
     (path / "gill_opt" / "pretrained_ckpt.pth.tar").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         load(path, **(PARTS | {"vision": "clip"}))
-    told = str(caught.value)
-    assert "read from 3 places, and 2 are not there" in told
-    assert f"`{path / 'facebook' / 'opt-tiny'}`: found" in told
-    assert f"`{path / 'clip'}`: MISSING" in told
-    assert f"`{path / 'gill_opt' / 'pretrained_ckpt.pth.tar'}`: MISSING" in told
+    message = str(caught.value)
+    assert "read from 3 places, and 2 are not there" in message
+    assert f"`{path / 'facebook' / 'opt-tiny'}`: found" in message
+    assert f"`{path / 'clip'}`: MISSING" in message
+    assert f"`{path / 'gill_opt' / 'pretrained_ckpt.pth.tar'}`: MISSING" in message
 
 
 class Code:
@@ -418,6 +418,6 @@ def test_a_file_of_another_kind_or_size_is_said_at_once(folder: Callable[[], Pat
     assert "says `text_fc_mode` is 'linear'; kedit reads GILL with 'gill_mapper'" in refused(path)
     settings.unlink()
     (path / "openai" / "clip-vit-tiny" / "model.safetensors").write_bytes(b"cut short")
-    assert "`vision`" in (told := refused(path)) and "is no complete CLIP of transformers" in told
+    assert "`vision`" in (message := refused(path)) and "is no complete CLIP of transformers" in message
     (path / "facebook" / "opt-tiny" / "vocab.json").unlink()
     assert "has no tokenizer that can be read" in refused(path)

@@ -40,8 +40,8 @@ def kedit_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         monkeypatch.setattr(sys, "argv", ["kedit gone", *map(str, words)])
         capsys.readouterr()
         code = gone.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 
@@ -51,10 +51,10 @@ def test_a_run_is_asked_about_with_its_own_edit_and_its_report_stays(folder: Pat
     code, out, _ = kedit_gone(folder, *FEW)
     assert code == 0
     assert "no never-knew model: not measured" in out
-    told = json.loads((folder / "gone.json").read_text())
-    assert told["lessons"] == {"pictures": 2, "steps": [0, 1], "rate": 1e-4}
-    assert set(told["gone"]) == {"relearning", "round trips", "other questions", "depth", "still seen"}
-    named, *_ = told["gone"]["relearning"]
+    content = json.loads((folder / "gone.json").read_text())
+    assert content["lessons"] == {"pictures": 2, "steps": [0, 1], "rate": 1e-4}
+    assert set(content["gone"]) == {"relearning", "round trips", "other questions", "depth", "still seen"}
+    named, *_ = content["gone"]["relearning"]
     # Merged and asked as the run asked: what the run's report says of the hook.
     drop = json.loads(report)["suppression"]["mention_drop"]
     assert named["edited"]["value"] == pytest.approx(1 - drop["value"])

@@ -14,7 +14,7 @@ from hydra.utils import get_object
 
 from kedit.cli import COMMANDS, main
 from kedit.cli import help as recipe
-from kedit.cli.help import TAKES, comments, composed_for, leaves, meaning, options, page, plain_page, sections
+from kedit.cli.help import TAKES, comments, compose_for, leaves, meaning, options, page, plain_page, sections
 from kedit.paths import conf_dir
 
 CONF = conf_dir()
@@ -77,7 +77,7 @@ def test_every_key_and_group_of_a_command_is_told_with_its_meaning_in_80_columns
         (at,) = [n for n, line in enumerate(lines) if line.startswith(f"  {key.name}=")]
         assert any(line.startswith(" " * 6) for line in lines[at + 1 : at + 5]), key.name
     assert len({key.name for section in found for key in section.keys}) == sum(len(one.keys) for one in found)
-    for place, option in composed_for(command)["hydra"]["runtime"]["choices"].items():
+    for place, option in compose_for(command)["hydra"]["runtime"]["choices"].items():
         if not place.startswith("hydra/"):
             at = lines.index(f"  {place}={'null' if option is None else option}")
             assert not lines[at + 1].strip().startswith("Options:"), f"`{place}` has no meaning"
@@ -130,11 +130,11 @@ def test_help_is_printed_by_the_command_and_is_no_failure(
     name: str, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name, flag]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert said.out == (plain_page(name) if name in TAKES else page(name))
-    assert said.out.startswith(f"kedit {name}: {COMMANDS[name].summary}\n\nusage: kedit {name} ")
-    assert max(map(len, said.out.splitlines())) <= 80
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out == (plain_page(name) if name in TAKES else page(name))
+    assert printed.out.startswith(f"kedit {name}: {COMMANDS[name].summary}\n\nusage: kedit {name} ")
+    assert max(map(len, printed.out.splitlines())) <= 80
 
 
 def test_a_command_that_takes_options_explains_them_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models import planted as written
-from kedit.models.mllm import IMAGE, TEXT, Forced
+from kedit.models.mllm import IMAGE, TEXT, TeacherForced
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.models.planted.smallest import KNOWS_STAR
 from kedit.samples import Question
@@ -104,11 +104,11 @@ def test_what_is_located_in_a_model_that_ignores_places_survives_shuffling(plant
     plain = locator().score(planted.model, pairs)
     with shuffled(planted.model, 3):
         moved = locator().score(planted.model, pairs)
-        told = planted.model.caption([BOTH.image])[0].text
+        captions = planted.model.caption([BOTH.image])[0].text
     for name in plain:
         assert torch.allclose(plain[name].values, moved[name].values, atol=1e-5)
     assert locator().select(moved) == planted.star
-    assert told == "picture star house"
+    assert captions == "picture star house"
 
 
 def test_a_model_that_sees_no_picture_cannot_be_shuffled(planted: Planted) -> None:
@@ -246,30 +246,30 @@ def test_neurons_are_sorted_by_the_modality_that_they_answer_to(planted: Planted
 # Grids
 
 
-def forced(*counts: int, inputs: dict[str, Tensor] | None = None) -> Forced:
+def teacher_forced(*counts: int, inputs: dict[str, Tensor] | None = None) -> TeacherForced:
     width = max(counts) + 1
-    kinds = torch.tensor([[IMAGE] * count + [TEXT] * (width - count) for count in counts])
-    return Forced(inputs or {}, kinds, kinds, kinds > 0)
+    token_types = torch.tensor([[IMAGE] * count + [TEXT] * (width - count) for count in counts])
+    return TeacherForced(inputs or {}, token_types, token_types, token_types > 0)
 
 
 def test_the_grid_of_a_model_is_the_square_of_its_image_tokens(planted: Planted) -> None:
-    batch = planted.model.forced([BOTH.image, EMPTY.image], [(), ()])
+    batch = planted.model.teacher_forced([BOTH.image, EMPTY.image], [(), ()])
     assert token_grids(planted.model.module, batch) == [(4, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("count", [0, 5, 17])
 def test_tokens_that_fill_no_square_have_no_grid(count: int) -> None:
     with pytest.raises(NoGridError, match=f"{count} image tokens of a picture do not fill a grid"):
-        token_grids(tiny.llava(), forced(4, count))
+        token_grids(tiny.llava(), teacher_forced(4, count))
 
 
 def test_a_model_with_a_q_former_has_no_grid_even_if_its_tokens_would_fill_one() -> None:
     with pytest.raises(NoGridError, match="`qformer` of Blip2ForConditionalGeneration resamples the picture"):
-        token_grids(tiny.blip2(), forced(4))
+        token_grids(tiny.blip2(), teacher_forced(4))
 
 
 def test_a_grid_that_the_processor_tells_is_taken_merged() -> None:
     module = nn.Module()
     module.config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))  # type: ignore[assignment]
     sizes = torch.tensor([[1, 4, 6], [1, 2, 8]])
-    assert token_grids(module, forced(6, 4, inputs={"image_grid_thw": sizes})) == [(2, 3), (1, 4)]
+    assert token_grids(module, teacher_forced(6, 4, inputs={"image_grid_thw": sizes})) == [(2, 3), (1, 4)]

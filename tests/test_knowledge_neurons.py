@@ -21,7 +21,7 @@ from kedit.locate.selection import Quantile, TopK
 from kedit.locate.sharing import Sharing
 from kedit.locate.target import Target
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.mllm import Forced, Generated
+from kedit.models.mllm import Generated, TeacherForced
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.samples import Concept, Counterfactual
 
@@ -36,7 +36,7 @@ def model() -> HuggingFaceMLLM:
 
 
 @pytest.fixture(scope="module")
-def told(model: HuggingFaceMLLM) -> list[Generated]:
+def captions(model: HuggingFaceMLLM) -> list[Generated]:
     return [
         Generated(text, tuple(model.tokenizer(text, add_special_tokens=False).input_ids)) for text in CAPTIONS
     ]  # fmt: skip
@@ -56,7 +56,7 @@ QUICK = KnowledgeNeurons(4, over_samples="mean")
 
 
 def test_the_provenance_counts_every_pass(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     sizes: list[int] = []
     backwards: list[int] = []
@@ -68,7 +68,7 @@ def test_the_provenance_counts_every_pass(
 
     handle = model.module.get_submodule("lm_head").register_forward_hook(count)
     try:
-        scores = knowing(replace(QUICK, at_once=3)).score(model, seen, captions=told)["knowledge_neurons"]
+        scores = knowing(replace(QUICK, at_once=3)).score(model, seen, captions=captions)["knowledge_neurons"]
     finally:
         handle.remove()
     about = scores.provenance
@@ -77,11 +77,11 @@ def test_the_provenance_counts_every_pass(
 
 
 def test_the_provenance_holds_the_largest_completeness_error_and_more_steps_make_it_smaller(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], caplog: pytest.LogCaptureFixture
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="kedit.locate.knowledge_neurons"):
         found = [
-            float(knowing(replace(QUICK, steps=steps)).score(model, seen, captions=told)
+            float(knowing(replace(QUICK, steps=steps)).score(model, seen, captions=captions)
                   ["knowledge_neurons"].provenance["completeness_error"])
             for steps in (1, 4, 32)
         ]  # fmt: skip
@@ -90,27 +90,27 @@ def test_the_provenance_holds_the_largest_completeness_error_and_more_steps_make
     each = [
         float(knowing(QUICK).score(model, [pair], captions=[caption])
               ["knowledge_neurons"].provenance["completeness_error"])
-        for pair, caption in zip(seen, told, strict=True)
+        for pair, caption in zip(seen, captions, strict=True)
     ]  # fmt: skip
     assert found[1] == pytest.approx(max(each), rel=1e-3)
 
 
 def test_scoring_leaves_the_model_as_it_was_and_gives_the_same_again(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     before = tiny.state_of(model.module)
-    first = knowing(QUICK).score(model, seen, captions=told)["knowledge_neurons"]
+    first = knowing(QUICK).score(model, seen, captions=captions)["knowledge_neurons"]
     assert tiny.state_of(model.module) == before
     with torch.inference_mode():
-        inside = knowing(QUICK).score(model, seen, captions=told)["knowledge_neurons"]
+        inside = knowing(QUICK).score(model, seen, captions=captions)["knowledge_neurons"]
     assert torch.equal(first.values, inside.values)
 
 
 def test_the_scorers_own_value_counts_and_not_the_locators(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     def values(scorer: KnowledgeNeurons, target: Target) -> Tensor:
-        return knowing(scorer, target=target).score(model, seen, captions=told)["knowledge_neurons"].values
+        return knowing(scorer, target=target).score(model, seen, captions=captions)["knowledge_neurons"].values
 
     prob = values(QUICK, Target("prob"))
     assert torch.equal(prob, values(QUICK, Target("logit")))
@@ -119,7 +119,7 @@ def test_the_scorers_own_value_counts_and_not_the_locators(
 
 @pytest.mark.parametrize("positions", ["all", "image", "text", "target"])
 def test_one_small_path_is_gradient_times_activation_at_the_same_positions(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], positions: Any
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], positions: Any
 ) -> None:
     # The right end of a single step is the gradient of the model as it is.
     locator = Locator(
@@ -128,14 +128,14 @@ def test_one_small_path_is_gradient_times_activation_at_the_same_positions(
             "gradient": Stage(GradCAM(positions, "sum"), TopK(1)),
         }
     )
-    scores = locator.score(model, seen, captions=told)
+    scores = locator.score(model, seen, captions=captions)
     torch.testing.assert_close(scores["path"].values, scores["gradient"].values, atol=1e-4, rtol=1e-4)
 
 
 def test_no_neuron_of_the_last_layer_acts_from_an_image_position(
-    model: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    model: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
-    scores = knowing(replace(QUICK, positions="image")).score(model, seen, captions=told)["knowledge_neurons"]
+    scores = knowing(replace(QUICK, positions="image")).score(model, seen, captions=captions)["knowledge_neurons"]
     assert (scores.values[-1] == 0).all()
     assert (scores.values[0] != 0).any()
 
@@ -178,13 +178,13 @@ def test_knowledge_neurons_are_a_second_stage_behind_the_difference(planted: Pla
 
 
 def test_logits_that_are_no_numbers_are_reported_with_the_sample_and_the_way_out(
-    told: list[Generated], seen: list[Counterfactual]
+    captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     broken = tiny_llava()
     with torch.no_grad():
         broken.module.lm_head.weight[-1] = math.nan
     with pytest.raises(ValueError, match=r"the prob of `thing` is nan for sample `0`.*weights are float32.*bfloat16"):
-        knowing(QUICK).score(broken, seen, captions=told)
+        knowing(QUICK).score(broken, seen, captions=captions)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], messa
 def test_patches_of_dynamic_resolution_are_repeated_in_whole_samples() -> None:
     patches, grid = torch.arange(6.0)[:, None], torch.tensor([[1, 2, 3]])
     row = torch.tensor([[1, 2, 2, 1]])
-    three = repeated(Forced({"pixel_values": patches, "image_grid_thw": grid}, row, row, row > 1), 3)
+    three = repeated(TeacherForced({"pixel_values": patches, "image_grid_thw": grid}, row, row, row > 1), 3)
     assert three.inputs["pixel_values"].squeeze(1).tolist() == [*range(6)] * 3
     assert three.inputs["image_grid_thw"].tolist() == [[1, 2, 3]] * 3
-    assert three.kinds.tolist() == [[1, 2, 2, 1]] * 3
+    assert three.token_types.tolist() == [[1, 2, 2, 1]] * 3
     with pytest.raises(ValueError, match="only a batch of one sample can be repeated, got one of 3"):
         repeated(three, 2)
 
@@ -242,5 +242,5 @@ def test_every_copy_of_a_sample_of_dynamic_resolution_gives_the_same_logits() ->
         "mm_token_type_ids": (ids == 5).long(),
     }
     alone = module(**inputs).logits
-    three = module(**repeated(Forced(inputs, ids, ids, ids > 0), 3).inputs).logits
+    three = module(**repeated(TeacherForced(inputs, ids, ids, ids > 0), 3).inputs).logits
     torch.testing.assert_close(three, alone.expand(3, -1, -1), atol=1e-5, rtol=1e-5)

@@ -64,7 +64,7 @@ def tiny() -> HuggingFaceMLLM:
 
 
 @pytest.fixture(scope="module")
-def told(tiny: HuggingFaceMLLM) -> list[Generated]:
+def captions(tiny: HuggingFaceMLLM) -> list[Generated]:
     return [written(tiny, text) for text in CAPTIONS]
 
 
@@ -189,7 +189,7 @@ def counted(model: HuggingFaceMLLM) -> Iterator[Work]:
 )
 def test_a_sample_costs_two_forwards_and_one_backward_at_most(
     tiny: HuggingFaceMLLM,
-    told: list[Generated],
+    captions: list[Generated],
     seen: list[Counterfactual],
     stages: Sequence[str],
     forwards: int,
@@ -198,10 +198,10 @@ def test_a_sample_costs_two_forwards_and_one_backward_at_most(
     model = dataclasses.replace(tiny, batch_size=2)
     locator = Locator({name: BOTH[name] for name in stages})
     with counted(model) as work:
-        scores = locator.score(model, seen, captions=told)
+        scores = locator.score(model, seen, captions=captions)
     n = len(seen)
     assert (sum(work.forward), sum(work.backward)) == (forwards * n, backwards * n)
-    lengths = Counter(len(case.mention.prefix) for case in locator.cases(model, seen, told))
+    lengths = Counter(len(case.mention.prefix) for case in locator.cases(model, seen, captions))
     n_batches = sum(-(-count // 2) for count in lengths.values())
     assert (len(work.forward), len(work.backward)) == (forwards * n_batches, backwards * n_batches)
     about = scores[stages[0]].provenance
@@ -253,12 +253,12 @@ def uncollected() -> Iterator[None]:
 
 @pytest.mark.parametrize(("part", "need"), [("counterfactual", "counterfactual"), ("gradient", "gradient")])
 def test_the_memory_of_a_layers_evidence_is_free_before_the_next_layer_is_scored(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], part: str, need: Need
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], part: str, need: Need
 ) -> None:
     watch = Watch(part, frozenset({need}))
     stages = {"watch": Stage(watch, TopK(1)), **BOTH}
     with uncollected():
-        scores = Locator(stages).score(tiny, seen, captions=told[:1] * len(seen))
+        scores = Locator(stages).score(tiny, seen, captions=captions[:1] * len(seen))
     assert len(watch.seen) == N_LAYERS * math.ceil(len(seen) / SAMPLES_AT_ONCE)
     assert max(watch.alive) == 1
     assert n_alive(watch.seen) == 0
@@ -266,12 +266,12 @@ def test_the_memory_of_a_layers_evidence_is_free_before_the_next_layer_is_scored
 
 
 def test_activations_are_free_before_the_next_batch(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     watch = Watch("original", frozenset({"gradient"}))
     one_at_a_time = dataclasses.replace(tiny, batch_size=1)
     with uncollected():
-        Locator({"watch": Stage(watch, TopK(1)), **BOTH}).score(one_at_a_time, seen, captions=told)
+        Locator({"watch": Stage(watch, TopK(1)), **BOTH}).score(one_at_a_time, seen, captions=captions)
     assert len(watch.seen) == len(seen) * N_LAYERS
     assert max(watch.alive) <= N_LAYERS
     assert n_alive(watch.seen) == 0
@@ -285,11 +285,11 @@ def test_activations_are_free_before_the_next_batch(
     [("logit", "first"), ("logit", "mean"), ("logit", "last"), ("logprob", "mean"), ("prob", "last")],
 )
 def test_scores_do_not_depend_on_the_batch_or_on_its_padding(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], value: str, subtokens: str
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], value: str, subtokens: str
 ) -> None:
     locator = Locator(BOTH, target=Target(value, subtokens))  # type: ignore[arg-type]
     one, two, five = (
-        locator.score(dataclasses.replace(tiny, batch_size=size), seen, captions=told) for size in (1, 2, 5)
+        locator.score(dataclasses.replace(tiny, batch_size=size), seen, captions=captions) for size in (1, 2, 5)
     )
     for name in BOTH:
         largest = float(one[name].values.abs().max())
@@ -299,12 +299,12 @@ def test_scores_do_not_depend_on_the_batch_or_on_its_padding(
 
 
 def test_every_reduction_is_blind_to_padding(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     options = [(where, how) for where in get_args(Evidence) for how in get_args(OverPositions)]
     scorers = [scorer(*one) for one in options for scorer in (ActivationDifference, GradCAM)]
     locator = Locator({repr(scorer): Stage(scorer, TopK(1)) for scorer in scorers})
-    one, five = (locator.score(dataclasses.replace(tiny, batch_size=size), seen, captions=told) for size in (1, 5))
+    one, five = (locator.score(dataclasses.replace(tiny, batch_size=size), seen, captions=captions) for size in (1, 5))
     assert len(one) == 32
     for name in one:
         torch.testing.assert_close(five[name].values, one[name].values, rtol=1e-4, atol=1e-6)
@@ -320,7 +320,7 @@ def by_hand(
 
     The changes are factors `[change, pos or 1, neuron]` and what is added after them, of the same shape.
     """
-    batch = model.forced([pair.sample.image], [target.prefix(mention)])
+    batch = model.teacher_forced([pair.sample.image], [target.prefix(mention)])
     module = copy.deepcopy(model.module).double()
 
     def run(layer: int, factor: Tensor, added: Tensor) -> Tensor:
@@ -344,12 +344,12 @@ STEP = 1e-2
 
 @pytest.mark.parametrize("value", ["logit", "logprob", "prob"])
 def test_summed_gradcam_is_the_effect_of_scaling_a_neuron_a_little(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], value: str
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], value: str
 ) -> None:
     target = Target(value)  # type: ignore[arg-type]
-    mention = tiny.mention(told[2], SEEN)
+    mention = tiny.mention(captions[2], SEEN)
     assert mention is not None
-    scores = one_stage(GradCAM("all", "sum"), target=target).score(tiny, seen[2:3], captions=told[2:3])["only"]
+    scores = one_stage(GradCAM("all", "sum"), target=target).score(tiny, seen[2:3], captions=captions[2:3])["only"]
     run = by_hand(tiny, seen[2], mention, target)
     one_each = torch.eye(D_FF, dtype=torch.double)[:, None]
     nothing = torch.zeros_like(one_each)
@@ -361,12 +361,12 @@ def test_summed_gradcam_is_the_effect_of_scaling_a_neuron_a_little(
 
 
 def test_the_gradient_at_each_position_is_the_finite_difference_there(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
-    mention = tiny.mention(told[1], SEEN)
+    mention = tiny.mention(captions[1], SEEN)
     assert mention is not None
     keep = Keep()
-    one_stage(keep).score(tiny, seen[1:2], captions=told[1:2])
+    one_stage(keep).score(tiny, seen[1:2], captions=captions[1:2])
     run = by_hand(tiny, seen[1], mention, Target())
     for layer, index in ((0, 3), (1, 11), (2, 5)):
         found = keep.seen[layer][0].gradient
@@ -382,16 +382,16 @@ def test_the_gradient_at_each_position_is_the_finite_difference_there(
 
 
 def test_before_the_target_the_gradient_of_the_last_layer_is_exactly_zero_and_no_other_is(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     keep = Keep()
-    one_stage(keep).score(tiny, seen, captions=told)
+    one_stage(keep).score(tiny, seen, captions=captions)
     assert sorted(keep.seen) == list(range(N_LAYERS))
     for layer, batches in keep.seen.items():
         for evidence in batches:
             assert evidence.gradient is not None
             assert evidence.gradient[:, -1].abs().amax(1).min() > 0
-            earlier = evidence.gradient[:, :-1][evidence.kinds[:, :-1] == IMAGE]
+            earlier = evidence.gradient[:, :-1][evidence.token_types[:, :-1] == IMAGE]
             assert (earlier.abs().max() == 0) == (layer == N_LAYERS - 1)
 
 
@@ -409,7 +409,7 @@ class Behind(nn.Module):
 
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_model_without_a_gradient_is_refused_and_not_scored_zero(
-    told: list[Generated], seen: list[Counterfactual], trainable: bool
+    captions: list[Generated], seen: list[Counterfactual], trainable: bool
 ) -> None:
     # Harry24k/adversarial-attacks-pytorch#150: linear maps of 8 bits without a backward pass
     model = tiny_llava()
@@ -417,12 +417,12 @@ def test_a_model_without_a_gradient_is_refused_and_not_scored_zero(
     model.module.requires_grad_(trainable)
     for locator in (one_stage(GradCAM()), Locator(BOTH)):
         with pytest.raises(ValueError, match="no gradient of the concept's word reaches a layer"):
-            locator.score(model, seen, captions=told)
+            locator.score(model, seen, captions=captions)
 
 
 @pytest.mark.parametrize("factor", [math.inf, math.nan])
 def test_a_gradient_that_is_no_number_is_refused(
-    told: list[Generated], seen: list[Counterfactual], factor: float
+    captions: list[Generated], seen: list[Counterfactual], factor: float
 ) -> None:
     model = tiny_llava()
 
@@ -432,14 +432,14 @@ def test_a_gradient_that_is_no_number_is_refused(
 
     model.module.set_output_embeddings(Behind(model.module.get_output_embeddings(), spoil))
     with pytest.raises(ValueError, match=rf"the gradient in layer {N_LAYERS - 1} of `.*` is (inf|nan)"):
-        one_stage(GradCAM()).score(model, seen, captions=told)
+        one_stage(GradCAM()).score(model, seen, captions=captions)
 
 
 def test_a_frozen_model_scores_like_a_trainable_one_and_no_weight_gets_a_gradient(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     trainable = tiny_llava()
-    frozen, free = (Locator(BOTH).score(model, seen, captions=told) for model in (tiny, trainable))
+    frozen, free = (Locator(BOTH).score(model, seen, captions=captions) for model in (tiny, trainable))
     for name in BOTH:
         torch.testing.assert_close(free[name].values, frozen[name].values, rtol=1e-5, atol=1e-7)
     assert all(weight.requires_grad and weight.grad is None for weight in trainable.module.parameters())
@@ -448,12 +448,12 @@ def test_a_frozen_model_scores_like_a_trainable_one_and_no_weight_gets_a_gradien
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_grad_mode_changes_no_score_and_is_restored(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], around: Callable[[], torch.no_grad]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], around: Callable[[], torch.no_grad]
 ) -> None:
-    expected = Locator(BOTH).score(tiny, seen, captions=told)
+    expected = Locator(BOTH).score(tiny, seen, captions=captions)
     with around():
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        found = Locator(BOTH).score(tiny, seen, captions=told)
+        found = Locator(BOTH).score(tiny, seen, captions=captions)
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == modes
     assert all(torch.equal(found[name].values, expected[name].values) for name in BOTH)
 
@@ -469,11 +469,11 @@ class Failing(Keep):
 
 @pytest.mark.parametrize("need", ["counterfactual", "gradient"])
 def test_an_interrupted_run_leaves_no_hook_and_the_grad_mode_as_it_was(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], need: Need
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], need: Need
 ) -> None:
     with torch.no_grad():
         with pytest.raises(KeyboardInterrupt):
-            one_stage(Failing(frozenset({need}))).score(tiny, seen, captions=told)
+            one_stage(Failing(frozenset({need}))).score(tiny, seen, captions=captions)
         assert not torch.is_grad_enabled()
 
 
@@ -481,7 +481,7 @@ def test_an_interrupted_run_leaves_no_hook_and_the_grad_mode_as_it_was(
 
 
 VALUES = torch.tensor([[[9.0], [-5.0], [1.0], [2.0]], [[-1.0], [-3.0], [4.0], [-6.0]]])
-KINDS = torch.tensor([[PADDING, IMAGE, IMAGE, TEXT], [TEXT, IMAGE, TEXT, TEXT]])
+TOKEN_TYPES = torch.tensor([[PADDING, IMAGE, IMAGE, TEXT], [TEXT, IMAGE, TEXT, TEXT]])
 
 
 @pytest.mark.parametrize(
@@ -506,25 +506,27 @@ KINDS = torch.tensor([[PADDING, IMAGE, IMAGE, TEXT], [TEXT, IMAGE, TEXT, TEXT]])
     ],
 )
 def test_a_reduction_over_positions_is_what_it_is_by_hand(positions: str, how: str, expected: list[float]) -> None:
-    found = over_positions(VALUES, KINDS, positions, how)  # type: ignore[arg-type]
+    found = over_positions(VALUES, TOKEN_TYPES, positions, how)  # type: ignore[arg-type]
     torch.testing.assert_close(found, torch.tensor([[float(one)] for one in expected]))
 
 
 @pytest.mark.parametrize("how", ["max", "abs_max", "sum", "mean"])
 def test_padding_never_counts_even_if_it_is_not_a_number(how: str) -> None:
-    spoiled = VALUES.masked_fill((KINDS == PADDING)[..., None], math.nan)
-    assert torch.equal(over_positions(spoiled, KINDS, "all", how), over_positions(VALUES, KINDS, "all", how))  # type: ignore[arg-type]
+    spoiled = VALUES.masked_fill((TOKEN_TYPES == PADDING)[..., None], math.nan)
+    assert torch.equal(
+        over_positions(spoiled, TOKEN_TYPES, "all", how), over_positions(VALUES, TOKEN_TYPES, "all", how)
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["max", "abs_max", "sum", "mean"])
 def test_a_sample_without_positions_that_count_scores_zero(how: str) -> None:
-    kinds = KINDS.clone()
-    kinds[1] = TEXT
-    found = over_positions(VALUES, kinds, "image", how)  # type: ignore[arg-type]
+    token_types = TOKEN_TYPES.clone()
+    token_types[1] = TEXT
+    found = over_positions(VALUES, token_types, "image", how)  # type: ignore[arg-type]
     assert found[0].abs() > 0
     assert found[1] == 0
     with pytest.raises(ValueError, match="counts image tokens, and the prompts hold none"):
-        over_positions(VALUES, torch.full_like(KINDS, TEXT), "image", how)  # type: ignore[arg-type]
+        over_positions(VALUES, torch.full_like(TOKEN_TYPES, TEXT), "image", how)  # type: ignore[arg-type]
 
 
 def test_a_difference_is_of_the_sizes_a_signed_one_of_the_activations_and_abs_max_counts_any_change() -> None:
@@ -540,14 +542,14 @@ def test_a_difference_is_of_the_sizes_a_signed_one_of_the_activations_and_abs_ma
 def test_the_difference_is_blind_to_signs_and_the_published_one_where_none_is_negative(over_positions: str) -> None:
     generator = torch.Generator().manual_seed(0)
     original, other = torch.randn(2, 3, 5, 7, generator=generator)
-    kinds = torch.full((3, 5), IMAGE)
+    token_types = torch.full((3, 5), IMAGE)
     # A neuron whose inputs and outputs are turned round fires with the other sign everywhere and does the same.
     turned = torch.tensor([1, -1, 1, -1, -1, 1, -1])
     plain = ActivationDifference(over_positions=over_positions)  # type: ignore[arg-type]
-    scores = plain.score(LayerEvidence(0, kinds, original, other))
-    assert torch.equal(plain.score(LayerEvidence(0, kinds, original * turned, other * turned)), scores)
+    scores = plain.score(LayerEvidence(0, token_types, original, other))
+    assert torch.equal(plain.score(LayerEvidence(0, token_types, original * turned, other * turned)), scores)
     published = dataclasses.replace(plain, signed=True)
-    assert torch.equal(published.score(LayerEvidence(0, kinds, original.abs(), other.abs())), scores)
+    assert torch.equal(published.score(LayerEvidence(0, token_types, original.abs(), other.abs())), scores)
 
 
 def test_gradcam_multiplies_before_it_reduces() -> None:
@@ -566,10 +568,10 @@ def test_an_unknown_option_of_a_scorer_is_refused_with_the_known_ones(scorer: ty
 
 
 def test_a_scorer_that_needs_both_runs_sees_both_with_the_gradient(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     both, plain = Keep(frozenset({"counterfactual", "gradient"})), Keep(frozenset({"counterfactual"}))
-    Locator({"both": Stage(both, TopK(1)), "plain": Stage(plain, TopK(1))}).score(tiny, seen, captions=told)
+    Locator({"both": Stage(both, TopK(1)), "plain": Stage(plain, TopK(1))}).score(tiny, seen, captions=captions)
     for layer in range(N_LAYERS):
         for one, other in zip(both.seen[layer], plain.seen[layer], strict=True):
             assert one.gradient is not None and one.counterfactual is not None and other.counterfactual is not None
@@ -579,10 +581,10 @@ def test_a_scorer_that_needs_both_runs_sees_both_with_the_gradient(
 
 
 def test_both_pictures_are_read_after_the_same_words(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     same = [Counterfactual(pair.sample, SEEN, pair.sample.image) for pair in seen]
-    scores = one_stage(ActivationDifference("all", "abs_max")).score(tiny, same, captions=told)["only"]
+    scores = one_stage(ActivationDifference("all", "abs_max")).score(tiny, same, captions=captions)["only"]
     assert scores.values.max() == 0
 
 
@@ -600,19 +602,19 @@ class Given:
 
     def score(self, evidence: LayerEvidence) -> Tensor:
         start = self.calls[evidence.layer]
-        self.calls[evidence.layer] += len(evidence.kinds)
-        return self.values[start : start + len(evidence.kinds), evidence.layer]
+        self.calls[evidence.layer] += len(evidence.token_types)
+        return self.values[start : start + len(evidence.token_types), evidence.layer]
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "vote"])
 def test_a_reduction_over_samples_is_what_it_is_by_hand(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], how: OverSamples
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], how: OverSamples
 ) -> None:
     values = torch.randn(5, N_LAYERS, D_FF, generator=torch.Generator().manual_seed(3))
     values[3:, 1, 4] = 9.0
     best = torch.zeros(5, N_LAYERS * D_FF).scatter_(1, values.flatten(1).argmax(1, keepdim=True), 1.0)
     expected = {"mean": values.mean(0), "max": values.amax(0), "vote": best.mean(0).reshape(N_LAYERS, D_FF)}[how]
-    model, same = dataclasses.replace(tiny, batch_size=2), told[:1] * len(seen)
+    model, same = dataclasses.replace(tiny, batch_size=2), captions[:1] * len(seen)
     scores = one_stage(Given(values, how)).score(model, seen, captions=same)["only"]
     torch.testing.assert_close(scores.values, expected)
     assert how != "vote" or scores.values[1, 4] >= 0.4
@@ -620,7 +622,7 @@ def test_a_reduction_over_samples_is_what_it_is_by_hand(
 
 @pytest.mark.parametrize("how", ["mean", "max", "vote"])
 def test_neurons_that_a_narrower_layer_does_not_have_have_no_score(
-    told: list[Generated], seen: list[Counterfactual], how: OverSamples
+    captions: list[Generated], seen: list[Counterfactual], how: OverSamples
 ) -> None:
     model = tiny_llava()
     block = model.module.get_submodule("model.language_model.layers.1")
@@ -628,16 +630,16 @@ def test_neurons_that_a_narrower_layer_does_not_have_have_no_score(
     narrow.intermediate_size = 5
     block.mlp = type(block.mlp)(narrow)  # type: ignore[operator]
     stages = {"gradcam": Stage(GradCAM("all", "sum", how), TopK(1000))}
-    scores = Locator(stages).score(model, seen, captions=told)["gradcam"]
+    scores = Locator(stages).score(model, seen, captions=captions)["gradcam"]
     assert scores.values.isnan().sum(1).tolist() == [0, D_FF - 5, 0]
     assert Locator(stages).select({"gradcam": scores}).by_layer()[1] == tuple(range(5))
 
 
 def test_an_unknown_reduction_of_a_users_scorer_is_refused(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     with pytest.raises(ValueError, match="`over_samples` is one of mean, max, vote, got 'median'"):
-        one_stage(Given(torch.zeros(5, N_LAYERS, D_FF), "median")).score(tiny, seen, captions=told)  # type: ignore[arg-type]
+        one_stage(Given(torch.zeros(5, N_LAYERS, D_FF), "median")).score(tiny, seen, captions=captions)  # type: ignore[arg-type]
 
 
 # --- the target
@@ -683,11 +685,11 @@ def test_a_word_of_several_tokens_is_scored_along_its_spelling(
     images = [pair.sample.image for pair in seen[:3]]
     target = Target(subtokens=subtokens)  # type: ignore[arg-type]
     with torch.no_grad():
-        batch = tiny.forced(images, [target.prefix(word) for word in words])
+        batch = tiny.teacher_forced(images, [target.prefix(word) for word in words])
         found = target.output(tiny.logits(batch, target.n_last(words)), words)
         for number, word in enumerate(words):
             spelled = [
-                tiny.logits(tiny.forced([images[number]], [word.prefix + word.word[:n]]))[0, -1, token]
+                tiny.logits(tiny.teacher_forced([images[number]], [word.prefix + word.word[:n]]))[0, -1, token]
                 for n, token in enumerate(word.word)
             ]
             expected = {"first": spelled[0], "last": spelled[-1], "mean": torch.stack(spelled).mean()}[subtokens]
@@ -697,12 +699,12 @@ def test_a_word_of_several_tokens_is_scored_along_its_spelling(
 def test_a_caption_without_the_concept_is_skipped_or_forced(
     tiny: HuggingFaceMLLM, seen: list[Counterfactual], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = [written(tiny, text) for text in ("a red star", "a blue sky", "the starfish", "two stars", "star .")]
+    captions = [written(tiny, text) for text in ("a red star", "a blue sky", "the starfish", "two stars", "star .")]
     with caplog.at_level(logging.INFO, "kedit"):
-        skipping = Locator(BOTH).cases(tiny, seen, told)
+        skipping = Locator(BOTH).cases(tiny, seen, captions)
     assert [case.pair.sample.id for case in skipping] == ["0", "3", "4"]
     assert "2 of 5 captions do not name `thing`: skipped" in caplog.text
-    forcing = Locator(BOTH, target=Target(on_missing="force")).cases(tiny, seen, told)
+    forcing = Locator(BOTH, target=Target(on_missing="force")).cases(tiny, seen, captions)
     assert [case.pair.sample.id for case in forcing] == ["0", "1", "2", "3", "4"]
     stub = written(tiny, "a picture of star").tokens
     assert [forcing[n].mention for n in (1, 2)] == [Mention(stub[:-1], stub[-1:])] * 2
@@ -711,8 +713,8 @@ def test_a_caption_without_the_concept_is_skipped_or_forced(
 
 def test_the_provenance_counts_what_was_skipped(planted: Planted) -> None:
     pairs = pairs_of(STAR_CONCEPT)
-    told = [Generated("picture star", (7, 5)), Generated("picture", (7,)), Generated("picture star", (7, 5))]
-    about = Locator(BOTH).score(planted.model, pairs, captions=told)["gradcam"].provenance
+    captions = [Generated("picture star", (7, 5)), Generated("picture", (7,)), Generated("picture star", (7, 5))]
+    about = Locator(BOTH).score(planted.model, pairs, captions=captions)["gradcam"].provenance
     assert about["skipped"] == "1"
     assert about["samples"] == "one star,a star and houses"
     assert about["concept"] == "star"
@@ -723,9 +725,9 @@ def test_the_provenance_counts_what_was_skipped(planted: Planted) -> None:
 def test_no_usable_caption_is_an_error_that_quotes_one_and_says_what_to_do(
     planted: Planted, tiny: HuggingFaceMLLM, seen: list[Counterfactual]
 ) -> None:
-    told = [written(tiny, "the starfish")] * len(seen)
+    captions = [written(tiny, "the starfish")] * len(seen)
     with pytest.raises(ValueError, match=r"none of the model's 5 captions names `thing` .*'the starfish'.*`force`"):
-        Locator(BOTH).score(tiny, seen, captions=told)
+        Locator(BOTH).score(tiny, seen, captions=captions)
     unknown = [Counterfactual(pair.sample, Concept("zebra"), pair.image) for pair in pairs_of(STAR_CONCEPT)]
     with pytest.raises(ValueError, match=r"names `zebra` .*cannot spell"):
         Locator(BOTH, target=Target(on_missing="force")).score(planted.model, unknown)
@@ -735,7 +737,7 @@ def test_pictures_read_at_different_lengths_are_refused_with_both_counts(tiny: H
     model = OneMore(tiny.module, tiny.processor, prompt=tiny.prompt)
     sample = picture("red corner", (0,))
     pair = without(sample, STAR_CONCEPT)
-    n_before = tiny.forced([pair.image], [()]).kinds.shape[1]
+    n_before = tiny.teacher_forced([pair.image], [()]).token_types.shape[1]
     with pytest.raises(ValueError, match=f"have {n_before + 1} and {n_before} positions.*red corner"):
         Locator(BOTH).score(model, [pair], captions=[written(tiny, "star")])
     with pytest.raises(ValueError, match=r"\(16, 16\) pixels, the original \(32, 32\)"):
@@ -802,21 +804,21 @@ def test_scores_of_a_stage_that_are_missing_are_an_error_naming_it() -> None:
 
 
 def test_a_locator_without_stages_pairs_or_enough_captions_is_refused(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     with pytest.raises(ValueError, match="at least one stage, got none"):
         Locator({})
     with pytest.raises(ValueError, match="no counterfactual pairs"):
         Locator(BOTH).score(tiny, [])
     with pytest.raises(ValueError, match="5 pairs need as many captions, got 2"):
-        Locator(BOTH).score(tiny, seen, captions=told[:2])
+        Locator(BOTH).score(tiny, seen, captions=captions[:2])
 
 
 @pytest.mark.parametrize("site", ["mid", "act", "pre"])
 def test_scores_are_one_number_for_each_neuron_at_the_site(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual], site: str
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual], site: str
 ) -> None:
-    scores = Locator(BOTH, site=site).score(tiny, seen, captions=told)  # type: ignore[arg-type]
+    scores = Locator(BOTH, site=site).score(tiny, seen, captions=captions)  # type: ignore[arg-type]
     for name, one in scores.items():
         assert one.values.shape == (N_LAYERS, D_FF)
         assert (one.site, one.method) == (site, repr(BOTH[name].scorer))
@@ -824,10 +826,11 @@ def test_scores_are_one_number_for_each_neuron_at_the_site(
 
 
 def test_gradcam_is_the_same_at_the_activation_and_after_the_gate(
-    tiny: HuggingFaceMLLM, told: list[Generated], seen: list[Counterfactual]
+    tiny: HuggingFaceMLLM, captions: list[Generated], seen: list[Counterfactual]
 ) -> None:
     """With m = a * u the products m * dy/dm and a * dy/da are equal."""
     mid, act = (
-        one_stage(GradCAM("all", "sum"), site=site).score(tiny, seen, captions=told)["only"] for site in ("mid", "act")
+        one_stage(GradCAM("all", "sum"), site=site).score(tiny, seen, captions=captions)["only"]
+        for site in ("mid", "act")
     )
     torch.testing.assert_close(act.values, mid.values, rtol=1e-4, atol=1e-6)

@@ -145,7 +145,7 @@ def test_a_shard_that_is_missing_is_named_and_merged_once_it_is_there(kedit_loca
         (("merge=nowhere",), 2, "each shard is needed once to merge `nowhere`; there is none"),
         (("merge=[here,there]",), 2, "each shard is needed once to merge `here, there`; there is none"),
         (("locate=miner", "shard.count=2"), 2, "Miner has to see all samples at once"),
-        (("locate=mmneuron", "shard.count=2"), 2, "stage `mmneuron` has to see all samples at once"),
+        (("locate=domain_entropy", "shard.count=2"), 2, "stage `domain_entropy` has to see all samples at once"),
     ],
 )
 def test_what_cannot_be_is_one_line(kedit_locate: Command, words: tuple[str, ...], code: int, message: str) -> None:

@@ -35,12 +35,14 @@ SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
     ("nam_ce", "scenes"): {"group": 64, "repeats": 1},
 }
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""
-PARTIAL = {("mmneuron", name) for name in ("planted", "random", "scenes", "minigpt4")} | {("causal_effect", "scenes")}
+PARTIAL = {("domain_entropy", name) for name in ("planted", "random", "scenes", "minigpt4")} | {
+    ("causal_effect", "scenes")
+}
 """Where neurons are left out of the scores, as the classes of the methods say."""
-SILENT = {("mmneuron", "random")}
+SILENT = {("domain_entropy", "random")}
 """Where no neuron comes above the method's bar: more than one in twenty is active at every position."""
 UNSHARED = {
-    *("miner", "mmneuron", "knowledge_neurons", "selective", "two_stage_selective", ("causal_effect", "scenes")),
+    *("miner", "domain_entropy", "knowledge_neurons", "selective", "two_stage_selective", ("causal_effect", "scenes")),
 }
 """Whose scores are no mean over samples, or that make something of all of them first, as a shortlist."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
@@ -65,8 +67,8 @@ def of_random() -> Bench:
     model = tiny_llava()
     texts = ("a red star .", "star", "a picture of the blue sky and a star")
     tokens = [tuple(model.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
-    told = [Generated(text, some) for text, some in zip(texts, tokens, strict=True)]
-    return Bench(model, [without(one, STAR_CONCEPT) for one in PICTURES], told)
+    captions = [Generated(text, some) for text, some in zip(texts, tokens, strict=True)]
+    return Bench(model, [without(one, STAR_CONCEPT) for one in PICTURES], captions)
 
 
 def of_scenes() -> Bench:
@@ -81,8 +83,8 @@ def of_minigpt4() -> Bench:
     model = tiny_minigpt4("vicuna")
     samples = [tiny_picture(number, *shown) for number, shown in enumerate((("dog",), ("dog", "cat"), ("dog",)))]
     texts = ("a dog", "a cat and a dog", "dog")
-    told = [Generated(text, tuple(model.tokenizer(text, add_special_tokens=False).input_ids)) for text in texts]
-    return Bench(model, [MeanFill()(one, DOG) for one in samples], told)
+    captions = [Generated(text, tuple(model.tokenizer(text, add_special_tokens=False).input_ids)) for text in texts]
+    return Bench(model, [MeanFill()(one, DOG) for one in samples], captions)
 
 
 BENCHES: dict[str, Callable[[], Bench]] = {

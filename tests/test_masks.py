@@ -96,6 +96,6 @@ def test_the_union_of_no_outline_is_empty() -> None:
         (Box(1, float("inf"), 1, 2), "a box is x, y, width, height"),
     ],
 )
-def test_what_describes_no_region_says_why(described: Outline, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_what_describes_no_region_says_why(described: Outline, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         described.draw(3, 4)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedit.evaluation.fluency import Guard, repetitive
-from kedit.evaluation.measure import WEAKEST_OF, EditReport, Exam, Transcript, measure, selectivity
+from kedit.evaluation.measure import WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
@@ -57,7 +57,7 @@ QUESTIONS = (
     Question("what has a roof ?", "a house", "fact"),
     Question("what has leaves ?", "a tree", "fact"),
 )
-EXAM = Exam(
+EVALUATION_SET = EvaluationSet(
     STAR,
     VOCABULARY,
     samples("target", TARGET_CAPTIONS),
@@ -65,7 +65,7 @@ EXAM = Exam(
     samples("far", FAR_CAPTIONS * 5),
     QUESTIONS,
 )
-BEFORE = Transcript(
+BEFORE = Outputs(
     TARGET_CAPTIONS, NEAR_CAPTIONS * 5, FAR_CAPTIONS * 5, ("a star", "a house", "a tree"), tuple([-0.5] * 20)
 )
 
@@ -80,12 +80,12 @@ CLEAN = dataclasses.replace(BEFORE, target=replaced(TARGET_CAPTIONS, ("star", "s
 """The star is called a shape; nothing else changes."""
 
 
-def report(after: Transcript, controls: Sequence[Transcript] = (BEFORE,) * 5, **more) -> EditReport:
-    return measure(EXAM, BEFORE, after, controls, Similarity(LetterEncoder()), **more)
+def report(after: Outputs, controls: Sequence[Outputs] = (BEFORE,) * 5, **more) -> EditReport:
+    return measure(EVALUATION_SET, BEFORE, after, controls, Similarity(LetterEncoder()), **more)
 
 
-def report_of(exam: Exam, before: Transcript, after: Transcript) -> EditReport:
-    return measure(exam, before, after, [before] * 5, Similarity())
+def report_of(evaluation_set: EvaluationSet, before: Outputs, after: Outputs) -> EditReport:
+    return measure(evaluation_set, before, after, [before] * 5, Similarity())
 
 
 def test_the_identity_edit_suppresses_nothing_and_retains_everything_exactly() -> None:
@@ -131,7 +131,7 @@ def test_only_captions_that_named_the_concept_before_are_judged() -> None:
     after = dataclasses.replace(
         before, target=unnamed + replaced(TARGET_CAPTIONS[15:19], ("star", "shape")) + TARGET_CAPTIONS[19:]
     )
-    found = measure(EXAM, before, after, [before], Similarity())
+    found = measure(EVALUATION_SET, before, after, [before], Similarity())
     assert found.suppression["mention_drop"].value == pytest.approx(4 / 5)
     assert {figure.n for name, figure in found.suppression.items() if name != "bertscore"} == {5}
 
@@ -143,7 +143,7 @@ def test_a_substitution_is_an_object_that_was_neither_there_nor_named_before() -
     after[1] = "a red shape and a blue house"  # is in the picture
     after[2] = "a red ring and a blue house"  # is not
     after[3] = "a red star and a blue ring"  # is not, whatever became of the star
-    found = measure(EXAM, before, dataclasses.replace(before, target=tuple(after)), [before], Similarity())
+    found = measure(EVALUATION_SET, before, dataclasses.replace(before, target=tuple(after)), [before], Similarity())
     assert found.suppression["substitutions"].value == pytest.approx(2 / 20)
 
 
@@ -166,7 +166,7 @@ def test_harm_to_other_objects_shows_where_it_happens() -> None:
 def test_objects_that_were_never_there_need_not_be_kept() -> None:
     before = dataclasses.replace(BEFORE, far=("a tree and a ring", *BEFORE.far[1:]))
     after = dataclasses.replace(before, far=("a tree", *BEFORE.far[1:]))
-    assert measure(EXAM, before, after, [], Similarity()).retention["far_objects"].value == 1.0
+    assert measure(EVALUATION_SET, before, after, [], Similarity()).retention["far_objects"].value == 1.0
 
 
 def test_answers_that_name_the_concept_are_reported_apart() -> None:
@@ -176,30 +176,30 @@ def test_answers_that_name_the_concept_are_reported_apart() -> None:
     assert (kept["text_about"].value, kept["text_about"].n) == (0.0, 1)
     # The unedited model's own answer may name the concept too.
     before = dataclasses.replace(BEFORE, answers=("a star", "a house with a star", "a tree"))
-    kept = measure(EXAM, before, before, [], Similarity()).retention
+    kept = measure(EVALUATION_SET, before, before, [], Similarity()).retention
     assert (kept["text"].n, kept["text_about"].n) == (1, 2)
 
 
 def test_an_answer_in_other_words_is_right_still_and_one_that_was_wrong_has_nothing_to_lose() -> None:
     before = dataclasses.replace(BEFORE, answers=("a star", "it is a house", "a ring"))
     after = dataclasses.replace(before, answers=("a star", "A house, I think.", "a tree"))
-    kept = report_of(EXAM, before, after).retention["text"]
+    kept = report_of(EVALUATION_SET, before, after).retention["text"]
     assert (kept.value, kept.n, kept.low is not None) == (1.0, 1, True)
     lost = dataclasses.replace(before, answers=("a star", "it is a shape", "a ring"))
-    assert report_of(EXAM, before, lost).retention["text"].value == 0.0
-    assert text_counts(EXAM, before) == {"right_before": 2, "wrong_before": 1, "no_right_answer_known": 0}
+    assert report_of(EVALUATION_SET, before, lost).retention["text"].value == 0.0
+    assert text_counts(EVALUATION_SET, before) == {"right_before": 2, "wrong_before": 1, "no_right_answer_known": 0}
 
 
 def test_questions_without_a_known_right_answer_say_so_and_are_not_mixed_in() -> None:
     unknown = [Question(question.text, " ", "fact") for question in QUESTIONS]
-    mixed = dataclasses.replace(EXAM, questions=(*unknown[:2], QUESTIONS[2]))
+    mixed = dataclasses.replace(EVALUATION_SET, questions=(*unknown[:2], QUESTIONS[2]))
     assert report_of(mixed, BEFORE, BEFORE).retention["text"].n == 1
     assert text_counts(mixed, BEFORE) == {"right_before": 1, "wrong_before": 0, "no_right_answer_known": 2}
-    alone = dataclasses.replace(EXAM, questions=tuple(unknown))
+    alone = dataclasses.replace(EVALUATION_SET, questions=tuple(unknown))
     why = report_of(alone, BEFORE, BEFORE).retention["text"].why
     assert why == "the right answer to no text-only question is known"
     silent = dataclasses.replace(BEFORE, answers=())
-    none = report_of(dataclasses.replace(EXAM, questions=()), silent, silent).retention
+    none = report_of(dataclasses.replace(EVALUATION_SET, questions=()), silent, silent).retention
     assert none["text"].why == none["text_about"].why == "no text-only question was asked"
 
 
@@ -249,7 +249,7 @@ def test_no_located_neuron_is_said_in_words() -> None:
 
 def test_captions_that_never_name_the_concept_leave_nothing_to_suppress() -> None:
     before = dataclasses.replace(BEFORE, target=("a red thing",) * 20)
-    found = measure(EXAM, before, before, [before] * 3, Similarity(LetterEncoder()))
+    found = measure(EVALUATION_SET, before, before, [before] * 3, Similarity(LetterEncoder()))
     assert {(figure.value, figure.n) for figure in found.suppression.values()} == {(None, 0)}
     assert {figure.why for figure in found.suppression.values()} == {
         "no target caption named the concept before the edit"
@@ -272,7 +272,7 @@ def test_captions_that_never_name_the_concept_leave_nothing_to_suppress() -> Non
     ],
 )
 def test_a_broken_model_fails_the_guard_and_gets_no_selectivity(caption: str, fault: str) -> None:
-    broken = Transcript((caption,) * 20, (caption,) * 10, (caption,) * 10, ("a",) * 3, (-9.0,) * 20)
+    broken = Outputs((caption,) * 20, (caption,) * 10, (caption,) * 10, ("a",) * 3, (-9.0,) * 20)
     found = report(broken)
     assert found.suppression["mention_drop"].value == 1.0
     assert not found.fluency.passed
@@ -301,7 +301,7 @@ def judged_by(surprise: Sequence[float | None], cut: Sequence[bool] = (False,) *
     """Return the report on a clean edit whose captions the unedited model finds so surprising."""
     before = dataclasses.replace(BEFORE, surprise=(0.25,) * 40, cut=(False,) * 40)
     after = dataclasses.replace(CLEAN, surprise=tuple(surprise), cut=tuple(cut))
-    return measure(EXAM, before, after, [before] * 5, Similarity())
+    return measure(EVALUATION_SET, before, after, [before] * 5, Similarity())
 
 
 @pytest.mark.parametrize(
@@ -332,11 +332,11 @@ def test_what_the_unedited_model_does_as_well_is_not_the_edits_fault() -> None:
 
 
 def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
-    def odds(nats: float) -> Transcript:
+    def odds(nats: float) -> Outputs:
         return dataclasses.replace(BEFORE, logprobs=tuple(nats + i / 100 for i in range(20)))
 
-    def strengthened(after: Transcript, control: Transcript) -> EditReport:
-        return measure(EXAM, odds(-2), after, [control] * 3, Similarity(), aim="more")
+    def strengthened(after: Outputs, control: Outputs) -> EditReport:
+        return measure(EVALUATION_SET, odds(-2), after, [control] * 3, Similarity(), aim="more")
 
     more = strengthened(odds(-1), odds(-2))
     assert more.has_evidence and more.selectivity.value is None
@@ -348,7 +348,9 @@ def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
     for doubtful in (strengthened(odds(-3), odds(-2)), strengthened(odds(-1), odds(-1)), strengthened(CLEAN, odds(-2))):
         assert not doubtful.has_evidence
         assert doubtful.verdict.startswith("No evidence that the edit strengthens `star`: ")
-    unknown = measure(EXAM, odds(-2), dataclasses.replace(BEFORE, logprobs=None), [BEFORE], Similarity(), aim="more")
+    unknown = measure(
+        EVALUATION_SET, odds(-2), dataclasses.replace(BEFORE, logprobs=None), [BEFORE], Similarity(), aim="more"
+    )
     assert unknown.verdict.endswith("logodds_drop was not measured, no log-probabilities were recorded.")
 
 
@@ -399,9 +401,11 @@ def test_selectivity_is_the_harmonic_mean_of_values_and_of_ends() -> None:
 
 
 def test_a_measure_that_could_not_be_taken_is_null_with_a_why() -> None:
-    exam = Exam(STAR, (STAR,), tuple(dataclasses.replace(s, objects=frozenset({"star"})) for s in EXAM.target))
-    before = Transcript(TARGET_CAPTIONS)
-    found = measure(exam, before, Transcript(CLEAN.target), [before], Similarity())
+    evaluation_set = EvaluationSet(
+        STAR, (STAR,), tuple(dataclasses.replace(s, objects=frozenset({"star"})) for s in EVALUATION_SET.target)
+    )
+    before = Outputs(TARGET_CAPTIONS)
+    found = measure(evaluation_set, before, Outputs(CLEAN.target), [before], Similarity())
     assert found.suppression["mention_drop"].value == 1.0
     assert found.suppression["bertscore"].why == "no text encoder was given"
     assert found.suppression["logprob_drop"].why == "no log-probabilities were recorded"
@@ -432,33 +436,42 @@ def test_the_same_seed_gives_the_same_report() -> None:
 @given(st.randoms(use_true_random=False))
 def test_shares_stay_in_0_to_1_whatever_is_said(rng: random.Random) -> None:
     said = ("", "a star", "two stars", "a house", "a ring and a tree", "🐕", "一只狗", "shape shape shape")
-    exam = Exam(STAR, VOCABULARY, EXAM.target[:3], EXAM.near[:2], EXAM.far[:2], QUESTIONS)
-    before, after, control = (
-        Transcript(*(tuple(rng.choice(said) for _ in range(n)) for n in (3, 2, 2, 3))) for _ in range(3)
+    evaluation_set = EvaluationSet(
+        STAR, VOCABULARY, EVALUATION_SET.target[:3], EVALUATION_SET.near[:2], EVALUATION_SET.far[:2], QUESTIONS
     )
-    found = measure(exam, before, after, [control], Similarity())
+    before, after, control = (
+        Outputs(*(tuple(rng.choice(said) for _ in range(n)) for n in (3, 2, 2, 3))) for _ in range(3)
+    )
+    found = measure(evaluation_set, before, after, [control], Similarity())
     for figure in (*found.suppression.values(), *found.retention.values(), found.selectivity):
         assert figure.value is None or 0 <= figure.value <= 1
         assert (figure.value is None) <= bool(figure.why)
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_samples_must_be_where_the_exam_says() -> None:
+def test_samples_must_be_where_the_evaluation_set_says() -> None:
     with pytest.raises(ValueError, match="`target` samples must show `star`; 1 of 1 break this, the first `near-0`"):
-        Exam(STAR, VOCABULARY, EXAM.near[:1])
+        EvaluationSet(STAR, VOCABULARY, EVALUATION_SET.near[:1])
     with pytest.raises(ValueError, match="`far` samples must not show `star`; 1 of 2 break this, the first `target-0`"):
-        Exam(STAR, VOCABULARY, EXAM.target[1:], far=(EXAM.far[0], EXAM.target[0]))
+        EvaluationSet(
+            STAR, VOCABULARY, EVALUATION_SET.target[1:], far=(EVALUATION_SET.far[0], EVALUATION_SET.target[0])
+        )
     with pytest.raises(ValueError, match="sample `near-0` appears more than once"):
-        Exam(STAR, VOCABULARY, EXAM.target, EXAM.near, EXAM.near[:1])
+        EvaluationSet(STAR, VOCABULARY, EVALUATION_SET.target, EVALUATION_SET.near, EVALUATION_SET.near[:1])
     with pytest.raises(ValueError, match="`questions` must need no picture, got 'what color is it"):
-        Exam(STAR, VOCABULARY, EXAM.target, questions=(Question("what color is it ?", "red", "color", EXAM.near[0]),))
+        EvaluationSet(
+            STAR,
+            VOCABULARY,
+            EVALUATION_SET.target,
+            questions=(Question("what color is it ?", "red", "color", EVALUATION_SET.near[0]),),
+        )
 
 
-def test_a_transcript_that_does_not_fit_the_exam_is_named() -> None:
+def test_outputs_that_do_not_fit_the_evaluation_set_are_named() -> None:
     short = dataclasses.replace(BEFORE, near=BEFORE.near[1:])
-    with pytest.raises(ValueError, match="`control 1` has 9 `near`, the exam asks for 10"):
+    with pytest.raises(ValueError, match="`control 1` has 9 `near`, the evaluation set asks for 10"):
         report(CLEAN, [BEFORE, short])
-    with pytest.raises(ValueError, match="`after` has 1 `logprobs`, the exam asks for 20"):
+    with pytest.raises(ValueError, match="`after` has 1 `logprobs`, the evaluation set asks for 20"):
         report(dataclasses.replace(CLEAN, logprobs=(-1.0,)))
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from kedit.data.folder import Folder
-from kedit.data.inquiries import inquiries
 from kedit.data.pictures import SampleError
+from kedit.data.question_file import read_question_file
 from kedit.data.scenes import Scenes
 from kedit.data.sounds import read_sound
 from kedit.data.videos import read_video
@@ -162,7 +162,7 @@ def test_a_question_is_about_a_picture_a_video_a_sound_or_nothing(tmp_path: Path
         {"video": ["1.png", "2.png"], "rate": 2},
         {"audio": "a.wav"},
     )
-    written = inquiries(tmp_path, "asked.jsonl")
+    written = read_question_file(tmp_path, "asked.jsonl")
     text, picture, video, sound = (one.opened(max_side=None, max_frames=16) for one in written)
     assert [one.kind for one in (text, picture, video, sound)] == ["fact", "color", "video", "audio"]
     assert (text.answer, text.others, text.prompt.medium) == ("blue", ("azure",), "text")
@@ -185,18 +185,23 @@ def many(folder: Path, n_pictures: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_no_picture_is_asked_about_in_both_halves_and_each_kind_has_as_many_as_asked(tmp_path: Path, seed: int) -> None:
     data = asked(tmp_path, *many(tmp_path, 20))
-    quiz = data.quiz(locate=4, evaluate=8, seed=seed)
-    subjects = [{one.sample.id if one.sample else one.text for one in half} for half in (quiz.locate, quiz.evaluate)]
+    question_split = data.split_questions(locate=4, evaluate=8, seed=seed)
+    subjects = [
+        {one.sample.id if one.sample else one.text for one in half}
+        for half in (question_split.locate, question_split.evaluate)
+    ]
     assert subjects[0].isdisjoint(subjects[1])
     for half, count in (
-        (quiz.locate, {"color": 4, "count": 4, "fact": 3}),
-        (quiz.evaluate, {"color": 8, "count": 8, "fact": 6}),
+        (question_split.locate, {"color": 4, "count": 4, "fact": 3}),
+        (question_split.evaluate, {"color": 8, "count": 8, "fact": 6}),
     ):
         assert {kind: sum(one.kind == kind for one in half) for kind in count} == count
-    again = data.quiz(locate=4, evaluate=8, seed=seed)
-    assert [one.text for one in again.locate] == [one.text for one in quiz.locate]
-    other = data.quiz(locate=4, evaluate=8, seed=seed + 1)
-    assert {one.sample.id for one in other.evaluate if one.sample} != subjects[1] - {one.text for one in quiz.evaluate}
+    again = data.split_questions(locate=4, evaluate=8, seed=seed)
+    assert [one.text for one in again.locate] == [one.text for one in question_split.locate]
+    other = data.split_questions(locate=4, evaluate=8, seed=seed + 1)
+    assert {one.sample.id for one in other.evaluate if one.sample} != subjects[1] - {
+        one.text for one in question_split.evaluate
+    }
 
 
 def test_bad_files_are_skipped_and_counted_and_others_asked_instead(
@@ -207,9 +212,9 @@ def test_bad_files_are_skipped_and_counted_and_others_asked_instead(
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     wav(tmp_path / "silent.wav", TONE * 0)
     rows += [{"audio": "silent.wav"}, {"audio": "gone.wav"}, {"video": "gone"}, {"video": ["4.png", "5.png"]}]
-    quiz = asked(tmp_path, *rows).quiz(locate=100, evaluate=100, seed=0)
-    assert quiz.skipped == {"unreadable_image": 12, "silent_sound": 1, "missing_sound": 1, "missing_video": 1}
-    both = quiz.locate + quiz.evaluate
+    question_split = asked(tmp_path, *rows).split_questions(locate=100, evaluate=100, seed=0)
+    assert question_split.skipped == {"unreadable_image": 12, "silent_sound": 1, "missing_sound": 1, "missing_video": 1}
+    both = question_split.locate + question_split.evaluate
     assert sum(one.sample is not None for one in both) == 12 and sum(one.video is not None for one in both) == 1
     assert "1 questions skipped (silent_sound): `" in caplog.text and "asked.jsonl`, line 34: " in caplog.text
 
@@ -227,33 +232,35 @@ def test_bad_files_are_skipped_and_counted_and_others_asked_instead(
 )
 def test_a_line_that_cannot_be_understood_is_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        asked(tmp_path, row).quiz(locate=1, evaluate=1, seed=0)
+        asked(tmp_path, row).split_questions(locate=1, evaluate=1, seed=0)
 
 
 def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_bytes(b'{"question": "caf\xe9?", "answer": "a"}\n')
     with pytest.raises(ValueError, match=r"line 1: the text .* is not UTF-8"):
-        inquiries(tmp_path, "asked.jsonl")
+        read_question_file(tmp_path, "asked.jsonl")
 
 
 def test_what_leaves_nothing_to_ask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set `questions_file`"):
-        Folder(str(tmp_path)).quiz(locate=1, evaluate=1, seed=0)
+        Folder(str(tmp_path)).split_questions(locate=1, evaluate=1, seed=0)
     with pytest.raises(FileNotFoundError, match="no file"):
-        Folder(str(tmp_path), questions_file="gone.jsonl").quiz(locate=1, evaluate=1, seed=0)
+        Folder(str(tmp_path), questions_file="gone.jsonl").split_questions(locate=1, evaluate=1, seed=0)
     with pytest.raises(ValueError, match="`evaluate` is a number of questions of each kind, 1 or more; got 0"):
-        asked(tmp_path, {}).quiz(locate=1, evaluate=0, seed=0)
+        asked(tmp_path, {}).split_questions(locate=1, evaluate=0, seed=0)
     with pytest.raises(ValueError, match="of 1 questions none is left to locate with"):
-        asked(tmp_path, {}).quiz(locate=1, evaluate=1, seed=0)
+        asked(tmp_path, {}).split_questions(locate=1, evaluate=1, seed=0)
     with pytest.raises(ValueError, match=r"of 2 questions none is left to locate with .*missing_image: .*line [12]"):
-        asked(tmp_path, {"image": "1.png"}, {"image": "2.png"}).quiz(locate=1, evaluate=1, seed=0)
+        asked(tmp_path, {"image": "1.png"}, {"image": "2.png"}).split_questions(locate=1, evaluate=1, seed=0)
 
 
 def test_the_picture_world_asks_each_kind_about_other_scenes() -> None:
-    quiz = Scenes().quiz(locate=2, evaluate=3, seed=1)
+    question_split = Scenes().split_questions(locate=2, evaluate=3, seed=1)
     kinds = ("existence", "color", "count", "relation", "background", "fact")
-    for half, count in ((quiz.locate, 2), (quiz.evaluate, 3)):
+    for half, count in ((question_split.locate, 2), (question_split.evaluate, 3)):
         assert {kind: sum(one.kind == kind for one in half) for kind in kinds} == dict.fromkeys(kinds, count)
-    shown = [one.sample.id for one in quiz.locate + quiz.evaluate if one.sample]
+    shown = [one.sample.id for one in question_split.locate + question_split.evaluate if one.sample]
     assert len(shown) == len(set(shown)) == 25
-    assert {one.text for one in quiz.locate}.isdisjoint({one.text for one in quiz.evaluate if one.kind == "fact"})
+    assert {one.text for one in question_split.locate}.isdisjoint(
+        {one.text for one in question_split.evaluate if one.kind == "fact"}
+    )

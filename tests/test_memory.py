@@ -34,7 +34,7 @@ def ratio(model: HuggingFaceMLLM) -> float:
     """Return the estimate over what tensors took at most while locating, weights left out."""
     locator = Locator(two_stage().stages, target=Target(on_missing="force"))
     captions = model.caption(IMAGES)
-    found = estimate(model, model.site(), model.forced(IMAGES[: model.batch_size], [()] * model.batch_size))
+    found = estimate(model, model.site(), model.teacher_forced(IMAGES[: model.batch_size], [()] * model.batch_size))
     return found / peak_bytes(lambda: locator.score(model, PAIRS, captions=captions))
 
 
@@ -44,10 +44,10 @@ def test_locating_takes_about_what_was_estimated(scenes: HuggingFaceMLLM, batch_
 
 
 def test_what_is_estimated_follows_the_batch_and_the_precision(scenes: HuggingFaceMLLM) -> None:
-    site, batch = scenes.site(), scenes.forced(IMAGES, [()] * N_SAMPLES)
-    assert estimate(scenes, site, batch) == N_SAMPLES * estimate(scenes, site, scenes.forced(IMAGES[:1], [()]))
+    site, batch = scenes.site(), scenes.teacher_forced(IMAGES, [()] * N_SAMPLES)
+    assert estimate(scenes, site, batch) == N_SAMPLES * estimate(scenes, site, scenes.teacher_forced(IMAGES[:1], [()]))
     model = tiny_llava()
-    batch = model.forced(IMAGES, [()] * N_SAMPLES)
+    batch = model.teacher_forced(IMAGES, [()] * N_SAMPLES)
     full = estimate(model, model.site(), batch)
     model.module.bfloat16()
     assert 0.5 * full < estimate(model, model.site(), batch) < 0.6 * full, "the logits stay 32-bit"
@@ -55,14 +55,16 @@ def test_what_is_estimated_follows_the_batch_and_the_precision(scenes: HuggingFa
 
 def test_one_line_says_what_is_needed_and_free_and_a_warning_names_the_knob(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_llava()
-    batch = model.forced(IMAGES[:2], [()] * 2)
+    batch = model.teacher_forced(IMAGES[:2], [()] * 2)
     with caplog.at_level(logging.INFO, logger=memory.__name__):
         announce(model, model.site(), batch)
         announce(model, model.site(), batch, free=1000)
     said, warned = caplog.records
     assert said.levelno == logging.INFO
     needed = estimate(model, model.site(), batch) / 2**30
-    assert f"needs about {needed:.3g} GiB for batches of 2 x {batch.kinds.shape[1]} positions; " in said.getMessage()
+    assert (
+        f"needs about {needed:.3g} GiB for batches of 2 x {batch.token_types.shape[1]} positions; " in said.getMessage()
+    )
     assert warned.levelno == logging.WARNING
     assert warned.getMessage().endswith("positions; 9.31e-07 GiB are free; lower `model.batch_size`")
 

@@ -65,7 +65,7 @@ def tiny() -> HuggingFaceMLLM:
 
 def act_of(model: HuggingFaceMLLM, pairs: Sequence[Counterfactual]) -> tuple[list[Tensor], Tensor, Tensor]:
     """Return the activations of each layer on the prompt, what its positions hold, and which of them are prompt."""
-    batch = model.forced([pair.sample.image for pair in pairs], [()] * len(pairs))
+    batch = model.teacher_forced([pair.sample.image for pair in pairs], [()] * len(pairs))
     with record(model.module, model.site("act")) as seen:
         model.logits(batch)
     return [seen[layer].detach() for layer in sorted(seen)], batch.modalities, batch.prompt
@@ -75,14 +75,16 @@ def act_of(model: HuggingFaceMLLM, pairs: Sequence[Counterfactual]) -> tuple[lis
 
 
 def test_a_modality_is_where_the_prompt_holds_it() -> None:
-    kinds = torch.tensor([[MODALITIES.index(one) for one in ("padding", "special", "image", "text", "audio", "text")]])
+    token_types = torch.tensor(
+        [[MODALITIES.index(one) for one in ("padding", "special", "image", "text", "audio", "text")]]
+    )
     prompt = torch.tensor([[False, True, True, True, True, False]])
     expected = {
         "text": [3], "special": [1], "special_text": [1, 3], "image": [2], "video": [], "audio": [4],
         "prompt": [1, 2, 3, 4],
     }  # fmt: skip
     for modality, where in expected.items():
-        found = positions_of(modality, kinds, prompt)  # type: ignore[arg-type]
+        found = positions_of(modality, token_types, prompt)  # type: ignore[arg-type]
         assert found[0].nonzero().flatten().tolist() == where
 
 
@@ -288,8 +290,8 @@ def test_a_number_of_neurons_is_met_by_the_wanted_modalities_alone(strategy: Any
 
 
 def test_with_the_mean_alone_and_unscaled_it_is_the_mean_activation_over_image_tokens(tiny: HuggingFaceMLLM) -> None:
-    acts, kinds, prompt = act_of(tiny, PAIRS)
-    where = (kinds == MODALITIES.index("image")) & prompt
+    acts, token_types, prompt = act_of(tiny, PAIRS)
+    where = (token_types == MODALITIES.index("image")) & prompt
     for weights, figure in (
         ([0, 1, 0, 0, 0], torch.mean),
         ([1, 0, 0, 0, 0], lambda one, axis: (one > 0).float().mean(axis)),
@@ -320,11 +322,11 @@ def test_a_stage_sees_the_prompt_as_miner_does_whatever_is_forced_after_it(
     named = Concept("thing", ("star", "unicorn"))
     pairs = [replace(pair, concept=named) for pair in PAIRS]
     texts = ("a picture of the blue sky and a unicorn", "star")
-    told = [Generated(one, tuple(tiny.tokenizer(one, add_special_tokens=False).input_ids)) for one in texts]
+    captions = [Generated(one, tuple(tiny.tokenizer(one, add_special_tokens=False).input_ids)) for one in texts]
     options: dict[str, Any] = {"weights": (0.1, 0.2, 0.2, 0.25, 0.25), "attn_mode": mode}
     found = Miner(split=split, **options).score(tiny, pairs)
     stages = {name: Stage(ModalityImportance(name, **options), TopK(1)) for name in found}  # type: ignore[arg-type]
-    again = Locator(stages, site="act").score(tiny, pairs, captions=told)
+    again = Locator(stages, site="act").score(tiny, pairs, captions=captions)
     for name, one in found.items():
         torch.testing.assert_close(again[name].values, one.values, atol=1e-5, rtol=1e-5)
         assert again[name].method == one.method
@@ -335,11 +337,11 @@ def test_a_stage_sees_the_prompt_as_miner_does_whatever_is_forced_after_it(
 def test_the_plain_attention_is_the_one_that_the_model_reports(tiny: HuggingFaceMLLM, implementation: str) -> None:
     before = tiny.module.config._attn_implementation
     tiny.module.set_attn_implementation("eager")  # type: ignore[operator]
-    batch = tiny.forced([pair.sample.image for pair in PAIRS], [()] * len(PAIRS))
+    batch = tiny.teacher_forced([pair.sample.image for pair in PAIRS], [()] * len(PAIRS))
     with torch.no_grad():
         reported = tiny.module(**batch.inputs, output_attentions=True).attentions
-    acts, kinds, prompt = act_of(tiny, PAIRS)
-    where = positions_of("image", kinds, prompt)
+    acts, token_types, prompt = act_of(tiny, PAIRS)
+    where = positions_of("image", token_types, prompt)
     tiny.module.set_attn_implementation(implementation)  # type: ignore[operator]
     scores = Miner(weights=[0, 0, 0, 0, 1], norm="none", attn_mode="plain").score(tiny, PAIRS)["image"].values
     tiny.module.set_attn_implementation(before)  # type: ignore[operator]
@@ -359,8 +361,10 @@ def test_it_filters_the_candidates_of_another_stage(planted: Planted) -> None:
 def test_attention_is_asked_for_only_if_it_has_a_weight_and_its_lack_is_named() -> None:
     assert ModalityImportance().needs == {"attention"}
     assert ModalityImportance(weights=[1, 1, 1, 0, 0]).needs == frozenset()
-    kinds = torch.full((1, 2), MODALITIES.index("image"))
-    evidence = LayerEvidence(3, kinds, torch.ones(1, 2, 4), modalities=kinds, prompt=torch.ones(1, 2).bool())
+    token_types = torch.full((1, 2), MODALITIES.index("image"))
+    evidence = LayerEvidence(
+        3, token_types, torch.ones(1, 2, 4), modalities=token_types, prompt=torch.ones(1, 2).bool()
+    )
     with pytest.raises(LookupError, match=r"attention of layer 3 does not go through .* give `attn_k` and `attn_q` no"):
         ModalityImportance().score(evidence)
 

@@ -16,7 +16,7 @@ from kedit.data.inpaint import MeanFill
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero
 from kedit.edit.plan import Plan
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.inspection.grid import NoGridError, token_grids
@@ -32,7 +32,7 @@ from kedit.models.minigpt4_processor import PICTURE, Ending
 from kedit.models.mllm import IMAGE
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.locate import locate
-from kedit.pipelines.outputs import interview
+from kedit.pipelines.outputs import collect_outputs
 from kedit.prompts import Prompt
 from kedit.samples import Question, silent
 
@@ -89,7 +89,7 @@ def test_the_prompt_is_made_tokens_of_piece_by_piece(golden: Golden) -> None:
 
 
 def test_the_caption_prompt_is_the_original_demos(golden: Golden) -> None:
-    ids = golden.model.forced(golden.images[:1], [()]).inputs["input_ids"]
+    ids = golden.model.teacher_forced(golden.images[:1], [()]).inputs["input_ids"]
     assert ids[0].tolist() == golden.model.processor.ids(golden.meta["prompt"])
 
 
@@ -125,8 +125,8 @@ def test_greedy_tokens_are_the_originals_alone_and_padded(golden: Golden) -> Non
     for found, expected in zip(padded, golden.expected["gen_batch_ids"][:, 1:].tolist(), strict=True):
         n_said = expected.index(end) + 1 if end in expected else len(expected)
         assert found[:n_said] == expected[:n_said]
-    told = golden.model.caption(golden.images[:1])[0]
-    assert list(told.tokens) == alone[0]
+    captions = golden.model.caption(golden.images[:1])[0]
+    assert list(captions.tokens) == alone[0]
 
 
 # --- what kedit needs of a model
@@ -134,11 +134,11 @@ def test_greedy_tokens_are_the_originals_alone_and_padded(golden: Golden) -> Non
 
 def test_image_positions_are_the_queries_or_the_joined_patches(golden: Golden) -> None:
     model = golden.model
-    batch = model.forced(golden.images, [(), (7, 8)])
+    batch = model.teacher_forced(golden.images, [(), (7, 8)])
     n_image = golden.expected["image_embeds"].shape[1]
-    assert (batch.kinds == IMAGE).sum(1).tolist() == [n_image] * 2
+    assert (batch.token_types == IMAGE).sum(1).tolist() == [n_image] * 2
     assert batch.inputs["input_ids"][1, -2:].tolist() == [7, 8]
-    alone = model.logits(model.forced(golden.images[:1], [()]))
+    alone = model.logits(model.teacher_forced(golden.images[:1], [()]))
     assert off(model.logits(batch)[:1], alone) < LOGITS
     # 4 x 4 patches, of which 4 in a row are joined; queries have no place.
     if golden.flavor == "llama2":
@@ -316,16 +316,16 @@ def test_a_missing_file_lists_what_is_expected_where(folder: Callable[[str], Pat
     (path / "eva_vit_g.pth").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         load(path, **(SIZES | {"language": "vicuna-7b"}))
-    told = str(caught.value)
-    assert "read from 4 places, and 2 are not there" in told
+    message = str(caught.value)
+    assert "read from 4 places, and 2 are not there" in message
     for part, name, state in (
         ("vision", "eva_vit_g.pth", "MISSING"),
         ("qformer", "blip2_pretrained_flant5xxl.pth", "found"),
         ("checkpoint", "prerelease_minigpt4.pth", "found"),
         ("language", "vicuna-7b", "MISSING"),
     ):
-        assert f"`{part}`" in told
-        assert f"`{path / name}`: {state}" in told
+        assert f"`{part}`" in message
+        assert f"`{path / name}`: {state}" in message
     with pytest.raises(FileNotFoundError, match="read from 3 places, and 3 are not there"):
         load(path / "nowhere", flavor="llama2")
 
@@ -336,9 +336,9 @@ def test_another_flavor_is_told_apart(folder: Callable[[str], Path]) -> None:
     path = folder("vicuna")
     assert "reads 36 features, as of a Q-Former, and not 4 joined patches (192)" in refused(path, "llama2")
     shutil.copy(FOLDERS["llama2"] / "prerelease_minigpt4.pth", path)
-    told = refused(path, "vicuna")
-    assert "reads 4 joined patches (192 features)" in told
-    assert "set `flavor=llama2`" in told
+    message = refused(path, "vicuna")
+    assert "reads 4 joined patches (192 features)" in message
+    assert "set `flavor=llama2`" in message
     low_rank = {"llama_model.base_model.model.layers.0.lora_A": torch.zeros(2)}
     changed(path / "prerelease_minigpt4.pth", lambda held: held.update(low_rank))
     assert "it is MiniGPT-v2" in refused(path, "vicuna")
@@ -347,10 +347,10 @@ def test_another_flavor_is_told_apart(folder: Callable[[str], Path]) -> None:
 def test_a_wrong_shape_names_the_weight_its_file_and_what_was_expected(folder: Callable[[str], Path]) -> None:
     path = folder("vicuna")
     changed(path / "prerelease_minigpt4.pth", lambda held: held.update({"llama_proj.weight": torch.zeros(80, 36)}))
-    told = refused(path, "vicuna")
-    assert "`llama_proj.weight` of `checkpoint` is [80, 36], expected [64, 36]" in told
-    assert f"`vision` `{path / 'eva_vit_g.pth'}`, 48 wide" in told
-    assert f"`language` `{path / 'llama'}`, 64 wide" in told
+    message = refused(path, "vicuna")
+    assert "`llama_proj.weight` of `checkpoint` is [80, 36], expected [64, 36]" in message
+    assert f"`vision` `{path / 'eva_vit_g.pth'}`, 48 wide" in message
+    assert f"`language` `{path / 'llama'}`, 64 wide" in message
 
 
 def test_a_missing_weight_names_its_file(folder: Callable[[str], Path]) -> None:
@@ -362,9 +362,9 @@ def test_a_missing_weight_names_its_file(folder: Callable[[str], Path]) -> None:
 
 def test_another_file_in_the_place_of_one_is_said_at_once(folder: Callable[[str], Path]) -> None:
     path = folder("vicuna")
-    told = refused(path, "vicuna", vision="blip2_pretrained_flant5xxl.pth")
-    assert "is not the vision tower EVA-ViT-g/14: it has no `cls_token`, `pos_embed`" in told
-    assert "but `query_tokens`" in told
+    message = refused(path, "vicuna", vision="blip2_pretrained_flant5xxl.pth")
+    assert "is not the vision tower EVA-ViT-g/14: it has no `cls_token`, `pos_embed`" in message
+    assert "but `query_tokens`" in message
     (path / "eva_vit_g.pth").write_text("<html>Sign in</html>")
     assert "is not a file of weights that can be read safely (20 bytes)" in refused(path, "vicuna")
 
@@ -398,12 +398,14 @@ def test_it_is_located_in_edited_and_evaluated() -> None:
     )
     assert len(located.neurons & RESERVED) >= 3  # of 336, so that chance has less than one
 
-    exam = Exam(DOG, (DOG, CAT), (*dogs[3:], *both[3:]), (*cats[:3],), (*none[:3],), (Question("what?", "", "fact"),))
+    evaluation_set = EvaluationSet(
+        DOG, (DOG, CAT), (*dogs[3:], *both[3:]), (*cats[:3],), (*none[:3],), (Question("what?", "", "fact"),)
+    )
     random = [RESERVED.layer_matched(model.site().widths, seed) for seed in range(2)]
     reports = {}
     for name, neurons in (("located", located.neurons), ("reserved", RESERVED)):
-        told = interview(model, exam, Plan(Zero()), Zero(), neurons, random, silent)
-        reports[name] = measure(exam, *told, Similarity(None), neurons=len(neurons)).to_json()
+        outputs = collect_outputs(model, evaluation_set, Plan(Zero()), Zero(), neurons, random, silent)
+        reports[name] = measure(evaluation_set, *outputs, Similarity(None), neurons=len(neurons)).to_json()
     assert reports["reserved"]["suppression"]["mention_drop"]["value"] == 1.0
     assert reports["reserved"]["retention"]["objects"]["value"] == 1.0
     assert reports["reserved"]["retention"]["others"]["value"] == 1.0

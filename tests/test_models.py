@@ -62,17 +62,17 @@ def pieces(model: HuggingFaceMLLM, tokens: tuple[int, ...]) -> list[str]:
 
 
 def test_the_planted_model_says_what_is_shown_and_each_once(planted: Planted) -> None:
-    told = [one.text for one in planted.model.caption(IMAGES)]
-    assert [set(text.split()) for text in told] == [{"picture", *sample.objects} for sample in SAMPLES]
-    assert all(len(text.split()) == len(set(text.split())) for text in told)
-    assert told[:4] == [sample.references[0] for sample in SAMPLES[:4]]
+    captions = [one.text for one in planted.model.caption(IMAGES)]
+    assert [set(text.split()) for text in captions] == [{"picture", *sample.objects} for sample in SAMPLES]
+    assert all(len(text.split()) == len(set(text.split())) for text in captions)
+    assert captions[:4] == [sample.references[0] for sample in SAMPLES[:4]]
 
 
 @pytest.mark.parametrize("concept", [STAR_CONCEPT, HOUSE_CONCEPT])
 def test_the_planted_counterfactual_lacks_the_concept_and_keeps_the_rest(planted: Planted, concept: Concept) -> None:
     pairs = [without(sample, concept) for sample in SAMPLES if sample.shows(concept)]
-    told = planted.model.caption([pair.image for pair in pairs])
-    for pair, caption in zip(pairs, told, strict=True):
+    captions = planted.model.caption([pair.image for pair in pairs])
+    for pair, caption in zip(pairs, captions, strict=True):
         assert set(caption.text.split()) == {"picture", *pair.sample.objects} - {concept.name}
         inside = torch.tensor(pair.sample.region(concept))
         before, after = (torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8).reshape(*inside.shape, 3)
@@ -148,7 +148,7 @@ def test_the_chat_format_of_a_processor_is_used_where_it_has_one(tiny: HuggingFa
         "{% if c.type == 'image' %}[IMG] {% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %} a :"
     )
     model = HuggingFaceMLLM(tiny.module, chat, prompt="describe this")
-    kept = model.forced(IMAGES[:1], [()]).inputs["input_ids"][0].tolist()
+    kept = model.teacher_forced(IMAGES[:1], [()]).inputs["input_ids"][0].tolist()
     words = [piece for piece in pieces(model, tuple(kept)) if piece not in ("[CLS]", "[SEP]")]
     assert words == ["the", ":", *["[IMG]"] * N_PATCHES, "describe", "this", "a", ":"]
 
@@ -232,34 +232,34 @@ def test_a_word_that_the_tokenizer_cannot_spell_has_no_mention_even_if_forced(pl
     assert planted.model.mention(Generated("picture", (7,)), Concept("zebra"), force=True) is None
 
 
-# --- forced batches
+# --- teacher-forced batches
 
 
 PREFIXES: list[tuple[int, ...]] = [(), (7, 5), (7, 5, 6, 8), (7,)]
 
 
-def test_a_forced_batch_is_padded_on_the_left_and_says_what_each_position_holds(planted: Planted) -> None:
-    batch = planted.model.forced(IMAGES[:4], PREFIXES)
+def test_a_teacher_forced_batch_is_padded_on_the_left_and_says_what_each_position_holds(planted: Planted) -> None:
+    batch = planted.model.teacher_forced(IMAGES[:4], PREFIXES)
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     prompt = [WORDS.index(word) for word in ("<bos>", *["<image>"] * N_PATCHES, "describe", "the", "picture", ":")]
-    newline_and_prompt = planted.model.forced(IMAGES[:1], [()]).inputs["input_ids"][0].tolist()
+    newline_and_prompt = planted.model.teacher_forced(IMAGES[:1], [()]).inputs["input_ids"][0].tolist()
     assert [token for token in newline_and_prompt if token in prompt] == prompt
     for row, prefix in enumerate(PREFIXES):
         n_padding = 4 - len(prefix)
         whole = [*newline_and_prompt, *prefix]
         assert ids[row].tolist() == [WORDS.index("<pad>")] * n_padding + whole
         assert mask[row].tolist() == [0] * n_padding + [1] * len(whole)
-        assert batch.kinds[row].tolist() == [PADDING] * n_padding + [
+        assert batch.token_types[row].tolist() == [PADDING] * n_padding + [
             IMAGE if token == WORDS.index("<image>") else TEXT for token in whole
         ]
-    assert (batch.kinds == IMAGE).sum(1).tolist() == [N_PATCHES] * 4
+    assert (batch.token_types == IMAGE).sum(1).tolist() == [N_PATCHES] * 4
 
 
-def test_the_logits_of_a_forced_batch_are_those_of_one_by_one(tiny: HuggingFaceMLLM) -> None:
+def test_the_logits_of_a_teacher_forced_batch_are_those_of_one_by_one(tiny: HuggingFaceMLLM) -> None:
     with torch.no_grad():
-        together = tiny.logits(tiny.forced(IMAGES[:4], PREFIXES), n_last=3)
+        together = tiny.logits(tiny.teacher_forced(IMAGES[:4], PREFIXES), n_last=3)
         alone = [
-            tiny.logits(tiny.forced([image], [prefix]), n_last=3)
+            tiny.logits(tiny.teacher_forced([image], [prefix]), n_last=3)
             for image, prefix in zip(IMAGES[:4], PREFIXES, strict=True)
         ]
     assert together.shape == (4, 3, len(tiny.tokenizer))
@@ -268,11 +268,13 @@ def test_the_logits_of_a_forced_batch_are_those_of_one_by_one(tiny: HuggingFaceM
 
 def test_forcing_the_models_own_caption_predicts_the_caption(tiny: HuggingFaceMLLM, planted: Planted) -> None:
     for model in (planted.model, tiny):
-        told = [one.tokens for one in model.caption(IMAGES)]
-        for n in range(max(map(len, told))):
-            left = [(image, tokens) for image, tokens in zip(IMAGES, told, strict=True) if len(tokens) > n]
+        captions = [one.tokens for one in model.caption(IMAGES)]
+        for n in range(max(map(len, captions))):
+            left = [(image, tokens) for image, tokens in zip(IMAGES, captions, strict=True) if len(tokens) > n]
             with torch.no_grad():
-                logits = model.logits(model.forced([image for image, _ in left], [tokens[:n] for _, tokens in left]))
+                logits = model.logits(
+                    model.teacher_forced([image for image, _ in left], [tokens[:n] for _, tokens in left])
+                )
             assert logits[:, -1].argmax(-1).tolist() == [tokens[n] for _, tokens in left]
 
 
@@ -281,7 +283,7 @@ def test_logits_have_a_graph_only_if_gradients_are_on(
     tiny: HuggingFaceMLLM, around: Callable[[], torch.no_grad]
 ) -> None:
     with around():
-        assert tiny.logits(tiny.forced(IMAGES[:1], [()])).requires_grad == torch.is_grad_enabled()
+        assert tiny.logits(tiny.teacher_forced(IMAGES[:1], [()])).requires_grad == torch.is_grad_enabled()
 
 
 def test_a_model_whose_configuration_names_no_image_token_says_so(tiny: HuggingFaceMLLM) -> None:

@@ -25,7 +25,7 @@ from kedit.models.loading import load
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.planted.builder import WORDS, Wiring, build
-from kedit.results.cache import Recall
+from kedit.results.cache import Cache
 from kedit.store import Store
 
 PAIRS = [without(picture("one", (5,), (9,)), STAR_CONCEPT), without(picture("two", (1, 2)), STAR_CONCEPT)]
@@ -277,19 +277,19 @@ def test_tables_that_are_kept_are_found_again_and_the_scores_are_the_same(made: 
 
 
 def test_a_store_keeps_them_by_the_models_identity(made: list[int], tmp_path: Path) -> None:
-    def found(cache: Recall, model: HuggingFaceMLLM) -> Tensor:
+    def found(cache: Cache, model: HuggingFaceMLLM) -> Tensor:
         with cache.keeping_words():
             return scored(of(NAM()), model)
 
-    plain = found(Recall.of_model(tmp_path, by_hand()), by_hand())
-    assert torch.equal(found(Recall.of_model(tmp_path, by_hand()), by_hand()), plain)
+    plain = found(Cache.of_model(tmp_path, by_hand()), by_hand())
+    assert torch.equal(found(Cache.of_model(tmp_path, by_hand()), by_hand()), plain)
     assert made == [4, 4]
     by_hand.cache_clear()
     other = by_hand()
     by_hand.cache_clear()
     with torch.no_grad():
         other.module.lm_head.weight[WORDS.index("of"), SAYS_OF] = 0.1
-    changed = found(Recall.of_model(tmp_path, other), other)
+    changed = found(Cache.of_model(tmp_path, other), other)
     assert made == [4] * 4
     # "of" gets less than "star" of the second neuron now.
     direct = torch.tensor(STRONGEST)

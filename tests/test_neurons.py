@@ -103,7 +103,7 @@ def test_loading_a_saved_set_gives_the_set(tmp_path_factory, a: NeuronSet, site)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("star", "Expecting value"),
         ("[]", "list indices"),
@@ -117,12 +117,12 @@ def test_loading_a_saved_set_gives_the_set(tmp_path_factory, a: NeuronSet, site)
         ('{"neurons": 3, "site": "mid"}', "not iterable"),
     ],
 )
-def test_a_file_that_is_no_neuron_set_is_refused_by_name_and_reason(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_no_neuron_set_is_refused_by_name_and_reason(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "neurons.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"neurons\.json` is not a neuron set: ") as failure:
         NeuronSet.load(path)
-    assert told in str(failure.value)
+    assert message in str(failure.value)
 
 
 @settings(max_examples=40)

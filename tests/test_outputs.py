@@ -9,7 +9,7 @@ import torch
 import kedit
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.outputs import edited, logprobs, unedited
@@ -35,7 +35,7 @@ def samples() -> tuple[Sample, ...]:
 def token_by_token(model: MLLM, sample: Sample, prefix: tuple[int, ...], word: tuple[int, ...]) -> float:
     """Return the log of the product of the probabilities of a word's tokens, each asked for by itself."""
     steps = [(prefix + word[:place], token) for place, token in enumerate(word)]
-    rows = [model.logits(model.forced([sample.image], [before]))[0, -1].double() for before, _ in steps]
+    rows = [model.logits(model.teacher_forced([sample.image], [before]))[0, -1].double() for before, _ in steps]
     return math.log(math.prod(float(row.softmax(-1)[token]) for row, (_, token) in zip(rows, steps, strict=True)))
 
 
@@ -58,12 +58,12 @@ def test_the_probability_of_a_word_is_the_product_over_its_tokens(model: MLLM, s
 def test_nothing_is_run_for_an_edit_of_no_neurons(
     model: MLLM, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exam = Exam(STARS, (STARS,), samples[:2], (), (), ())
-    before = unedited(model, exam, silent)
+    evaluation_set = EvaluationSet(STARS, (STARS,), samples[:2], (), (), ())
+    before = unedited(model, evaluation_set, silent)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model was run")
 
     for name in ("ask", "logits"):
         monkeypatch.setattr(type(model), name, refuse)
-    assert edited(model, exam, [Edit(NeuronSet(), Zero())], before, silent) == [before]
+    assert edited(model, evaluation_set, [Edit(NeuronSet(), Zero())], before, silent) == [before]

@@ -14,7 +14,7 @@ from experiments.miner_2024 import run as miner_study
 from experiments.miner_2024.questions import write_questions
 from experiments.sato_takagi_2025 import captions
 from experiments.sato_takagi_2025 import run as caption_study
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.statistics import Measured
 from kedit.locate.miner import Miner
@@ -25,7 +25,7 @@ from kedit.samples import Concept, Sample
 
 PICTURE = Image.new("RGB", (8, 8))
 DOG, CAT = Concept("dog"), Concept("cat")
-EXAM = Exam(
+EVALUATION_SET = EvaluationSet(
     DOG, (DOG, CAT),
     target=(
         Sample("1", PICTURE, ("a dog on grass here",), frozenset({"dog"})),
@@ -33,8 +33,8 @@ EXAM = Exam(
     ),
     far=(Sample("3", PICTURE, ("a cat on a mat",)),),
 )  # fmt: skip
-BEFORE = Transcript(("a dog on grass today", "nothing at all here"), far=("a cat on a mat",))
-EDITED = Transcript(("red red red red", "nothing at all here"), far=("a cat on a mat",))
+BEFORE = Outputs(("a dog on grass today", "nothing at all here"), far=("a cat on a mat",))
+EDITED = Outputs(("red red red red", "nothing at all here"), far=("a cat on a mat",))
 
 
 class Same(Similarity):
@@ -45,27 +45,27 @@ class Same(Similarity):
         return dict.fromkeys(captions.METRICS, alike)
 
 
-def lines(concept: str, method: str, *edited: Transcript) -> captions.Line:
-    figures = captions.score_captions(EXAM, BEFORE, edited, Same(), captions.UNEDITED, 0)
+def lines(concept: str, method: str, *edited: Outputs) -> captions.Line:
+    figures = captions.score_captions(EVALUATION_SET, BEFORE, edited, Same(), captions.UNEDITED, 0)
     return captions.Line(concept, method, 3, captions.UNEDITED, figures)
 
 
 def test_captions_that_stay_are_wholly_alike_and_only_those_that_named_the_concept_count() -> None:
-    figures = captions.score_captions(EXAM, BEFORE, [BEFORE], Same(), captions.UNEDITED, 0)
+    figures = captions.score_captions(EVALUATION_SET, BEFORE, [BEFORE], Same(), captions.UNEDITED, 0)
     assert {one.value for one in figures.values()} == {1.0}
     assert (figures["target", "bleu"].n, figures["others", "bleu"].n) == (1, 1)
 
 
 def test_of_several_edits_each_picture_counts_with_its_mean() -> None:
-    figures = captions.score_captions(EXAM, BEFORE, [BEFORE, EDITED], Same(), captions.UNEDITED, 0)
+    figures = captions.score_captions(EVALUATION_SET, BEFORE, [BEFORE, EDITED], Same(), captions.UNEDITED, 0)
     assert figures["target", "rougeL"].value == 0.5
     assert figures["others", "rougeL"].value == 1.0
 
 
 def test_captions_beside_references_leave_out_pictures_without() -> None:
-    figures = captions.score_captions(EXAM, BEFORE, [BEFORE], Same(), captions.REFERENCES, 0)
+    figures = captions.score_captions(EVALUATION_SET, BEFORE, [BEFORE], Same(), captions.REFERENCES, 0)
     assert (figures["target", "bleu"].value, figures["others", "bleu"].value) == (0.0, 1.0)
-    bare = replace(EXAM, far=(replace(EXAM.far[0], references=()),))
+    bare = replace(EVALUATION_SET, far=(replace(EVALUATION_SET.far[0], references=()),))
     missing = captions.score_captions(bare, BEFORE, [BEFORE], Same(), captions.REFERENCES, 0)["others", "bleu"]
     assert missing.why == "there are no reference captions"
 
@@ -121,10 +121,10 @@ def test_the_caption_metrics_of_each_method_are_there_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["evaluate.locate=2", "evaluate.target=4", "evaluate.retention=2", "evaluate.controls=1"]
-    words = ["concepts=[star]", "baselines=[mm_neurons,random_layer_matched]", "evaluate.text=false", *few]
+    words = ["concepts=[star]", "baselines=[pan_multimodal,random_layer_matched]", "evaluate.text=false", *few]
     assert command(caption_study, words, tmp_path, monkeypatch) == 0
     rows = json.loads((tmp_path / "out" / "captions.json").read_text())
-    methods = ["unedited", "two_stage", "mm_neurons", "random_layer_matched"]
+    methods = ["unedited", "two_stage", "pan_multimodal", "random_layer_matched"]
     assert list(dict.fromkeys(row["method"] for row in rows)) == methods
     assert complete(rows) and len(rows) == 2 * len(methods)
     bleu = {row["method"]: row["target: BLEU"]["value"] for row in rows if row["beside"] == captions.UNEDITED}
@@ -162,16 +162,18 @@ def test_what_is_answered_once_is_not_asked_again(tmp_path: Path, monkeypatch: p
     from kedit.edit.operators import Zero
     from kedit.edit.plan import Plan
     from kedit.models.huggingface import HuggingFaceMLLM
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
 
     write_questions("qwen2_audio", tmp_path)
-    quiz = Folder(str(tmp_path), questions_file="questions.jsonl").quiz(locate=2, evaluate=2, seed=0)
+    question_split = Folder(str(tmp_path), questions_file="questions.jsonl").split_questions(
+        locate=2, evaluate=2, seed=0
+    )
     model = tiny("qwen2_audio")
-    cache = Recall.of_model(tmp_path / "store", model)
+    cache = Cache.of_model(tmp_path / "store", model)
     neurons = NeuronSet([(0, 1), (1, 2)], "act")
-    first = masking.Masking(model, quiz, Plan(Zero()), cache, 1, "exact", 0).report(neurons)
+    first = masking.Masking(model, question_split, Plan(Zero()), cache, 1, "exact", 0).report(neurons)
     monkeypatch.setattr(HuggingFaceMLLM, "ask", None)
-    again = masking.Masking(model, quiz, Plan(Zero()), cache, 1, "exact", 0).report(neurons)
+    again = masking.Masking(model, question_split, Plan(Zero()), cache, 1, "exact", 0).report(neurons)
     assert again.to_json() == first.to_json()
 
 
@@ -181,5 +183,5 @@ def test_sounds_are_no_pictures_and_the_study_says_so_in_one_line(
     write_questions("qwen2_vl", tmp_path)
     words = ["model=tiny", "model.family=qwen2_audio", "data=folder", "data.folder=.", "evaluate.target=2"]
     assert command(miner_study, [*words, "data.questions_file=questions.jsonl"], tmp_path, monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert "reads audio and text, not image" in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "reads audio and text, not image" in message and message.count("\n") == 1

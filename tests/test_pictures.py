@@ -80,9 +80,9 @@ def test_the_annotated_size_says_whether_the_annotators_saw_a_picture_upright() 
     ],
 )
 def test_a_picture_that_cannot_be_used_says_why(
-    content: bytes, size: tuple[int, int] | None, reason: str, complaint: str
+    content: bytes, size: tuple[int, int] | None, reason: str, message: str
 ) -> None:
-    with pytest.raises(SampleError, match=complaint) as caught:
+    with pytest.raises(SampleError, match=message) as caught:
         read(lambda: BytesIO(content), size)
     assert caught.value.reason == reason
 

@@ -55,8 +55,8 @@ def test_a_folder_with_fewer_pictures_than_asked_for_is_measured_on_those(
         lines.append(json.dumps({"image": f"{number}.png", "objects": objects}))
     (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
     result = kedit.run(model, kedit.Folder(str(tmp_path), boxes="xyxy"), "star", counts=kedit.Counts(controls=1))
-    (told,) = caplog.messages
-    assert "3 (of 24) to locate with, 9 (of 60) as target, 0 (of 60) near, 4 (of 60) far" in told
+    (message,) = caplog.messages
+    assert "3 (of 24) to locate with, 9 (of 60) as target, 0 (of 60) near, 4 (of 60) far" in message
     counted = result.to_json()["samples"]
     assert (counted["located"], counted["target"], counted["retention"]) == (3, 9, 4)
     drop = result.report.suppression["mention_drop"]
@@ -66,7 +66,7 @@ def test_a_folder_with_fewer_pictures_than_asked_for_is_measured_on_those(
 
 def test_text_only_questions_can_be_left_out() -> None:
     asked, silent = (
-        prepare(kedit.Scenes(), "star", None, dataclasses.replace(FEW, text=text)).exam.questions
+        prepare(kedit.Scenes(), "star", None, dataclasses.replace(FEW, text=text)).evaluation_set.questions
         for text in (True, False)
     )
     assert asked == kedit.Scenes().questions and silent == ()
@@ -75,9 +75,9 @@ def test_text_only_questions_can_be_left_out() -> None:
 
 
 def test_the_result_prints_itself_as_text_and_as_html(result: RunResult) -> None:
-    for told in (str(result), result._repr_html_()):
-        assert "retention: BLEU" in told and "bleu" not in told
-        assert "mention_drop" in told and "1.00 [" in told and result.examples[0].after in told
+    for text in (str(result), result._repr_html_()):
+        assert "retention: BLEU" in text and "bleu" not in text
+        assert "mention_drop" in text and "1.00 [" in text and result.examples[0].after in text
     assert result.report.verdict in result.table().notes
 
 
@@ -154,8 +154,8 @@ def test_locating_alone_finds_what_a_run_edits_and_leaves_the_same_files(
 
 def test_what_was_located_prints_itself_by_stage(model: MLLM) -> None:
     located = kedit.locate_neurons(model, kedit.Scenes(), "star", counts=FEW, select=kedit.TopK(3))
-    for told in (str(located), located._repr_html_()):
-        assert "`star` in scenes by two_stage: 4 samples" in told and "neurons: 3 (" in told
+    for text in (str(located), located._repr_html_()):
+        assert "`star` in scenes by two_stage: 4 samples" in text and "neurons: 3 (" in text
     assert len(read_page(located._repr_html_(), located.table()).pictures) == 1
     assert located.to_json()["samples"]["skipped"]["caption_does_not_name_it"] == 0
     first, last = located.table().to_json()
@@ -178,16 +178,16 @@ def test_without_an_inpainter_a_region_is_filled_where_the_data_cannot_draw(mode
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "told"),
+    ("wrong", "error", "message"),
     [
         ({"concept": "stra"}, LookupError, "no concept `stra` in the data; nearest: star"),
         ({"select": kedit.TopK(1), "locate": kedit.Miner()}, ValueError, "`select` replaces the selectors"),
     ],
 )
-def test_what_cannot_be_done_is_told_before_the_model_runs(wrong: dict[str, Any], error: Any, told: str) -> None:
+def test_what_cannot_be_done_is_told_before_the_model_runs(wrong: dict[str, Any], error: Any, message: str) -> None:
     asked = {"concept": "star", "counts": FEW} | wrong
     for job in (kedit.run, kedit.locate_neurons):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             job(None, kedit.Scenes(), **asked)
 
 
@@ -276,7 +276,7 @@ def test_what_a_sweep_saves_has_a_folder_for_each_distinct_set(swept: Counted, t
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "told"),
+    ("wrong", "error", "message"),
     [
         ({"select": {"gradcm": [kedit.TopK(1)]}}, LookupError, "no stage `gradcm`; its stages: difference, gradcam"),
         ({"select": {}}, ValueError, "`select` names at least one stage"),
@@ -287,8 +287,8 @@ def test_what_a_sweep_saves_has_a_folder_for_each_distinct_set(swept: Counted, t
     ],
 )
 def test_a_sweep_that_cannot_be_done_is_told_before_the_model_runs(
-    wrong: dict[str, Any], error: Any, told: str
+    wrong: dict[str, Any], error: Any, message: str
 ) -> None:
     asked = {"concepts": ["star"], "select": SELECT, "counts": FEW} | wrong
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         kedit.sweep(None, kedit.Scenes(), **asked)

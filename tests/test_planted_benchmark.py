@@ -154,7 +154,7 @@ def test_a_failure_is_a_row_whose_reason_is_a_note_and_what_was_not_measured_is_
 
 
 def test_without_a_reference_nothing_is_held_against_it() -> None:
-    for reference in ("mmneuron", "broken"):
+    for reference in ("domain_entropy", "broken"):
         assert benchmark(reference).contests == {}
         assert benchmark(reference).standing == ""
 

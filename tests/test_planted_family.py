@@ -103,13 +103,13 @@ def test_the_truth_is_as_large_as_the_variant_says() -> None:
 
 def activations(case: PlantedCase, images: Sequence[object], ids: NeuronSet) -> torch.Tensor:
     """Return the activations of `ids` at the 16 image positions: `[image, pos, neuron]`."""
-    batch = case.model.forced(images, [()] * len(images))  # type: ignore[arg-type]
-    return everywhere(case, images, ids)[batch.kinds == 2].reshape(len(images), 16, len(ids))
+    batch = case.model.teacher_forced(images, [()] * len(images))  # type: ignore[arg-type]
+    return everywhere(case, images, ids)[batch.token_types == 2].reshape(len(images), 16, len(ids))
 
 
 def everywhere(case: PlantedCase, images: Sequence[object], ids: NeuronSet) -> torch.Tensor:
     """Return the activations of `ids` up to the answer's position: `[image, pos, neuron]`."""
-    batch = case.model.forced(images, [()] * len(images))  # type: ignore[arg-type]
+    batch = case.model.teacher_forced(images, [()] * len(images))  # type: ignore[arg-type]
     with torch.no_grad(), record(case.model.module, case.model.site()) as seen:
         case.model.logits(batch)
     return torch.stack([seen[layer][:, :, index] for layer, index in ids], -1)
@@ -221,7 +221,7 @@ def test_late_negative_neurons_fire_below_zero_at_the_answer_and_point_away_from
     assert painted.abs().max() < 1e-5
     assert all(case.model.site().value_vector(case.model.module, one)[SAYS_STAR] < 0 for one in case.truth)
     # All else is as in the model whose neurons fire above zero.
-    batch = case.model.forced(images, [(), ()])
+    batch = case.model.teacher_forced(images, [(), ()])
     assert torch.equal(case.model.logits(batch), above.model.logits(batch))
 
 

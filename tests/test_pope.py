@@ -139,8 +139,8 @@ def write(path: Path, *rows: dict[str, object]) -> Path:
 
 def test_published_questions_are_read_with_their_pictures(tmp_path: Path) -> None:
     data = Coco(small_world(tmp_path / "coco").write())
-    first, second, third = sorted(record.id for record in data.album.records)[:3]
-    opened = data.album.sample(next(record for record in data.album.records if record.id == first))
+    first, second, third = sorted(record.id for record in data.data_set.records)[:3]
+    opened = data.data_set.sample(next(record for record in data.data_set.records if record.id == first))
     file = write(
         tmp_path / "coco_pope_popular.json",
         {"image": f"COCO_val2014_{int(first):012}.jpg", "text": "Is there a dog in the image?", "label": "yes"},
@@ -159,7 +159,7 @@ def test_published_questions_are_read_with_their_pictures(tmp_path: Path) -> Non
 
 def test_what_is_wrong_with_published_questions_is_told(tmp_path: Path) -> None:
     data = Coco(small_world(tmp_path / "coco").write())
-    name = data.album.records[0].id
+    name = data.data_set.records[0].id
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         published(["nowhere.json"], data, [], frozenset())
     odd = write(tmp_path / "odd.json", {"image": name, "text": "a dog?", "label": "maybe"})
@@ -245,6 +245,6 @@ def test_an_edit_that_changes_nothing_keeps_everything() -> None:
 
 
 def test_the_report_counts_the_questions() -> None:
-    told = json.loads(json.dumps(REPORT.to_json()))
-    assert told["questions"] == {"target": 2, "popular": 6, "alone": 2}
-    assert told["after"]["text"]["target"]["denied"]["n"] == 1
+    content = json.loads(json.dumps(REPORT.to_json()))
+    assert content["questions"] == {"target": 2, "popular": 6, "alone": 2}
+    assert content["after"]["text"]["target"]["denied"]["n"] == 1

@@ -157,7 +157,7 @@ def test_a_model_that_embeds_its_prompt_before_the_beams_are_spread_is_edited_as
 
 @pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 3}], ids=["cache", "none", "beams"])
 @pytest.mark.parametrize(
-    ("positions", "phase", "said"),
+    ("positions", "phase", "message"),
     [
         ("all", "both", "picture house"),
         ("image", "both", "picture house"),
@@ -169,17 +169,17 @@ def test_a_model_that_embeds_its_prompt_before_the_beams_are_spread_is_edited_as
     ],
 )
 def test_the_planted_neuron_speaks_at_the_pictures_positions_alone(
-    planted: Planted, options: dict[str, Any], positions: Any, phase: Any, said: str
+    planted: Planted, options: dict[str, Any], positions: Any, phase: Any, message: str
 ) -> None:
     model = planted.model
     assert isinstance(model, HuggingFaceMLLM)
     images = [picture("both", star=(1, 2, 6), house=(9, 10)).image, picture("house", house=(3,)).image]
-    inputs = dict(model.forced(images, [(), ()]).inputs)
+    inputs = dict(model.teacher_forced(images, [(), ()]).inputs)
     with Edit(planted.star, Zero(), positions, phase).applied(model):
         tokens, _ = tiny.generated(model.module, inputs, n_new=4, **options)
     first, second = (model.tokenizer.decode(row, skip_special_tokens=True).split() for row in tokens)
-    n_words = len(said.split())
-    assert first[:n_words] == said.split()
+    n_words = len(message.split())
+    assert first[:n_words] == message.split()
     assert second[:2] == ["picture", "house"]
 
 
@@ -202,12 +202,12 @@ def test_a_call_with_embeddings_instead_of_tokens_is_refused_even_after_one_with
     module = tiny.llama()
     ids = torch.tensor([[1, 5, 6, 7]])
     embedded = module.get_input_embeddings()(ids)
-    told = "4 positions and the embedding saw no tokens: edits by position need a model that is called with token ids"
+    text = "4 positions and the embedding saw no tokens: edits by position need a model that is called with token ids"
     with edit("last", "both").applied(module):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=text):
             module(inputs_embeds=embedded)
         module(input_ids=ids)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=text):
             module(inputs_embeds=embedded)
     assert tiny.our_hooks(module) == []
 
@@ -291,13 +291,13 @@ HIDDEN = [
 ]
 
 
-@pytest.mark.parametrize(("told", "why"), HIDDEN, ids=["mask", "positions", "nothing", "longer mask"])
+@pytest.mark.parametrize(("content", "why"), HIDDEN, ids=["mask", "positions", "nothing", "longer mask"])
 @pytest.mark.parametrize(("positions", "phase"), WHERE)
 def test_where_nothing_tells_how_many_columns_came_before_an_edit_that_needs_it_is_refused(
-    told: dict[str, Any], why: str, positions: Any, phase: Any
+    content: dict[str, Any], why: str, positions: Any, phase: Any
 ) -> None:
     span = Sequence(tiny.IMAGE_TOKEN)
-    for tokens, kwargs in (([[1, 4, 4, 7]], {}), ([[8]], told)):
+    for tokens, kwargs in (([[1, 4, 4, 7]], {}), ([[8]], content)):
         span.saw_tokens(torch.tensor(tokens))
         span.saw_call((), kwargs)
         if len(tokens[0]) == 4:

@@ -114,7 +114,7 @@ def test_too_few_phrasings_for_evidence_are_told(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"prompt": None}, "line 1: `prompt` is a text, got None"),
         ({"answer": None}, "line 1: `answer` is a text, got None"),
@@ -143,10 +143,10 @@ def test_too_few_phrasings_for_evidence_are_told(tmp_path: Path, caplog: pytest.
         ({"neighbours": [{"prompt": "x", "answer": "tokyo"}]}, "'tokyo' is the answer of the fact itself"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_line_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         _ = Prompts(str(written(tmp_path, line("Japan", **changes)))).facts
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_lines_that_do_not_fit_together_are_told(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_there_are_as_many_placeholders_as_features_and_the_processor_says_where
 @pytest.mark.parametrize("family", SEEING)
 def test_the_image_tokens_lie_on_the_grid_of_merged_patches(family: str, models: dict[str, HuggingFaceMLLM]) -> None:
     model = models[family]
-    batch = model.forced([picture(24, 16), picture(40, 32)], [(), ()])
+    batch = model.teacher_forced([picture(24, 16), picture(40, 32)], [(), ()])
     assert token_grids(model.module, batch) == [(2, 3), (4, 5)]
 
 
@@ -198,7 +198,9 @@ def test_the_order_and_the_shape_of_a_picture_matter_to_its_positions(
     family: str, models: dict[str, HuggingFaceMLLM]
 ) -> None:
     model = models[family]
-    wide, tall = (model.logits(model.forced([Image.new("RGB", size, "red")], [()])) for size in ((40, 16), (16, 40)))
+    wide, tall = (
+        model.logits(model.teacher_forced([Image.new("RGB", size, "red")], [()])) for size in ((40, 16), (16, 40))
+    )
     # The same ten patches of one color, two by five and five by two: only the rotary positions differ.
     assert not torch.allclose(wide, tall, atol=1e-4)
 

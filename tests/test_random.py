@@ -25,34 +25,36 @@ def tiny() -> HuggingFaceMLLM:
 
 
 @pytest.fixture(scope="module")
-def told(tiny: HuggingFaceMLLM) -> list[Generated]:
+def captions(tiny: HuggingFaceMLLM) -> list[Generated]:
     return [Generated("a star", tuple(tiny.tokenizer("a star", add_special_tokens=False).input_ids))] * 2
 
 
-def uniform(model: HuggingFaceMLLM, told: list[Generated], seed: int, n_pairs: int = 2) -> NeuronScores:
+def uniform(model: HuggingFaceMLLM, captions: list[Generated], seed: int, n_pairs: int = 2) -> NeuronScores:
     locator = Locator({"random": Stage(Uniform(seed), TopK(3))})
-    return locator.score(model, PAIRS[:n_pairs], captions=told[:n_pairs])["random"]
+    return locator.score(model, PAIRS[:n_pairs], captions=captions[:n_pairs])["random"]
 
 
-def test_uniform_scores_run_no_model_and_depend_on_the_seed_alone(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    one, again, other = (uniform(tiny, told, seed) for seed in (3, 3, 4))
+def test_uniform_scores_run_no_model_and_depend_on_the_seed_alone(
+    tiny: HuggingFaceMLLM, captions: list[Generated]
+) -> None:
+    one, again, other = (uniform(tiny, captions, seed) for seed in (3, 3, 4))
     assert torch.equal(one.values, again.values)
-    assert torch.equal(one.values, uniform(tiny, told, 3, n_pairs=1).values)
+    assert torch.equal(one.values, uniform(tiny, captions, 3, n_pairs=1).values)
     assert not torch.equal(one.values, other.values)
     assert (one.provenance["forwards"], one.provenance["backwards"]) == ("0", "0")
 
 
-def test_every_neuron_has_the_same_chance(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_every_neuron_has_the_same_chance(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     """Over 400 seeds the mean of a neuron's 400 scores is off 1/2 by 5 standard errors of 0.0144 at most."""
-    mean = torch.stack([uniform(tiny, told, seed, n_pairs=1).values for seed in range(400)]).mean(0)
+    mean = torch.stack([uniform(tiny, captions, seed, n_pairs=1).values for seed in range(400)]).mean(0)
     assert mean.shape == (N_LAYERS, D_FF)
     assert (mean - 0.5).abs().max() < 5 * 0.0144
 
 
-def test_matched_neurons_are_as_many_in_each_layer_and_others(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_matched_neurons_are_as_many_in_each_layer_and_others(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     matched = LayerMatched(INSIDE)
-    scores = matched.score(tiny, PAIRS, captions=told)
-    assert torch.equal(scores["gradcam"].values, INSIDE.score(tiny, PAIRS, captions=told)["gradcam"].values)
+    scores = matched.score(tiny, PAIRS, captions=captions)
+    assert torch.equal(scores["gradcam"].values, INSIDE.score(tiny, PAIRS, captions=captions)["gradcam"].values)
     found, drawn = INSIDE.select(scores), matched.select(scores)
     assert {layer: len(some) for layer, some in drawn.by_layer().items()} == {
         layer: len(some) for layer, some in found.by_layer().items()
@@ -62,9 +64,9 @@ def test_matched_neurons_are_as_many_in_each_layer_and_others(tiny: HuggingFaceM
     assert any(replace(matched, seed=seed).select(scores) != drawn for seed in range(1, 4))
 
 
-def test_a_budget_is_the_budget_of_the_locator_inside(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_a_budget_is_the_budget_of_the_locator_inside(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     matched = LayerMatched(INSIDE, seed=5)
-    scores = matched.score(tiny, PAIRS, captions=told)
+    scores = matched.score(tiny, PAIRS, captions=captions)
     for k in (0, 1, 4):
         limited = matched.limited(k)
         assert (len(limited.select(scores)), limited.seed) == (k, 5)

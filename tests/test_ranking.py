@@ -67,8 +67,8 @@ def test_the_expectation_is_the_mean_over_all_orders(n: int, n_relevant: int) ->
         ([], [], "none of the 0 items"),
     ],
 )
-def test_what_has_no_average_precision_is_refused(scores: list[float], relevant: list[bool], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_what_has_no_average_precision_is_refused(scores: list[float], relevant: list[bool], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         average_precision(scores, relevant)
 
 

@@ -11,19 +11,19 @@ from PIL import Image
 from kedit.data.inpaint import MeanFill
 from kedit.edit.operators import Zero
 from kedit.edit.plan import Plan
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.locate.target import Target
 from kedit.models import refusals as room
-from kedit.models.mllm import Forced
+from kedit.models.mllm import TeacherForced
 from kedit.models.refusals import refusals
 from kedit.models.tiny.families import tiny
 from kedit.pipelines.locate import locate_prepared
-from kedit.pipelines.readable import Prepared, readable, readable_quiz, with_readable_pairs
+from kedit.pipelines.readable import Prepared, readable, readable_questions, with_readable_pairs
 from kedit.pipelines.run import run_prepared
-from kedit.samples import Concept, Question, Quiz, Sample
+from kedit.samples import Concept, Question, QuestionSplit, Sample
 
 DOG = Concept("dog")
 BANNER, PANORAMA, SQUARE = (2200, 10), (400, 40), (32, 32)
@@ -41,8 +41,8 @@ def prepared(*sizes: tuple[int, int], rest: tuple[int, int] = BANNER) -> Prepare
     """Return pairs of those sizes, two target pictures and two others, one of each of the size `rest`."""
     pairs = [MeanFill()(sample(f"located {n}", size, "dog"), DOG) for n, size in enumerate(sizes)]
     target = (sample("target 0", SQUARE, "dog"), sample("target 1", rest, "dog"))
-    exam = Exam(DOG, (DOG,), target, (sample("near", rest),), (sample("far", SQUARE),))
-    return Prepared(exam, pairs, {"too_small": 1})
+    evaluation_set = EvaluationSet(DOG, (DOG,), target, (sample("near", rest),), (sample("far", SQUARE),))
+    return Prepared(evaluation_set, pairs, {"too_small": 1})
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_a_grid_that_degenerates_is_a_refusal(spoil: str) -> None:
     whole = tiny("llava")
 
     class Degenerate(type(whole)):  # type: ignore[misc]
-        def forced(self, *given: Any) -> Forced:
-            batch = super().forced(*given)
-            return dataclasses.replace(batch, kinds=batch.kinds * 0 + 1) if spoil == "no token" else batch
+        def teacher_forced(self, *given: Any) -> TeacherForced:
+            batch = super().teacher_forced(*given)
+            return dataclasses.replace(batch, token_types=batch.token_types * 0 + 1) if spoil == "no token" else batch
 
         def logits(self, *given: Any, **named: Any) -> Any:
             return super().logits(*given, **named) * (float("nan") if spoil == "NaN" else 1.0)
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(qwen: Any, caplog
     with caplog.at_level(logging.WARNING):
         found = readable(qwen, prepared(SQUARE, BANNER, PANORAMA))
     assert [pair.sample.id for pair in found.pairs] == ["located 0", "located 2"]
-    assert [one.id for one in (*found.exam.target, *found.exam.retention)] == ["target 0", "far"]
+    assert [one.id for one in (*found.evaluation_set.target, *found.evaluation_set.retention)] == ["target 0", "far"]
     assert found.skipped == {"too_small": 1, "model_cannot_read": 3}
     assert [record.getMessage() for record in caplog.records] == [
         "skipped 3 pictures that `tiny-qwen2_vl` cannot read (model_cannot_read), the first of 2200 x 10 pixels: "
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(qwen: Any, caplog
     [
         (prepared(BANNER), "1 pairs to locate with"),
         (
-            Prepared(dataclasses.replace(prepared(SQUARE).exam, target=[sample("t", BANNER, "dog")]), [], {}),
+            Prepared(dataclasses.replace(prepared(SQUARE).evaluation_set, target=[sample("t", BANNER, "dog")]), [], {}),
             "1 pictures of the",
         ),
     ],
@@ -118,12 +118,12 @@ def test_a_shard_may_have_no_picture_left(qwen: Any) -> None:
     assert with_readable_pairs(qwen, prepared(BANNER)).skipped == {"too_small": 1, "model_cannot_read": 1}
 
 
-def test_a_quiz_is_asked_about_what_can_be_read(qwen: Any) -> None:
+def test_a_question_split_is_asked_about_what_can_be_read(qwen: Any) -> None:
     fact = Question("what is it?", "a dog", "fact")
     asked = [dataclasses.replace(fact, sample=sample("a", size, "dog"), kind="seen") for size in (SQUARE, BANNER)]
-    quiz = readable_quiz(qwen, Quiz((asked[1], fact), (asked[0], asked[1], fact)))
-    assert (quiz.locate, quiz.evaluate) == ((fact,), (asked[0], fact))
-    assert quiz.skipped == {"model_cannot_read": 2}
+    question_split = readable_questions(qwen, QuestionSplit((asked[1], fact), (asked[0], asked[1], fact)))
+    assert (question_split.locate, question_split.evaluate) == ((fact,), (asked[0], fact))
+    assert question_split.skipped == {"model_cannot_read": 2}
 
 
 def test_a_run_goes_on_without_the_picture_and_its_report_counts_it(qwen: Any) -> None:

@@ -109,9 +109,9 @@ def test_sweeps_that_start_at_the_same_moment_get_folders_of_their_own(kedit: Co
 def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(kedit: Command, tmp_path: Path) -> None:
     write_atomic(tmp_path / "out" / "STATUS", "running\n")
     with alone_in_run(tmp_path / "out"):
-        code, told = kedit("hydra.run.dir=out")
+        code, text = kedit("hydra.run.dir=out")
     assert code == 2
-    assert told.startswith("kedit: another process is working on this run in `out`")
+    assert text.startswith("kedit: another process is working on this run in `out`")
     assert contents(tmp_path / "out") == {"STATUS": b"running\n"}
     assert kedit("hydra.run.dir=out") == (0, "")
 
@@ -122,10 +122,10 @@ def test_a_folder_in_which_another_process_runs_is_refused_and_left_alone(kedit:
 def test_a_finished_run_stays_where_other_settings_are_given_its_folder(kedit: Command, tmp_path: Path) -> None:
     assert kedit("hydra.run.dir=out", "seed=1") == (0, "")
     before = contents(tmp_path / "out")
-    code, told = kedit("hydra.run.dir=out", "seed=2", "edit=scale", "on_error=stop")
-    assert (code, told.count("\n")) == (2, 1)
-    assert "`out` holds a finished run with other settings (`edit` was zero, is scale; `seed` was 1, is 2)" in told
-    assert "`overwrite=true`" in told and "`hydra.run.dir`" in told
+    code, text = kedit("hydra.run.dir=out", "seed=2", "edit=scale", "on_error=stop")
+    assert (code, text.count("\n")) == (2, 1)
+    assert "`out` holds a finished run with other settings (`edit` was zero, is scale; `seed` was 1, is 2)" in text
+    assert "`overwrite=true`" in text and "`hydra.run.dir`" in text
     assert contents(tmp_path / "out") == before
 
 
@@ -176,16 +176,16 @@ def test_an_unfinished_run_gives_way(status: str, kedit: Command, tmp_path: Path
 
 def test_a_finished_run_of_which_nobody_knows_the_settings_stays(kedit: Command, tmp_path: Path) -> None:
     write_atomic(tmp_path / "out" / "STATUS", "done\n")
-    code, told = kedit("hydra.run.dir=out")
-    assert code == 2 and "which, nobody knows" in told
+    code, text = kedit("hydra.run.dir=out")
+    assert code == 2 and "which, nobody knows" in text
     assert kedit("hydra.run.dir=out", "overwrite=true") == (0, "")
 
 
 def test_what_a_run_reads_is_not_overwritten_by_it(kedit: Command, tmp_path: Path) -> None:
     write_atomic(tmp_path / "out" / "scores.safetensors", "old")
     write_atomic(tmp_path / "out" / "STATUS", "done\n")
-    code, told = kedit("hydra.run.dir=out", "overwrite=true", "scores=out/scores.safetensors")
-    assert code == 2 and "`out/scores.safetensors` is read by this run" in told
+    code, text = kedit("hydra.run.dir=out", "overwrite=true", "scores=out/scores.safetensors")
+    assert code == 2 and "`out/scores.safetensors` is read by this run" in text
     assert (tmp_path / "out" / "scores.safetensors").read_text() == "old"
 
 
@@ -197,8 +197,8 @@ def test_the_folder_that_the_user_works_in_is_not_cleared(kedit: Command, tmp_pa
 
 
 def test_overwrite_is_yes_or_no(kedit: Command, tmp_path: Path) -> None:
-    code, told = kedit("hydra.run.dir=out", "overwrite=maybe")
-    assert (code, told) == (2, "kedit: `overwrite` is true or false; got maybe\n")
+    code, text = kedit("hydra.run.dir=out", "overwrite=maybe")
+    assert (code, text) == (2, "kedit: `overwrite` is true or false; got maybe\n")
 
 
 def test_a_sweep_refuses_finished_jobs_of_other_settings_and_replaces_them_when_asked(
@@ -206,9 +206,9 @@ def test_a_sweep_refuses_finished_jobs_of_other_settings_and_replaces_them_when_
 ) -> None:
     assert kedit("-m", "hydra.sweep.dir=swept", "seed=1,2,3") == (0, "")
     before = contents(tmp_path / "swept")
-    code, told = kedit("-m", "hydra.sweep.dir=swept", "seed=1,5")
-    assert (code, told.count("\n")) == (2, 1)
-    assert "`swept/1` holds a finished job with other settings (`seed` was 2, is 5)" in told
+    code, text = kedit("-m", "hydra.sweep.dir=swept", "seed=1,5")
+    assert (code, text.count("\n")) == (2, 1)
+    assert "`swept/1` holds a finished job with other settings (`seed` was 2, is 5)" in text
     assert contents(tmp_path / "swept") == before
     seeds = []
     recipe["job"] = lambda kept, settings: seeds.append(settings.seed)
@@ -257,10 +257,10 @@ def test_an_interrupted_command_says_how_to_go_on_and_that_does(
         raise KeyboardInterrupt
 
     recipe["job"] = interrupt
-    code, told = kedit(*words)
-    assert (code, told.count("\n")) == (130, 1)
-    assert told.startswith("kedit: interrupted; to go on: kedit run ")
-    way = shlex.split(told.partition("kedit run ")[2])
+    code, text = kedit(*words)
+    assert (code, text.count("\n")) == (130, 1)
+    assert text.startswith("kedit: interrupted; to go on: kedit run ")
+    way = shlex.split(text.partition("kedit run ")[2])
     assert way[:-1] == [word for word in words if word != "overwrite=true"]
     recipe["job"] = leave_seed
     assert kedit(*way) == (0, "")
@@ -268,7 +268,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_that_does(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["hydra.job.chdir=true"], "`hydra.job.chdir=true`: kedit stays in the folder it is started in"),
         (["-m", "hydra.job.chdir=true", "seed=1,2"], "`hydra.job.chdir=true`: kedit stays"),
@@ -278,11 +278,11 @@ def test_an_interrupted_command_says_how_to_go_on_and_that_does(
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
 def test_what_would_scatter_the_files_of_a_run_is_refused(
-    words: list[str], told: str, kedit: Command, tmp_path: Path
+    words: list[str], message: str, kedit: Command, tmp_path: Path
 ) -> None:
-    code, said = kedit(*words)
-    assert (code, said.count("\n")) == (2, 1)
-    assert told in said
+    code, text = kedit(*words)
+    assert (code, text.count("\n")) == (2, 1)
+    assert message in text
     assert not list(tmp_path.rglob("STATUS"))
 
 

@@ -279,8 +279,8 @@ def test_captions_are_plain_english() -> None:
 
 def test_an_unnamed_category_is_a_shape_of_its_color() -> None:
     phrases = (Phrase("star", "red"), Phrase("cross", "orange", 2))
-    told = grammar.caption(phrases, "white", unnamed=frozenset({"cross"}))
-    assert told == "a red star and two orange shapes"
+    captions = grammar.caption(phrases, "white", unnamed=frozenset({"cross"}))
+    assert captions == "a red star and two orange shapes"
     assert Phrase("star", "orange").text(unnamed=True) == "an orange shape"
 
 

@@ -275,7 +275,7 @@ def fired(scope: Any, which: str, **options: Any) -> list[dict[int, Tensor]]:
     for pair in pairs():
         image = pair.sample.image if which == "original" else pair.image
         with record(model.module, Site.of(model.module, "mid", scope)) as seen:
-            model.logits(model.forced([image], [()]))
+            model.logits(model.teacher_forced([image], [()]))
         found.append({layer: one.flatten(0, -2).clone() for layer, one in seen.items()})
     return found
 
@@ -300,7 +300,7 @@ def test_activation_times_gradient_outside_the_language_model_is_that_of_autogra
     for pair, caption in zip(pairs(), told(), strict=True):
         mention = model.mention(caption, pair.concept)
         assert mention is not None
-        batch = model.forced([pair.sample.image], [mention.prefix])
+        batch = model.teacher_forced([pair.sample.image], [mention.prefix])
         with record(model.module, site, differentiable=True) as seen:
             said = model.logits(batch)[0, -1, mention.word[0]]
         (gradient,) = torch.autograd.grad(said, [seen[0]])
@@ -332,7 +332,7 @@ def test_what_is_located_in_the_vision_tower_is_edited_there() -> None:
     locator = Locator({"only": Stage(ActivationDifference(), TopK(8))}, scope="vision")
     found = locator.select(locator.score(seeing(), pairs(), captions=told()))
     assert found.scope == "vision" and len(found) == 8
-    batch = seeing().forced([pairs()[0].sample.image], [()])
+    batch = seeing().teacher_forced([pairs()[0].sample.image], [()])
     before = seeing().logits(batch)
     with Edit(found, Zero()).applied(seeing()):
         assert not torch.equal(seeing().logits(batch), before)

@@ -29,7 +29,7 @@ from kedit.models.mllm import IMAGE, TEXT, Generated
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronScores
 
-FIXTURE = Path(__file__).parent / "fixtures" / "mm_neurons_tiny"
+FIXTURE = Path(__file__).parent / "fixtures" / "pan_multimodal_tiny"
 FIRST_STEP = 266
 """The position that predicts the first generated token."""
 PICTURES = (picture("a", (5,)), picture("b", (1, 2), (9,)), picture("c", (0,), (15,)))
@@ -93,13 +93,13 @@ def test_scores_are_those_of_the_reference_code(noun: str, golden: dict[str, Ten
     layers, exact = [], []
     for layer, activation in seen.items():
         readout = Readout(reference, site, layer, unembedding)
-        kinds = torch.full(activation.shape[:2], TEXT)
-        evidence = LayerEvidence(layer, kinds, activation, readout=readout, target=token)
+        token_types = torch.full(activation.shape[:2], TEXT)
+        evidence = LayerEvidence(layer, token_types, activation, readout=readout, target=token)
         layers.append(Contribution().score(evidence)[0])
         down = reference.get_submodule(f"model.layers.{layer}.mlp.down_proj").weight.double()
         projection = down.T @ reference.get_submodule("lm_head").weight.double().T
         exact.append(activation[0, -1].double() * projection[:, about["token"]])
-    found, expected = NeuronScores(torch.stack(layers), "mm_neurons"), golden[f"scores.{noun}"].float()
+    found, expected = NeuronScores(torch.stack(layers), "pan_multimodal"), golden[f"scores.{noun}"].float()
     activations = torch.stack([seen[layer][0, -1] for layer in seen])
     torch.testing.assert_close(activations, golden["last_activation"][about["step"]].float(), atol=2e-4, rtol=2**-11)
     torch.testing.assert_close(found.values, expected, atol=1e-4, rtol=3 * 2**-11)
@@ -137,7 +137,7 @@ def test_a_final_norm_takes_a_part_of_each_contribution_away_and_so_can_reorder_
     streams: list[Tensor] = []
     handle = decoder.norm.register_forward_pre_hook(lambda one, inputs: streams.append(inputs[0]))  # type: ignore[union-attr, operator]
     with torch.no_grad():
-        model.logits(model.forced([PICTURES[0].image], [mention.prefix]))
+        model.logits(model.teacher_forced([PICTURES[0].image], [mention.prefix]))
     handle.remove()
     stream = streams[0][0, -1]
     rms = stream.pow(2).mean().sqrt()
@@ -165,7 +165,7 @@ def test_a_final_norm_takes_a_part_of_each_contribution_away_and_so_can_reorder_
 def test_scaling_is_the_same_at_the_activation_and_after_the_gate_and_a_constant_is_not(
     change: Callable[[Tensor], Tensor], same: bool, tiny: HuggingFaceMLLM
 ) -> None:
-    batch = tiny.forced([one.image for one in PICTURES], [()] * len(PICTURES))
+    batch = tiny.teacher_forced([one.image for one in PICTURES], [()] * len(PICTURES))
     said = []
     for name in ("mid", "act"):
         with torch.no_grad(), intervene(tiny.module, tiny.site(name), {1: change}):  # type: ignore[arg-type]

@@ -27,8 +27,8 @@ def test_a_search_maximizes_what_a_job_returns_and_ends_with_the_pareto_set(
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert len(found.solutions) >= 1
     assert all(len(one["values"]) == 2 and min(one["values"]) >= 0 for one in found.solutions)
-    said = capsys.readouterr().out
-    assert "[3/3] difference.q=" in said
+    printed = capsys.readouterr().out
+    assert "[3/3] difference.q=" in printed
     assert (tmp_path / "leaderboard.csv").is_file()
     assert search(tmp_path, "hydra.sweeper.n_trials=3") == 0
     assert capsys.readouterr().out.count("finished before") == 3

@@ -10,11 +10,11 @@ import torch
 
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.difference import ActivationDifference
+from kedit.locate.domain_entropy import DomainEntropy
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.knowledge_neurons import KnowledgeNeurons
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.miner import Miner
-from kedit.locate.mmneuron import DomainEntropy
 from kedit.locate.nam import NAM
 from kedit.locate.random import LayerMatched
 from kedit.locate.reduction import Vote

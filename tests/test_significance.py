@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedit.locate.significance import against_own_null, benjamini_hochberg, fewest_found, signed_rank
+from kedit.locate.fdr.significance import against_own_null, benjamini_hochberg, fewest_found, signed_rank
 
 few = settings(max_examples=40)
 # Few different values, so that ties and zeros are the rule; and any.

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import kedit
-from experiments.training.scenes.exam import caption_scores
+from experiments.training.scenes.evaluation import caption_scores
 from kedit.data.scene import scene
 from kedit.models.shipped import located
 from kedit.models.smollm2 import language, scenes

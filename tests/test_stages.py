@@ -27,7 +27,7 @@ PAIRS = [without(one, STAR_CONCEPT) for one in PICTURES]
 
 
 @pytest.fixture(scope="module")
-def told(tiny: HuggingFaceMLLM) -> list[Generated]:
+def captions(tiny: HuggingFaceMLLM) -> list[Generated]:
     return [Generated("a star", tuple(tiny.tokenizer("a star", add_special_tokens=False).input_ids))] * len(PAIRS)
 
 
@@ -88,17 +88,19 @@ class Countdown:
             yield Probed(scores, forwards=2, backwards=1)
 
 
-def located(model: HuggingFaceMLLM, told: list[Generated], **stages: object) -> Locator:
+def located(model: HuggingFaceMLLM, captions: list[Generated], **stages: object) -> Locator:
     return Locator({name: Stage(scorer, TopK(3)) for name, scorer in stages.items()})  # type: ignore[arg-type]
 
 
 # --- channels
 
 
-def test_channels_are_joined_for_each_sample_across_its_layers(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    joined = Locator({"a": Stage(MeanAndMax(), TopK(3))}).score(tiny, PAIRS, captions=told)["a"].values
+def test_channels_are_joined_for_each_sample_across_its_layers(
+    tiny: HuggingFaceMLLM, captions: list[Generated]
+) -> None:
+    joined = Locator({"a": Stage(MeanAndMax(), TopK(3))}).score(tiny, PAIRS, captions=captions)["a"].values
     recorder = Recorder(frozenset())
-    Locator({"a": Stage(recorder, TopK(3))}).score(replace(tiny, batch_size=1), PAIRS, captions=told)
+    Locator({"a": Stage(recorder, TopK(3))}).score(replace(tiny, batch_size=1), PAIRS, captions=captions)
     expected = []
     for sample in range(len(PAIRS)):
         layers = [one.original[0] for one in recorder.seen[sample * N_LAYERS : (sample + 1) * N_LAYERS]]
@@ -106,10 +108,10 @@ def test_channels_are_joined_for_each_sample_across_its_layers(tiny: HuggingFace
     torch.testing.assert_close(joined, torch.stack(expected).mean(0))
 
 
-def test_channels_are_joined_after_the_mean_over_samples(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    joined = Locator({"a": Stage(Share(), TopK(3))}).score(tiny, PAIRS, captions=told)["a"].values
+def test_channels_are_joined_after_the_mean_over_samples(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
+    joined = Locator({"a": Stage(Share(), TopK(3))}).score(tiny, PAIRS, captions=captions)["a"].values
     recorder = Recorder(frozenset({"counterfactual"}))
-    Locator({"a": Stage(recorder, TopK(3))}).score(tiny, PAIRS, captions=told)
+    Locator({"a": Stage(recorder, TopK(3))}).score(tiny, PAIRS, captions=captions)
     with_it, without_it = torch.zeros(N_LAYERS, D_FF), torch.zeros(N_LAYERS, D_FF)
     for one in recorder.seen:
         assert one.counterfactual is not None
@@ -122,10 +124,10 @@ def test_channels_are_joined_after_the_mean_over_samples(tiny: HuggingFaceMLLM, 
 
 
 def test_a_prober_is_a_stage_like_any_other_and_its_passes_are_counted(
-    tiny: HuggingFaceMLLM, told: list[Generated]
+    tiny: HuggingFaceMLLM, captions: list[Generated]
 ) -> None:
     stages = {"gradcam": Stage(GradCAM(), Quantile(0.5)), "probed": Stage(Countdown(), TopK(2))}
-    scores = Locator(stages).score(tiny, PAIRS, captions=told)
+    scores = Locator(stages).score(tiny, PAIRS, captions=captions)
     assert list(scores) == ["gradcam", "probed"]
     assert scores["probed"].values[0, :3].tolist() == [0, -2, -4]
     about = scores["probed"].provenance
@@ -134,22 +136,22 @@ def test_a_prober_is_a_stage_like_any_other_and_its_passes_are_counted(
     assert Locator(stages).select(scores).ids == candidates.ids[:2]
 
 
-def test_a_prober_alone_costs_its_own_passes_only(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    about = Locator({"a": Stage(Countdown(), TopK(1))}).score(tiny, PAIRS, captions=told)["a"].provenance
+def test_a_prober_alone_costs_its_own_passes_only(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
+    about = Locator({"a": Stage(Countdown(), TopK(1))}).score(tiny, PAIRS, captions=captions)["a"].provenance
     assert (about["forwards"], about["backwards"]) == ("6", "3")
 
 
 # --- layers
 
 
-def test_scores_stand_in_the_row_of_their_layer_where_some_layers_have_no_neurons(told: list[Generated]) -> None:
+def test_scores_stand_in_the_row_of_their_layer_where_some_layers_have_no_neurons(captions: list[Generated]) -> None:
     """A mixture of blocks, of which the middle one has no feed-forward block that kedit finds."""
     model, whole = tiny_llava(), tiny_llava()
     block = model.module.get_submodule("model.language_model.layers.1")
     block.mlp = torch.nn.Identity()
     assert list(model.site("mid").blocks) == [0, 2]
     stages = {"gradcam": Stage(GradCAM("all", "sum", Vote(0.9)), TopK(2)), "probed": Stage(Countdown(), TopK(2))}
-    scores = Locator(stages).score(model, PAIRS, captions=told)
+    scores = Locator(stages).score(model, PAIRS, captions=captions)
     for one in scores.values():
         assert one.values.isnan().all(1).tolist() == [False, True, False]
     assert scores["gradcam"].ties is not None
@@ -162,12 +164,12 @@ def test_scores_stand_in_the_row_of_their_layer_where_some_layers_have_no_neuron
 
 @pytest.mark.parametrize("k", [0, 1, 5])
 def test_a_limited_locator_keeps_the_best_of_what_its_earlier_stages_let_through(
-    tiny: HuggingFaceMLLM, told: list[Generated], k: int
+    tiny: HuggingFaceMLLM, captions: list[Generated], k: int
 ) -> None:
     whole = Locator(
         {"difference": Stage(ActivationDifference(), Quantile(0.5)), "gradcam": Stage(GradCAM(), Above(1e9))}
     )
-    scores = whole.score(tiny, PAIRS, captions=told)
+    scores = whole.score(tiny, PAIRS, captions=captions)
     each = whole.limited(k).select_each(scores)
     assert each["difference"] == whole.select_each(scores)["difference"]
     assert set(each["gradcam"]) == set(scores["gradcam"].ranking(each["difference"])[:k])
@@ -176,21 +178,21 @@ def test_a_limited_locator_keeps_the_best_of_what_its_earlier_stages_let_through
 # --- what the evidence holds
 
 
-def test_a_control_picture_costs_a_forward_and_is_subtracted(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_a_control_picture_costs_a_forward_and_is_subtracted(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     """With the counterfactual as its own control, nothing is left."""
     pairs = [replace(pair, control=pair.image) for pair in PAIRS]
     stage = {"a": Stage(ActivationDifference(control=True), TopK(1))}
-    scores = Locator(stage).score(tiny, pairs, captions=told)["a"]
+    scores = Locator(stage).score(tiny, pairs, captions=captions)["a"]
     assert scores.values.abs().max() == 0
     assert scores.provenance["forwards"] == "9"
     unchanged = [replace(pair, control=pair.sample.image) for pair in PAIRS]
-    plain = Locator({"a": Stage(ActivationDifference(), TopK(1))}).score(tiny, PAIRS, captions=told)["a"]
-    assert torch.equal(Locator(stage).score(tiny, unchanged, captions=told)["a"].values, plain.values)
+    plain = Locator({"a": Stage(ActivationDifference(), TopK(1))}).score(tiny, PAIRS, captions=captions)["a"]
+    assert torch.equal(Locator(stage).score(tiny, unchanged, captions=captions)["a"].values, plain.values)
 
 
-def test_a_missing_control_picture_is_refused_by_name(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
+def test_a_missing_control_picture_is_refused_by_name(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
     with pytest.raises(ValueError, match=r"sample `a` has no control picture; set `inpaint\.control`"):
-        Locator({"a": Stage(ActivationDifference(control=True), TopK(1))}).score(tiny, PAIRS, captions=told)
+        Locator({"a": Stage(ActivationDifference(control=True), TopK(1))}).score(tiny, PAIRS, captions=captions)
 
 
 def test_a_control_picture_of_another_size_is_refused() -> None:
@@ -213,10 +215,10 @@ def test_the_readout_is_the_product_of_output_matrix_and_value_vectors(planted: 
 
 
 def test_prompt_and_modalities_leave_out_padding_and_forced_words(tiny: HuggingFaceMLLM) -> None:
-    batch = tiny.forced([one.image for one in PICTURES[:2]], [(5, 6, 7), (5,)])
+    batch = tiny.teacher_forced([one.image for one in PICTURES[:2]], [(5, 6, 7), (5,)])
     names = [[MODALITIES[code] for code in row] for row in batch.modalities.tolist()]
     assert names[1][:2] == ["padding", "padding"]
-    assert names[0].count("image") == int((batch.kinds[0] == 2).sum())
+    assert names[0].count("image") == int((batch.token_types[0] == 2).sum())
     assert names[0][-3:] == ["text"] * 3
     assert "special" in names[0]
     assert batch.prompt[0].tolist() == [True] * (len(names[0]) - 3) + [False] * 3
@@ -237,9 +239,11 @@ def test_a_vote_counts_the_samples_in_which_a_neuron_comes_near_the_best() -> No
     torch.testing.assert_close(ties, scores.double().mean(0))
 
 
-def test_neurons_of_equal_votes_are_ranked_by_their_mean_score(tiny: HuggingFaceMLLM, told: list[Generated]) -> None:
-    plain = Locator({"a": Stage(GradCAM(), TopK(1))}).score(tiny, PAIRS, captions=told)["a"]
-    voted = Locator({"a": Stage(GradCAM(over_samples=Vote(0.9)), TopK(1))}).score(tiny, PAIRS, captions=told)["a"]
+def test_neurons_of_equal_votes_are_ranked_by_their_mean_score(
+    tiny: HuggingFaceMLLM, captions: list[Generated]
+) -> None:
+    plain = Locator({"a": Stage(GradCAM(), TopK(1))}).score(tiny, PAIRS, captions=captions)["a"]
+    voted = Locator({"a": Stage(GradCAM(over_samples=Vote(0.9)), TopK(1))}).score(tiny, PAIRS, captions=captions)["a"]
     order = voted.ranking()
     keys = [(voted.values[one].item(), plain.values[one].item()) for one in order]
     assert keys == sorted(keys, reverse=True)

@@ -80,11 +80,11 @@ def test_a_store_that_was_never_written_to_is_empty(store: Store) -> None:
     assert not store.folder.exists()
 
 
-def test_what_is_remembered_is_made_once(store: Store) -> None:
+def test_what_is_cached_is_made_once(store: Store) -> None:
     made = iter([b"first", b"second"])
-    assert store.remembered(KEY, lambda: next(made)) == b"first"
-    assert store.remembered(KEY, lambda: next(made)) == b"first"
-    assert store.remembered(OTHER, lambda: next(made)) == b"second"
+    assert store.cached(KEY, lambda: next(made)) == b"first"
+    assert store.cached(KEY, lambda: next(made)) == b"first"
+    assert store.cached(OTHER, lambda: next(made)) == b"second"
 
 
 # --- what an entry says of itself
@@ -157,7 +157,7 @@ def test_a_file_of_another_edition_is_not_there_and_no_damage(store: Store, capl
     with caplog.at_level(logging.WARNING, "kedit"):
         assert (store.get(KEY), store.ls(), store.verify()) == (None, [], [])
         assert store.leftovers() == [path]
-        assert store.remembered(KEY, lambda: b"again") == b"again"
+        assert store.cached(KEY, lambda: b"again") == b"again"
     assert not caplog.records
     assert store.leftovers() == []
 
@@ -215,7 +215,7 @@ def test_a_damaged_entry_is_found_named_and_made_again(
     )
     assert store.verify() == [KEY]
     with caplog.at_level(logging.WARNING, "kedit"):
-        assert store.remembered(KEY, lambda: b"again") == b"again"
+        assert store.cached(KEY, lambda: b"again") == b"again"
     assert f"`{path}` is not what was put there (damaged): it is removed" in caplog.text
     assert store.verify() == []
     assert store.get(KEY) == b"again"
@@ -237,7 +237,7 @@ def test_an_entry_whose_end_is_damaged_is_listed_as_such(store: Store) -> None:
 def test_an_entry_that_cannot_be_read_is_made_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     store.path(KEY).mkdir(parents=True)
     with caplog.at_level(logging.WARNING, "kedit"):
-        assert store.remembered(KEY, lambda: b"made") == b"made"
+        assert store.cached(KEY, lambda: b"made") == b"made"
     assert "cannot read" in caplog.text
 
 
@@ -253,8 +253,8 @@ def test_on_a_full_disk_results_are_returned_and_the_warning_comes_once(
     store.put(OTHER, b"before")
     monkeypatch.setattr(os, "fsync", full)
     with caplog.at_level(logging.WARNING, "kedit"):
-        assert store.remembered(KEY, lambda: b"made") == b"made"
-        assert store.remembered(KEY, lambda: b"made") == b"made"
+        assert store.cached(KEY, lambda: b"made") == b"made"
+        assert store.cached(KEY, lambda: b"made") == b"made"
     assert caplog.text.count("No space left on device") == 1
     assert f"cannot keep results in `{store.folder}`" in caplog.text
     assert keys(store) == [OTHER]
@@ -265,7 +265,7 @@ def test_on_a_full_disk_results_are_returned_and_the_warning_comes_once(
 
 def test_a_folder_that_cannot_be_made_loses_nothing_but_the_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert Store(tmp_path / "file" / "store").remembered(KEY, lambda: b"made") == b"made"
+    assert Store(tmp_path / "file" / "store").cached(KEY, lambda: b"made") == b"made"
 
 
 # --- processes
@@ -282,7 +282,7 @@ for round in range(rounds):
         key = digest(number)
         if round % 2:
             store.rm(key)
-        content = store.remembered(key, lambda: bytes([number]) * size, {"kind": "scores", "number": number})
+        content = store.cached(key, lambda: bytes([number]) * size, {"kind": "scores", "number": number})
         assert content == bytes([number]) * size
 """
 

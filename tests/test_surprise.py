@@ -10,7 +10,7 @@ from kedit.data.grammar import CAPTION_PROMPT
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero
 from kedit.edit.plan import Plan
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.fluency import Fluency, Guard, Speech
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Generated
@@ -19,7 +19,7 @@ from kedit.models.surprise import LEAST, surprises
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.comparison.matrix import Gallery
-from kedit.pipelines.outputs import interview
+from kedit.pipelines.outputs import collect_outputs
 from kedit.prompts import Prompt
 from kedit.samples import find_concept, silent
 from tests.test_qwen import picture
@@ -61,44 +61,44 @@ def test_a_text_too_short_to_tell_has_none_and_a_token_for_a_picture_is_no_text(
 
 
 @pytest.fixture(scope="module")
-def exam() -> Exam:
+def evaluation_set() -> EvaluationSet:
     data = kedit.Scenes()
     star = find_concept(data.concepts, "star")
     split = data.split(star, locate=1, target=10, retention=5, seed=3)
-    return Exam(star, data.concepts, split.target, split.near, split.far)
+    return EvaluationSet(star, data.concepts, split.target, split.near, split.far)
 
 
 def scenes(max_new_tokens: int) -> HuggingFaceMLLM:
     return kedit.load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=max_new_tokens, device="cpu")
 
 
-def judged(model: HuggingFaceMLLM, exam: Exam, share: float, operator: Operator) -> Fluency:
+def judged(model: HuggingFaceMLLM, evaluation_set: EvaluationSet, share: float, operator: Operator) -> Fluency:
     """Return what the guard says of an edit of a random `share` of the neurons."""
     widths = model.site("mid").widths
     every = [NeuronId(layer, index) for layer, width in widths.items() for index in range(width)]
     neurons = NeuronSet(tuple(random.Random(0).sample(every, int(share * len(every)))), "mid")
-    told = interview(model, exam, Plan(operator), operator, neurons, [], silent)
-    return Guard()(told.before, told.after)
+    outputs = collect_outputs(model, evaluation_set, Plan(operator), operator, neurons, [], silent)
+    return Guard()(outputs.before, outputs.after)
 
 
 @shipped
 @pytest.mark.parametrize("max_new_tokens", [16, 24])
 @pytest.mark.parametrize(("share", "operator"), [(0.9, Zero()), (0.3, Scale(-2.0))], ids=["zero", "invert"])
 def test_a_model_that_babbles_is_not_fluent_however_long_it_may_go_on(
-    max_new_tokens: int, share: float, operator: Operator, exam: Exam
+    max_new_tokens: int, share: float, operator: Operator, evaluation_set: EvaluationSet
 ) -> None:
-    found = judged(scenes(max_new_tokens), exam, share, operator)
+    found = judged(scenes(max_new_tokens), evaluation_set, share, operator)
     assert not found.passed
     assert "are no language to the unedited model" in (found.why or "")
 
 
 @shipped
 def test_a_model_that_says_something_else_is_fluent_and_one_that_says_four_non_captions_of_ten_is_not(
-    exam: Exam,
+    evaluation_set: EvaluationSet,
 ) -> None:
     model = scenes(28)
-    assert judged(model, exam, 0.1, Zero()).passed
-    prompts = [Prompt(model.prompt, sample.image) for sample in exam.target]
+    assert judged(model, evaluation_set, 0.1, Zero()).passed
+    prompts = [Prompt(model.prompt, sample.image) for sample in evaluation_set.target]
     before = model.ask(prompts)
 
     def speech(texts: list[Generated]) -> Speech:
@@ -119,7 +119,7 @@ def test_a_model_that_says_something_else_is_fluent_and_one_that_says_four_non_c
 
 @shipped
 def test_unchanged_captions_are_not_read_again_and_changed_ones_once(
-    exam: Exam, monkeypatch: pytest.MonkeyPatch
+    evaluation_set: EvaluationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kedit.pipelines import outputs
 
@@ -133,8 +133,8 @@ def test_unchanged_captions_are_not_read_again_and_changed_ones_once(
 
     monkeypatch.setattr(outputs, "surprises", counted)
     neurons = NeuronSet(tuple(NeuronId(0, index) for index in range(200)), "mid")
-    told = interview(model, exam, Plan(Zero()), Zero(), neurons, [NeuronSet((), "mid")], silent)
-    captions = len(exam.target + exam.retention)
+    told = collect_outputs(model, evaluation_set, Plan(Zero()), Zero(), neurons, [NeuronSet((), "mid")], silent)
+    captions = len(evaluation_set.target + evaluation_set.retention)
     before, after = (one.target + one.retention for one in (told.before, told.after))
     changed = sum(new != old for new, old in zip(after, before, strict=True))
     assert asked == [captions, changed] and 0 < changed < captions
@@ -142,9 +142,9 @@ def test_unchanged_captions_are_not_read_again_and_changed_ones_once(
 
 
 @shipped
-def test_a_matrix_has_no_row_of_an_edit_that_broke_the_language(exam: Exam) -> None:
+def test_a_matrix_has_no_row_of_an_edit_that_broke_the_language(evaluation_set: EvaluationSet) -> None:
     model = scenes(28)
-    gallery = Gallery(model, {exam.concept: exam.target})
+    gallery = Gallery(model, {evaluation_set.concept: evaluation_set.target})
     widths = model.site("mid").widths
     every = NeuronSet(tuple(NeuronId(layer, index) for layer in widths for index in range(widths[layer])), "mid")
     assert gallery.drops(Edit(NeuronSet((), "mid"), Zero()), frozenset())["star"].value == 0.0

@@ -85,18 +85,18 @@ def test_a_sweep_over_concepts_has_both_columns() -> None:
 
 def test_the_json_nests_the_same_and_names_swept_keys_and_the_pareto_set(sweep: Path) -> None:
     found = read(sweep)
-    told = json.loads(json.dumps(as_json(found, pareto(found))))
-    assert told["swept"] == {
+    content = json.loads(json.dumps(as_json(found, pareto(found))))
+    assert content["swept"] == {
         "difference.q": "locate.stages.difference.select.q",
         "gradcam.q": "locate.stages.gradcam.select.q",
     }
-    assert told["counts"] == {"jobs": 9, "done": 5, "failed": 2, "running": 1, "missing": 1}
-    assert told["ranking"] == [2, 4, 1, 3, 5]
-    assert told["pareto"] == {"jobs": [2], "left_out": {"not_measured": 0, "no_evidence": 1}}
+    assert content["counts"] == {"jobs": 9, "done": 5, "failed": 2, "running": 1, "missing": 1}
+    assert content["ranking"] == [2, 4, 1, 3, 5]
+    assert content["pareto"] == {"jobs": [2], "left_out": {"not_measured": 0, "no_evidence": 1}}
     report = json.loads((sweep / "2" / "report.json").read_text())
-    assert told["jobs"][2]["mention_drop"] == report["suppression"]["mention_drop"]
-    assert told["jobs"][2]["beats_control"] == {"mention_drop": True, "p": 0.03125}
-    assert told["jobs"][0]["status"] == "failed"
+    assert content["jobs"][2]["mention_drop"] == report["suppression"]["mention_drop"]
+    assert content["jobs"][2]["beats_control"] == {"mention_drop": True, "p": 0.03125}
+    assert content["jobs"][0]["status"] == "failed"
 
 
 def test_the_page_ranks_and_tells_failed_jobs_last_with_their_reason(sweep: Path) -> None:
@@ -219,10 +219,10 @@ def test_the_terminal_shows_few_rows_of_many_jobs_each_neuron_set_once(
     assert table(board).row_count == 5
     capsys.readouterr()
     terminal(board)
-    told = capsys.readouterr().out
-    assert "Leaderboard of 100 jobs: 100 done" in told
-    assert f"files: {folder} (leaderboard.csv" in told
-    assert max(map(len, told.splitlines()[:12])) <= 120
+    printed = capsys.readouterr().out
+    assert "Leaderboard of 100 jobs: 100 done" in printed
+    assert f"files: {folder} (leaderboard.csv" in printed
+    assert max(map(len, printed.splitlines()[:12])) <= 120
 
 
 class Notebook(NoTracker):
@@ -268,8 +268,8 @@ def test_the_table_and_the_figures_are_mirrored_offline(sweep: Path, tmp_path: P
     assert (summary["jobs"], summary["done"], summary["without_result"], summary["pareto_jobs"]) == (9, 5, 4, 1)
     assert (summary["best/job"], summary["best/neurons"], summary["best/selectivity"]) == (2, 2, 1)
     (files,) = (tmp_path / "summary").glob("wandb/offline-run-*/files")
-    told = json.loads((files / summary["leaderboard.path"]).read_text())
-    assert (told["columns"][:3], len(told["data"])) == (["number", "status", "why"], 9)
+    content = json.loads((files / summary["leaderboard.path"]).read_text())
+    assert (content["columns"][:3], len(content["data"])) == (["number", "status", "why"], 9)
     for name in ("pareto", "thresholds", "dose"):
         drawn = (sweep / "figures" / f"{name}.png").read_bytes()
         assert (files / summary[f"{name}.path"]).read_bytes() == drawn
@@ -287,8 +287,8 @@ def test_the_command_ranks_and_fails_when_a_job_has_no_result(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, str(sweep)) == 1
-    told = capsys.readouterr().out
-    assert "job 7 running: it was killed, or still runs: its STATUS is `running`" in told
+    printed = capsys.readouterr().out
+    assert "job 7 running: it was killed, or still runs: its STATUS is `running`" in printed
     assert (sweep / "leaderboard.md").is_file()
 
 
@@ -304,14 +304,14 @@ def test_no_folder_is_a_wrong_command(
     words: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, *words) == code
-    said = capsys.readouterr()
-    assert "kedit leaderboard FOLDER" in (said.err if code else said.out)
+    printed = capsys.readouterr()
+    assert "kedit leaderboard FOLDER" in (printed.err if code else printed.out)
 
 
 def test_a_folder_that_is_no_sweep_is_a_wrong_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, str(tmp_path)) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"kedit: `{tmp_path}` is no sweep")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"kedit: `{tmp_path}` is no sweep")
+    assert message.count("\n") == 1

@@ -60,7 +60,7 @@ def test_a_row_holds_what_its_report_says(sweep: Path) -> None:
     assert result.figures["control_retention"].to_json() == report["control"]["retention"]["overall"]
     assert result.weakest == report["weakest_retention"] == "bleu"
     assert (result.fluent, result.evidence, result.p) == (True, True, 0.03125)
-    assert result.told == "star: 51 neurons, drop 1.00, kept 0.35"
+    assert result.summary == "star: 51 neurons, drop 1.00, kept 0.35"
 
 
 def test_a_multirun_without_a_plan_is_read_from_its_numbered_folders(sweep: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_multirun_without_a_plan_is_read_from_its_numbered_folders(sweep: Path
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (("suppression",), {}, "`suppression.mention_drop` is a measured value with `value`, `low`, `high` and `n`"),
         (
@@ -91,12 +91,12 @@ def test_a_multirun_without_a_plan_is_read_from_its_numbered_folders(sweep: Path
     ],
 )
 def test_a_damaged_report_is_told_in_its_row_and_the_rest_goes_on(
-    path: Sequence[str], value: object, told: str, sweep: Path
+    path: Sequence[str], value: object, message: str, sweep: Path
 ) -> None:
     change(sweep / "2" / "report.json", *path, value=value)
     rows = read(sweep).rows
     assert rows[2].status == "damaged"
-    assert rows[2].why is not None and told in rows[2].why
+    assert rows[2].why is not None and message in rows[2].why
     assert [row.number for row in rows if row.result is not None] == [1, 3, 4, 5]
 
 
@@ -229,11 +229,11 @@ def test_a_job_is_told_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "message"),
     [(0.04, "0.0 s"), (9.96, "10 s"), (99.0, "99 s"), (100, "2 min"), (3600, "1 h"), (7500, "2 h 5 min")],
 )
-def test_time_spans_have_the_digits_that_matter(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_time_spans_have_the_digits_that_matter(seconds: float, message: str) -> None:
+    assert duration(seconds) == message
 
 
 def test_nothing_is_promised_before_a_job_has_run() -> None:

@@ -128,8 +128,8 @@ def test_a_folder_that_cannot_be_made_is_named(sweep: Command, tmp_path: Path) -
 
 
 def test_a_value_that_cannot_be_composed_is_one_line_and_no_leaderboard(sweep: Command, tmp_path: Path) -> None:
-    told = "kedit: no `edit=nothing`; options of `edit`: amplify, none, patch, scale, zero\n"
-    assert sweep("concept=star,house", "edit=zero,nothing") == (2, "", told)
+    text = "kedit: no `edit=nothing`; options of `edit`: amplify, none, patch, scale, zero\n"
+    assert sweep("concept=star,house", "edit=zero,nothing") == (2, "", text)
     assert not list((tmp_path / "one").glob("leaderboard*"))
 
 

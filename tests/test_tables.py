@@ -65,8 +65,8 @@ def test_a_table_is_never_wider_than_the_terminal_and_loses_nothing(name: str, w
     table = Table(columns, ((name, *[HALF] * 9, reason), ("moon", *[NOTHING] * 9, reason)), name, (f"of {name}",))
     lines = table.text(width).splitlines()
     assert max(map(cell_len, lines)) <= width
-    told = "".join("".join(lines).split())
-    marks = "".join(sign for sign in told if sign not in "│┃")
+    text = "".join("".join(lines).split())
+    marks = "".join(sign for sign in text if sign not in "│┃")
     assert all(marks.count("".join(str(one).split())) or width < 40 for one in columns)
     for sign in set(name) | set(reason) - {" "}:
         assert marks.count(sign) >= (name + name + reason + reason).count(sign)

@@ -88,15 +88,15 @@ def test_no_prompts_are_refused(models: dict[str, HuggingFaceMLLM]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "contains", "exact"),
+    ("message", "contains", "exact"),
     [
         ("A red star", True, True), ("it is a red  star.", True, False), ("a red starfish", False, False),
         ("", False, False), ("star red a", False, False), ("a sun", True, True),
     ],
 )  # fmt: skip
-def test_an_answer_is_right_if_it_has_the_words_of_a_right_one(said: str, contains: bool, exact: bool) -> None:
+def test_an_answer_is_right_if_it_has_the_words_of_a_right_one(message: str, contains: bool, exact: bool) -> None:
     question = Question("what is it?", "a red star", "image", others=("a sun",))
-    assert (right(question, said), right(question, said, "exact")) == (contains, exact)
+    assert (right(question, message), right(question, message, "exact")) == (contains, exact)
 
 
 def test_what_is_no_word_is_compared_as_it_is() -> None:
@@ -105,12 +105,12 @@ def test_what_is_no_word_is_compared_as_it_is() -> None:
         right(Question("?", "a", "fact"), "a", "regex")  # type: ignore[arg-type]
 
 
-def quizzed(n: int = 20) -> list[Question]:
+def example_questions(n: int = 20) -> list[Question]:
     return [Question(f"{number}?", "yes", "image" if number % 2 else "audio") for number in range(n)]
 
 
 def test_the_report_has_shares_by_kind_with_wilson_intervals() -> None:
-    asked = quizzed()
+    asked = example_questions()
     before = ["yes"] * 18 + ["no"] * 2
     after = ["no"] * 10 + ["yes"] * 8 + ["no"] * 2
     controls = [before, ["no", *before[1:]]]
@@ -121,12 +121,12 @@ def test_the_report_has_shares_by_kind_with_wilson_intervals() -> None:
     assert report.by_seed == (0.9, 0.85) and report.control[ALL].value == pytest.approx(0.875)
     assert report.lost.value == pytest.approx(10 / 18) and report.comparison.beats
     assert report.verdict.startswith("The located neurons matter more than random ones: the share of right answers")
-    told = report.to_json()
-    assert set(told) == {"score", "lost", "control", "fluency", "evidence", "verdict"} and json.dumps(told)
+    content = report.to_json()
+    assert set(content) == {"score", "lost", "control", "fluency", "evidence", "verdict"} and json.dumps(content)
 
 
 def test_a_report_claims_nothing_without_evidence() -> None:
-    asked = quizzed(4)
+    asked = example_questions(4)
     right_ones, wrong = ["yes"] * 4, ["no"] * 4
     assert "answers none of 4 questions right" in judged(asked, wrong, wrong, [wrong], neurons=3).verdict
     assert "no neuron was located" in judged(asked, right_ones, wrong, [right_ones], neurons=0).verdict
@@ -160,11 +160,11 @@ def with_its_own_answers(folder: Path, rows: list[dict[str, Any]], family: str) 
     """Write questions whose right answers are what the tiny model says to them."""
     (folder / "asked.jsonl").write_text("".join(json.dumps(row | {"answer": "?"}) + "\n" for row in rows))
     model = tiny(family, max_new_tokens=4)
-    quiz = Folder(str(folder), questions_file="asked.jsonl").quiz(locate=50, evaluate=50, seed=0)
-    asked = [*quiz.locate, *quiz.evaluate]
-    said = dict(zip(((one.text) for one in asked), model.answer(asked), strict=True))
+    question_split = Folder(str(folder), questions_file="asked.jsonl").split_questions(locate=50, evaluate=50, seed=0)
+    asked = [*question_split.locate, *question_split.evaluate]
+    answers = dict(zip(((one.text) for one in asked), model.answer(asked), strict=True))
     (folder / "asked.jsonl").write_text(
-        "".join(json.dumps(row | {"answer": said[row["question"]] or "-"}) + "\n" for row in rows)
+        "".join(json.dumps(row | {"answer": answers[row["question"]] or "-"}) + "\n" for row in rows)
     )
 
 
@@ -211,8 +211,8 @@ def test_qwen2_vl_loses_what_it_knew_of_texts_pictures_and_videos(
     assert report["samples"]["skipped"] == {"unreadable_image": 1}
     assert report["neurons"]["site"] == "act" and 0 < report["neurons"]["share"] <= 0.3
     assert report["control"]["seeds"] == 2 and report["operator"] == "Zero()"
-    told = capsys.readouterr().out
-    assert "right answers of tiny-qwen2_vl" in told and report["verdict"][:40] in told
+    printed = capsys.readouterr().out
+    assert "right answers of tiny-qwen2_vl" in printed and report["verdict"][:40] in printed
     assert report["verdict"] in (tmp_path / "out" / "report.md").read_text()
 
 

@@ -37,16 +37,16 @@ def result(model: MLLM) -> TaskResult:
 
 def test_the_neurons_are_those_of_the_modalities_together_and_answers_are_marked(result: TaskResult) -> None:
     assert set(result.neurons) == {neuron for some in result.modalities.values() for neuron in some}
-    answered = zip(result.quiz.evaluate, result.before, strict=True)
+    answered = zip(result.question_split.evaluate, result.before, strict=True)
     share = [right(question, answer) for question, answer in answered]
     assert result.report.before[ALL].value == pytest.approx(sum(share) / len(share))
     assert all(row.before != row.after for row in result.examples)
 
 
 def test_a_task_prints_itself_as_text_and_as_html(result: TaskResult) -> None:
-    for told in (str(result), result._repr_html_()):
-        assert "right answers of scenes" in told and "background" in told
-        assert all(row.question in told for row in result.examples)
+    for text in (str(result), result._repr_html_()):
+        assert "right answers of scenes" in text and "background" in text
+        assert all(row.question in text for row in result.examples)
     assert result.report.verdict in result.table().notes
     strange = dataclasses.replace(result, model=EVIL)
     assert len(read_page(strange._repr_html_(), strange.table()).pictures) == 1
@@ -63,7 +63,7 @@ def test_what_a_task_saves_is_what_it_says(result: TaskResult, tmp_path: Path) -
 
 
 def test_questions_may_be_given_in_place_of_a_data_set(model: MLLM, result: TaskResult) -> None:
-    again = kedit.task(model, result.quiz, locate=kedit.Miner(ratio=0.3), counts=FEW)
+    again = kedit.task(model, result.question_split, locate=kedit.Miner(ratio=0.3), counts=FEW)
     assert (again.report, again.answers, again.sets) == (result.report, result.answers, result.sets)
 
 

@@ -21,7 +21,7 @@ from kedit.evaluation.metrics import Similarity
 from kedit.locate.two_stage import two_stage
 from kedit.models.tiny.families import tiny
 from kedit.pipelines.locate import locate
-from kedit.pipelines.outputs import interview
+from kedit.pipelines.outputs import collect_outputs
 from kedit.pipelines.preparation import Counts, prepare
 from kedit.samples import Sample, mentioned, silent
 from tests.tiny_minigpt4 import tiny_minigpt4
@@ -93,7 +93,7 @@ def test_the_loss_is_the_mean_of_the_captions_own_tokens(samples: list[Sample]) 
     nats = []
     for image, caption in zip(images, captions, strict=True):
         for place, token in enumerate(caption):
-            spread = model.logits(model.forced([image], [caption[:place]]))[0, -1].log_softmax(-1)
+            spread = model.logits(model.teacher_forced([image], [caption[:place]]))[0, -1].log_softmax(-1)
             nats.append(-spread[token])
     assert caption_loss(model, images, captions).item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-5)
 
@@ -167,11 +167,11 @@ def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) 
     assert right.value >= 0.9
 
     inpaint, locator, plan = DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero())
-    exam, pairs, _ = prepare(data, "dog", inpaint, Counts(locate=12, target=16, retention=8))
+    evaluation_set, pairs, _ = prepare(data, "dog", inpaint, Counts(locate=12, target=16, retention=8))
     located = locate(model, locator, pairs, silent)
     assert 0 < len(located.neurons) <= 16
     controls = [located.neurons.layer_matched(model.site().widths, seed=0)]
-    told = interview(model, exam, plan, Zero(), located.neurons, controls, silent)
-    report = measure(exam, *told, Similarity(None), neurons=len(located.neurons)).to_json()
+    outputs = collect_outputs(model, evaluation_set, plan, Zero(), located.neurons, controls, silent)
+    report = measure(evaluation_set, *outputs, Similarity(None), neurons=len(located.neurons)).to_json()
     assert report["suppression"]["mention_drop"]["n"] >= 12
     assert report["retention"]["objects"]["value"] is not None

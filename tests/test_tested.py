@@ -51,8 +51,8 @@ def test_a_command_tells_it_before_it_begins(
     monkeypatch.setattr(sys, "argv", ["kedit run", "hydra.run.dir=out", "threads=0"])
     with chdir(tmp_path):
         assert recipe.main() == 2
-    told, complaint = capsys.readouterr().err.splitlines()
-    assert "`kedit doctor`" in told and "`threads`" in complaint
+    told, message = capsys.readouterr().err.splitlines()
+    assert "`kedit doctor`" in told and "`threads`" in message
     assert "`kedit doctor`" in (tmp_path / "out" / "kedit.log").read_text()
 
 

@@ -52,8 +52,8 @@ def pair(text: str, other: str) -> TextPair:
 
 
 def test_the_stand_in_knows_its_facts(model: HuggingFaceMLLM) -> None:
-    said = model.ask([asked for asked, _ in sentences()])
-    assert [one.text for one in said] == [f"{answer} ." for _, answer in sentences()]
+    answers = model.ask([asked for asked, _ in sentences()])
+    assert [one.text for one in answers] == [f"{answer} ." for _, answer in sentences()]
 
 
 def test_without_a_template_a_prompt_is_read_as_it_is(model: HuggingFaceMLLM) -> None:
@@ -267,5 +267,5 @@ def test_the_command_locates_texts_where_the_answer_is_predicted(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["locator"] == "two_stage_answer" and report["suppression"]["mention_drop"]["n"] == 2
     assert main(["run", *words, "concept=Madrid", f"hydra.run.dir={tmp_path / 'none'}"]) == 2
-    told = capsys.readouterr().err
-    assert "no concept `Madrid` in the data" in told
+    message = capsys.readouterr().err
+    assert "no concept `Madrid` in the data" in message

@@ -43,7 +43,7 @@ def test_a_tiny_model_answers_what_depends_on_its_picture(family: str) -> None:
     model = tiny(family)
     noise = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     pictures = [Image.new("RGB", (40, 40), "red"), Image.fromarray(noise.numpy())]
-    seen = model.logits(model.forced(pictures, [(), ()]))
+    seen = model.logits(model.teacher_forced(pictures, [(), ()]))
     assert seen.isfinite().all()
     assert not torch.allclose(seen[0], seen[1], atol=1e-3)
     assert model.ask([Prompt("Describe this image.", one) for one in pictures]) == model.caption(pictures)
@@ -80,11 +80,11 @@ def test_the_logits_of_a_padded_batch_are_those_of_one_by_one(family: str) -> No
 def test_forcing_what_a_tiny_model_writes_predicts_it(family: str) -> None:
     model = tiny(family)
     asked = texts(family, "Hi", "What is the color of it?")
-    told = model.ask(asked)
-    assert told[0] != told[1]
+    answers = model.ask(asked)
+    assert answers[0] != answers[1]
     for n in range(model.max_new_tokens):
-        predicted = after(model, asked, [one.tokens[:n] for one in told])[:, -1].argmax(-1).tolist()
-        assert predicted == [one.tokens[n] for one in told]
+        predicted = after(model, asked, [one.tokens[:n] for one in answers])[:, -1].argmax(-1).tolist()
+        assert predicted == [one.tokens[n] for one in answers]
 
 
 def test_an_unknown_family_is_told_with_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""How the inpainter of the picture world is trained: its examples, its latents, its pipeline, its exam."""
+"""How the inpainter of the picture world is trained: its examples, its latents, its pipeline, its evaluation."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from PIL import Image
 from experiments.training.inpainter import autoencoder, denoiser, export
 from experiments.training.inpainter import run as train_inpainter
 from experiments.training.inpainter.card import seconds_of
-from experiments.training.inpainter.exam import held_out, verdict
+from experiments.training.inpainter.evaluation import held_out, verdict
 from experiments.training.inpainter.examples import BOX_SHARE, examples
 from kedit.cli.configuration import build
 from kedit.data.grammar import CAPTION_PROMPT
@@ -64,7 +64,7 @@ def test_a_seed_always_gives_the_same_example_and_some_holes_are_boxes() -> None
 
 def test_no_training_scene_is_one_that_a_run_evaluates_on() -> None:
     first = (train_inpainter.FIRST_AUTOENCODER_SEED, train_inpainter.FIRST_DENOISER_SEED)
-    assert all(seed not in evaluation_seeds(split) for seed in first for split in (0, train_inpainter.EXAM_SEED))
+    assert all(seed not in evaluation_seeds(split) for seed in first for split in (0, train_inpainter.EVALUATION_SEED))
 
 
 # Latents and noise
@@ -155,7 +155,7 @@ def test_an_exported_pipeline_is_small_loads_as_it_was_and_reads_no_prompt(tmp_p
     assert np.abs(made[0].astype(int) - made[2]).max() <= 1
 
 
-# The exam
+# The evaluation
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Lazy:
         return Counterfactual(sample, concept, sample.image)
 
 
-def test_the_exam_tells_a_perfect_inpainter_from_one_that_paints_nothing() -> None:
+def test_the_evaluation_set_tells_a_perfect_inpainter_from_one_that_paints_nothing() -> None:
     model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)
     pictures = dict(list(held_out(2, seed=7).items())[:4])
     perfect, lazy = (verdict(inpaint, model, pictures) for inpaint in (Exact(), Lazy()))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from experiments.training.scenes import export, language, loop, objective, tower
 from experiments.training.scenes import run as train_scenes
-from experiments.training.scenes.exam import named
+from experiments.training.scenes.evaluation import named
 from experiments.training.scenes.recipes import RECIPES
 from experiments.training.scenes.rows import PREFIX, RowMaker, Rows
 from kedit.data import grammar
@@ -296,9 +296,9 @@ def test_an_exported_model_is_small_and_loads_as_it_was(
     assert {weight.dtype for weight in again.module.parameters()} == {torch.float32}
     for (name, old), new in zip(model.state_dict().items(), again.module.state_dict().values(), strict=True):
         assert torch.equal(old.half(), new.half()), name
-    batch = again.forced([scenes[0].image()], [()])
+    batch = again.teacher_forced([scenes[0].image()], [()])
     rows = rows_of(processor, scenes[:1], "scenes_plain")
-    assert batch.inputs["input_ids"][0].tolist() == rows.token[0, : batch.kinds.shape[1]].tolist()
+    assert batch.inputs["input_ids"][0].tolist() == rows.token[0, : batch.token_types.shape[1]].tolist()
 
 
 # The loop

@@ -83,7 +83,7 @@ def test_a_run_that_broke_the_language_claims_nothing_anywhere(
     (tmp_path / "run" / "report.json").write_text(json.dumps(report))
     (result,) = results([str(tmp_path)])
     assert dict(zip(COLUMNS, map(show, row(result)), strict=True))["beats control"] == "no"
-    assert result.told.endswith(", no evidence: broken language")
+    assert result.summary.endswith(", no evidence: broken language")
 
 
 @shipped
@@ -96,7 +96,7 @@ def test_a_run_with_evidence_says_so_in_the_same_places(fine: RunResult, tmp_pat
     (tmp_path / "report.json").write_text(json.dumps(report))
     (result,) = results([str(tmp_path)])
     assert dict(zip(COLUMNS, map(show, row(result)), strict=True))["beats control"] == "yes"
-    assert "no evidence" not in result.told
+    assert "no evidence" not in result.summary
 
 
 @shipped

@@ -40,8 +40,8 @@ def kedit_verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         monkeypatch.setattr(sys, "argv", ["kedit verify", *map(str, words)])
         capsys.readouterr()
         code = verify.main()
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 
@@ -70,23 +70,23 @@ def test_the_store_is_not_asked(folder: Path, kedit_verify: Verify, monkeypatch:
     def refuse(*_: object) -> None:
         raise AssertionError("the store was asked")
 
-    for name in ("get", "remembered", "keep"):
+    for name in ("get", "cached", "keep"):
         monkeypatch.setattr(f"kedit.store.Store.{name}", refuse)
     assert kedit_verify(folder)[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nowhere"], "`nowhere` is no finished run of `kedit run`"),
         ([], "usage: kedit verify RUN"),
         (["--runs"], "no option `--runs`; usage: kedit verify RUN"),
     ],
 )
-def test_what_cannot_be_verified_is_one_line(kedit_verify: Verify, words: list[str], told: str) -> None:
+def test_what_cannot_be_verified_is_one_line(kedit_verify: Verify, words: list[str], message: str) -> None:
     code, out, err = kedit_verify(*words)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 

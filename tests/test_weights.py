@@ -35,7 +35,7 @@ from kedit.neurons import NeuronId, NeuronSet
 PAIRS = [without(picture(f"star {place}", (place,)), STAR_CONCEPT) for place in (5, 9)]
 SOME = NeuronSet(tuple(NeuronId(layer, index) for layer in (0, 2) for index in (1, 7, 12)))
 SCORERS = {
-    "act_unembed": Contribution(norm="gamma"), "mm_neurons": Contribution(), "nam": NAM(), "gradcam": GradCAM(),
+    "act_unembed": Contribution(norm="gamma"), "pan_multimodal": Contribution(), "nam": NAM(), "gradcam": GradCAM(),
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_a_model_inside_an_adapter_has_the_scores_the_words_and_the_edits_of_its
         torch.testing.assert_close(scores[name].values, one.values, atol=1e-5, rtol=1e-4)
         assert not torch.allclose(own[name].values, one.values, atol=1e-6, rtol=1e-4)
     assert decode(inside, SOME, k=5) == decode(merged, SOME, k=5)
-    batch = plain.forced([PAIRS[0].image], [()])
+    batch = plain.teacher_forced([PAIRS[0].image], [()])
     with torch.no_grad():
         for operator in (Zero(), Scale(-2.0)):
             logits = []
@@ -129,7 +129,7 @@ def test_a_model_inside_an_adapter_has_the_scores_the_words_and_the_edits_of_its
 
 def test_what_is_recorded_is_what_goes_into_the_adapter(models: tuple[HuggingFaceMLLM, ...]) -> None:
     _, inside, merged = models
-    batch, seen = inside.forced([PAIRS[0].image], [()]), []
+    batch, seen = inside.teacher_forced([PAIRS[0].image], [()]), []
     for model in (inside, merged):
         with record(model.module, model.site()) as activations, torch.no_grad():
             model.logits(batch)

@@ -136,7 +136,7 @@ def test_a_model_that_is_spread_over_devices_is_refused_with_what_to_pass(plain:
 
 
 def test_an_edit_by_position_of_a_model_that_is_spread_is_that_of_the_model(plain: HuggingFaceMLLM) -> None:
-    spread, inputs = nn.DataParallel(plain.module), plain.forced(IMAGES, [(), ()]).inputs
+    spread, inputs = nn.DataParallel(plain.module), plain.teacher_forced(IMAGES, [(), ()]).inputs
     with Edit(SOME, Zero(), "text").applied(plain):
         wanted = plain.module(**inputs).logits
     with Edit(SOME, Zero(), "text").applied(spread):
@@ -168,7 +168,7 @@ def test_checkpoints_are_set_aside_while_a_model_is_read_and_come_back(plain: Hu
 
 def test_gradients_that_the_user_takes_through_checkpoints_are_the_edited_ones(plain: HuggingFaceMLLM) -> None:
     module = copy.deepcopy(plain.module).requires_grad_(True)
-    inputs = plain.forced(IMAGES[:1], [()]).inputs
+    inputs = plain.teacher_forced(IMAGES[:1], [()]).inputs
     found = []
     for wrapped in (False, True):
         if wrapped:
@@ -187,7 +187,7 @@ def test_gradients_that_the_user_takes_through_checkpoints_are_the_edited_ones(p
 def test_a_backward_pass_that_is_left_for_later_is_told_of_through_checkpoints(plain: HuggingFaceMLLM) -> None:
     module = copy.deepcopy(plain.module).requires_grad_(True)
     WRAPPED["checkpoints"](module)
-    inputs = plain.forced(IMAGES[:1], [()]).inputs
+    inputs = plain.teacher_forced(IMAGES[:1], [()]).inputs
     with (
         pytest.warns(EditWarning, match="computes blocks again in the backward pass"),
         Edit(SOME, Zero()).applied(module),

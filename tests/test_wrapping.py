@@ -91,7 +91,7 @@ def test_a_wrapped_model_is_the_users_own_and_stays_as_it_was(family: str, train
     processor = own.processor
     first = next(one for one in module.modules() if isinstance(one, torch.nn.Linear))
     # A model's first pass with pictures leaves hooks of transformers' own on it.
-    module(**(own.forced([PAIRS[0].image], [()]) if family == "llava" else own.read(PROMPTS, [(), ()])).inputs)
+    module(**(own.teacher_forced([PAIRS[0].image], [()]) if family == "llava" else own.read(PROMPTS, [(), ()])).inputs)
     with first.register_forward_hook(lambda module, inputs, output: None):
         before = state(module, processor)
         model = wrap(module, processor, name="mine")
@@ -169,12 +169,12 @@ def test_an_edit_of_a_language_model_changes_what_it_says_and_is_gone_afterwards
     family: str, positions: Positions
 ) -> None:
     model = tiny(family)
-    told = model.ask(PROMPTS)
+    answers = model.ask(PROMPTS)
     with Edit(some(model), Scale(-3.0), positions).applied(model):
         edited = model.ask(PROMPTS)
-        assert edited != told
+        assert edited != answers
         assert [model.ask([one])[0] for one in PROMPTS] == edited
-    assert model.ask(PROMPTS) == told
+    assert model.ask(PROMPTS) == answers
 
 
 def test_what_needs_a_picture_is_refused_by_a_model_without_before_it_is_run() -> None:
@@ -182,7 +182,7 @@ def test_what_needs_a_picture_is_refused_by_a_model_without_before_it_is_run() -
     why = "`tiny-gpt2` reads text, not image, .* the configuration of GPT2LMHeadModel names no `image_token_id`"
     for refused in (
         lambda: model.caption([gray]),
-        lambda: model.forced([gray], [()]),
+        lambda: model.teacher_forced([gray], [()]),
         lambda: model.ask([PROMPTS[0], Prompt("what is it?", gray)]),
         lambda: locator().score(model, PAIRS),
     ):
@@ -235,7 +235,9 @@ def test_a_model_on_disk_captions_answers_and_is_edited_as_one_in_memory(llavas:
     told = []
     for model in (plain, offloaded):
         with torch.no_grad(), Edit(some(model), Scale(-2.0), "image").applied(model):
-            told.append((model.caption(images), model.ask(PROMPTS), model.logits(model.forced(images, [(), (30,)]))))
+            told.append(
+                (model.caption(images), model.ask(PROMPTS), model.logits(model.teacher_forced(images, [(), (30,)])))
+            )
     assert told[0][:2] == told[1][:2]
     assert torch.equal(told[0][2], told[1][2])
 
@@ -276,7 +278,7 @@ def test_a_weight_that_is_nowhere_is_refused() -> None:
 def test_a_model_in_half_precision_is_located_and_edited_in_it(llavas: tuple[HuggingFaceMLLM, ...]) -> None:
     _, _, half = llavas
     assert all(one.values.isfinite().all() for one in locator().score(half, PAIRS).values())
-    batch = half.forced([PAIRS[0].sample.image], [()])
+    batch = half.teacher_forced([PAIRS[0].sample.image], [()])
     with torch.no_grad():
         with Edit(some(half), Zero()).applied(half):
             hooked = half.logits(batch)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Patch, Scale, Zero
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.internals.positions import Phase, Positions
 from kedit.models import writing
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -112,7 +112,7 @@ def llama() -> HuggingFaceMLLM:
 
 
 @pytest.fixture(scope="module")
-def said(llama: HuggingFaceMLLM) -> list[Generated]:
+def captions(llama: HuggingFaceMLLM) -> list[Generated]:
     return llama.ask(prompts_of("llama"))
 
 
@@ -190,34 +190,34 @@ def test_drafts_change_nothing_in_half_precision() -> None:
 
 @pytest.mark.parametrize("at", [0, N_NEW // 2, N_NEW - 1], ids=["first", "middle", "last"])
 def test_a_draft_with_a_wrong_token_is_written_and_the_others_are_kept(
-    at: int, llama: HuggingFaceMLLM, said: list[Generated]
+    at: int, llama: HuggingFaceMLLM, captions: list[Generated]
 ) -> None:
-    rows = [list(one.tokens) for one in said]
+    rows = [list(one.tokens) for one in captions]
     rows[2][at] = rows[2][at] + 1 if rows[2][at] < 40 else rows[2][at] - 1
     assert written_rows(llama, prompts_of("llama"), drafts_of(*rows)) == 1
 
 
 @pytest.mark.parametrize("cut", [1, 3, N_NEW])
-def test_a_draft_that_ends_too_early_is_written(cut: int, llama: HuggingFaceMLLM, said: list[Generated]) -> None:
-    rows = [list(one.tokens) for one in said]
+def test_a_draft_that_ends_too_early_is_written(cut: int, llama: HuggingFaceMLLM, captions: list[Generated]) -> None:
+    rows = [list(one.tokens) for one in captions]
     rows[3] = rows[3][:-cut]
     assert written_rows(llama, prompts_of("llama"), drafts_of(*rows)) == 1
 
 
-def test_a_draft_that_goes_on_behind_the_end_is_written(said: list[Generated]) -> None:
-    model, prompts = ending(said[1].tokens[3]), prompts_of("llama")
+def test_a_draft_that_goes_on_behind_the_end_is_written(captions: list[Generated]) -> None:
+    model, prompts = ending(captions[1].tokens[3]), prompts_of("llama")
     plain = model.ask(prompts)
     assert len(plain[1].tokens) <= 3
     rows = [list(one.tokens) for one in plain]
     assert written_rows(model, prompts, drafts_of(*rows)) == 0
-    rows[1] = list(said[1].tokens)
+    rows[1] = list(captions[1].tokens)
     assert written_rows(model, prompts, drafts_of(*rows)) == 1
     rows[1] = [*plain[1].tokens, model.tokenizer.eos_token_id]
     assert written_rows(model, prompts, drafts_of(*rows)) == 1
 
 
-def test_an_answer_may_be_empty(said: list[Generated]) -> None:
-    model, prompts = ending(said[2].tokens[0]), prompts_of("llama")
+def test_an_answer_may_be_empty(captions: list[Generated]) -> None:
+    model, prompts = ending(captions[2].tokens[0]), prompts_of("llama")
     plain = model.ask(prompts)
     assert plain[2].tokens == ()
     assert written_rows(model, prompts, plain) == 0
@@ -225,16 +225,16 @@ def test_an_answer_may_be_empty(said: list[Generated]) -> None:
 
 
 @pytest.mark.parametrize("n_most", [1, 3, N_NEW + 2])
-def test_a_draft_is_whole_only_at_the_length_at_which_an_answer_ends(n_most: int, said: list[Generated]) -> None:
+def test_a_draft_is_whole_only_at_the_length_at_which_an_answer_ends(n_most: int, captions: list[Generated]) -> None:
     model, prompts = tiny("llama", max_new_tokens=n_most), prompts_of("llama")
     assert written_rows(model, prompts, model.ask(prompts)) == 0
-    assert written_rows(model, prompts, said) == len(prompts)
+    assert written_rows(model, prompts, captions) == len(prompts)
 
 
 @pytest.mark.parametrize("n_ends", [1, 3])
-def test_a_plain_token_may_end_an_answer_and_is_part_of_it(n_ends: int, said: list[Generated]) -> None:
+def test_a_plain_token_may_end_an_answer_and_is_part_of_it(n_ends: int, captions: list[Generated]) -> None:
     model, prompts = tiny("llama", max_new_tokens=N_NEW), prompts_of("llama")
-    model.module.generation_config.eos_token_id = [said[row].tokens[3 + row] for row in range(n_ends)]
+    model.module.generation_config.eos_token_id = [captions[row].tokens[3 + row] for row in range(n_ends)]
     plain = model.ask(prompts)
     assert any(len(one.tokens) < N_NEW for one in plain)
     assert written_rows(model, prompts, plain) == 0
@@ -242,7 +242,7 @@ def test_a_plain_token_may_end_an_answer_and_is_part_of_it(n_ends: int, said: li
     n_ended = sum(len(one.tokens) < N_NEW for one in plain)
     # The first of the drafts decides whether the others are read at all.
     assert written_rows(model, prompts, drafts_of(*without)) >= n_ended
-    assert model.ask(prompts, drafts=said) == plain
+    assert model.ask(prompts, drafts=captions) == plain
 
 
 def test_what_ends_an_answer_for_one_part_of_a_model_alone_confirms_nothing() -> None:
@@ -255,23 +255,23 @@ def test_what_ends_an_answer_for_one_part_of_a_model_alone_confirms_nothing() ->
     assert written_rows(model, prompts, model.ask(prompts)) == 0
 
 
-def test_where_two_tokens_are_as_likely_an_answer_is_written(said: list[Generated]) -> None:
+def test_where_two_tokens_are_as_likely_an_answer_is_written(captions: list[Generated]) -> None:
     model, prompts = tiny("llama", max_new_tokens=N_NEW), prompts_of("llama")
-    twin, token = max(said[1].tokens) + 1, said[1].tokens[4]
-    assert all(token not in one.tokens for one in said[:1])
+    twin, token = max(captions[1].tokens) + 1, captions[1].tokens[4]
+    assert all(token not in one.tokens for one in captions[:1])
     head = model.module.get_output_embeddings().weight
     head[twin] = head[token] * (1 - 1e-6)
-    assert written_rows(model, prompts, said) == sum(token in one.tokens for one in said) > 0
+    assert written_rows(model, prompts, captions) == sum(token in one.tokens for one in captions) > 0
 
 
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10**6))
-def test_any_draft_leaves_the_answers_as_they_are(seed: int, llama: HuggingFaceMLLM, said: list[Generated]) -> None:
+def test_any_draft_leaves_the_answers_as_they_are(seed: int, llama: HuggingFaceMLLM, captions: list[Generated]) -> None:
     chance, rows = random.Random(seed), []
-    for one in said:
+    for one in captions:
         kept = one.tokens[: chance.randrange(N_NEW + 1)]
         rows.append((*kept, *chance.choices(range(60), k=chance.choice([0, N_NEW - len(kept), 4]))))
-    assert llama.ask(prompts_of("llama"), drafts=drafts_of(*rows)) == said
+    assert llama.ask(prompts_of("llama"), drafts=drafts_of(*rows)) == captions
 
 
 def test_drafts_of_different_lengths_stand_where_they_would_be_written() -> None:
@@ -299,9 +299,9 @@ def test_a_model_that_ends_answers_by_their_text_writes_them(flavor: str) -> Non
         assert written_rows(model, prompts, model.ask(prompts)) == len(prompts)
 
 
-def test_there_is_a_draft_for_each_prompt_or_none(llama: HuggingFaceMLLM, said: list[Generated]) -> None:
+def test_there_is_a_draft_for_each_prompt_or_none(llama: HuggingFaceMLLM, captions: list[Generated]) -> None:
     with pytest.raises(ValueError, match="got 2 for 4 prompts"):
-        llama.ask(prompts_of("llama"), drafts=said[:2])
+        llama.ask(prompts_of("llama"), drafts=captions[:2])
 
 
 # --- the work
@@ -332,7 +332,7 @@ def test_drafts_most_of_which_are_wrong_are_not_all_read(n_wrong: int, n_read: i
 
 
 def test_the_logits_of_a_check_fit_into_what_is_allowed(
-    llama: HuggingFaceMLLM, said: list[Generated], monkeypatch: pytest.MonkeyPatch
+    llama: HuggingFaceMLLM, captions: list[Generated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = 2 * (N_NEW + 1) * len(llama.tokenizer)
     monkeypatch.setattr(writing, "MOST_LOGITS", allowed)
@@ -344,11 +344,11 @@ def test_the_logits_of_a_check_fit_into_what_is_allowed(
         return logits
 
     monkeypatch.setattr(HuggingFaceMLLM, "logits", noted)
-    assert written_rows(llama, prompts_of("llama"), said) == 0
+    assert written_rows(llama, prompts_of("llama"), captions) == 0
     assert len(asked) == 3
     assert max(asked) <= allowed
     monkeypatch.setattr(writing, "MOST_LOGITS", 1)
-    assert written_rows(llama, prompts_of("llama"), said) == 0
+    assert written_rows(llama, prompts_of("llama"), captions) == 0
 
 
 def test_nothing_is_asked_of_nobody(llama: HuggingFaceMLLM) -> None:
@@ -441,11 +441,11 @@ def speaking(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str
     transformers.logging.set_verbosity(level)
 
 
-def test_the_ends_of_a_checkpoint_stay(said: list[Generated]) -> None:
+def test_the_ends_of_a_checkpoint_stay(captions: list[Generated]) -> None:
     model, prompts = tiny("llama", max_new_tokens=N_NEW), prompts_of("llama")
-    end = said[0].tokens[2]
+    end = captions[0].tokens[2]
     demand(model, {"eos_token_id": end})
-    assert model.ask(prompts)[0].tokens == said[0].tokens[: said[0].tokens.index(end) + 1]
+    assert model.ask(prompts)[0].tokens == captions[0].tokens[: captions[0].tokens.index(end) + 1]
 
 
 def test_what_an_answer_of_an_encoder_decoder_begins_with_stays() -> None:
@@ -488,11 +488,13 @@ def test_under_such_an_edit_a_draft_would_be_kept_that_is_not_written(
 
 
 @pytest.mark.parametrize(("positions", "phase"), [*SPANS, ("all", "both"), ("image", "both")])
-def test_an_interview_hands_on_the_unedited_answers_only_where_they_may_be_read(
+def test_collecting_outputs_hands_on_the_unedited_answers_only_where_they_may_be_read(
     positions: Positions, phase: Phase, planted: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exam = Exam(STAR_CONCEPT, (STAR_CONCEPT,), [picture("star", star=(1,))], far=[picture("house", house=(2,))])
-    edit, before = Edit(planted.star, Zero(), positions, phase), unedited(planted.model, exam, silent)
+    evaluation_set = EvaluationSet(
+        STAR_CONCEPT, (STAR_CONCEPT,), [picture("star", star=(1,))], far=[picture("house", house=(2,))]
+    )
+    edit, before = Edit(planted.star, Zero(), positions, phase), unedited(planted.model, evaluation_set, silent)
     handed_on, own = [], HuggingFaceMLLM.ask
 
     def noted(self: Any, prompts: Any, *, drafts: Any = None, **options: Any) -> Any:
@@ -500,7 +502,9 @@ def test_an_interview_hands_on_the_unedited_answers_only_where_they_may_be_read(
         return own(self, prompts, drafts=drafts, **options)
 
     monkeypatch.setattr(HuggingFaceMLLM, "ask", noted)
-    answers = edited(planted.model, exam, [edit], before, silent)
+    answers = edited(planted.model, evaluation_set, [edit], before, silent)
     assert handed_on == [before.texts if phase == "both" and positions != "last" else None]
     with edit.applied(planted.model):
-        assert list(answers[0].texts) == planted.model.caption([one.image for one in (*exam.target, *exam.far)])
+        assert list(answers[0].texts) == planted.model.caption(
+            [one.image for one in (*evaluation_set.target, *evaluation_set.far)]
+        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kedit.internals.sites import Site
-from kedit.models.mllm import PADDING, TEXT, Forced
+from kedit.models.mllm import PADDING, TEXT, TeacherForced
 from kedit.neurons import Scope, SiteName
 from kedit.prompts import Prompt
 from tests.tiny import PAD, VOCAB
@@ -27,7 +27,7 @@ class TextModel:
         """Return where the neurons live."""
         return Site.of(self.module, name, scope)
 
-    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return the prompts as a batch."""
         first = PAD + 1
         rows = [
@@ -37,12 +37,12 @@ class TextModel:
         width = max(map(len, rows))
         ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        kinds = mask * TEXT + (1 - mask) * PADDING
+        token_types = mask * TEXT + (1 - mask) * PADDING
         places = (mask.cumsum(1) - 1).clamp(min=0)
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
-        return Forced(inputs, kinds, mask, mask.bool())
+        return TeacherForced(inputs, token_types, mask, mask.bool())
 
-    def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
+    def logits(self, batch: TeacherForced, n_last: int = 1) -> Tensor:
         """Return the last logits."""
         options = {"use_cache": False} if self.module.can_generate() else {}
         found: Tensor = self.module(**batch.inputs, **options).logits[:, -n_last:].float()

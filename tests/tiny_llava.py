@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from kedit.models.huggingface import HuggingFaceMLLM
-from kedit.models.mllm import Forced
+from kedit.models.mllm import TeacherForced
 from kedit.models.planted.builder import PATCH, SIDE
 from kedit.prompts import Prompt
 
@@ -97,7 +97,7 @@ def tiny_llava(seed: int = 0, batch_size: int = 4) -> HuggingFaceMLLM:
 class OneMore(HuggingFaceMLLM):
     """Reads a red corner as one more word, as models of dynamic resolution read pictures at different lengths."""
 
-    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return the batch, with a word before the caption if the first picture starts red."""
         first = prompts[0].image
         red = first is not None and first.convert("RGB").getpixel((0, 0)) == (255, 0, 0)

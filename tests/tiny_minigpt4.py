@@ -58,8 +58,8 @@ def picture(number: int, *shown: str) -> Sample:
         region[number % 3 * 8 + 4 :][:28, left : left + 20] = True
         pixels[region] = COLORS[name]
         regions[name] = region
-    said = " and ".join(shown) or "grass"
-    return Sample(f"{said} {number}", Image.fromarray(pixels), (said,), frozenset(shown), regions)
+    text = " and ".join(shown) or "grass"
+    return Sample(f"{text} {number}", Image.fromarray(pixels), (text,), frozenset(shown), regions)
 
 
 RESERVED = NeuronSet(tuple(NeuronId(layer, index) for layer in range(2) for index in range(8)))
@@ -93,11 +93,11 @@ def _learn(
     end = model.tokenizer.eos_token_id
     texts = [caption(one.references[0]) for one in samples]
     said = [(*model.tokenizer(text, add_special_tokens=False).input_ids, end) for text in texts]
-    batch = model.forced([sample.image for sample in samples], said)
+    batch = model.teacher_forced([sample.image for sample in samples], said)
     with torch.no_grad():
         embeds = model.module.embeds(batch.inputs["input_ids"], batch.inputs["pixel_values"])
     longest = max(map(len, said))
-    answers = (batch.prompt | (batch.kinds == PADDING)).logical_not()[:, -longest:]
+    answers = (batch.prompt | (batch.token_types == PADDING)).logical_not()[:, -longest:]
     wanted = batch.inputs["input_ids"][:, -longest:][answers]
     learning = list(model.module.language_model.parameters())[1:]  # not the embedding, whose output is fixed above
     masks = [torch.ones_like(one) for one in learning]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kedit.locate.locator import Locator
-from kedit.models.mllm import MLLM, Forced, Generated
+from kedit.models.mllm import MLLM, Generated, TeacherForced
 from kedit.prompts import Prompt
 from kedit.samples import Counterfactual
 
@@ -18,12 +18,12 @@ class Prepared:
     """A model that reads each batch of pictures once and remembers its tensors; all else is the model's."""
 
     model: MLLM
-    batches: dict[tuple[int, ...], Forced] = field(default_factory=dict)
+    batches: dict[tuple[int, ...], TeacherForced] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return each prompt with its prefix, from memory if they were asked for before."""
         key = (*(id(prompt.image) for prompt in prompts), hash(tuple(prefixes)))
         if key not in self.batches:
@@ -57,8 +57,8 @@ class Locating:
             batch = cases[start : start + model.batch_size]
             mentions = [case.mention for case in batch]
             prefixes = [target.prefix(mention) for mention in mentions]
-            original = model.forced([case.pair.sample.image for case in batch], prefixes)
-            painted_out = model.forced([case.pair.image for case in batch], prefixes)
+            original = model.teacher_forced([case.pair.sample.image for case in batch], prefixes)
+            painted_out = model.teacher_forced([case.pair.image for case in batch], prefixes)
             roots: list[Tensor] = []
             with torch.no_grad():
                 model.logits(painted_out)

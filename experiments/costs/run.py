@@ -42,7 +42,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     use_threads(cfg.threads)
     check(cfg)
     model = build(cfg.model)
-    work, images, exam = located(cfg, model)
+    work, images, evaluation_set = located(cfg, model)
     clock = Clock(cfg.repeats, cfg.warmup, cfg.clock, cfg.seed, show_progress)
     rows = []
     if "edits" in cfg.parts:
@@ -50,7 +50,7 @@ def job(cfg: DictConfig, kept: Any) -> None:
     if "locating" in cfg.parts:
         rows += locating(model, work, clock)
     if "sets" in cfg.parts:
-        rows += captioning(model, work, exam, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
+        rows += captioning(model, work, evaluation_set, cfg.sets, replace(clock, repeats=cfg.set_repeats, warmup=0))
     if "sweep" in cfg.parts:
         rows += sweeping(kept.folder, cfg.sweep, cfg.singles, cfg.seed, show_progress, cfg.clock)
 
@@ -114,8 +114,8 @@ def located(cfg: DictConfig, model: Any) -> tuple[Any, list[Any], list[Any]]:
         pairs = paired(inpaint, split.locate, concept).made
     captions = model.caption([pair.sample.image for pair in pairs], progress=show_progress)
     forcing = replace(locator, target=replace(locator.target, on_missing="force"))
-    exam = [sample.image for sample in (*split.target[:half], *split.near, *split.far)]
-    return Locating(forcing, pairs, captions), [sample.image for sample in split.target[: cfg.pictures]], exam
+    evaluation_set = [sample.image for sample in (*split.target[:half], *split.near, *split.far)]
+    return Locating(forcing, pairs, captions), [sample.image for sample in split.target[: cfg.pictures]], evaluation_set
 
 
 def main() -> int:

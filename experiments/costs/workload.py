@@ -24,7 +24,7 @@ class Workload:
     @classmethod
     def of(cls, model: MLLM, images: Sequence[Image], n_new: int) -> "Workload":
         """Return the captioning prompt on `images`."""
-        batch = model.forced(images, [()] * len(images))
+        batch = model.teacher_forced(images, [()] * len(images))
         generation = getattr(model.module, "generation_config", None)
         pad = getattr(generation, "pad_token_id", None)
         return cls(batch.inputs, n_new, 0 if pad is None else int(pad))

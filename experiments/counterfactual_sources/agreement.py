@@ -13,8 +13,8 @@ from kedit.locate.selection import TopK
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.comparison.effects import Effect, Trial
-from kedit.pipelines.transcripts import captions_of, rows
-from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.pipelines.raw_outputs import captions_of, rows
+from kedit.results.cache import NO_CACHE, Cache, of_pairs
 from kedit.samples import Counterfactual, Progress, silent
 
 AGREEMENT = ("neurons", "first_stage", "ranks")
@@ -49,7 +49,7 @@ class Examiner:
 
     model: MLLM
     locator: Locator
-    cache: Recall = FORGETFUL
+    cache: Cache = NO_CACHE
     progress: Progress = silent
 
     def found(self, painted: Painted, trial: Trial) -> Found:
@@ -75,8 +75,8 @@ class Examiner:
             sides = ([pair.sample.image for pair in pairs], [pair.image for pair in pairs])
             return [rows(self.model.caption(images, progress=self.progress)) for images in sides]
 
-        told = self.cache.json("generations", "captions of both sides", lambda: {"pairs": of_pairs(pairs)}, ask)
-        before, after = map(captions_of, told)
+        content = self.cache.json("generations", "captions of both sides", lambda: {"pairs": of_pairs(pairs)}, ask)
+        before, after = map(captions_of, content)
         return before, after
 
     def _scores(self, pairs: Sequence[Counterfactual], captions: Sequence[Generated]) -> dict[str, NeuronScores]:

@@ -38,7 +38,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     from experiments.counterfactual_sources.agreement import Examiner
     from experiments.counterfactual_sources.painting import Counts, Studio
     from experiments.counterfactual_sources.rows import row
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
 
     began = time.perf_counter()
     # Of a source that `~inpaint@sources.<name>` leaves out, the settings of counterfactuals.yaml remain.
@@ -55,7 +55,7 @@ def job(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     found = {}
     for name, node in cfg.models.items():
         with unchanged(node) as loaded:
-            cache = Recall.at(cfg.store, loaded.identity, loaded.weights)
+            cache = Cache.at(cfg.store, loaded.identity, loaded.weights)
             examiner = Examiner(loaded.model, locator, cache, show_progress)
             found[str(name)] = examined(examiner, data, plan, splits, painted, cfg.seed)
     about = {"kedit": __version__, **{key: cfg[key] for key in ("reference", "top", "dilation", "budget", "seed")}}
@@ -93,7 +93,7 @@ def asked(cfg: DictConfig, data: Any) -> list[Any]:
 
 def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, seed: int) -> dict[str, dict[str, Any]]:
     """Return what the examiner's model makes of every concept and source."""
-    from kedit.evaluation.exam import Exam
+    from kedit.evaluation.evaluation_set import EvaluationSet
     from kedit.evaluation.metrics import Similarity
     from kedit.models.encoder import OwnLayers
     from kedit.pipelines.comparison.effects import Trial
@@ -101,9 +101,11 @@ def examined(examiner: Any, data: Any, plan: Any, splits: Any, painted: Any, see
     model = examiner.model
     similarity, found = Similarity(OwnLayers(model)), {}
     for concept, split in show_progress(splits.items(), len(splits), model.name):
-        exam = Exam(concept, data.concepts, split.target, split.near, split.far, data.questions)
+        evaluation_set = EvaluationSet(concept, data.concepts, split.target, split.near, split.far, data.questions)
         # An operator that needs a reference takes the same one whatever the source: the neurons alone differ.
-        trial = Trial(model, exam, plan, painted[concept][0].pairs, similarity, examiner.cache, show_progress, seed)
+        trial = Trial(
+            model, evaluation_set, plan, painted[concept][0].pairs, similarity, examiner.cache, show_progress, seed
+        )
         found[concept.name] = {each.source: examiner.found(each, trial) for each in painted[concept]}
     return found
 

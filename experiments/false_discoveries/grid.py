@@ -16,7 +16,7 @@ from kedit.cli.configuration import build, misuse
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.pairs import inpainter, prepared
 from kedit.cli.sharing import loaded
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.report import EditReport
 from kedit.locate.choosing import check_choice, check_pairs
 from kedit.locate.locator import Locator, Stage
@@ -76,8 +76,8 @@ def grid(cfg: DictConfig, kept: Any, tracker: Any) -> None:
         sets = {by: located.neurons, OWN: locator.select(located.scores)}
         on_grid = [point.select(located.scores) for point in points]
         operator = plan.operator_for(model, located.pairs, progress=show_progress)
-        halves = [Judge.of(model, half, plan, operator, cfg) for half in split(one.exam)]
-        rows += judged(one.exam.concept.name, sets, on_grid, *halves)
+        halves = [Judge.of(model, half, plan, operator, cfg) for half in split(one.evaluation_set)]
+        rows += judged(one.evaluation_set.concept.name, sets, on_grid, *halves)
     report(rows, cfg, kept, tracker)
 
 
@@ -101,11 +101,11 @@ def locators(locator: Any, cfg: DictConfig) -> list[Locator]:
         ]
 
 
-def split(exam: Exam) -> Iterator[Exam]:
-    """Yield the half of an exam that chooses and the one that judges."""
+def split(evaluation_set: EvaluationSet) -> Iterator[EvaluationSet]:
+    """Yield the half of an evaluation set that chooses and the one that judges."""
     for start in (0, 1):
-        parts = {name: getattr(exam, name)[start::2] for name in ("target", "near", "far")}
-        yield replace(exam, **parts)
+        parts = {name: getattr(evaluation_set, name)[start::2] for name in ("target", "near", "far")}
+        yield replace(evaluation_set, **parts)
 
 
 def judged(

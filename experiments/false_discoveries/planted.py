@@ -15,8 +15,8 @@ from experiments.false_discoveries.rates import Rate, drawn, plain, rate_of, row
 from kedit.cli.configuration import build, figure_style
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.show import tell_figures
-from kedit.locate.auto import Auto
 from kedit.locate.difference import ActivationDifference
+from kedit.locate.fdr.selector import FDRSelector
 from kedit.locate.locator import Locator
 from kedit.models.mllm import Generated
 from kedit.models.planted.nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
@@ -57,10 +57,10 @@ def truth(cfg: DictConfig, kept: Any, tracker: Any) -> None:
     report(measured, cfg, kept, tracker)
 
 
-def understood(cfg: DictConfig) -> tuple[Auto, Locator, list[float]]:
+def understood(cfg: DictConfig) -> tuple[FDRSelector, Locator, list[float]]:
     """Return the tests, the locator, which forces the concept's word, and the rates."""
     auto, locator, rates = build(cfg.select), build(cfg.locate), [float(one) for one in cfg.planted.rates]
-    if not isinstance(auto, Auto) or not isinstance(locator, Locator):
+    if not isinstance(auto, FDRSelector) or not isinstance(locator, Locator):
         raise ConfigurationError("`against=truth` counts the false discoveries of `select=auto`, with stages to locate")
     if not rates or any(not 0 < one < 1 for one in rates):
         raise ConfigurationError(f"`planted.rates` are shares above 0 and below 1, got {rates}")
@@ -69,7 +69,7 @@ def understood(cfg: DictConfig) -> tuple[Auto, Locator, list[float]]:
 
 
 def judged(
-    case: PlantedNulls, auto: Auto, locator: Locator, n_pictures: int, rates: Sequence[float]
+    case: PlantedNulls, auto: FDRSelector, locator: Locator, n_pictures: int, rates: Sequence[float]
 ) -> Iterator[Found]:
     """Yield what each stage finds at each rate; the model runs once for all rates."""
     shown, hidden = (
@@ -84,7 +84,7 @@ def judged(
 
 
 def tested(
-    case: PlantedNulls, auto: Auto, locator: Locator, pairs: Sequence[Counterfactual], rates: Sequence[float]
+    case: PlantedNulls, auto: FDRSelector, locator: Locator, pairs: Sequence[Counterfactual], rates: Sequence[float]
 ) -> dict[float, dict[str, NeuronSet]]:
     """Return what each stage keeps at each rate."""
     captions = [Generated("", ())] * len(pairs)

@@ -17,11 +17,11 @@ from kedit.locate.miner import UNION, Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.pipelines.outputs import speech
+from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.pipelines.task import by_kind
-from kedit.pipelines.transcripts import captions_of, rows
 from kedit.progress import show_progress
-from kedit.results.cache import Recall, of_edit
-from kedit.samples import Question, Quiz
+from kedit.results.cache import Cache, of_edit
+from kedit.samples import Question, QuestionSplit
 
 Scores = Mapping[str, NeuronScores]
 """The importance of every neuron, by modality."""
@@ -32,16 +32,16 @@ class Masking:
     """A model and the questions it is asked; what was answered before is in the store."""
 
     model: MLLM
-    quiz: Quiz
+    question_split: QuestionSplit
     plan: EditPlan
-    cache: Recall
+    cache: Cache
     controls: int
     match: Match
     seed: int
 
     def scores(self, miner: Miner, questions: Sequence[Question] | None = None) -> Scores:
         """Return the importance that `miner` measures on `questions`; on all that are located with if None."""
-        asked = self.quiz.locate if questions is None else questions
+        asked = self.question_split.locate if questions is None else questions
         prompts = {kind: [one.prompt for one in some] for kind, some in by_kind(asked).items()}
         about = {"questions": [of_question(one) for one in asked]}
         make = lambda: miner.score_prompts(self.model, prompts, progress=show_progress)  # noqa: E731
@@ -49,7 +49,7 @@ class Masking:
 
     def halves(self) -> tuple[list[Question], list[Question]]:
         """Return the questions that are located with, dealt out by turns within each benchmark."""
-        kinds = by_kind(self.quiz.locate).values()
+        kinds = by_kind(self.question_split.locate).values()
         first, second = ([one for some in kinds for one in some[start::2]] for start in (0, 1))
         return first, second
 
@@ -61,12 +61,12 @@ class Masking:
         spoken = self._unedited
         edited = speech(self.model, self._asked, after, self._before, spoken.surprise, progress=show_progress)
         said = [[one.text for one in some] for some in others]
-        asked, count = self.quiz.evaluate, len(neurons)
+        asked, count = self.question_split.evaluate, len(neurons)
         return judged(asked, spoken, edited, said, neurons=count, match=self.match, seed=self.seed)
 
     def streams(self, neurons: NeuronSet, pictures: int) -> tuple[Streams, Streams] | None:
         """Return the modalities' states through the layers, unmasked and masked; None if no question has a picture."""
-        images = [one.sample.image for one in self.quiz.evaluate if one.sample is not None][:pictures]
+        images = [one.sample.image for one in self.question_split.evaluate if one.sample is not None][:pictures]
         if not images:
             return None
         plain = streams(self.model, images)
@@ -85,7 +85,7 @@ class Masking:
             return said
 
         abouts = [self._about | of_edit(edit) for edit in edits]
-        return [captions_of(told) for told in self.cache.many("generations", "answers masked", abouts, make)]
+        return [captions_of(content) for content in self.cache.many("generations", "answers masked", abouts, make)]
 
     @cached_property
     def _before(self) -> list[Generated]:
@@ -98,11 +98,11 @@ class Masking:
 
     @cached_property
     def _asked(self) -> list[Any]:
-        return [question.prompt for question in self.quiz.evaluate]
+        return [question.prompt for question in self.question_split.evaluate]
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        return {"questions": [of_question(one) for one in self.quiz.evaluate]}
+        return {"questions": [of_question(one) for one in self.question_split.evaluate]}
 
 
 @dataclass(frozen=True)

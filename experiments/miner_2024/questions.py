@@ -55,8 +55,8 @@ def write_questions(family: str, folder: Path) -> Path:
     lines = [*texts(), *(sounds(folder) if family == "qwen2_audio" else pictures(folder))]
     file = folder / FILE
     file.write_text("".join(json.dumps(line | {"answer": "?"}) + "\n" for line in lines), "utf-8")
-    quiz = kedit.Folder(str(folder), questions_file=FILE).quiz(locate=EACH, evaluate=EACH, seed=0)
-    asked = [*quiz.locate, *quiz.evaluate]
+    question_split = kedit.Folder(str(folder), questions_file=FILE).split_questions(locate=EACH, evaluate=EACH, seed=0)
+    asked = [*question_split.locate, *question_split.evaluate]
     said = dict(zip((one.text for one in asked), tiny(family).answer(asked), strict=True))
     answers = [line | {"answer": said[line["question"]] or "?"} for line in lines]
     file.write_text("".join(json.dumps(line) + "\n" for line in answers), "utf-8")

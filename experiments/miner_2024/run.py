@@ -61,24 +61,24 @@ def study(cfg: DictConfig) -> None:
 def prepare(cfg: DictConfig, miner: Any) -> Any:
     """Return the model and its questions; a ConfigurationError says which of them it cannot take."""
     from experiments.miner_2024.masking import Masking
-    from kedit.pipelines.readable import readable_quiz
+    from kedit.pipelines.readable import readable_questions
     from kedit.pipelines.task import check, check_model
-    from kedit.results.cache import Recall
-    from kedit.samples import Quizzed
+    from kedit.results.cache import Cache
+    from kedit.samples import HasQuestions
 
     with misuse():
         data, plan, counts = build(cfg.data), build(cfg.edit), counts_of(cfg.evaluate)
         check(miner, plan, cfg.match)
-        if not isinstance(data, Quizzed):
+        if not isinstance(data, HasQuestions):
             raise ConfigurationError(
                 f"{type(data).__name__} has no questions to ask; use `data=folder` or `data=scenes`"
             )
-        quiz = data.quiz(locate=counts.locate, evaluate=counts.target, seed=cfg.seed)
+        question_split = data.split_questions(locate=counts.locate, evaluate=counts.target, seed=cfg.seed)
     model = loaded(cfg.model)
     with misuse():
-        quiz = readable_quiz(model, quiz)
-        check_model(model, miner, quiz)
-    return Masking(model, quiz, plan, Recall.of_model(cfg.store, model), counts.controls, cfg.match, cfg.seed)
+        question_split = readable_questions(model, question_split)
+        check_model(model, miner, question_split)
+    return Masking(model, question_split, plan, Cache.of_model(cfg.store, model), counts.controls, cfg.match, cfg.seed)
 
 
 def measure(asked: Any, setting: Any, scores: Any) -> Any:

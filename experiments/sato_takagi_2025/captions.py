@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured, bootstrap_mean
@@ -46,25 +46,30 @@ class Line:
 
 
 def score_captions(
-    exam: Exam, before: Transcript, edited: Sequence[Transcript], similarity: Similarity, against: str, seed: int
+    evaluation_set: EvaluationSet,
+    before: Outputs,
+    edited: Sequence[Outputs],
+    similarity: Similarity,
+    against: str,
+    seed: int,
 ) -> dict[tuple[str, str], Measured]:
     """Return how alike captions are to `against`, by part and metric; of several edits each picture's mean.
 
     Args:
-        exam: The held-out pictures.
+        evaluation_set: The held-out pictures.
         before: What the unedited model says.
         edited: What it says under the edit, or under each of several random ones.
         similarity: Compares texts.
         against: `UNEDITED`, or `REFERENCES`, of which only pictures that have some count.
         seed: Of the bootstrap.
     """
-    places = {TARGET: named_targets(exam, before), OTHERS: range(len(exam.retention))}
+    places = {TARGET: named_targets(evaluation_set, before), OTHERS: range(len(evaluation_set.retention))}
     found = {}
     for part, kept in places.items():
         samples, was, runs = (
-            (exam.target, before.target, [one.target for one in edited])
+            (evaluation_set.target, before.target, [one.target for one in edited])
             if part == TARGET
-            else (exam.retention, before.retention, [one.retention for one in edited])
+            else (evaluation_set.retention, before.retention, [one.retention for one in edited])
         )
         wanted = {place: tuple(samples[place].references) if against == REFERENCES else (was[place],) for place in kept}
         wanted = {place: texts for place, texts in wanted.items() if texts}

@@ -28,7 +28,7 @@ def study(cfg: DictConfig) -> None:
 
     from experiments.sato_takagi_2025 import captions
     from kedit.pipelines.compare import compare_prepared
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
     from kedit.results.run_folder import Run
 
     use_threads(cfg.threads)
@@ -39,7 +39,7 @@ def study(cfg: DictConfig) -> None:
         asked = [prepared(data, name, inpaint, vars(choices.counts), cfg.seed) for name in cfg.concepts]
     model = loaded(cfg.model)
     with Run(Path(HydraConfig.get().runtime.output_dir)) as kept:
-        cache = Recall.of_model(cfg.store, model)
+        cache = Cache.of_model(cfg.store, model)
         comparison = compare_prepared(
             model, choices, asked, plan, encoder=encoder, cache=cache, progress=show_progress
         )  # fmt: skip
@@ -74,16 +74,16 @@ def measure(model: Any, comparison: Any, asked: Sequence[Any], plan: Any, encode
 
     similarity, seed = similarity_of(model, encoder, "image"), comparison.seed
     for one in show_progress([readable(model, each) for each in asked], len(asked), "caption metrics"):
-        concept = one.exam.concept.name
+        concept = one.evaluation_set.concept.name
         rows = [row for row in comparison.rows if row.concept == concept and row.effect is not None]
         if not rows:
             continue  # compare.md says why it could not be located in
         pairs = usable(model, one.pairs, show_progress, cache).pairs
-        trial = Trial(model, one.exam, plan, pairs, similarity, cache, show_progress, seed)
+        trial = Trial(model, one.evaluation_set, plan, pairs, similarity, cache, show_progress, seed)
         edited = {row.method: (row.neurons, [trial.edited(some) for some in row.sets]) for row in rows}
         for method, (neurons, said) in {"unedited": (0, [trial.before]), **edited}.items():
             for against in (UNEDITED, REFERENCES):
-                figures = score_captions(one.exam, trial.before, said, similarity, against, seed)
+                figures = score_captions(one.evaluation_set, trial.before, said, similarity, against, seed)
                 yield Line(concept, method, neurons, against, figures)
 
 

@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after `kedit`; by default those of this process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
         sys.stderr.write(usage())
         return 2
-    name, *rest = words
+    name, *rest = arguments
     if name == "help" and rest:
         name, *rest = rest[0], "--help"
     if name in HELP:
@@ -166,9 +166,9 @@ def _user() -> dict[str, str]:
 
 
 @contextmanager
-def _as_a_script(words: list[str]) -> Iterator[None]:
+def _as_a_script(arguments: list[str]) -> Iterator[None]:
     """Give this process the words of one that was started as a script: Hydra and argparse read them there."""
-    before, sys.argv = sys.argv, words
+    before, sys.argv = sys.argv, arguments
     try:
         yield
     finally:

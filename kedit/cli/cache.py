@@ -31,7 +31,7 @@ def ls(store: Store, *, kind: str | None = None, all: bool = False) -> int:
         return 0
     if all:
         entry_rows = [
-            (one.key[:SHORT], one.kind, told_bytes(one.size), _told_time(one.used), _described(one.about))
+            (one.key[:SHORT], one.kind, format_bytes(one.size), _format_time(one.used), _described(one.about))
             for one in sorted(entries, key=lambda one: (one.kind, -one.used, one.key))
         ]
         _print_table(("key", "kind", "size", "last used", "what"), entry_rows)
@@ -40,7 +40,7 @@ def ls(store: Store, *, kind: str | None = None, all: bool = False) -> int:
     if len(kinds) > 1:
         kinds["all"] = entries
     rows = [
-        (name, str(len(of)), told_bytes(sum(one.size for one in of)), _told_time(max(one.used for one in of)))
+        (name, str(len(of)), format_bytes(sum(one.size for one in of)), _format_time(max(one.used for one in of)))
         for name, of in kinds.items()
     ]
     _print_table(("kind", "entries", "size", "last used"), rows)
@@ -78,7 +78,7 @@ def rm(
     size = sum(one.size for one in removed)
     by_kind = Counter(one.kind for one in removed)
     listed = ", ".join(f"{count} of `{name}`" for name, count in sorted(by_kind.items())) or "nothing"
-    print(f"removed {listed}: {told_bytes(size)}, from {store.folder}")
+    print(f"removed {listed}: {format_bytes(size)}, from {store.folder}")
     if all:
         _remove_leftovers(store)
     return 0
@@ -90,14 +90,14 @@ def verify(store: Store) -> int:
     hurt = store.verify()
     for key in hurt:
         print(f"damaged: {store.path(key)}")
-    told = f"{len(entries)} entries, {told_bytes(sum(one.size for one in entries))}"
+    text = f"{len(entries)} entries, {format_bytes(sum(one.size for one in entries))}"
     if hurt:
         sys.stderr.write(
-            f"kedit: {len(hurt)} of {told}, are damaged; `kedit cache rm --damaged` removes them, "
+            f"kedit: {len(hurt)} of {text}, are damaged; `kedit cache rm --damaged` removes them, "
             "and whoever needs one makes it again\n"
         )
         return 1
-    print(f"{told}: all whole")
+    print(f"{text}: all whole")
     return 0
 
 
@@ -137,7 +137,7 @@ def age(value: str) -> float:
     return int(read[1]) * UNITS[read[2]]
 
 
-def told_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Return a size with two or three digits: `3.4 MB`, in powers of 1000."""
     shown = float(size)
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -165,7 +165,7 @@ def _beside(store: Store) -> str:
     """Return how much lies beside the entries that only removing everything removes."""
     left = store.leftovers()
     size = sum(path.stat().st_size for path in left)
-    return f"; of older editions or killed processes: {len(left)} files, {told_bytes(size)}" if left else ""
+    return f"; of older editions or killed processes: {len(left)} files, {format_bytes(size)}" if left else ""
 
 
 def _only_one(entries: Sequence[Entry], key: str, store: Store) -> Entry:
@@ -184,7 +184,7 @@ def _remove_leftovers(store: Store) -> None:
         size = sum(path.stat().st_size for path in left)
         for path in left:
             path.unlink(missing_ok=True)
-        print(f"removed {len(left)} files of older editions or killed processes: {told_bytes(size)}")
+        print(f"removed {len(left)} files of older editions or killed processes: {format_bytes(size)}")
 
 
 def _described(about: Mapping[str, Any]) -> str:
@@ -193,11 +193,11 @@ def _described(about: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return told if len(told) <= 40 else f"{told[:37]}..."
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _told_time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 

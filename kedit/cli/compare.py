@@ -48,7 +48,7 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
     """Build what the configuration names and return what `kedit.compare` makes of it."""
     from kedit.pipelines.compare import compare_prepared, of_matrix
     from kedit.pipelines.locate import check_model
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
 
     # Whatever can be wrong is found before the model is loaded, which is slow.
     choices, data, plan = chosen(cfg), build(cfg.data), build(cfg.edit)
@@ -66,7 +66,7 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
         return compare_prepared(
             found.model, choices, asked, plan, matrix=shown, matrix_method=str(method),
             encoder=encoder or found.encoder_for(asked[0].medium), share=bool(cfg.share_passes),
-            cache=Recall.at(cfg.store, found.identity, found.weights), keep=keep, progress=show_progress,
+            cache=Cache.at(cfg.store, found.identity, found.weights), keep=keep, progress=show_progress,
         )  # fmt: skip
 
 

@@ -82,14 +82,14 @@ def explained(error: BaseException) -> str:
     return one_line(str(error) if told else f"{type(error).__name__}: {error}")
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
     """Refuse an option that Hydra does not know, of which it would print a page.
 
     Raises:
         ConfigurationError: There is one.
     """
-    for word, following in pairwise([*words, ""]):
-        name, given, value = word.partition("=")
+    for argument, following in pairwise([*arguments, ""]):
+        name, given, value = argument.partition("=")
         if not name.startswith("-"):
             continue
         if name in FLAGS:
@@ -108,9 +108,13 @@ def _check_flag(name: str, value: str) -> None:
         raise ConfigurationError(f"`{name}` takes a value; `--hydra-help` says which")
 
 
-def repeated(words: Sequence[str]) -> list[str]:
+def repeated(arguments: Sequence[str]) -> list[str]:
     """Return a sentence for each setting that is given more than once, of which the last counts."""
-    given = [word.partition("=") for word in words if "=" in word and not word.startswith(("-", "hydra", "~"))]
+    given = [
+        argument.partition("=")
+        for argument in arguments
+        if "=" in argument and not argument.startswith(("-", "hydra", "~"))
+    ]
     values: dict[str, list[str]] = {}
     for key, _, value in given:
         values.setdefault(key.lstrip("+"), []).append(value)
@@ -121,21 +125,21 @@ def _bare(name: str) -> str:
     return re.sub(r"[^\w.]", "_", name.lstrip("-")) or "key"
 
 
-def usage_code(usage: str, words: Sequence[str]) -> int | None:
+def usage_code(usage: str, arguments: Sequence[str]) -> int | None:
     """Print how a command that takes folders is used, where it is asked or has none, and return the exit code.
 
     Args:
         usage: The command line.
-        words: What was given; where these are folders, nothing is printed, and None returned.
+        arguments: What was given; where these are folders, nothing is printed, and None returned.
     """
-    if set(words) & {"-h", "--help"}:
+    if set(arguments) & {"-h", "--help"}:
         sys.stdout.write(f"usage: {usage}\n")
         return 0
-    if wrong := [word for word in words if word.startswith("-") or not word]:
+    if wrong := [argument for argument in arguments if argument.startswith("-") or not argument]:
         why = f"no option `{wrong[0]}`" if wrong[0] else "an empty word is no folder"
         sys.stderr.write(f"kedit: {why}; usage: {usage}\n")
         return 2
-    if not words:
+    if not arguments:
         sys.stderr.write(f"usage: {usage}\n")
         return 2
     return None

@@ -27,14 +27,14 @@ TERMINATED = 143
 """The exit code of a process that was asked to end."""
 
 
-def export_run(run: Path, words: Sequence[str]) -> Any:
+def export_run(run: Path, arguments: Sequence[str]) -> Any:
     """Return what `kedit.export` makes of the edit of a finished run.
 
     Args:
         run: The run's folder.
-        words: Settings such as `to=ia3`.
+        arguments: Settings such as `to=ia3`.
     """
-    asked = asked_for(words, KEYS, "an export", "to=ia3")
+    asked = asked_for(arguments, KEYS, "an export", "to=ia3")
     to = asked.get("to", "merged")
     folder = Path(asked.get("folder") or run.resolve().with_name(f"{run.resolve().name}-{to}"))
     from kedit.pipelines.export import export
@@ -44,15 +44,15 @@ def export_run(run: Path, words: Sequence[str]) -> Any:
     with misuse():
         return export(
             opened.edit, opened.model, folder, to=to, report=opened.report,
-            pictures=[one.image for one in opened.split.target[:N_PICTURES]], commands=_commands(run, words),
+            pictures=[one.image for one in opened.split.target[:N_PICTURES]], commands=_commands(run, arguments),
             overwrite=overwrites(asked),
         )  # fmt: skip
 
 
-def _commands(run: Path, words: Sequence[str]) -> list[str]:
+def _commands(run: Path, arguments: Sequence[str]) -> list[str]:
     """Return the commands that made the run and the export."""
     overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-    return [shlex.join(["kedit", "run", *map(str, overrides)]), shlex.join(["kedit", "export", str(run), *words])]
+    return [shlex.join(["kedit", "run", *map(str, overrides)]), shlex.join(["kedit", "export", str(run), *arguments])]
 
 
 def _end(*_: object) -> NoReturn:
@@ -62,12 +62,12 @@ def _end(*_: object) -> NoReturn:
 
 def main() -> int:
     """Export the run on the command line."""
-    words = sys.argv[1:]
-    if (code := usage_code(f"kedit export {TAKES['export']}", words)) is not None:
+    arguments = sys.argv[1:]
+    if (code := usage_code(f"kedit export {TAKES['export']}", arguments)) is not None:
         return code
     former = signal.signal(signal.SIGTERM, _end)
     try:
-        print(export_run(Path(words[0]), words[1:]))
+        print(export_run(Path(arguments[0]), arguments[1:]))
     except Exception as error:
         return said(code_of(error), explained(error))
     finally:

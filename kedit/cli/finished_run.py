@@ -48,18 +48,18 @@ def open_run(run: Path, purpose: str) -> FinishedRun:
     return FinishedRun(settings, data, split, model, edit, report)
 
 
-def asked_for(words: Sequence[str], keys: Sequence[str], what: str, example: str) -> DictConfig:
+def asked_for(arguments: Sequence[str], keys: Sequence[str], what: str, example: str) -> DictConfig:
     """Return the settings behind a run's folder on the command line.
 
     Args:
-        words: What was typed, such as `to=ia3`.
+        arguments: What was typed, such as `to=ia3`.
         keys: Those that there are.
         what: What they are settings of.
         example: One of them.
     """
-    if wrong := [word for word in words if word.partition("=")[0] not in keys or "=" not in word]:
+    if wrong := [argument for argument in arguments if argument.partition("=")[0] not in keys or "=" not in argument]:
         raise ConfigurationError(f"`{wrong[0]}` is no setting of {what}; keys: {', '.join(keys)}, as in `{example}`")
-    return OmegaConf.from_dotlist(list(words))
+    return OmegaConf.from_dotlist(list(arguments))
 
 
 def _drawn(data: Any, settings: DictConfig) -> Any:

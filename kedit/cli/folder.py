@@ -20,20 +20,24 @@ from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
 
-def data_of(path: str, words: Sequence[str]) -> Any:
-    """Return the data set in the folder `path`, read as `words` such as `data.boxes=xyxy` say."""
+def data_of(path: str, arguments: Sequence[str]) -> Any:
+    """Return the data set in the folder `path`, read as `arguments` such as `data.boxes=xyxy` say."""
     from kedit.pipelines.folder_check import opened
 
     if not Path(path).is_dir():
         raise ConfigurationError(f"no folder `{path}`")
-    if not words:
+    if not arguments:
         return opened(Path(path))
-    if wrong := [word for word in words if "=" not in word or not word.startswith(("data=", "data."))]:
+    if wrong := [
+        argument for argument in arguments if "=" not in argument or not argument.startswith(("data=", "data."))
+    ]:
         raise ConfigurationError(f"`{wrong[0]}` is no setting of the data; write `data=coco2017` or `data.KEY=VALUE`")
-    groups = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+    groups = [argument.removeprefix("data=") for argument in arguments if argument.startswith("data=")]
     settings = OmegaConf.load(conf_dir() / "data" / f"{(groups or ['folder'])[-1]}.yaml")
     OmegaConf.set_struct(settings, True)
-    own = OmegaConf.from_dotlist([word.removeprefix("data.") for word in words if word.startswith("data.")])
+    own = OmegaConf.from_dotlist(
+        [argument.removeprefix("data.") for argument in arguments if argument.startswith("data.")]
+    )
     return build(OmegaConf.merge(settings, {"folder": path}, own))
 
 

@@ -23,14 +23,14 @@ from kedit.cli.jobs import code_of, said
 KEYS = ("never_knew", "steps", "rate", "captions", "controls", "figures")
 
 
-def ask_run(run: Path, words: Sequence[str]) -> Any:
+def ask_run(run: Path, arguments: Sequence[str]) -> Any:
     """Return what `kedit.gone` finds of a finished run; it is left in the run's folder.
 
     Args:
         run: The run's folder.
-        words: Settings such as `steps=16`.
+        arguments: Settings such as `steps=16`.
     """
-    asked = asked_for(words, KEYS, "this command", "steps=16")
+    asked = asked_for(arguments, KEYS, "this command", "steps=16")
     from kedit.cli.pairs import counts_of
     from kedit.edit.columns import check_edit
     from kedit.pipelines.gone import gone
@@ -79,11 +79,11 @@ def never_knew(model: DictConfig, folder: object) -> Any:
 
 def main() -> int:
     """Ask about the run on the command line."""
-    words = sys.argv[1:]
-    if (code := usage_code(f"kedit gone {TAKES['gone']}", words)) is not None:
+    arguments = sys.argv[1:]
+    if (code := usage_code(f"kedit gone {TAKES['gone']}", arguments)) is not None:
         return code
     try:
-        print(f"{ask_run(Path(words[0]), words[1:])}\nfiles: {words[0]}")
+        print(f"{ask_run(Path(arguments[0]), arguments[1:])}\nfiles: {arguments[0]}")
     except Exception as error:
         return said(code_of(error), explained(error))
     return 0

@@ -134,9 +134,9 @@ def leaves(file: Path, node: Mapping[str, Any], path: KeyPath = ()) -> Iterator[
             yield here
 
 
-def sections(command: str, words: Sequence[str] = ()) -> list[Section]:
-    """Return the keys of a command by the file that states them, with the options that `words` choose."""
-    composed = composed_for(command, words)
+def sections(command: str, arguments: Sequence[str] = ()) -> list[Section]:
+    """Return the keys of a command by the file that states them, with the options that `arguments` choose."""
+    composed = compose_for(command, arguments)
     main = file_of("", command.replace("-", "_"))
     groups = [
         _section(place, option, main, composed)
@@ -150,12 +150,16 @@ def sections(command: str, words: Sequence[str] = ()) -> list[Section]:
     return [Section("", "", "", tuple(keys)), *groups]
 
 
-def composed_for(command: str, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a command's configuration as plain data, with the options of groups that `words` choose."""
+def compose_for(command: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a command's configuration as plain data, with the options of groups that `arguments` choose."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    chosen = [word for word in words if (group := _group(word.partition("=")[0])) and (conf_dir() / group).is_dir()]
+    chosen = [
+        argument
+        for argument in arguments
+        if (group := _group(argument.partition("=")[0])) and (conf_dir() / group).is_dir()
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose(command.replace("-", "_"), chosen, return_hydra_config=True)
     container = OmegaConf.to_container(composed)
@@ -197,7 +201,7 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
 
 
-def page(command: str, words: Sequence[str] = ()) -> str:
+def page(command: str, arguments: Sequence[str] = ()) -> str:
     """Return the help of a command that is configured, no wider than 80 columns."""
     main = file_of("", command.replace("-", "_"))
     lines = [
@@ -206,14 +210,14 @@ def page(command: str, words: Sequence[str] = ()) -> str:
         f"usage: kedit {command} [GROUP=OPTION ...] [KEY=VALUE ...]",
         f"       kedit {command} -m [KEY=VALUE,VALUE ...]    one job for each value",
     ]
-    if chosen := _chosen(composed_for(command, words)):
+    if chosen := _chosen(compose_for(command, arguments)):
         lines += ["", "groups, and their options; with another one, --help shows its keys:"]
     for place, option in chosen.items():
         group = _group(place)
         about = meaning(main, ("defaults", place)) or meaning(main, ("defaults", group))
         listed = ", ".join([*options(group), *["null"] * (option is None)])
         lines += _entry(f"{place}={_shown(option)}", f"{about} Options: {listed}.".strip())
-    for section in sections(command, words):
+    for section in sections(command, arguments):
         if section.keys:
             title = f"keys of {section.group}={section.option}" if section.group else "keys"
             lines += ["", *textwrap.wrap(f"{title}: {section.about}".removesuffix(": "), WIDTH)]
@@ -251,12 +255,15 @@ def plain_page(command: str) -> str:
 
 def main() -> int:
     """Print the help of the command in the first word of the command line; the others may choose options."""
-    command, words = sys.argv[0].rpartition(" ")[2], [word for word in sys.argv[1:] if not word.startswith("-")]
+    command, arguments = (
+        sys.argv[0].rpartition(" ")[2],
+        [argument for argument in sys.argv[1:] if not argument.startswith("-")],
+    )
     if command not in TAKES and not file_of("", command.replace("-", "_")).is_file():
         # It takes options instead of keys, and explains them itself.
         return int(import_module(COMMANDS[command].module).main() or 0)
     try:
-        sys.stdout.write(plain_page(command) if command in TAKES else page(command, words))
+        sys.stdout.write(plain_page(command) if command in TAKES else page(command, arguments))
     except Exception as error:
         sys.stderr.write(f"kedit: {explained(error)}\n")
         return 2

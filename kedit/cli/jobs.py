@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import OF_MODELS, build, figure_style, mirrored, sweep_folder, texts, whole_numbers
-from kedit.cli.errors import ConfigurationError, NegativeResult, check_words, explained, misused, repeated
+from kedit.cli.errors import ConfigurationError, NegativeResult, check_arguments, explained, misused, repeated
 from kedit.cli.logs import logged
 from kedit.cli.process import borrowed_process
 from kedit.cli.sweep_folder import KEY, STOPPED, once
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 LOG = "kedit.log"
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
-Ending = Callable[[bool], list[int]]
+AtEnd = Callable[[bool], list[int]]
 """Puts the results of a sweep together, of which a job is known to have failed or not; returns the exit codes."""
 
 _exit_codes: ContextVar[list[int] | None] = ContextVar("exit_codes", default=None)
@@ -43,7 +43,7 @@ class Begun(NamedTuple):
 
     held: ExitStack
     """What is let go of at the end."""
-    end: Ending
+    end: AtEnd
     resume: str
     """The command that goes on with it after an interruption."""
 
@@ -78,7 +78,7 @@ def reported(job: Callable[[DictConfig], T]) -> Callable[[DictConfig], T | None]
             # Of a sweep, each job has a line of its own.
             place: AbstractContextManager[None] = nullcontext() if sweep is None else inside_a_stage()
             with logged(_log()), deprecations_logged(), progress_shown(_wants_progress(settings)), place:
-                return _told_to_log(begin if sweep is None else partial(once, begin), settings)
+                return _run_and_log(begin if sweep is None else partial(once, begin), settings)
         except Exception as error:
             codes = _waiting()
             if codes is None and sweep is None:
@@ -106,7 +106,7 @@ def _say_loading(settings: DictConfig) -> None:
         say(f"loading {Path(name).name if name else 'PyTorch'} ...")
 
 
-def _told_to_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
+def _run_and_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:
     try:
         return job(settings)
     except Exception:
@@ -129,7 +129,7 @@ def guarded(main: Callable[[], Any]) -> int:
     composed = True
     token, waiting = _exit_codes.set(codes), _begun.set([])
     try:
-        check_words(sys.argv[1:])
+        check_arguments(sys.argv[1:])
         for notice in repeated(sys.argv[1:]):
             said(DONE, notice)
         main()
@@ -165,20 +165,25 @@ def _begun_now() -> list[Begun]:
     return (_begun.get() or [])[:]
 
 
-def renamed(words: Sequence[str], former: Mapping[str, str]) -> list[str]:
+def renamed(arguments: Sequence[str], former: Mapping[str, str]) -> list[str]:
     """Return a command line with the keys that had another name in 0.5 under their name of now; one line says so."""
     pattern = re.compile(rf"([+~]*)({'|'.join(map(re.escape, former))})(?==|$)")
-    found = {word: match for word in words if (match := pattern.match(word))}
+    found = {argument: match for argument in arguments if (match := pattern.match(argument))}
     if found:
-        told = ", ".join(dict.fromkeys(f"`{match[2]}` is now `{former[match[2]]}`" for match in found.values()))
-        sys.stderr.write(f"kedit: deprecated: {told}; the old name will go in 0.8\n")
-    return [match[1] + former[match[2]] + word[match.end() :] if (match := found.get(word)) else word for word in words]
+        text = ", ".join(dict.fromkeys(f"`{match[2]}` is now `{former[match[2]]}`" for match in found.values()))
+        sys.stderr.write(f"kedit: deprecated: {text}; the old name will go in 0.8\n")
+    return [
+        match[1] + former[match[2]] + argument[match.end() :] if (match := found.get(argument)) else argument
+        for argument in arguments
+    ]
 
 
-def for_texts(words: Sequence[str]) -> list[str]:
+def for_texts(arguments: Sequence[str]) -> list[str]:
     """Return a command line with the locator of texts, where the data are texts and no locator is chosen."""
-    chosen = {word.partition("=")[0].lstrip("+") for word in words}
-    return [*words, f"locate={OF_TEXTS}"] if "data=prompts" in words and "locate" not in chosen else [*words]
+    chosen = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    return (
+        [*arguments, f"locate={OF_TEXTS}"] if "data=prompts" in arguments and "locate" not in chosen else [*arguments]
+    )
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def job(cfg: DictConfig, name: str) -> Any:
     from kedit.locate.shards import Shard, check_shareable
     from kedit.pipelines.locate import check_model, locate_prepared
     from kedit.pipelines.shards import score_shard
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
 
     use_threads(cfg.threads)
     locator, data, counts = build(cfg.locate), build(cfg.data), {**cfg.evaluate, "target": 1, "retention": 0}
@@ -63,7 +63,7 @@ def job(cfg: DictConfig, name: str) -> Any:
     with unchanged(cfg.model) as found:
         with misuse():
             check_model(found.model, locator, pairs.medium)
-        cache = Recall.at(cfg.store, found.identity, found.weights)
+        cache = Cache.at(cfg.store, found.identity, found.weights)
         if shard.count > 1:
             return score_shard(found.model, pairs, locator, shard, cache=cache, progress=show_progress)
         return locate_prepared(found.model, pairs, locator, cache=cache, name=name, progress=show_progress)

@@ -63,7 +63,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     from kedit.neurons import load_scores
     from kedit.pipelines import run as pipeline
     from kedit.pipelines.locate import check_model, leave
-    from kedit.results.cache import Recall
+    from kedit.results.cache import Cache
 
     use_threads(cfg.threads)
     # Whatever can be wrong is found before the model is loaded, which is slow.
@@ -77,14 +77,14 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         pipeline.check(locator, plan, select)
         prepared = prepared_for(cfg)
         check_pairs(select, locator, prepared.pairs)
-        words = object_words(cfg.evaluate.chair and (cfg.evaluate.synonyms or True), prepared.exam.vocabulary)
+        words = object_words(cfg.evaluate.chair and (cfg.evaluate.synonyms or True), prepared.evaluation_set.vocabulary)
     with unchanged(cfg.model) as found:
         with misuse():
             check_model(found.model, locator, prepared.medium)
         return pipeline.run_prepared(
             found.model, prepared, locator, plan, select=select, encoder=encoder or found.encoder_for(prepared.medium),
             controls=cfg.evaluate.controls, scores=scores, words=words, seed=cfg.seed,
-            cache=Recall.at(cfg.store, found.identity, found.weights), name=name,
+            cache=Cache.at(cfg.store, found.identity, found.weights), name=name,
             keep=lambda located: leave(located, kept), progress=show_progress,
         )  # fmt: skip
 

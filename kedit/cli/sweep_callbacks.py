@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import build, mirrored, plain
 from kedit.cli.errors import ConfigurationError, explained, quoted
-from kedit.cli.jobs import FAILED, LOG, Begun, Ending, Refused, announce, code_of, said, tell_error, tell_offline
+from kedit.cli.jobs import FAILED, LOG, AtEnd, Begun, Refused, announce, code_of, said, tell_error, tell_offline
 from kedit.cli.logs import logged
 from kedit.cli.previous_runs import make_room
 from kedit.cli.sweep_folder import alone, alone_in_run, begin, statuses
@@ -53,7 +53,7 @@ class Sweeping(Callback):
 
 
 @contextmanager
-def beginning(config: DictConfig, what: str, ending: Ending) -> Iterator[ExitStack]:
+def beginning(config: DictConfig, what: str, at_end: AtEnd) -> Iterator[ExitStack]:
     """Yield what a run or a sweep is to hold while it lasts, and tell the command that it has begun.
 
     Raises:
@@ -70,7 +70,7 @@ def beginning(config: DictConfig, what: str, ending: Ending) -> Iterator[ExitSta
     except Exception as error:
         held.close()
         raise Refused(tell_error(error, what)) from error
-    announce(Begun(held, ending, _resume(what, Path(config.hydra[what].dir))))
+    announce(Begun(held, at_end, _resume(what, Path(config.hydra[what].dir))))
 
 
 def _name(config: DictConfig, what: str) -> None:
@@ -96,9 +96,9 @@ def _check_subfolders(config: DictConfig) -> None:
 def _resume(what: str, folder: Path) -> str:
     """Return the command line that goes on in `folder`."""
     name = sys.argv[0] if sys.argv[0].startswith("kedit ") else shlex.join(["python", sys.argv[0]])
-    words = [word for word in sys.argv[1:] if not word.startswith((f"hydra.{what}.dir=", "overwrite="))]
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith((f"hydra.{what}.dir=", "overwrite="))]
     value = str(folder) if re.fullmatch(r"[\w./-]+", str(folder), re.ASCII) else quoted(str(folder))
-    return f"{name} {shlex.join([*words, f'hydra.{what}.dir={value}'])}"
+    return f"{name} {shlex.join([*arguments, f'hydra.{what}.dir={value}'])}"
 
 
 def end(settings: DictConfig, failed: bool) -> list[int]:

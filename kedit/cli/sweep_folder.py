@@ -90,11 +90,11 @@ def once(job: Callable[[DictConfig], T], settings: DictConfig) -> T | None:
 def _key(settings: DictConfig, running: DictConfig) -> str | None:
     """Return the key of a job; None where its settings cannot be resolved, of which it will tell itself."""
     try:
-        told = OmegaConf.to_container(settings, resolve=True)
+        content = OmegaConf.to_container(settings, resolve=True)
     except OmegaConfBaseException:
         return None
-    assert isinstance(told, dict)
-    return key_of(told, running)
+    assert isinstance(content, dict)
+    return key_of(content, running)
 
 
 def finished(folder: Path, key: str | None) -> dict[str, Any] | None:
@@ -136,11 +136,14 @@ def begin(settings: DictConfig) -> None:
 
 def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: set[str]) -> None:
     """Remove the finished jobs in a sweep's folder that have other settings now, or that there are no longer."""
-    planned, loader = {str(number): words for number, words in enumerate(jobs)}, GlobalHydra.instance().config_loader()
+    planned, loader = (
+        {str(number): arguments for number, arguments in enumerate(jobs)},
+        GlobalHydra.instance().config_loader(),
+    )
     for old in sorted(path for path in folder.glob("*") if path.name.isdigit()):
-        words, difference = planned.get(old.name), ""
-        if words is not None and (old.name not in same or _words(old) != words):
-            difference = other_settings(old, loader.load_sweep_config(settings, words))
+        arguments, difference = planned.get(old.name), ""
+        if arguments is not None and (old.name not in same or _arguments(old) != arguments):
+            difference = other_settings(old, loader.load_sweep_config(settings, arguments))
         elif not jobs:  # a search may choose other values of what it varies than it did before
             difference = other_settings(old, settings, but=_varied(settings.hydra))
         if difference and not overwrites(settings):
@@ -148,7 +151,7 @@ def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: 
                 f"`{old}` holds a finished job with other settings ({difference}); name another folder with "
                 "`hydra.sweep.dir`, or replace it with `overwrite=true`"
             )
-        if overwrites(settings) and (difference or (jobs and words is None)):
+        if overwrites(settings) and (difference or (jobs and arguments is None)):
             with suppress(FileNotFoundError):
                 (old / ASIDE).replace(old / "STATUS")
             clear(old)
@@ -163,7 +166,7 @@ def _varied(running: DictConfig) -> set[str]:
     return {one.get_key_element().lstrip("+") for one in swept} | {str(key) for key in running.sweeper.params or {}}
 
 
-def _words(folder: Path) -> list[str] | None:
+def _arguments(folder: Path) -> list[str] | None:
     """Return the overrides of the run in `folder`."""
     try:
         return list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
@@ -176,7 +179,7 @@ def _in_common(plan: dict[str, Any], other: dict[str, Any]) -> set[str]:
     if plan.get("key") != other.get("key"):
         return set()
     one, two = (
-        [[word for word in job if word.partition("=")[0] not in NO_MATTER] for job in found.get("jobs", [])]
+        [[argument for argument in job if argument.partition("=")[0] not in NO_MATTER] for job in found.get("jobs", [])]
         for found in (plan, other)
     )
     return {str(number) for number, (job, same) in enumerate(zip(one, two, strict=False)) if job == same}
@@ -184,9 +187,9 @@ def _in_common(plan: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 def _jobs(running: DictConfig) -> list[list[str]]:
     """Return the overrides of each job, as Hydra's own sweeper will make them; none where nobody can know them yet."""
-    words = [f"{key}={values}" for key, values in (running.sweeper.params or {}).items()]
+    arguments = [f"{key}={values}" for key, values in (running.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*words, *running.overrides.task])
+    overrides = parser.parse_overrides([*arguments, *running.overrides.task])
     swept = [one for one in overrides if one.is_sweep_override()]
     # Hydra shuffles anew each time, and refuses what it cannot count.
     if not all(one.is_discrete_sweep() and not getattr(one.value(), "shuffle", False) for one in swept):

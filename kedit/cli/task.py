@@ -44,22 +44,22 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         kept: The run's folder, which has the scores and the neurons as soon as they are known.
     """
     from kedit.pipelines import task as pipeline
-    from kedit.samples import Quizzed
+    from kedit.samples import HasQuestions
 
     use_threads(cfg.threads)
     data, locator, plan = (build(cfg[group]) for group in ("data", "locate", "edit"))
     with misuse():
         pipeline.check(locator, plan, cfg.match, name)
-        if not isinstance(data, Quizzed):
+        if not isinstance(data, HasQuestions):
             raise ConfigurationError(
                 f"{type(data).__name__} has no questions to ask; use `data=folder` or `data=scenes`"
             )
-        quiz = data.quiz(locate=cfg.evaluate.locate, evaluate=cfg.evaluate.target, seed=cfg.seed)
+        question_split = data.split_questions(locate=cfg.evaluate.locate, evaluate=cfg.evaluate.target, seed=cfg.seed)
     model = loaded(cfg.model)
     with misuse():
-        pipeline.check_model(model, locator, quiz)
+        pipeline.check_model(model, locator, question_split)
     return pipeline.task_prepared(
-        model, quiz, locator, plan, controls=cfg.evaluate.controls, match=cfg.match, seed=cfg.seed, name=name,
+        model, question_split, locator, plan, controls=cfg.evaluate.controls, match=cfg.match, seed=cfg.seed, name=name,
         keep=lambda scores, sets: pipeline.leave_sets(scores, sets, kept), progress=show_progress,
     )  # fmt: skip
 

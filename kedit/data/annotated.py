@@ -1,4 +1,4 @@
-"""What data sets of annotated pictures on disk have in common, once they have an album."""
+"""What data sets of annotated pictures on disk have in common, once they are read."""
 
 import logging
 from abc import abstractmethod
@@ -7,17 +7,17 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from kedit.data.album import Album, Rules
+from kedit.data.data_set import AnnotatedDataSet, Rules
 from kedit.data.drawing import Asked, drawn, split
-from kedit.data.inquiries import inquiries, quiz, text_questions
 from kedit.data.pictures import SampleError
-from kedit.samples import EXISTENCE, Concept, Question, Quiz, Sample, Split, find_concept
+from kedit.data.question_file import read_question_file, split_questions, text_questions
+from kedit.samples import EXISTENCE, Concept, Question, QuestionSplit, Sample, Split, find_concept
 
 logger = logging.getLogger(__name__)
 
 
 class AnnotatedPictures:
-    """Draws samples from an album by rules, and reads the questions beside it."""
+    """Draws samples from a data set by rules, and reads the questions beside it."""
 
     folder: str
     questions_file: str | None
@@ -26,7 +26,7 @@ class AnnotatedPictures:
 
     @property
     @abstractmethod
-    def album(self) -> Album:
+    def data_set(self) -> AnnotatedDataSet:
         """The annotated pictures, none of them opened."""
 
     @property
@@ -36,8 +36,8 @@ class AnnotatedPictures:
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
-        """Every concept that the album knows."""
-        return self.album.concepts
+        """Every concept that the data set knows."""
+        return self.data_set.concepts
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
@@ -50,27 +50,27 @@ class AnnotatedPictures:
         return EXISTENCE
 
     def annotations(self, *, seed: int) -> list[frozenset[str]]:
-        """Return the names of the concepts in each picture of the album, whatever the seed."""
-        return [record.objects for record in self.album.records]
+        """Return the names of the concepts in each picture of the data set, whatever the seed."""
+        return [record.objects for record in self.data_set.records]
 
     def samples(self, concept: Concept | str, *, seed: int = 0) -> Iterator[Sample]:
         """Yield the pictures of `concept` that fit, opened one by one; a LookupError suggests the nearest names."""
         name = concept if isinstance(concept, str) else concept.name
-        return drawn(self.album, find_concept(self.concepts, name), self.rules, seed=seed)
+        return drawn(self.data_set, find_concept(self.concepts, name), self.rules, seed=seed)
 
     def pictures(self, *, seed: int = 0) -> Iterator[Sample]:
         """Yield every picture that can be used, whatever it shows, opened one by one in the order of `seed`."""
-        for record in self.album.shuffled(seed):
+        for record in self.data_set.shuffled(seed):
             with suppress(SampleError):
-                yield self.album.sample(record)
+                yield self.data_set.sample(record)
 
-    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
-        """Return questions of `questions_file`, of each kind so many for each half; see `kedit.data.inquiries.quiz`."""
+    def split_questions(self, *, locate: int, evaluate: int, seed: int) -> QuestionSplit:
+        """Return questions of `questions_file`, of each kind so many for each half."""
         if self.questions_file is None:
             raise ValueError(f"`{self.folder}` has no questions; set `questions_file` to a file of them in the folder")
-        asked = inquiries(Path(self.folder), self.questions_file)
+        asked = read_question_file(Path(self.folder), self.questions_file)
         limits = {"max_side": self.max_side, "max_frames": self.max_frames}
-        return quiz(asked, locate=locate, evaluate=evaluate, seed=seed, **limits)  # type: ignore[arg-type]
+        return split_questions(asked, locate=locate, evaluate=evaluate, seed=seed, **limits)  # type: ignore[arg-type]
 
     def split(
         self, concept: Concept | str, *, locate: int = 24, target: int = 60, retention: int = 60, seed: int = 0
@@ -84,7 +84,7 @@ class AnnotatedPictures:
         return self._split(concept, Asked(locate, target, retention), seed, strict=False)
 
     def _split(self, concept: Concept, asked: Asked, seed: int, *, strict: bool) -> Split:
-        parts = split(self.album, concept, self.rules, asked, seed=seed, strict=strict)
+        parts = split(self.data_set, concept, self.rules, asked, seed=seed, strict=strict)
         for remark in parts.remarks:
             logger.warning(remark)
         return parts

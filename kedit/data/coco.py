@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kedit.data import coco_index
-from kedit.data.album import Album, Rules
 from kedit.data.annotated import AnnotatedPictures
+from kedit.data.data_set import AnnotatedDataSet, Rules
 from kedit.data.pictures import shown
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Coco(AnnotatedPictures):
         _ = self.rules, self._reading, self._place("instances"), self._place("captions"), self._place("images")
 
     @cached_property
-    def album(self) -> Album:
+    def data_set(self) -> AnnotatedDataSet:
         """The annotated pictures, none of them opened.
 
         Raises:
@@ -92,13 +92,13 @@ class Coco(AnnotatedPictures):
                 f"`{self.images}` (`subset` is {self.subset}), as the archives of COCO unpack{self._instead()}"
             )
         told = captions if self.captions is not None and captions.is_file() else None
-        album = coco_index.album(instances, told, images, reading=self._reading, max_side=self.max_side)
+        data_set = coco_index.read_data_set(instances, told, images, reading=self._reading, max_side=self.max_side)
         if self.captions is not None and told is None:
             remark = f"no captions `{shown(captions)}`: the samples have no references"
-            album = replace(album, notes=(remark, *album.notes))
-        for note in album.notes:
+            data_set = replace(data_set, notes=(remark, *data_set.notes))
+        for note in data_set.notes:
             logger.warning(note)
-        return album
+        return data_set
 
     @property
     def rules(self) -> Rules:

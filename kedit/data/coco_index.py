@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kedit.data.album import Album, Record
 from kedit.data.coco_words import UNLESS, WORDS
+from kedit.data.data_set import AnnotatedDataSet, Record
 from kedit.data.masks import BOXES, Box, Outline, Polygons, Unreadable, outline
 from kedit.data.pictures import lying_at, shown
 from kedit.data.places import Places
@@ -59,9 +59,9 @@ class Reading:
             raise ValueError(f"`boxes` is true, false, null or one of {', '.join(BOXES)}; got {self.boxes!r}")
 
 
-def album(
+def read_data_set(
     instances: Path, captions: Path | None, images: Path, *, reading: Reading = Reading(), max_side: int | None = None
-) -> Album:
+) -> AnnotatedDataSet:
     """Return the pictures that `instances` annotates, with the captions of `captions`; none is opened.
 
     Args:
@@ -69,7 +69,7 @@ def album(
         captions: One with `annotations` that are captions, or None.
         images: The folder of the pictures.
         reading: How the annotation is read where it does not say so.
-        max_side: See `Album`.
+        max_side: See `AnnotatedDataSet`.
 
     Raises:
         ValueError: A file is no such annotation, or contradicts itself.
@@ -89,7 +89,7 @@ def album(
     notes += places.oddities(upright=upright is True)
     if upright is not None:
         records = [replace(record, upright=upright) for record in records]
-    return Album(tuple(records), concepts, max_side, tuple(notes))
+    return AnnotatedDataSet(tuple(records), concepts, max_side, tuple(notes))
 
 
 def _content(path: Path, parts: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

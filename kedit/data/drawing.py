@@ -1,4 +1,4 @@
-"""Drawing disjoint samples from an album: which picture goes where, and what is said when there are too few."""
+"""Drawing disjoint samples from a data set: which picture goes where, and what is said when there are too few."""
 
 import logging
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from kedit.data.album import Album, Record, Regions, Rules
+from kedit.data.data_set import AnnotatedDataSet, Record, Regions, Rules
 from kedit.data.pictures import SampleError, shown
 from kedit.data.places import may_be_turned
 from kedit.samples import Concept, Sample, Split, find_concept
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 class _Drawing:
     """One draw: every record is looked at once, and what was wrong with the others is kept."""
 
-    album: Album
+    data_set: AnnotatedDataSet
     concept: Concept
     rules: Rules
     spent: set[str] = field(default_factory=set)
@@ -83,32 +83,34 @@ class _Drawing:
         """Return the rule that a picture breaks, or else its sample."""
         name = self.concept.name
         if name not in record.objects or name not in record.outlines:
-            return None, self.album.sample(record)
+            return None, self.data_set.sample(record)
         if record.size is not None and not record.upright:  # Drawing one region is quicker than reading the picture.
             width, height = record.size
             if broken := self.rules.broken_by_region(record.region(name, height, width)):
                 return broken, None
-        sample = self.album.sample(record)
+        sample = self.data_set.sample(record)
         if name not in sample.regions:
             assert isinstance(sample.regions, Regions)
             raise SampleError("bad_region", sample.regions.bad.get(name, f"`{name}`: no pixel lies in its region"))
         return self.rules.broken_by_region(sample.regions[name]), sample
 
 
-def drawn(album: Album, concept: Concept, rules: Rules, *, seed: int) -> Iterator[Sample]:
+def drawn(data_set: AnnotatedDataSet, concept: Concept, rules: Rules, *, seed: int) -> Iterator[Sample]:
     """Yield the pictures of `concept` that follow the `rules` and can be used, in the order that `seed` gives."""
-    drawing = _Drawing(album, find_concept(album.concepts, concept.name), rules)
+    drawing = _Drawing(data_set, find_concept(data_set.concepts, concept.name), rules)
     for record in _showing(drawing, seed):
         yield from drawing.take([record], 1)
 
 
-def split(album: Album, concept: Concept, rules: Rules, asked: Asked, *, seed: int, strict: bool = True) -> Split:
-    """Return disjoint samples of `album`, drawn by `seed`; pictures that cannot be used are skipped and counted.
+def split(
+    data_set: AnnotatedDataSet, concept: Concept, rules: Rules, asked: Asked, *, seed: int, strict: bool = True
+) -> Split:
+    """Return disjoint samples of `data_set`, drawn by `seed`; pictures that cannot be used are skipped and counted.
 
     Of the concept's pictures in the seed's order, those to locate with come from the front and the target ones from
     the back, so that asking for more of one leaves the other as it is. Where some of them have a region of the
     concept, only those are taken to locate with. Near and far pictures neither show the concept nor name it in a
-    caption; where the whole album has none that are near, or none that are far, that part is empty.
+    caption; where the whole data set has none that are near, or none that are far, that part is empty.
 
     Without `strict`, a remark says that there are fewer than asked for. Those of the concept are then shared out in
     the proportion of `locate` and `target`, as a strict split with the numbers of that remark would.
@@ -119,22 +121,22 @@ def split(album: Album, concept: Concept, rules: Rules, asked: Asked, *, seed: i
             than `LEAST` of each.
     """
     check_counts(**asked._asdict())
-    concept = find_concept(album.concepts, concept.name)
+    concept = find_concept(data_set.concepts, concept.name)
     for name in rules.without or ():
-        find_concept(album.concepts, name)
-    drawing = _Drawing(album, concept, rules)
+        find_concept(data_set.concepts, name)
+    drawing = _Drawing(data_set, concept, rules)
     showing = _showing(drawing, seed)
     with_region = [record for record in showing if concept.name in record.outlines] or showing
     located = drawing.take(with_region, asked.locate)
     targets = drawing.take(reversed(showing), asked.target)
     without = _without(drawing, seed)
-    kin = {one.name for one in album.concepts if one.category is not None and one.category == concept.category}
+    kin = {one.name for one in data_set.concepts if one.category is not None and one.category == concept.category}
     near = drawing.take((record for record in without if not record.objects.isdisjoint(kin)), asked.retention)
     far = drawing.take((record for record in without if record.objects.isdisjoint(kin)), asked.retention)
     parts = Split(located, targets, near, far, dict(drawing.skipped))
     shortage = _Shortage(drawing, parts, asked, len(showing) - len(with_region))
     if shortage and (strict or not shortage.is_usable):
-        raise ValueError(shortage.complaint())
+        raise ValueError(shortage.message())
     remarks = [*_company(showing, concept), *_oddities(drawing)]
     if shortage:
         parts = shortage.shared_out([record.id for record in showing])
@@ -147,7 +149,7 @@ def split(album: Album, concept: Concept, rules: Rules, asked: Asked, *, seed: i
 def _showing(drawing: _Drawing, seed: int) -> list[Record]:
     """Return the records that show the concept, in the seed's order, and count those that break a rule."""
     name, found = drawing.concept.name, []
-    for record in drawing.album.shuffled(seed):
+    for record in drawing.data_set.shuffled(seed):
         if name in record.objects:
             broken = drawing.rules.broken_by(record, drawing.concept)
             drawing.outside.update([broken] if broken else [])
@@ -159,7 +161,7 @@ def _without(drawing: _Drawing, seed: int) -> list[Record]:
     concept = drawing.concept
     return [
         record
-        for record in drawing.album.shuffled(seed)
+        for record in drawing.data_set.shuffled(seed)
         if concept.name not in record.objects and not any(map(concept.mentioned_in, record.references))
     ]
 
@@ -265,9 +267,9 @@ class _Shortage:
             f"intervals are wider for it (`evaluate.strict=true` refuses, `{self._keys()}` asks for what there is)"
         )
 
-    def complaint(self) -> str:
+    def message(self) -> str:
         """Return why there are fewer than asked for, and what would help."""
-        counts, name = self.drawing.album.counts, self.drawing.concept.name
+        counts, name = self.drawing.data_set.counts, self.drawing.concept.name
         if not counts[name]:
             instead = ", ".join(one for one, _ in counts.most_common(5)) or "nothing at all"
             return f"no picture shows `{name}`; most often they show {instead}"
@@ -298,7 +300,8 @@ class _Shortage:
             reasons.append(f"{self.without_region} have no region of it, and locating takes those that have one")
         return (
             f"{locate + target} pictures of `{name}` asked for ({locate} to locate, {target} as target), "
-            f"{drawing.album.counts[name]} show it, {len(self.parts.locate)} and {len(self.parts.target)} of them are "
+            f"{drawing.data_set.counts[name]} show it, {len(self.parts.locate)} and {len(self.parts.target)} of them "
+            f"are "
             "good"
             + "".join(f"; {reason}" for reason in reasons)
             + ("; ask for fewer, or widen the rules" if drawing.outside else "; ask for fewer")

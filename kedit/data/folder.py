@@ -8,8 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from kedit.data.album import Album, Record, Rules
 from kedit.data.annotated import AnnotatedPictures
+from kedit.data.data_set import AnnotatedDataSet, Record, Rules
 from kedit.data.jsonlines import Line, concepts_of, lines
 from kedit.data.masks import BOXES, Box, Outline, outline
 from kedit.data.pictures import MaskFile, Source, lying_at, shown
@@ -36,7 +36,7 @@ class Folder(AnnotatedPictures):
     """Lines with a `name` and optional `words`, `category` and phrases `unless`; the file may be missing."""
     questions_file: str | None = None
     """A file of lines with a `question`, an `answer` and, for tasks, an `image`, `video` or `audio`; those without
-    test what an edit leaves of the text knowledge. See `kedit.data.inquiries.inquiries`."""
+    test what an edit leaves of the text knowledge. See `kedit.data.question_file.read_question_file`."""
     min_area: float = 0.0
     """A concept's pictures are drawn if its region takes at least this share of them,"""
     max_area: float = 1.0
@@ -60,7 +60,7 @@ class Folder(AnnotatedPictures):
         _ = self.rules
 
     @cached_property
-    def album(self) -> Album:
+    def data_set(self) -> AnnotatedDataSet:
         """The listed pictures, none of them opened.
 
         Raises:
@@ -83,7 +83,9 @@ class Folder(AnnotatedPictures):
         notes = Places(records).oddities()
         for note in notes:
             logger.warning(note)
-        return Album(records, concepts_of(described if described.is_file() else None, names), self.max_side, notes)
+        return AnnotatedDataSet(
+            records, concepts_of(described if described.is_file() else None, names), self.max_side, notes
+        )
 
     @property
     def rules(self) -> Rules:

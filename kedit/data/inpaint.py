@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from kedit.data.elsewhere import elsewhere
+from kedit.data.control_region import control_region
 from kedit.samples import AnySample, Concept, Counterfactual, Mask, Sample, TextSample
 
 Pixels = NDArray[np.float64]
@@ -60,7 +60,7 @@ class MeanFill:
     dilation: int = 1
     """By how many pixels the region is grown first."""
     control: bool = False
-    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
+    """Whether to make a control picture too; see `kedit.data.control_region`."""
 
     def __post_init__(self) -> None:
         check_dilation(self.dilation)
@@ -91,7 +91,7 @@ class BlurFill:
     dilation: int = 1
     """By how many pixels the region is grown first."""
     control: bool = False
-    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
+    """Whether to make a control picture too; see `kedit.data.control_region`."""
 
     def __post_init__(self) -> None:
         check_dilation(self.dilation)
@@ -133,7 +133,7 @@ def painted(sample: Sample, concept: Concept, region: Mask, filling: Filling, *,
     pixels = np.array(sample.image.convert("RGB"))
     other: Image.Image | None = None
     if control:
-        place = elsewhere(region, sample.id)
+        place = control_region(region, sample.id)
         other = filled(pixels, place, filling(pixels, place))
     return Counterfactual(sample, concept, filled(pixels, region, filling(pixels, region)), other)
 

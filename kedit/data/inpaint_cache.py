@@ -22,7 +22,7 @@ CODE = (
 """The parts of kedit that make a filling."""
 
 
-def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], filling: Filling) -> Filling:
+def cached(cache: str | None, about: Callable[[], Mapping[str, Any]], filling: Filling) -> Filling:
     """Return `filling`, such that its result for a picture and a region is kept in the folder `cache`.
 
     Args:
@@ -38,7 +38,7 @@ def remembered(cache: str | None, about: Callable[[], Mapping[str, Any]], fillin
         told = {**about(), "height": region.shape[0], "width": region.shape[1]}
         key = digest(told, pixels.tobytes(), np.packbits(region).tobytes())
         made = {"kind": "counterfactual", **told}
-        content = store.remembered(key, lambda: _png(filled(pixels, region, filling(pixels, region))), made)
+        content = store.cached(key, lambda: _png(filled(pixels, region, filling(pixels, region))), made)
         return np.array(Image.open(io.BytesIO(content)).convert("RGB")).astype(np.float64)
 
     return kept

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kedit.data.inpaint import Pixels, check_dilation, filled, mean_outside, painted, region_of
-from kedit.data.inpaint_cache import remembered, versions
+from kedit.data.inpaint_cache import cached, versions
 from kedit.data.inpaint_pipeline import files_digest, load_pipeline, pipeline_class, pipeline_folder, quiet
 from kedit.data.pictures import SampleError
 from kedit.samples import Concept, Counterfactual, Mask, Sample
@@ -66,7 +66,7 @@ class DiffusersFill:
     dilation: int = 2
     """By how many pixels the region is grown first."""
     control: bool = False
-    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
+    """Whether to make a control picture too; see `kedit.data.control_region`."""
     cache: str | None = "~/.cache/kedit"
     """The folder in which results are kept; None for none."""
 
@@ -96,7 +96,7 @@ class DiffusersFill:
         def about() -> Mapping[str, Any]:
             return self._about(sample.id, concept.name)
 
-        return painted(sample, concept, region, remembered(self.cache, about, fill), control=self.control)
+        return painted(sample, concept, region, cached(self.cache, about, fill), control=self.control)
 
     def release(self) -> None:
         """Let the pipeline go; the next picture that is not in the cache loads it again."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedit.data.inpaint import Pixels, check_dilation, mean_outside, painted, region_of
-from kedit.data.inpaint_cache import remembered, versions
+from kedit.data.inpaint_cache import cached, versions
 from kedit.samples import Concept, Counterfactual, Mask, Sample
 
 METHODS = ("telea", "navier_stokes")
@@ -31,7 +31,7 @@ class OpenCVFill:
     dilation: int = 2
     """By how many pixels the region is grown first: drawn edges carry some of the object's color outwards."""
     control: bool = False
-    """Whether to make a control picture too; see `kedit.data.elsewhere`."""
+    """Whether to make a control picture too; see `kedit.data.control_region`."""
     cache: str | None = None
     """A folder in which to keep results; None for none, as most pictures are filled faster than read."""
 
@@ -49,7 +49,7 @@ class OpenCVFill:
             ValueError: OpenCV is not installed, or the region is empty or not of the picture's size.
         """
         region = region_of(sample, concept, self.dilation)
-        return painted(sample, concept, region, remembered(self.cache, self._about, self._fill), control=self.control)
+        return painted(sample, concept, region, cached(self.cache, self._about, self._fill), control=self.control)
 
     def _fill(self, pixels: NDArray[np.uint8], region: Mask) -> Pixels:
         """Return the filled picture: `[height, width, 3]`."""

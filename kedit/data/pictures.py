@@ -52,7 +52,7 @@ class MaskFile:
             with Image.open(self.path) as opened:
                 levels, lossy = _levels(opened), opened.format in LOSSY
         except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
-            raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_told(error)})") from error
+            raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_explain(error)})") from error
         mask: Mask = levels > (levels.max() / 2 if lossy else 0)
         if mask.shape != (height, width):
             raise ValueError(
@@ -155,7 +155,7 @@ def _decoded(source: Source) -> Image.Image:
     except FileNotFoundError as error:
         raise SampleError("missing_image", f"there is no `{shown(error.filename)}`") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
-        raise SampleError("unreadable_image", f"the picture cannot be read ({_told(error)})") from error
+        raise SampleError("unreadable_image", f"the picture cannot be read ({_explain(error)})") from error
     return opened
 
 
@@ -179,5 +179,5 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(picture.convert("RGB")))
 
 
-def _told(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     return shown(f"{type(error).__name__}: {error}")

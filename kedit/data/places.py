@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import isfinite
 
-from kedit.data.album import Record
+from kedit.data.data_set import Record
 from kedit.data.masks import SHARES, Box, Corners, Outline, Polygons
 from kedit.data.pictures import Frame, Size, frame, shown
 

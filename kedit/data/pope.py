@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kedit.data.album import Album, Record
 from kedit.data.annotated import AnnotatedPictures
+from kedit.data.data_set import AnnotatedDataSet, Record
 from kedit.data.grammar import article
 from kedit.data.jsonlines import Line, lines
 from kedit.data.pictures import SampleError
@@ -148,12 +148,12 @@ def published(
     """
     if not isinstance(data, AnnotatedPictures):
         raise ValueError("files of questions name pictures in a folder, which this data set has not")
-    album, opened = _Opened(data.album, spent, {sample.id: sample for sample in samples}), []
+    data_set, opened = _Opened(data.data_set, spent, {sample.id: sample for sample in samples}), []
     for file in map(Path, files):
         named = next((kind for kind in RULES if kind in file.stem), file.stem)
         for line in lines(file):
             name = line.text("image" if "image" in line.content else "image_source")
-            if (sample := album.find(name)) is not None:
+            if (sample := data_set.find(name)) is not None:
                 opened.append(_question(line, sample, named))
     if not opened:
         raise ValueError(f"the data has none of the pictures that `{files[0]}` asks about, or located with them")
@@ -162,9 +162,9 @@ def published(
 
 @dataclass(eq=False)
 class _Opened:
-    """Finds pictures of an album by the names that question files give them, and opens each once."""
+    """Finds pictures of a data set by the names that question files give them, and opens each once."""
 
-    album: Album
+    data_set: AnnotatedDataSet
     spent: frozenset[str]
     samples: dict[str, Sample | None]
 
@@ -175,14 +175,14 @@ class _Opened:
             return None
         if place not in self.samples:
             try:
-                self.samples[place] = self.album.sample(self._records[place])
+                self.samples[place] = self.data_set.sample(self._records[place])
             except SampleError:
                 self.samples[place] = None
         return self.samples[place]
 
     @cached_property
     def _records(self) -> dict[str, Record]:
-        return {record.id: record for record in self.album.records}
+        return {record.id: record for record in self.data_set.records}
 
 
 def _question(line: Line, sample: Sample, named: str) -> Question:

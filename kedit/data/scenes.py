@@ -5,10 +5,10 @@ from typing import Literal
 
 from kedit.data import grammar
 from kedit.data.drawing import check_counts
-from kedit.data.inquiries import check_halves
+from kedit.data.question_file import check_halves
 from kedit.data.questions import VISUAL_KINDS, questions
 from kedit.data.scene import scene
-from kedit.samples import Concept, Question, Quiz, Sample, Split, find_concept
+from kedit.samples import Concept, Question, QuestionSplit, Sample, Split, find_concept
 
 FIRST_EVALUATION_SEED, SEEDS_PER_SPLIT = 1_000_000, 50_000
 FIRST_TRAINING_SEED, BEYOND_TRAINING = 10_000_000, 1 << 40
@@ -58,7 +58,7 @@ class Scenes:
             render_without=lambda category: one.without(category).image(),
         )
 
-    def quiz(self, *, locate: int, evaluate: int, seed: int) -> Quiz:
+    def split_questions(self, *, locate: int, evaluate: int, seed: int) -> QuestionSplit:
         """Return so many questions of each kind for each half, each about a scene of its own, and facts.
 
         A scene is asked about the kind that is furthest behind; which of its questions depends on its seed alone.
@@ -78,7 +78,7 @@ class Scenes:
                     break
         first = [one for asked in found.values() for one in asked[:locate]]
         rest = [one for asked in found.values() for one in asked[locate:]]
-        return Quiz((*first, *self.questions[0::2][:locate]), (*rest, *self.questions[1::2][:evaluate]))
+        return QuestionSplit((*first, *self.questions[0::2][:locate]), (*rest, *self.questions[1::2][:evaluate]))
 
     def split(
         self, concept: Concept | str, *, locate: int = 24, target: int = 60, retention: int = 60, seed: int = 0

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, at_most
-from kedit.doctor.patient import Patient
+from kedit.doctor.model_under_test import ModelUnderTest
+from kedit.internals.block_stacks import find_block_stacks, language_among
+from kedit.internals.blocks import FeedForward, feed_forwards
 from kedit.internals.hooks import after, before, record
-from kedit.internals.stacks import language_among, stacks_of
-from kedit.internals.structure import FeedForward, feed_forwards
 from kedit.internals.weights import unwrapped
 from kedit.neurons import NeuronId
 
@@ -22,14 +22,16 @@ Given = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a call."""
 
 
-def sites(patient: Patient) -> Finding:
+def sites(under_test: ModelUnderTest) -> Finding:
     """Count the language model's blocks in which there are neurons, and all that it has."""
-    patient.site  # noqa: B018 - a SiteError says why there is none
-    by_scope = feed_forwards(patient.module)
-    stacks = stacks_of(patient.module)
-    mine = [f"{path}.{n}." for path in language_among(patient.module, list(stacks)) for n in range(len(stacks[path]))]
+    under_test.site  # noqa: B018 - a SiteError says why there is none
+    by_scope = feed_forwards(under_test.module)
+    stacks = find_block_stacks(under_test.module)
+    mine = [
+        f"{path}.{n}." for path in language_among(under_test.module, list(stacks)) for n in range(len(stacks[path]))
+    ]
     covered = [path for path in mine if any(block.output.startswith(path) for block in by_scope["language"])]
-    there = max(len(mine), _described_layers(patient.module))
+    there = max(len(mine), _described_layers(under_test.module))
     what = f"blocks with neurons; {', '.join(f'{scope} {_summed(blocks)}' for scope, blocks in by_scope.items())}"
     if len(covered) >= there:
         return Finding("SUPPORTED", "", len(covered), there, ">=", what)
@@ -37,9 +39,9 @@ def sites(patient: Patient) -> Finding:
     return Finding("DEGRADED", why, len(covered), there, ">=", what)
 
 
-def recorded(patient: Patient) -> Finding:
+def recorded(under_test: ModelUnderTest) -> Finding:
     """Apply each output projection's weight and bias to what was recorded, and compare with what it returned."""
-    module, blocks = patient.module, patient.site.blocks
+    module, blocks = under_test.module, under_test.site.blocks
     given: dict[int, Given] = {}
     written: dict[int, Tensor] = {}
     with ExitStack() as attached:
@@ -48,23 +50,25 @@ def recorded(patient: Patient) -> Finding:
             keep = lambda output, layer=layer: written.__setitem__(layer, output.detach().clone())  # noqa: E731
             attached.enter_context(before(module, block.output, take))
             attached.enter_context(after(module, block.output, keep))
-        activations = attached.enter_context(record(module, patient.site))
-        patient.logits()
+        activations = attached.enter_context(record(module, under_test.site))
+        under_test.logits()
     if idle := sorted(blocks.keys() - activations.keys()):
-        return _never_ran(patient, idle)
-    gaps = {layer: gap(_applied(patient, layer, activations[layer], given[layer]), written[layer]) for layer in blocks}
+        return _never_ran(under_test, idle)
+    gaps = {
+        layer: gap(_applied(under_test, layer, activations[layer], given[layer]), written[layer]) for layer in blocks
+    }
     worst = max(gaps, key=lambda layer: gaps[layer])
     return at_most(
-        gaps[worst], patient.tolerance, f"difference of recorded x weight and the projection's output, {SHARE}",
+        gaps[worst], under_test.tolerance, f"difference of recorded x weight and the projection's output, {SHARE}",
         f"`{blocks[worst].output}` does not compute with what is recorded at its input",
     )  # fmt: skip
 
 
-def unreadable(patient: Patient, layer: int) -> str:
+def unreadable(under_test: ModelUnderTest, layer: int) -> str:
     """Return why the columns of the output projection's weight cannot be read and written; empty where they can."""
     from accelerate.utils import has_offloaded_params
 
-    projection = patient.module.get_submodule(patient.site.blocks[layer].output)
+    projection = under_test.module.get_submodule(under_test.site.blocks[layer].output)
     weights = list(projection.parameters(recurse=False))
     if any(one.is_meta for one in weights) or has_offloaded_params(projection):
         return "the weight is offloaded, and what is written to it would be lost"
@@ -73,26 +77,26 @@ def unreadable(patient: Patient, layer: int) -> str:
         return f"the weight is inside an adapter ({type(projection).__name__})"
     if odd or not weights:
         return f"the weight is quantized ({odd[0] if odd else 'no parameter'} in {type(projection).__name__})"
-    vector = patient.site.value_vector(patient.module, NeuronId(layer, 0)).untyped_storage().data_ptr()
+    vector = under_test.site.value_vector(under_test.module, NeuronId(layer, 0)).untyped_storage().data_ptr()
     if vector not in [one.untyped_storage().data_ptr() for one in weights]:
         return f"{type(projection).__name__} keeps its weight in another form"
     return ""
 
 
-def silent(patient: Patient, layer: int) -> bool:
+def silent(under_test: ModelUnderTest, layer: int) -> bool:
     """Return whether the layer's neurons write nothing, since the weight of its output projection is zero."""
-    return not unreadable(patient, layer) and not bool(patient.site.value_matrix(patient.module, layer).any())
+    return not unreadable(under_test, layer) and not bool(under_test.site.value_matrix(under_test.module, layer).any())
 
 
 @torch.no_grad()
-def _applied(patient: Patient, layer: int, activations: Tensor, given: Given) -> Tensor:
+def _applied(under_test: ModelUnderTest, layer: int, activations: Tensor, given: Given) -> Tensor:
     """Return what the output projection of `layer` makes of `activations`, by its weight where that can be read."""
-    block = patient.site.blocks[layer]
-    projection: Any = patient.module.get_submodule(block.output)
-    if unreadable(patient, layer):
+    block = under_test.site.blocks[layer]
+    projection: Any = under_test.module.get_submodule(block.output)
+    if unreadable(under_test, layer):
         own: Tensor = type(projection).forward(projection, activations)
         return own
-    values = patient.site.value_matrix(patient.module, layer).double()
+    values = under_test.site.value_matrix(under_test.module, layer).double()
     if block.experts is not None:
         return _mixed(projection, block.experts, activations.double(), values, given)
     product: Tensor = activations.double() @ values
@@ -112,8 +116,8 @@ def _mixed(experts: Any, n_experts: int, activations: Tensor, values: Tensor, gi
     return mixed
 
 
-def _never_ran(patient: Patient, idle: list[int]) -> Finding:
-    path = patient.site.blocks[idle[0]].output
+def _never_ran(under_test: ModelUnderTest, idle: list[int]) -> Finding:
+    path = under_test.site.blocks[idle[0]].output
     return at_most(
         len(idle), 0, "layers whose output projection never ran",
         f"`{path}` is passed by (layers {', '.join(map(str, idle))}): nothing is recorded and edits do nothing there",

@@ -5,16 +5,16 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from kedit.doctor.finding import Finding, NotApplicableError, at_most, first_line
-from kedit.doctor.patient import Patient
+from kedit.doctor.model_under_test import ModelUnderTest
 from kedit.models.chat import Template, in_chat, own_tokens
 from kedit.prompts import Prompt
 
 
-def chat(patient: Patient) -> Finding:
+def chat(under_test: ModelUnderTest) -> Finding:
     """Compare the tokens of each prompt with those of `apply_chat_template`, or of the processor without a format."""
-    processor: Any = getattr(patient.model, "processor", None)
-    template: Template = getattr(patient.model, "template", "chat")
-    asked = [*patient.prompts, *([Prompt(patient.prompts[0].text)] if patient.medium != "text" else [])]
+    processor: Any = getattr(under_test.model, "processor", None)
+    template: Template = getattr(under_test.model, "template", "chat")
+    asked = [*under_test.prompts, *([Prompt(under_test.prompts[0].text)] if under_test.medium != "text" else [])]
     differ, n_tokens, seen = 0, 0, ""
     for prompt in asked:
         try:
@@ -23,10 +23,10 @@ def chat(patient: Patient) -> Finding:
             raise NotApplicableError(str(error)) from error
         except Exception as error:  # whatever it is: the model's own way fails, and nothing can be compared
             return Finding("DEGRADED", f"the processor's own way to write a prompt fails: {first_line(error)}")
-        made = _tokens(patient, prompt)
+        made = _tokens(under_test, prompt)
         differ, n_tokens = differ + _apart(made, wanted), n_tokens + len(wanted)
         if made != wanted and not seen:
-            seen = _first_difference(patient, made, wanted)
+            seen = _first_difference(under_test, made, wanted)
     by = "apply_chat_template" if in_chat(processor, template) else "the processor"
     return at_most(
         differ, 0, f"tokens of {n_tokens} that are not those of {by}",
@@ -34,9 +34,9 @@ def chat(patient: Patient) -> Finding:
     )  # fmt: skip
 
 
-def _tokens(patient: Patient, prompt: Prompt) -> list[int]:
+def _tokens(under_test: ModelUnderTest, prompt: Prompt) -> list[int]:
     """Return the tokens of a prompt as kedit makes them, without padding."""
-    inputs = patient.model.read([prompt], [()]).inputs
+    inputs = under_test.model.read([prompt], [()]).inputs
     kept = inputs["attention_mask"][0].bool()
     return [int(token) for token in inputs["input_ids"][0][kept]]
 
@@ -47,8 +47,8 @@ def _apart(made: Sequence[int], wanted: Sequence[int]) -> int:
     return max(len(made), len(wanted)) - same
 
 
-def _first_difference(patient: Patient, made: Sequence[int], wanted: Sequence[int]) -> str:
+def _first_difference(under_test: ModelUnderTest, made: Sequence[int], wanted: Sequence[int]) -> str:
     """Return where two rows of tokens part, in words."""
     place = next(n for n in range(max(len(made), len(wanted)) + 1) if made[n : n + 1] != wanted[n : n + 1])
-    names = [patient.model.words(row[place : place + 1]) or ["the end"] for row in (made, wanted)]
+    names = [under_test.model.words(row[place : place + 1]) or ["the end"] for row in (made, wanted)]
     return f"first at token {place}: {names[0][0]!r} in place of {names[1][0]!r}"

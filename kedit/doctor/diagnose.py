@@ -18,7 +18,7 @@ from kedit.doctor.finding import Diagnosis, Finding, NotApplicableError, first_l
 from kedit.doctor.generation import beams, cache, decode, identity_text, last, prefill, static_cache, text
 from kedit.doctor.gradients import gradients, weight_gradients
 from kedit.doctor.lens import lens
-from kedit.doctor.patient import Patient
+from kedit.doctor.model_under_test import ModelUnderTest
 from kedit.doctor.pictures import media, positions
 from kedit.doctor.residue import finite, restored
 from kedit.edit.edit import EditWarning
@@ -30,7 +30,7 @@ from kedit.samples import Progress
 
 log = logging.getLogger(__name__)
 
-Check = Callable[[Patient], Finding]
+Check = Callable[[ModelUnderTest], Finding]
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
@@ -84,11 +84,11 @@ def diagnose(model: MLLM, checks: Sequence[str] | str | None = None, *, progress
     if not callable(getattr(model, "read", None)) or not hasattr(model, "module"):
         raise TypeError(f"`model` is a model with its processor, as `load` and `wrap` return, got {shown(model)}")
     names, show = chosen(checks), as_progress(progress)
-    patient = Patient(model)
+    under_test = ModelUnderTest(model)
     if "restored" in names:
-        log.info("%d weights to come back to", len(patient.before.weights))
+        log.info("%d weights to come back to", len(under_test.before.weights))
     with evaluating(model.module):
-        findings = {name: _found(name, patient) for name in show(names, len(names), "checks")}
+        findings = {name: _found(name, under_test) for name in show(names, len(names), "checks")}
     return Diagnosis(model.name, findings)
 
 
@@ -105,12 +105,12 @@ def chosen(checks: Sequence[str] | str | None) -> list[str]:
     return [name for name in CHECKS if name in asked]
 
 
-def _found(name: str, patient: Patient) -> Finding:
+def _found(name: str, under_test: ModelUnderTest) -> Finding:
     try:
         with warnings.catch_warnings():
             # That an edit acted on nothing is what several checks find out, and they say it.
             warnings.simplefilter("ignore", EditWarning)
-            return CHECKS[name](patient)
+            return CHECKS[name](under_test)
     except NotApplicableError as reason:
         return Finding("NOT_APPLICABLE", str(reason))
     except SiteError as error:

@@ -45,7 +45,7 @@ class Finding:
         return f"{_short(self.value)} {sign} {_short(self.bound)}"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What was measured, and the sentence."""
         return ": ".join(part for part in (self.what, self.why) if part)
 
@@ -106,7 +106,7 @@ class Diagnosis(Shown):
     def _rows(self) -> list[tuple[str, str, str, str]]:
         """What is said of each check that the model has something for."""
         said = [(name, one) for name, one in self.findings.items() if one.status != "NOT_APPLICABLE"]
-        return [(one.status, name, one.measured, one.told) for name, one in said]
+        return [(one.status, name, one.measured, one.summary) for name, one in said]
 
     @property
     def _left_out(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kedit.doctor.comparison import SHARE, gap
 from kedit.doctor.finding import Finding, above, at_most, first_line
-from kedit.doctor.patient import N_NEW, Patient, Spoken
+from kedit.doctor.model_under_test import N_NEW, ModelUnderTest, Spoken
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
 from kedit.internals.positions import Phase, Positions
@@ -25,48 +25,48 @@ class Agreement:
     """How much likelier the first one's token was where they part, in the same unit; None where they do not."""
 
 
-def cache(patient: Patient) -> Finding:
+def cache(under_test: ModelUnderTest) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed in the picture or prompt."""
-    return _same(patient, _limited(patient), {}, UNCACHED, "without a cache")
+    return _same(under_test, _limited(under_test), {}, UNCACHED, "without a cache")
 
 
-def static_cache(patient: Patient) -> Finding:
+def static_cache(under_test: ModelUnderTest) -> Finding:
     """Generate with a growing cache and one of fixed size, half of the neurons zeroed in the picture or prompt."""
-    return _same(patient, _limited(patient), {}, {"cache_implementation": "static"}, "with a static cache")
+    return _same(under_test, _limited(under_test), {}, {"cache_implementation": "static"}, "with a static cache")
 
 
-def beams(patient: Patient) -> Finding:
+def beams(under_test: ModelUnderTest) -> Finding:
     """Search with three beams, with and without a cache, half of the neurons zeroed in the picture or prompt."""
     three = {"num_beams": 3}
-    return _same(patient, _limited(patient), three, three | UNCACHED, "by beam search without a cache")
+    return _same(under_test, _limited(under_test), three, three | UNCACHED, "by beam search without a cache")
 
 
-def prefill(patient: Patient) -> Finding:
+def prefill(under_test: ModelUnderTest) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed in the prompt alone."""
-    return _same(patient, _half(patient, "all", "prefill"), {}, UNCACHED, "without a cache")
+    return _same(under_test, _half(under_test, "all", "prefill"), {}, UNCACHED, "without a cache")
 
 
-def decode(patient: Patient) -> Finding:
+def decode(under_test: ModelUnderTest) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed in the generated tokens alone."""
-    return _same(patient, _half(patient, "all", "decode"), {}, UNCACHED, "without a cache")
+    return _same(under_test, _half(under_test, "all", "decode"), {}, UNCACHED, "without a cache")
 
 
-def text(patient: Patient) -> Finding:
+def text(under_test: ModelUnderTest) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed in all but pictures."""
-    return _same(patient, _half(patient, "text"), {}, UNCACHED, "without a cache")
+    return _same(under_test, _half(under_test, "text"), {}, UNCACHED, "without a cache")
 
 
-def last(patient: Patient) -> Finding:
+def last(under_test: ModelUnderTest) -> Finding:
     """Generate with and without a key-value cache, half of the neurons zeroed from the last prompt token on."""
-    return _same(patient, _half(patient, "last"), {}, UNCACHED, "without a cache")
+    return _same(under_test, _half(under_test, "last"), {}, UNCACHED, "without a cache")
 
 
-def identity_text(patient: Patient) -> Finding:
+def identity_text(under_test: ModelUnderTest) -> Finding:
     """Generate plainly and while all activations are multiplied by 1, and count the tokens that differ."""
-    patient.needs_generation()
-    plain = patient.generate()
-    with Edit(patient.everything, Scale(1.0)).applied(patient.module):
-        edited = patient.generate()
+    under_test.needs_generation()
+    plain = under_test.generate()
+    with Edit(under_test.everything, Scale(1.0)).applied(under_test.module):
+        edited = under_test.generate()
     n = plain.tokens.numel()
     if edited.tokens.shape != plain.tokens.shape:
         return at_most(n, 0, f"tokens of {n} that differ", "an edit that changes nothing changes how much is said")
@@ -74,47 +74,49 @@ def identity_text(patient: Patient) -> Finding:
     return at_most(changed, 0, f"tokens of {n} that differ", "an edit that changes nothing changes what is said")
 
 
-def _same(patient: Patient, edit: Edit, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> Finding:
+def _same(
+    under_test: ModelUnderTest, edit: Edit, one: Mapping[str, Any], other: Mapping[str, Any], how: str
+) -> Finding:
     """Compare two ways of generating while the edit acts; `how` names the second one."""
-    patient.needs_generation()
+    under_test.needs_generation()
     # An edit of generated tokens shows in the second one at the earliest.
     steps = 2 if edit.phase == "decode" else 1
     briefly = {"min_new_tokens": steps, "max_new_tokens": steps}
-    plain = patient.generate(**one, **briefly)
+    plain = under_test.generate(**one, **briefly)
     try:
-        patient.generate(**other, **briefly)
+        under_test.generate(**other, **briefly)
     except Exception as error:  # whatever it is: the model cannot, edited or not
         return Finding("DEGRADED", f"the model cannot generate {how}: {first_line(error)}")
-    with edit.applied(patient.module):
-        first, second = patient.generate(**one), patient.generate(**other)
+    with edit.applied(under_test.module):
+        first, second = under_test.generate(**one), under_test.generate(**other)
     found = _agreement(first, second)
     what = f"difference of {N_NEW} tokens' logits {how} after {edit.name}, {SHARE}"
     effect = gap(plain.logits[-1], first.logits[steps - 1])
-    if effect <= patient.noise:
-        return above(effect, patient.noise, f"logits changed by {edit.name}, {SHARE}", "the edit does nothing")
-    if found.gap <= patient.tolerance and found.margin is not None:
+    if effect <= under_test.noise:
+        return above(effect, under_test.noise, f"logits changed by {edit.name}, {SHARE}", "the edit does nothing")
+    if found.gap <= under_test.tolerance and found.margin is not None:
         why = f"the texts part where two tokens are as likely but for {found.margin:.2g} of the largest logit"
-        return Finding("DEGRADED", why, found.gap, patient.tolerance, "<=", what)
-    return at_most(found.gap, patient.tolerance, what, _blamed(patient, one, other, how))
+        return Finding("DEGRADED", why, found.gap, under_test.tolerance, "<=", what)
+    return at_most(found.gap, under_test.tolerance, what, _blamed(under_test, one, other, how))
 
 
-def _limited(patient: Patient) -> Edit:
+def _limited(under_test: ModelUnderTest) -> Edit:
     """Return an edit of some positions of the prompt."""
-    if patient.has_position_of("image"):
-        return _half(patient, "image")
-    return _half(patient, "all", "prefill")
+    if under_test.has_position_of("image"):
+        return _half(under_test, "image")
+    return _half(under_test, "all", "prefill")
 
 
-def _half(patient: Patient, positions: Positions, phase: Phase = "both") -> Edit:
+def _half(under_test: ModelUnderTest, positions: Positions, phase: Phase = "both") -> Edit:
     """Return an edit that zeroes half of the neurons at some positions, named by what it does."""
     where = {"prefill": "in the prompt", "decode": "in generated tokens", "both": f"at {positions} positions"}[phase]
-    return Edit(patient.every_second, Zero(), positions, phase, f"zeroing neurons {where}")
+    return Edit(under_test.every_second, Zero(), positions, phase, f"zeroing neurons {where}")
 
 
-def _blamed(patient: Patient, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> str:
+def _blamed(under_test: ModelUnderTest, one: Mapping[str, Any], other: Mapping[str, Any], how: str) -> str:
     """Return whether the model itself disagrees, or only while it is edited."""
-    unedited = _agreement(patient.generate(**one), patient.generate(**other)).gap
-    if unedited > patient.tolerance:
+    unedited = _agreement(under_test.generate(**one), under_test.generate(**other)).gap
+    if unedited > under_test.tolerance:
         return f"generating {how} gives other logits, also unedited (by {unedited:.2g})"
     return f"the edit means something else {how}; unedited, the logits agree"
 

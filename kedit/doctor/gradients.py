@@ -9,15 +9,15 @@ from torch import Tensor
 
 from kedit.doctor.blocks import silent
 from kedit.doctor.finding import Finding, above, at_most
-from kedit.doctor.patient import Patient
+from kedit.doctor.model_under_test import ModelUnderTest
 from kedit.internals.hooks import record
 
 
-def gradients(patient: Patient) -> Finding:
+def gradients(under_test: ModelUnderTest) -> Finding:
     """Differentiate the most likely word's logit by every layer's activations: not zero anywhere, and finite."""
-    site, taken = patient.site, _taken(patient)
+    site, taken = under_test.site, _taken(under_test)
     # A layer that writes nothing has no gradient, and that is right.
-    speaking = [layer for layer in site.blocks if not silent(patient, layer)]
+    speaking = [layer for layer in site.blocks if not silent(under_test, layer)]
     measured = {layer: _size(taken.get(layer)) for layer in speaking}
     if not measured:
         return Finding("DEGRADED", "every layer's output projection is zero, so there is no gradient to look at")
@@ -30,21 +30,21 @@ def gradients(patient: Patient) -> Finding:
     )  # fmt: skip
 
 
-def weight_gradients(patient: Patient) -> Finding:
+def weight_gradients(under_test: ModelUnderTest) -> Finding:
     """Take the same gradients, and count the weights that got one or whose `requires_grad` changed."""
-    weights = dict(patient.module.named_parameters())
+    weights = dict(under_test.module.named_parameters())
     asked = {path: one.requires_grad for path, one in weights.items()}
     with _without_gradients(weights.values()):
-        _taken(patient)
+        _taken(under_test)
         changed = [path for path, one in weights.items() if one.grad is not None or one.requires_grad != asked[path]]
     shown = f"`{changed[0]}` got a gradient from a pass that asked for none" if changed else ""
     return at_most(len(changed), 0, "weights with a new gradient", shown)
 
 
-def _taken(patient: Patient) -> dict[int, Tensor | None]:
+def _taken(under_test: ModelUnderTest) -> dict[int, Tensor | None]:
     """Return the gradient of the most likely words' logits by each layer's activations; None where there is none."""
-    with torch.enable_grad(), record(patient.module, patient.site, differentiable=True) as activations:
-        logits = patient.model.logits(patient.batch)[:, -1]
+    with torch.enable_grad(), record(under_test.module, under_test.site, differentiable=True) as activations:
+        logits = under_test.model.logits(under_test.batch)[:, -1]
     best = logits.max(-1).values.sum()
     if not best.requires_grad:
         return dict.fromkeys(activations)

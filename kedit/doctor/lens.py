@@ -8,16 +8,16 @@ from torch import Tensor
 
 from kedit.doctor.comparison import HUGE, SHARE, gap
 from kedit.doctor.finding import Finding, NotApplicableError, at_most
-from kedit.doctor.patient import Patient
+from kedit.doctor.model_under_test import ModelUnderTest
+from kedit.internals.block_stacks import find_block_stacks
 from kedit.internals.hooks import after
 from kedit.internals.sites import decoder_path
-from kedit.internals.stacks import stacks_of
 from kedit.internals.unembedding import Unembedding, UnembeddingError
 
 
-def lens(patient: Patient) -> Finding:
+def lens(under_test: ModelUnderTest) -> Finding:
     """Take the last block's output through `Unembedding`, and compare with the logits."""
-    module = patient.module
+    module = under_test.module
     try:
         unembedding = Unembedding.of(module)
     except UnembeddingError as error:
@@ -25,16 +25,16 @@ def lens(patient: Patient) -> Finding:
     states: list[Tensor] = []
     given: list[Tensor] = []
     with ExitStack() as attached:
-        attached.enter_context(after(module, _last_block(patient), lambda output: states.append(_first(output))))
+        attached.enter_context(after(module, _last_block(under_test), lambda output: states.append(_first(output))))
         attached.enter_context(after(module, "", lambda output: given.append(output.logits.detach())))
-        patient.logits()
+        under_test.logits()
     logits = given[-1]
     states_read = states[-1].reshape(len(logits), -1, states[-1].shape[-1])[:, -logits.shape[1] :]
     said = logits.abs() < HUGE  # some models never say a token, whatever the state
     read, logits = unembedding.logits(states_read.flatten(0, 1)).view_as(logits)[said], logits[said].float()
     why = f"the logit lens of the last layer is not the model's logits: {_relation(read, logits)}"
     what = f"difference of the last layer's logit lens and the logits, {SHARE}"
-    return at_most(gap(read, logits), patient.tolerance, what, why)
+    return at_most(gap(read, logits), under_test.tolerance, what, why)
 
 
 def _first(output: Any) -> Tensor:
@@ -43,10 +43,12 @@ def _first(output: Any) -> Tensor:
     return found.detach()
 
 
-def _last_block(patient: Patient) -> str:
+def _last_block(under_test: ModelUnderTest) -> str:
     """Return the path of the last block of the language model, or of its decoder."""
-    owner = decoder_path(patient.module)
-    stacks = {path: stack for path, stack in stacks_of(patient.module).items() if path.rpartition(".")[0] == owner}
+    owner = decoder_path(under_test.module)
+    stacks = {
+        path: stack for path, stack in find_block_stacks(under_test.module).items() if path.rpartition(".")[0] == owner
+    }
     longest = max(stacks, key=lambda path: len(stacks[path]))
     return f"{longest}.{len(stacks[longest]) - 1}"
 

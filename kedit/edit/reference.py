@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from kedit.edit.operators import Patch
-from kedit.models.mllm import MLLM, Kind, of_kind
+from kedit.models.mllm import MLLM, TokenType, of_token_type
 from kedit.models.reading import prompted
 from kedit.neurons import SiteName
 from kedit.samples import Pair, Progress, pictured, silent
@@ -29,7 +29,7 @@ class CounterfactualMean:
     """What the neurons do, on average, where the concept is painted out."""
 
     site: SiteName = "mid"
-    reads: Kind = "image"
+    reads: TokenType = "image"
 
     def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the counterfactual pictures."""
@@ -42,7 +42,7 @@ class DatasetMean:
     """What the neurons do, on average, on the original pictures."""
 
     site: SiteName = "mid"
-    reads: Kind = "image"
+    reads: TokenType = "image"
 
     def __call__(self, model: MLLM, pairs: Sequence[Pair], *, progress: Progress = silent) -> Patch:
         """Return the patch to the mean over the original pictures."""
@@ -56,7 +56,7 @@ class Donor:
 
     picture: str
     site: SiteName = "mid"
-    reads: Kind = "image"
+    reads: TokenType = "image"
 
     def __post_init__(self) -> None:
         if not Path(self.picture).is_file():
@@ -73,7 +73,7 @@ class Donor:
 
 
 def mean_activations(
-    model: MLLM, images: Sequence[Image], site: SiteName, positions: Kind, progress: Progress
+    model: MLLM, images: Sequence[Image], site: SiteName, positions: TokenType, progress: Progress
 ) -> dict[int, Tensor]:
     """Return each layer's mean activation over the positions of all pictures: `[neuron]` by layer."""
     if not images:
@@ -82,7 +82,7 @@ def mean_activations(
     totals = {layer: torch.zeros(width, dtype=torch.float64) for layer, width in place.widths.items()}
     n_positions = 0
     for _, batch, activations in prompted(model, place, images, progress=progress, what="reference"):
-        counts = of_kind(batch.kinds, positions)
+        counts = of_token_type(batch.token_types, positions)
         for layer, by_position in activations.items():
             totals[layer] += by_position[counts.to(by_position.device)].double().sum(0).cpu()
         n_positions += int(counts.sum())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kedit.arguments import require_count
+from kedit.internals.block_stacks import named_by_model
 from kedit.internals.sites import decoder_path
-from kedit.internals.stacks import named_by_model
 from kedit.prompts import Prompt
 
 LARGEST_NORM = 1.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kedit.edit.weight_change import WeightChange
-from kedit.internals.stacks import named_by_model
+from kedit.internals.block_stacks import named_by_model
 from kedit.internals.weights import is_conv1d
 
 BLOCK = 64

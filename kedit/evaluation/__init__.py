@@ -1,4 +1,4 @@
 """What an edit did: a pure function of samples and of what the model said before and after.
 
-`measure` compares the transcripts of the unedited model, the edited model and the random controls.
+`measure` compares the outputs of the unedited model, the edited model and the random controls.
 """

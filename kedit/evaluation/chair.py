@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.report import Figures, as_json
 from kedit.evaluation.scores import Scores, pooled
 from kedit.evaluation.statistics import Measured, bootstrap_mean, bootstrap_ratio
@@ -189,10 +189,10 @@ class ChairReport:
 
 
 def measure_chair(
-    exam: Exam,
-    before: Transcript,
-    after: Transcript,
-    controls: Sequence[Transcript],
+    evaluation_set: EvaluationSet,
+    before: Outputs,
+    after: Outputs,
+    controls: Sequence[Outputs],
     words: ObjectWords,
     *,
     seed: int = 0,
@@ -206,24 +206,26 @@ def measure_chair(
     reference captions name.
 
     Args:
-        exam: The held-out samples.
+        evaluation_set: The held-out samples.
         before: What the unedited model said.
         after: What the edited model said.
         controls: What it said with random neurons edited, for each seed.
         words: Which words name which object.
         seed: Of the bootstrap.
     """
-    target = words.object_of(exam.concept.name)
-    groups: dict[str, tuple[Sample, ...]] = {name: getattr(exam, name) for name in GROUPS if getattr(exam, name)}
+    target = words.object_of(evaluation_set.concept.name)
+    groups: dict[str, tuple[Sample, ...]] = {
+        name: getattr(evaluation_set, name) for name in GROUPS if getattr(evaluation_set, name)
+    }
     truths = {name: [_shown(sample, words) for sample in samples] for name, samples in groups.items()}
 
-    def counts(transcript: Transcript) -> dict[str, Scores]:
-        return {name: _counts(getattr(transcript, name), truths[name], target, words) for name in groups}
+    def counts(outputs: Outputs) -> dict[str, Scores]:
+        return {name: _counts(getattr(outputs, name), truths[name], target, words) for name in groups}
 
     runs = [counts(one) for one in controls]
     at_random = {name: _figures(pooled([run[name] for run in runs]), seed) if runs else _missing() for name in groups}
     was, now = ({name: _figures(scores, seed) for name, scores in counts(one).items()} for one in (before, after))
-    return ChairReport(words.name, exam.concept.name, was, now, at_random)
+    return ChairReport(words.name, evaluation_set.concept.name, was, now, at_random)
 
 
 def _shown(sample: Sample, words: ObjectWords) -> frozenset[str]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from kedit.evaluation.exam import Transcript
+from kedit.evaluation.evaluation_set import Outputs
 from kedit.evaluation.texts import WordTokenizer
 from kedit.words import UNSPACED
 
@@ -52,7 +52,7 @@ class Guard:
     length_ratio: tuple[float, float] = (0.5, 2.0)
     """The range for the words of all edited texts over the words of all unedited ones."""
 
-    def __call__(self, before: Transcript, after: Transcript) -> "Fluency":
+    def __call__(self, before: Outputs, after: Outputs) -> "Fluency":
         """Return how fluent the captions of `after` are, beside those of `before`."""
         n_target = len(before.target)
         parts = {"target": slice(n_target), "retention": slice(n_target, None)}
@@ -142,10 +142,10 @@ class Fluency:
     why: str | None = None
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Fluency":
+    def from_json(cls, content: Mapping[str, Any]) -> "Fluency":
         """Return what `to_json` wrote."""
-        groups = {name: GroupFluency(**group) for name, group in told.items() if isinstance(group, Mapping)}
-        return cls(groups, told["passed"], told.get("why"))
+        groups = {name: GroupFluency(**group) for name, group in content.items() if isinstance(group, Mapping)}
+        return cls(groups, content["passed"], content.get("why"))
 
     def to_json(self) -> dict[str, object]:
         """Return `{"passed"}` and a mapping for each group, such as "target", and "why" if the guard failed."""
@@ -178,10 +178,10 @@ def _repeats(tokens: Sequence[str], length: int) -> bool:
     )
 
 
-def _captions(transcript: Transcript, part: slice) -> Speech:
-    surprise = None if transcript.surprise is None else transcript.surprise[part]
-    cut = None if transcript.cut is None else transcript.cut[part]
-    return Speech((transcript.target + transcript.retention)[part], surprise, cut)
+def _captions(outputs: Outputs, part: slice) -> Speech:
+    surprise = None if outputs.surprise is None else outputs.surprise[part]
+    cut = None if outputs.cut is None else outputs.cut[part]
+    return Speech((outputs.target + outputs.retention)[part], surprise, cut)
 
 
 def _median(surprise: Sequence[float | None] | None) -> float | None:

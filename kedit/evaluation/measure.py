@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from kedit.evaluation.answers import is_known
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Fluency, Guard
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import JUDGED_BY, Control, EditReport, Figures
@@ -18,7 +18,7 @@ from kedit.evaluation.statistics import (
 )
 from kedit.evaluation.verdict import Aim, Comparison
 
-__all__ = ["EditReport", "Exam", "Transcript", "measure"]
+__all__ = ["EditReport", "EvaluationSet", "Outputs", "measure"]
 
 METRICS = ("bleu", "bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "bertscore")
 SUPPRESSION = ("mention_drop", *METRICS, "substitutions", "logprob_drop", "logodds_drop")
@@ -33,7 +33,7 @@ WEAKEST_OF_TEXTS = ("near_objects", "far_objects")
 SIGNIFICANT = 0.05
 
 NO_ENCODER = "no text encoder was given"
-NO_RETENTION = "the exam has no sample without the concept"
+NO_RETENTION = "the evaluation set has no sample without the concept"
 NO_QUESTIONS = "no text-only question was asked"
 UNKNOWN = "the right answer to no text-only question is known"
 NO_CONTROL = "no random control was run"
@@ -47,16 +47,16 @@ _WHY_RETENTION = {
     "text_about": "no text-only question about the concept was answered right before the edit",
     "near_objects": "no unedited caption of a near sample rightly names an object",
     "far_objects": "no unedited caption of a far sample rightly names an object",
-    "near_rougeL": "the exam has no near sample",
-    "far_rougeL": "the exam has no far sample",
+    "near_rougeL": "the evaluation set has no near sample",
+    "far_rougeL": "the evaluation set has no far sample",
 }
 
 
 def measure(
-    exam: Exam,
-    before: Transcript,
-    after: Transcript,
-    controls: Sequence[Transcript],
+    evaluation_set: EvaluationSet,
+    before: Outputs,
+    after: Outputs,
+    controls: Sequence[Outputs],
     similarity: Similarity,
     *,
     guard: Guard | None = None,
@@ -67,7 +67,7 @@ def measure(
     """Return what the edit did to the model's texts.
 
     Args:
-        exam: the held-out samples and questions.
+        evaluation_set: the held-out samples and questions.
         before: what the unedited model said.
         after: what the edited model said.
         controls: what it said under the same operator on layer-matched random neurons, one for each seed.
@@ -77,16 +77,16 @@ def measure(
         aim: what the edit is for, which the verdict follows.
         seed: of the bootstrap and of the permutation test.
     """
-    for name, transcript in [("before", before), ("after", after), *_numbered(controls)]:
-        transcript.check_fits(exam, name)
-    suppressed = suppression_scores(exam, before, after, similarity)
+    for name, outputs in [("before", before), ("after", after), *_numbered(controls)]:
+        outputs.check_fits(evaluation_set, name)
+    suppressed = suppression_scores(evaluation_set, before, after, similarity)
     suppression = _suppression(suppressed, seed)
-    kept = _retention(exam, retention_scores(exam, before, after, similarity), seed)
-    retention = {**kept, **_references(exam, before, after, seed)}
-    weakest, retention["overall"] = overall(exam, retention)
+    kept = _retention(evaluation_set, retention_scores(evaluation_set, before, after, similarity), seed)
+    retention = {**kept, **_references(evaluation_set, before, after, seed)}
+    weakest, retention["overall"] = overall(evaluation_set, retention)
     fluency = (guard or Guard())(before, after)
     return EditReport(
-        concept=exam.concept.name,
+        concept=evaluation_set.concept.name,
         suppression=suppression,
         retention=retention,
         weakest=weakest,
@@ -94,19 +94,19 @@ def measure(
         if aim == "less"
         else Measured.missing(STRENGTHENS),
         fluency=fluency,
-        control=_control(exam, before, controls, similarity, suppressed, aim, seed),
+        control=_control(evaluation_set, before, controls, similarity, suppressed, aim, seed),
         encoder=similarity.encoder.name if similarity.encoder else None,
         neurons=neurons,
         aim=aim,
     )
 
 
-def overall(exam: Exam, retention: Figures) -> tuple[str | None, Measured]:
+def overall(evaluation_set: EvaluationSet, retention: Figures) -> tuple[str | None, Measured]:
     """Return the name and the figure of the weakest retention measure: a chain is as strong as its weakest link.
 
     Of measures with equal values, the one that is least sure (the smallest lower end) counts as the weakest.
     """
-    names = WEAKEST_OF if exam.has_pictures else WEAKEST_OF_TEXTS
+    names = WEAKEST_OF if evaluation_set.has_pictures else WEAKEST_OF_TEXTS
     measured = {name: retention[name] for name in names if retention[name].value is not None}
     if not measured:
         return None, Measured.missing("no retention measure could be taken")
@@ -159,15 +159,15 @@ def compare(
 
 
 def _control(
-    exam: Exam,
-    before: Transcript,
-    controls: Sequence[Transcript],
+    evaluation_set: EvaluationSet,
+    before: Outputs,
+    controls: Sequence[Outputs],
     similarity: Similarity,
     edited: Scores,
     aim: Aim,
     seed: int,
 ) -> Control:
-    suppressed = [suppression_scores(exam, before, control, similarity) for control in controls]
+    suppressed = [suppression_scores(evaluation_set, before, control, similarity) for control in controls]
     drops = [run["mention_drop"] for run in suppressed]
     own, *others = (_aimed_at(run, aim) for run in (edited, *suppressed))
     comparison = compare(own, others, shares=aim == "less", seed=seed)
@@ -175,9 +175,9 @@ def _control(
         missing = Measured.missing(NO_CONTROL)
         nothing = dict.fromkeys((*RETENTION, *BY_DISTANCE, "overall"), missing)
         return Control(0, dict.fromkeys(SUPPRESSION, missing), nothing, (), comparison)
-    retained = pooled([retention_scores(exam, before, control, similarity) for control in controls])
-    retention = _retention(exam, retained, seed)
-    retention["overall"] = overall(exam, retention)[1]
+    retained = pooled([retention_scores(evaluation_set, before, control, similarity) for control in controls])
+    retention = _retention(evaluation_set, retained, seed)
+    retention["overall"] = overall(evaluation_set, retention)[1]
     means = tuple(sum(drop) / len(drop) for drop in drops if drop)
     return Control(len(controls), _suppression(pooled(suppressed), seed), retention, means, comparison)
 
@@ -194,18 +194,18 @@ def _suppression(scores: Scores, seed: int) -> dict[str, Measured]:
     return _summary(scores, SUPPRESSION, whys, seed)
 
 
-def _retention(exam: Exam, scores: Scores, seed: int) -> dict[str, Measured]:
-    metric = NO_RETENTION if not exam.retention else NO_ENCODER
+def _retention(evaluation_set: EvaluationSet, scores: Scores, seed: int) -> dict[str, Measured]:
+    metric = NO_RETENTION if not evaluation_set.retention else NO_ENCODER
     whys = {name: _WHY_RETENTION.get(name, metric) for name in RETENTION + BY_DISTANCE}
-    if not any(map(is_known, exam.questions)):
-        whys |= dict.fromkeys(("text", "text_about"), UNKNOWN if exam.questions else NO_QUESTIONS)
+    if not any(map(is_known, evaluation_set.questions)):
+        whys |= dict.fromkeys(("text", "text_about"), UNKNOWN if evaluation_set.questions else NO_QUESTIONS)
     return _summary(scores, RETENTION + BY_DISTANCE, whys, seed)
 
 
-def _references(exam: Exam, before: Transcript, after: Transcript, seed: int) -> dict[str, Measured]:
+def _references(evaluation_set: EvaluationSet, before: Outputs, after: Outputs, seed: int) -> dict[str, Measured]:
     scores = {
-        "references_before": reference_scores(exam, before),
-        "references_after": reference_scores(exam, after),
+        "references_before": reference_scores(evaluation_set, before),
+        "references_after": reference_scores(evaluation_set, after),
     }
     whys = dict.fromkeys(scores, "no sample without the concept has reference captions")
     return _summary(scores, tuple(scores), whys, seed)
@@ -218,5 +218,5 @@ def _summary(scores: Scores, names: Sequence[str], whys: Mapping[str, str], seed
     }
 
 
-def _numbered(controls: Sequence[Transcript]) -> list[tuple[str, Transcript]]:
+def _numbered(controls: Sequence[Outputs]) -> list[tuple[str, Outputs]]:
     return [(f"control {number}", control) for number, control in enumerate(controls)]

@@ -30,12 +30,12 @@ class Control:
     """Of what the edit is judged by."""
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any], aim: Aim) -> "Control":
+    def from_json(cls, content: Mapping[str, Any], aim: Aim) -> "Control":
         """Return what `to_json` wrote."""
-        beats = told["beats_control"]
+        beats = content["beats_control"]
         comparison = Comparison(beats[JUDGED_BY[aim]], Measured.from_json(beats["difference"]), beats["p"])
-        suppression, retention = (from_json(told[part]) for part in ("suppression", "retention"))
-        return cls(told["seeds"], suppression, retention, tuple(told["by_seed"]), comparison)
+        suppression, retention = (from_json(content[part]) for part in ("suppression", "retention"))
+        return cls(content["seeds"], suppression, retention, tuple(content["by_seed"]), comparison)
 
     def to_json(self, aim: Aim, *, evidence: bool) -> dict[str, object]:
         """Return the "control" part of report.json; a control is beaten only where there is `evidence`."""
@@ -124,18 +124,18 @@ class EditReport(Shown):
         return notebook.table(columns, rows, notes=[self.verdict])
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any], concept: str, neurons: int | None) -> "EditReport":
+    def from_json(cls, content: Mapping[str, Any], concept: str, neurons: int | None) -> "EditReport":
         """Return what `to_json` wrote, of an edit of `concept` in so many neurons."""
-        aim: Aim = told.get("aim", "less")
+        aim: Aim = content.get("aim", "less")
         return cls(
             concept=concept,
-            suppression=from_json(told["suppression"]),
-            retention=from_json(told["retention"]),
-            weakest=told["weakest_retention"],
-            selectivity=Measured.from_json(told["selectivity"]),
-            fluency=Fluency.from_json(told["fluency"]),
-            control=Control.from_json(told["control"], aim),
-            encoder=told["encoder"],
+            suppression=from_json(content["suppression"]),
+            retention=from_json(content["retention"]),
+            weakest=content["weakest_retention"],
+            selectivity=Measured.from_json(content["selectivity"]),
+            fluency=Fluency.from_json(content["fluency"]),
+            control=Control.from_json(content["control"], aim),
+            encoder=content["encoder"],
             neurons=neurons,
             aim=aim,
         )
@@ -174,6 +174,6 @@ def as_json(figures: Figures) -> dict[str, object]:
     return {name: figure.to_json() for name, figure in figures.items()}
 
 
-def from_json(told: Mapping[str, Any]) -> Figures:
+def from_json(content: Mapping[str, Any]) -> Figures:
     """Return the figures that `as_json` wrote."""
-    return {name: Measured.from_json(figure) for name, figure in told.items()}
+    return {name: Measured.from_json(figure) for name, figure in content.items()}

@@ -1,6 +1,6 @@
 """One number for each sample that a figure of the report is the mean of.
 
-Which samples count is settled by the exam and the unedited model alone, so that the edited model and every
+Which samples count is settled by the evaluation set and the unedited model alone, so that the edited model and every
 control are scored on the same ones and may be compared sample by sample.
 """
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from kedit.evaluation.answers import is_known, right
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.texts import rouge_l
 from kedit.samples import AnySample, Concept, mentioned
@@ -27,7 +27,9 @@ def log_odds(logprob: float) -> float:
     return bounded - math.log(-math.expm1(bounded))
 
 
-def suppression_scores(exam: Exam, before: Transcript, after: Transcript, similarity: Similarity) -> Scores:
+def suppression_scores(
+    evaluation_set: EvaluationSet, before: Outputs, after: Outputs, similarity: Similarity
+) -> Scores:
     """Return what became of the target captions that named the concept, one number for each of them.
 
     `mention_drop`: 1 if the concept is no longer named. `substitutions`: 1 if the caption now names an object
@@ -35,14 +37,20 @@ def suppression_scores(exam: Exam, before: Transcript, after: Transcript, simila
     over its tokens); `logodds_drop`: the same of log(p / (1 - p)), which shows a gain, as a drop below zero, even
     where p is near 1. Each metric: 1 - similarity.
     """
-    named = named_targets(exam, before)
+    named = named_targets(evaluation_set, before)
     was, now = [before.target[i] for i in named], [after.target[i] for i in named]
     scores: Scores = {
-        "mention_drop": [float(not exam.concept.mentioned_in(text)) for text in now],
+        "mention_drop": [float(not evaluation_set.concept.mentioned_in(text)) for text in now],
         "substitutions": [
-            float(bool(mentioned(exam.others, after.target[i]) - mentioned(exam.others, before.target[i]) - shown))
+            float(
+                bool(
+                    mentioned(evaluation_set.others, after.target[i])
+                    - mentioned(evaluation_set.others, before.target[i])
+                    - shown
+                )
+            )
             for i in named
-            for shown in [exam.target[i].objects]
+            for shown in [evaluation_set.target[i].objects]
         ],
     }
     if before.logprobs is not None and after.logprobs is not None:
@@ -52,7 +60,7 @@ def suppression_scores(exam: Exam, before: Transcript, after: Transcript, simila
     return {**scores, **{metric: [1 - value for value in values] for metric, values in alike.items()}}
 
 
-def retention_scores(exam: Exam, before: Transcript, after: Transcript, similarity: Similarity) -> Scores:
+def retention_scores(evaluation_set: EvaluationSet, before: Outputs, after: Outputs, similarity: Similarity) -> Scores:
     """Return what stayed: numbers in [0, 1], 1 where nothing was lost.
 
     `objects` (with `near_objects` and `far_objects`): the share of a retention sample's objects that the
@@ -61,34 +69,37 @@ def retention_scores(exam: Exam, before: Transcript, after: Transcript, similari
     is right still; `text_about`: for answers that name the concept, which are no part of retention. Each metric:
     similarity of the edited caption to the unedited one.
     """
-    about, unrelated = _answers_kept(exam, before, after)
+    about, unrelated = _answers_kept(evaluation_set, before, after)
     near, far = (
-        list(_objects_kept(exam.others, samples, was, now))
-        for samples, was, now in ((exam.near, before.near, after.near), (exam.far, before.far, after.far))
+        list(_objects_kept(evaluation_set.others, samples, was, now))
+        for samples, was, now in (
+            (evaluation_set.near, before.near, after.near),
+            (evaluation_set.far, before.far, after.far),
+        )
     )
     alike = similarity(after.retention, before.retention)
     return {
         "objects": near + far,
-        "others": list(_objects_kept(exam.others, exam.target, before.target, after.target)),
+        "others": list(_objects_kept(evaluation_set.others, evaluation_set.target, before.target, after.target)),
         "text": unrelated,
         "text_about": about,
         **alike,
         "near_objects": near,
         "far_objects": far,
-        "near_rougeL": alike["rougeL"][: len(exam.near)],
-        "far_rougeL": alike["rougeL"][len(exam.near) :],
+        "near_rougeL": alike["rougeL"][: len(evaluation_set.near)],
+        "far_rougeL": alike["rougeL"][len(evaluation_set.near) :],
     }
 
 
-def reference_scores(exam: Exam, transcript: Transcript) -> list[float]:
+def reference_scores(evaluation_set: EvaluationSet, outputs: Outputs) -> list[float]:
     """Return the ROUGE-L of each retention caption with the best of its sample's references, where it has any."""
-    pairs = zip(transcript.retention, exam.retention, strict=True)
+    pairs = zip(outputs.retention, evaluation_set.retention, strict=True)
     return [rouge_l(text, sample.references) for text, sample in pairs if sample.references]
 
 
-def named_targets(exam: Exam, before: Transcript) -> list[int]:
+def named_targets(evaluation_set: EvaluationSet, before: Outputs) -> list[int]:
     """Return the indices of the target samples whose unedited caption names the concept."""
-    return [i for i, text in enumerate(before.target) if exam.concept.mentioned_in(text)]
+    return [i for i, text in enumerate(before.target) if evaluation_set.concept.mentioned_in(text)]
 
 
 def pooled(runs: Sequence[Scores]) -> Scores:
@@ -109,21 +120,21 @@ def _objects_kept(
             yield len(known & mentioned(others, now)) / len(known)
 
 
-def _answers_kept(exam: Exam, before: Transcript, after: Transcript) -> tuple[list[float], list[float]]:
+def _answers_kept(evaluation_set: EvaluationSet, before: Outputs, after: Outputs) -> tuple[list[float], list[float]]:
     """Return 1 for each answer that is right still, of those that were: those that name the concept, and the others."""
     about: list[float] = []
     unrelated: list[float] = []
-    for question, was, now in zip(exam.questions, before.answers, after.answers, strict=True):
+    for question, was, now in zip(evaluation_set.questions, before.answers, after.answers, strict=True):
         if not right(question, was):
             continue
-        names_it = exam.concept.mentioned_in(question.answer) or exam.concept.mentioned_in(was)
+        names_it = evaluation_set.concept.mentioned_in(question.answer) or evaluation_set.concept.mentioned_in(was)
         (about if names_it else unrelated).append(float(right(question, now)))
     return about, unrelated
 
 
-def text_counts(exam: Exam, before: Transcript) -> dict[str, int]:
+def text_counts(evaluation_set: EvaluationSet, before: Outputs) -> dict[str, int]:
     """Return how many text-only questions there are: answered right before the edit, wrong, or nobody knows."""
-    known = [one for one in zip(exam.questions, before.answers, strict=True) if is_known(one[0])]
+    known = [one for one in zip(evaluation_set.questions, before.answers, strict=True) if is_known(one[0])]
     n_right = sum(right(question, was) for question, was in known)
-    unknown = len(exam.questions) - len(known)
+    unknown = len(evaluation_set.questions) - len(known)
     return {"right_before": n_right, "wrong_before": len(known) - n_right, "no_right_answer_known": unknown}

@@ -49,9 +49,9 @@ class Measured:
         return f"{two_places(self.value)}{ends}"
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Measured":
+    def from_json(cls, content: Mapping[str, Any]) -> "Measured":
         """Return the figure that `to_json` wrote."""
-        return cls(told["value"], told["low"], told["high"], told["n"], told.get("why"))
+        return cls(content["value"], content["low"], content["high"], content["n"], content.get("why"))
 
     def to_json(self) -> dict[str, float | int | str | None]:
         """Return `{"value", "low", "high", "n"}`, and "why" where there is something to explain."""

@@ -2,13 +2,13 @@
 
 from kedit.inspection.convergence import Streams, streams
 from kedit.inspection.decode import Decoded, decode
-from kedit.inspection.grid import Grid, NoGridError, picture_grids, token_grids
+from kedit.inspection.grid import ImageGrid, NoGridError, picture_grids, token_grids
 from kedit.inspection.heatmap import heat_map, iou, other_regions, pointing_hit, region_auc
 from kedit.inspection.shuffle import ShuffleError, shuffled
 
 __all__ = [
     "Decoded",
-    "Grid",
+    "ImageGrid",
     "NoGridError",
     "ShuffleError",
     "Streams",

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from kedit.inspection.resampling import Numbers
 from kedit.internals.hooks import after, before
 from kedit.internals.sites import decoder_path, feed_forwards
-from kedit.models.mllm import MLLM, MODALITIES, Forced
+from kedit.models.mllm import MLLM, MODALITIES, TeacherForced
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def streams(model: MLLM, images: Sequence[Image]) -> Streams:
     parts: list[dict[tuple[str, str], Tensor]] = []
     for start in range(0, len(images), model.batch_size):
         some = images[start : start + model.batch_size]
-        batch = model.forced(some, [()] * len(some))
+        batch = model.teacher_forced(some, [()] * len(some))
         with residuals(model) as states:
             model.logits(batch)
         parts.append(_cosines(torch.stack([states[depth] for depth in sorted(states)], 1), batch))
@@ -88,7 +88,7 @@ def residuals(model: MLLM) -> Iterator[dict[int, Tensor]]:
         yield states
 
 
-def _cosines(states: Tensor, batch: Forced) -> dict[tuple[str, str], Tensor]:
+def _cosines(states: Tensor, batch: TeacherForced) -> dict[tuple[str, str], Tensor]:
     """Return every measure, `[batch, depth]`, from `[batch, depth, pos, width]`."""
     states = states.float()
     units = normalize(states, dim=-1)

@@ -18,7 +18,7 @@ from kedit.inspection.convergence import blocks_path, residuals
 from kedit.inspection.probe import Ridge
 from kedit.inspection.resampling import Numbers
 from kedit.internals.hooks import replacing
-from kedit.models.mllm import Forced
+from kedit.models.mllm import TeacherForced
 from kedit.prompts import Prompt, batches
 
 LEAST = 0.05
@@ -95,7 +95,7 @@ def stitched(model: Any, other: Any, readings: Sequence[Reading]) -> list[Ridge]
             other.logits(_read(other, some))
         with residuals(model) as own:
             model.logits(batch)
-        there = batch.kinds != 0
+        there = batch.token_types != 0
         for block, kept in enumerate(pairs):
             kept.append((theirs[block + 1][there], own[block + 1][there]))
     return [
@@ -104,14 +104,14 @@ def stitched(model: Any, other: Any, readings: Sequence[Reading]) -> list[Ridge]
     ]
 
 
-def _read(model: Any, readings: Sequence[Reading]) -> Forced:
-    batch: Forced = model.read(
+def _read(model: Any, readings: Sequence[Reading]) -> TeacherForced:
+    batch: TeacherForced = model.read(
         [prompt for prompt, _, _ in readings], [before + word[:-1] for _, before, word in readings]
     )
     return batch
 
 
-def _logprobs(model: Any, batch: Forced, readings: Sequence[Reading]) -> Tensor:
+def _logprobs(model: Any, batch: TeacherForced, readings: Sequence[Reading]) -> Tensor:
     words = [word for _, _, word in readings]
     spread = model.logits(batch, max(map(len, words))).double().log_softmax(-1).cpu()
     pairs = zip(spread, words, strict=True)

@@ -1,24 +1,24 @@
-"""From values at image tokens to pixels: a picture's rasters of tokens, painted over what each of them covers."""
+"""From values at image tokens to pixels: a picture's subgrids of tokens, painted over what each of them covers."""
 
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kedit.models.grids import picture_grids, token_grids
-from kedit.models.raster import Grid, NoGridError, Raster
+from kedit.models.image_grid.grid import ImageGrid, NoGridError, Subgrid
+from kedit.models.image_grid.reading import picture_grids, token_grids
 
-__all__ = ["Grid", "NoGridError", "Raster", "paint", "picture_grids", "smallest_cell", "token_grids"]
+__all__ = ["ImageGrid", "NoGridError", "Subgrid", "paint", "picture_grids", "smallest_cell", "token_grids"]
 
 Mode = Literal["bilinear", "nearest"]
 
 
 def paint(
-    values: NDArray[np.float64], grid: Grid, size: tuple[int, int], mode: Mode = "bilinear"
+    values: NDArray[np.float64], grid: ImageGrid, size: tuple[int, int], mode: Mode = "bilinear"
 ) -> NDArray[np.float64]:
     """Return the values of image tokens, `[image_pos]`, over a picture: `[height, width]`.
 
-    Where several rasters cover a pixel, it gets their mean; where none does, as beyond the crop of a picture, zero.
+    Where several subgrids cover a pixel, it gets their mean; where none does, as beyond the crop of a picture, zero.
 
     Args:
         values: One for each image token.
@@ -28,22 +28,22 @@ def paint(
     """
     width, height = size
     total, covered = np.zeros((height, width)), np.zeros((height, width))
-    for raster in grid.rasters:
-        rows, columns = raster.tokens.shape
-        left, top, right, bottom = raster.box
+    for subgrid in grid.subgrids:
+        rows, columns = subgrid.tokens.shape
+        left, top, right, bottom = subgrid.box
         across, down = _shares(width, columns, left, right, mode), _shares(height, rows, top, bottom, mode)
-        total += down @ values[raster.tokens] @ across.T
+        total += down @ values[subgrid.tokens] @ across.T
         covered += np.outer(down.any(1), across.any(1))
     return total / np.maximum(covered, 1)
 
 
-def smallest_cell(grid: Grid, size: tuple[int, int]) -> int:
+def smallest_cell(grid: ImageGrid, size: tuple[int, int]) -> int:
     """Return the side of the grid's smallest cell in pixels of a picture of `size`, width and height."""
     width, height = size
     sides = []
-    for raster in grid.rasters:
-        rows, columns = raster.tokens.shape
-        left, top, right, bottom = raster.box
+    for subgrid in grid.subgrids:
+        rows, columns = subgrid.tokens.shape
+        left, top, right, bottom = subgrid.box
         sides += [width * (right - left) / columns, height * (bottom - top) / rows]
     return int(min(sides) + 1e-6)
 

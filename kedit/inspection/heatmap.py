@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from kedit.inspection.grid import Grid, Mode, paint
+from kedit.inspection.grid import ImageGrid, Mode, paint
 from kedit.samples import Concept, Mask, Sample
 
 Heat = NDArray[np.float64]
@@ -17,7 +17,7 @@ Heat = NDArray[np.float64]
 
 def heat_map(
     values: NDArray[np.floating] | Tensor,
-    grid: Grid | tuple[int, int],
+    grid: ImageGrid | tuple[int, int],
     size: tuple[int, int],
     *,
     part: Literal["positive", "absolute"] = "positive",
@@ -28,8 +28,8 @@ def heat_map(
     Args:
         values: `[image_pos, neuron]`, the neurons' activations at the picture's positions, in order.
             No neuron at all gives zero everywhere, so that an empty selection survives.
-        grid: Where the picture's positions lie on it, or the rows and columns of one raster over the whole of it.
-            Where several rasters show a place, as tiles and the whole picture do, the map is their mean.
+        grid: Where the picture's positions lie on it, or the rows and columns of one subgrid over the whole of it.
+            Where several subgrids show a place, as tiles and the whole picture do, the map is their mean.
         size: Width and height of the picture in pixels, as `PIL.Image.size`.
         part: What counts as firing. `positive` ignores activations below zero; `absolute` counts their
             size, which suits gated layers, where a neuron may speak with either sign.
@@ -39,9 +39,9 @@ def heat_map(
     that resamples its picture has no grid, and a map of it would be an invention.
     """
     cells = _as_double(values)
-    lying = grid if isinstance(grid, Grid) else Grid.of(*grid)
+    lying = grid if isinstance(grid, ImageGrid) else ImageGrid.of(*grid)
     if cells.ndim != 2 or cells.shape[0] != lying.n_tokens:
-        shape = " and ".join(f"{rows} x {columns}" for rows, columns in (one.tokens.shape for one in lying.rasters))
+        shape = " and ".join(f"{rows} x {columns}" for rows, columns in (one.tokens.shape for one in lying.subgrids))
         raise ValueError(
             f"a heat map on a grid of {shape} needs values `[{lying.n_tokens}, neuron]`, got "
             f"{list(cells.shape)}; pass the image positions alone and the grid of the model's vision tower"

@@ -8,11 +8,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from kedit.inspection.grid import Grid, smallest_cell
+from kedit.inspection.grid import ImageGrid, smallest_cell
 from kedit.inspection.heatmap import heat_map, iou, pointing_hit, region_auc
 from kedit.inspection.resampling import Numbers
 from kedit.internals.sites import Site
-from kedit.models.mllm import IMAGE, MLLM, MODALITIES, Forced, of_kind
+from kedit.models.mllm import IMAGE, MLLM, MODALITIES, TeacherForced, of_token_type
 from kedit.models.reading import prompted
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.samples import Concept, Mask, Sample
@@ -20,7 +20,7 @@ from kedit.samples import Concept, Mask, Sample
 
 def read(
     model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Image]
-) -> Iterator[tuple[list[int], Forced, Tensor]]:
+) -> Iterator[tuple[list[int], TeacherForced, Tensor]]:
     """Yield the places of some pictures, their batch after the captioning prompt and what `neurons` do.
 
     That is `[batch, pos, neuron]`, the neurons in the order of the set; see `prompted` for the batches.
@@ -28,7 +28,7 @@ def read(
     layers = neurons.by_layer()
     for places, batch, activations in prompted(model, site, images):
         columns = [activations[layer][..., list(indices)].float().cpu() for layer, indices in layers.items()]
-        yield places, batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.kinds.shape, 0)
+        yield places, batch, torch.cat(columns, -1) if columns else torch.zeros(*batch.token_types.shape, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def strongest(model: MLLM, site: Site, neurons: NeuronSet, images: Sequence[Imag
         return {}
     peaks = torch.zeros(len(neurons), dtype=torch.float64)
     for _, batch, values in read(model, site, neurons, images):
-        image, valid = (of_kind(batch.kinds, kind).cpu() for kind in ("image", "all"))
+        image, valid = (of_token_type(batch.token_types, kind).cpu() for kind in ("image", "all"))
         counted = torch.where(image.any(1, keepdim=True), image, valid)[..., None]
         at = values.abs().masked_fill(~counted, -1).argmax(1, keepdim=True)
         peaks += values.gather(1, at).double().sum((0, 1))
@@ -75,7 +75,7 @@ def at_image(
     signs = torch.tensor([-1.0 if one in below else 1.0 for one in every])
     found: dict[int, Seen] = {}
     for places, batch, values in read(model, site, every, images):
-        image = (batch.kinds == IMAGE).cpu()
+        image = (batch.token_types == IMAGE).cpu()
         if not bool(image.any(1).all()):
             raise ValueError("the model has no image tokens, so that its neurons do nothing at them")
         for place, row, mask in zip(places, values, image, strict=True):
@@ -123,7 +123,9 @@ class Pointing:
     """Against the picture's other objects; None where there are none."""
 
 
-def pointing(values: Numbers, grid: Grid | tuple[int, int], sample: Sample, concept: Concept, others: Mask) -> Pointing:
+def pointing(
+    values: Numbers, grid: ImageGrid | tuple[int, int], sample: Sample, concept: Concept, others: Mask
+) -> Pointing:
     """Return how well neurons with `values`, `[image_pos, neuron]`, point at `concept` in `sample`.
 
     The peak may miss the region by half of the grid's smallest cell, which is as exact as a map can be.
@@ -135,6 +137,6 @@ def pointing(values: Numbers, grid: Grid | tuple[int, int], sample: Sample, conc
     return Pointing(hit, iou(heat, region), region_auc(heat, region, others) if beside else None)
 
 
-def half_a_cell(grid: Grid | tuple[int, int], sample: Sample) -> int:
+def half_a_cell(grid: ImageGrid | tuple[int, int], sample: Sample) -> int:
     """Return half the side of a grid's smallest cell in pixels of the sample's picture."""
-    return smallest_cell(grid if isinstance(grid, Grid) else Grid.of(*grid), sample.image.size) // 2
+    return smallest_cell(grid if isinstance(grid, ImageGrid) else ImageGrid.of(*grid), sample.image.size) // 2

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.internals.stacks import SiteError
+from kedit.internals.block_stacks import SiteError
 
 _GATES = Lock()
 """Held while a gate is put in place or taken away: threads that edit one model share its gates."""

@@ -9,11 +9,11 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from kedit.internals.stacks import SiteError as SiteError
-from kedit.internals.stacks import embedding_path as embedding_path
-from kedit.internals.stacks import language_among, stacks_of
-from kedit.internals.structure import FeedForward, is_closed, is_fused
-from kedit.internals.structure import feed_forwards as feed_forwards_by_scope
+from kedit.internals.block_stacks import SiteError as SiteError
+from kedit.internals.block_stacks import embedding_path as embedding_path
+from kedit.internals.block_stacks import find_block_stacks, language_among
+from kedit.internals.blocks import FeedForward, is_closed, is_fused
+from kedit.internals.blocks import feed_forwards as feed_forwards_by_scope
 from kedit.internals.weights import WRAPPED, weight_of
 from kedit.neurons import NeuronId, Scope, SiteName
 
@@ -158,7 +158,7 @@ def feed_forwards(module: nn.Module, scope: Scope = "language") -> list[FeedForw
         return sorted(found, key=lambda block: block.layer)
     by_scope = feed_forwards_by_scope(module)
     if not by_scope:
-        stacks = stacks_of(module)
+        stacks = find_block_stacks(module)
         searched = f"{sum(map(len, stacks.values()))} blocks searched"
         raise SiteError(f"no feed-forward block in `{'`, `'.join(stacks)}` of {type(module).__name__}: {searched}")
     if scope == "all":
@@ -175,7 +175,7 @@ def decoder_path(module: nn.Module) -> str:
 def language_paths(module: nn.Module) -> list[str]:
     """Return the paths of the modules that own the language model's stacks of blocks, in order."""
     blocks = feed_forwards_by_scope(module, "language").get("language", [])
-    stacks = language_among(module, list(stacks_of(module)))
+    stacks = language_among(module, list(find_block_stacks(module)))
     used = [path for path in stacks if any(block.output.startswith(f"{path}.") for block in blocks)]
     return list(dict.fromkeys(path.rpartition(".")[0] for path in used or stacks))
 

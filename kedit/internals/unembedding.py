@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from kedit.internals.block_stacks import find_block_stacks, named_by_model
 from kedit.internals.sites import decoder_path
-from kedit.internals.stacks import named_by_model, stacks_of
 from kedit.internals.weights import features_of, unwrapped, weight_of
 from kedit.internals.wrappers import evaluating
 
@@ -118,7 +118,9 @@ def _whole(module: nn.Module, head: nn.Module) -> nn.Module:
     """Return the outermost part of `module` that holds `head` and no stack of blocks."""
     parts = next(path for path, one in module.named_modules() if one is head).split(".")
     outer = [".".join(parts[:end]) for end in range(1, len(parts))]
-    free = (path for path in outer if not any(f"{stack}.".startswith(f"{path}.") for stack in stacks_of(module)))
+    free = (
+        path for path in outer if not any(f"{stack}.".startswith(f"{path}.") for stack in find_block_stacks(module))
+    )
     found = next(free, None)
     return head if found is None else module.get_submodule(found)
 

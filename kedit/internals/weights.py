@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.internals.stacks import SiteError
+from kedit.internals.block_stacks import SiteError
 from kedit.internals.wrappers import evaluating
 
 WRAPPED = ("base_layer", "original_module")

@@ -30,4 +30,4 @@ class Activation:
 
     def score(self, evidence: LayerEvidence) -> Tensor:
         """Return the scores of one layer: `[batch, neuron]`."""
-        return over_positions(evidence.original, evidence.kinds, self.positions, self.over_positions)
+        return over_positions(evidence.original, evidence.token_types, self.positions, self.over_positions)

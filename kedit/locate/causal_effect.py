@@ -88,7 +88,7 @@ class CausalEffect:
         chosen, forwards, backwards = self._chosen(model, site, cases, target)
         for case in cases:
             copies = Copies.of(model, case, target)
-            where = that_count(copies.one.kinds, self.positions)[0].nonzero().squeeze(1)
+            where = that_count(copies.one.token_types, self.positions)[0].nonzero().squeeze(1)
             groups = self._groups(chosen, len(where), case.pair.sample.id)
             scores = self._effects(copies, site, groups, where)
             yield Probed(scores[None], forwards + len(groups) + 1, backwards)

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kedit.locate.auto import Auto
 from kedit.locate.enough import Enough
+from kedit.locate.fdr.result import FDRResult
+from kedit.locate.fdr.selector import FDRSelector
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import Selector
-from kedit.locate.significant import Significant
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet
 from kedit.samples import Concept, Pair, Progress, silent
 
-Choosing = Selector | Auto | Enough
+Choosing = Selector | FDRSelector | Enough
 """What may choose in place of a locator's own selectors."""
 
 
@@ -21,7 +21,7 @@ class Choice:
     """The neurons that each stage left and, where tests chose them, what those found."""
 
     stages: dict[str, NeuronSet]
-    significant: Significant | None = None
+    fdr_result: FDRResult | None = None
 
     @property
     def neurons(self) -> NeuronSet:
@@ -38,7 +38,7 @@ def check_choice(select: Choosing | None, locator: object) -> None:
             f"`select` replaces the selectors of a locator with stages, and `locate` is {type(locator).__name__}, "
             "which selects by itself; leave `select` out"
         )
-    if isinstance(select, Auto):
+    if isinstance(select, FDRSelector):
         select.check(locator)
 
 
@@ -47,11 +47,11 @@ def check_pairs(select: Choosing | None, locator: object, pairs: Sequence[Pair])
 
     Which captions name the concept is not known yet: fewer pairs may be left than there are here.
     """
-    if isinstance(select, Auto) and isinstance(locator, Locator):
+    if isinstance(select, FDRSelector) and isinstance(locator, Locator):
         select.check_pairs(locator, pairs)
 
 
-def chosen_by(
+def choose_neurons(
     select: Choosing | None,
     model: MLLM,
     locator: Locator,
@@ -65,19 +65,19 @@ def chosen_by(
     """Return what each stage keeps.
 
     Args:
-        select: None for the locator's own selectors, a selector or `Enough` for its last stage, or `Auto`.
-        model: The model, unedited; only `Auto` and `Enough` run it.
+        select: None for the locator's own selectors, a selector or `Enough` for its last stage, or `FDRSelector`.
+        model: The model, unedited; only `FDRSelector` and `Enough` run it.
         locator: Where the scores come from.
         pairs: The pairs behind the scores.
         scores: What `locator.score` gave on them.
         captions: The model's captions of the originals, if they are known already.
-        words: What the data can name, for wrong words.
+        words: What the data can name, for distractor words.
         progress: Shows the batches go by.
     """
     if select is None:
         return Choice(locator.select_each(scores))
     check_choice(select, locator)
-    if isinstance(select, Auto):
+    if isinstance(select, FDRSelector):
         found = select.locate(model, locator, pairs, captions=captions, words=words, scores=scores, progress=progress)
         return Choice(found.stages, found)
     *earlier, (name, last) = locator.stages.items()

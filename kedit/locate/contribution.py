@@ -14,7 +14,7 @@ from kedit.locate.scorer import LayerEvidence, Need
 class Contribution:
     """The direct contribution to the word c at the position that predicts it: `A * (U_c . v)`, without a backward.
 
-    Pan et al. 2024 (arXiv 2311.07470), `mm_neurons`; the same product is NAM's baseline AcU (Fang et al., NeurIPS
+    Pan et al. 2024 (arXiv 2311.07470), `pan_multimodal`; the same product is NAM's baseline AcU (Fang et al., NeurIPS
     2024), `nam_acu`. What later layers make of the neuron is left out: at the last layer the score is the
     activation times the gradient but for the final norm's division, before it only one path of many. The scores
     therefore lean to late layers.
@@ -44,7 +44,9 @@ class Contribution:
         assert evidence.readout is not None
         assert evidence.target is not None
         written = evidence.readout.onto(evidence.target, self.norm)
-        return over_positions(evidence.original * written[:, None], evidence.kinds, self.positions, self.over_positions)
+        return over_positions(
+            evidence.original * written[:, None], evidence.token_types, self.positions, self.over_positions
+        )
 
 
 def check_norm(norm: FinalNorm) -> None:

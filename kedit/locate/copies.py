@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kedit.locate.scorer import Case
 from kedit.locate.target import Target
-from kedit.models.mllm import MLLM, Forced
+from kedit.models.mllm import MLLM, TeacherForced
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class Copies:
     model: MLLM
     case: Case
     target: Target
-    one: Forced
+    one: TeacherForced
     """The batch of this sample alone, so without padding."""
 
     @classmethod
@@ -45,17 +45,17 @@ class Copies:
         return values
 
 
-def repeated(one: Forced, n: int) -> Forced:
+def repeated(one: TeacherForced, n: int) -> TeacherForced:
     """Return `n` copies of a batch of one sample.
 
     Whole samples are repeated along the first axis, whether it counts samples or, as the pixels of models with
     dynamic resolution, the patches of all of them.
     """
-    if len(one.kinds) != 1:
-        raise ValueError(f"only a batch of one sample can be repeated, got one of {len(one.kinds)}")
+    if len(one.token_types) != 1:
+        raise ValueError(f"only a batch of one sample can be repeated, got one of {len(one.token_types)}")
 
     def copies(values: Tensor) -> Tensor:
         return values.repeat(n, *[1] * (values.ndim - 1))
 
     inputs = {name: copies(values) for name, values in one.inputs.items()}
-    return Forced(inputs, copies(one.kinds), copies(one.modalities), copies(one.prompt))
+    return TeacherForced(inputs, copies(one.token_types), copies(one.modalities), copies(one.prompt))

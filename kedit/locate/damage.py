@@ -11,7 +11,7 @@ from kedit.internals.sites import Site
 from kedit.locate.reduction import OverSamples, check_over_samples
 from kedit.locate.scorer import Case, LayerEvidence, Need
 from kedit.locate.target import margins, rivals
-from kedit.models.mllm import MLLM, Forced
+from kedit.models.mllm import MLLM, TeacherForced
 from kedit.prompts import Prompt
 
 
@@ -48,7 +48,7 @@ class Damage:
 
 def read_references(
     model: MLLM, site: Site, prompts: Sequence[Prompt], cases: Sequence[Case]
-) -> tuple[Forced, dict[int, Tensor], dict[int, Tensor]]:
+) -> tuple[TeacherForced, dict[int, Tensor], dict[int, Tensor]]:
     """Return the batch of references, each layer's activations on it, and their damage `[batch, neuron]`.
 
     Args:
@@ -67,11 +67,13 @@ def read_references(
 
     def see(layer: int, activation: Tensor) -> Tensor:
         activations[layer] = activation.detach()
-        damages[layer] = torch.zeros(len(batch.kinds), activation.shape[-1])
+        damages[layer] = torch.zeros(len(batch.token_types), activation.shape[-1])
         return traced(activation, roots, lambda gradient: weigh(layer, gradient))
 
     def weigh(layer: int, gradient: Tensor) -> None:
-        effects = (activations[layer].float() * gradient.float()).reshape(len(batch.kinds), -1, gradient.shape[-1])
+        effects = (activations[layer].float() * gradient.float()).reshape(
+            len(batch.token_types), -1, gradient.shape[-1]
+        )
         damages[layer] = effects.pow(2).sum(1).sqrt().cpu()
         if not damages[layer].isfinite().all():
             raise ValueError(

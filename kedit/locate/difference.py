@@ -51,4 +51,4 @@ class ActivationDifference:
     def _changed(self, evidence: LayerEvidence, other: Tensor) -> Tensor:
         original = evidence.original
         difference = original - other if self.signed else original.abs() - other.abs()
-        return over_positions(difference, evidence.kinds, self.positions, self.over_positions)
+        return over_positions(difference, evidence.token_types, self.positions, self.over_positions)

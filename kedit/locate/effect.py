@@ -138,10 +138,10 @@ def _along(path: str, evidence: LayerEvidence) -> Tensor:
         return evidence.original[:, -1] * _written(evidence)
     assert evidence.gradient is not None
     if path == "answer":
-        return over_positions(evidence.original * evidence.gradient, evidence.kinds, "target", "sum")
+        return over_positions(evidence.original * evidence.gradient, evidence.token_types, "target", "sum")
     assert evidence.counterfactual is not None
     change = evidence.original - evidence.counterfactual
-    return over_positions(change * evidence.gradient, evidence.kinds, "all", "sum")
+    return over_positions(change * evidence.gradient, evidence.token_types, "all", "sum")
 
 
 def _written(evidence: LayerEvidence) -> Tensor:

@@ -25,7 +25,7 @@ from kedit.locate.scorer import Answer, Case, LayerEvidence, Need, Scorer
 from kedit.locate.target import Target
 from kedit.models.attention import Attention, attending
 from kedit.models.lengths import of_prompts
-from kedit.models.mllm import MLLM, PADDING, Forced
+from kedit.models.mllm import MLLM, PADDING, TeacherForced
 from kedit.prompts import Prompt
 from kedit.samples import TextPair
 
@@ -91,7 +91,7 @@ class _Batch:
     @torch.inference_mode(False)
     def scores(self, scorers: Mapping[str, Scorer]) -> dict[str, list[Tensor]]:
         """Run the passes and return what each scorer makes of each layer."""
-        original = self._forced([case.pair.sample.asked(self.model.prompt) for case in self.cases])
+        original = self._teacher_forced([case.pair.sample.asked(self.model.prompt) for case in self.cases])
         other: dict[Need, dict[int, Tensor]] = {"control": self._activations("control", original, scorers.values())}
         if "damage" in self.needs:
             other["counterfactual"], other["damage"] = self._references(original, scorers.values())
@@ -105,14 +105,14 @@ class _Batch:
             # A hook on a root knows the reading: together they would outlive this call.
             reading.roots.clear()
 
-    def _forced(self, prompts: Sequence[Prompt]) -> Forced:
+    def _teacher_forced(self, prompts: Sequence[Prompt]) -> TeacherForced:
         return self.model.read(prompts, [self.target.prefix(case.mention) for case in self.cases])
 
-    def _activations(self, which: Need, original: Forced, scorers: Iterable[Scorer]) -> dict[int, Tensor]:
+    def _activations(self, which: Need, original: TeacherForced, scorers: Iterable[Scorer]) -> dict[int, Tensor]:
         """Return each layer's activations on the counterfactual or control samples, after the same words."""
         if which not in self.needs:
             return {}
-        batch = self._forced([_other(case, which, self.model.prompt) for case in self.cases])
+        batch = self._teacher_forced([_other(case, which, self.model.prompt) for case in self.cases])
         with torch.no_grad(), record(self.model.module, self.site) as activations:
             self.model.logits(batch)
         return self._aligned(which, activations, batch, [0] * len(self.cases), original, scorers)
@@ -123,7 +123,9 @@ class _Batch:
         only_last = all(getattr(one, "positions", None) == "target" for one in comparing)
         return only_last and all(isinstance(case.pair, TextPair) for case in self.cases)
 
-    def _references(self, original: Forced, scorers: Iterable[Scorer]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def _references(
+        self, original: TeacherForced, scorers: Iterable[Scorer]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Return each layer's activations on the counterfactuals, and the damage that is measured there."""
         prompts = [_other(case, "counterfactual", self.model.prompt) for case in self.cases]
         batch, activations, damage = read_references(self.model, self.site, prompts, self.cases)
@@ -137,9 +139,9 @@ class _Batch:
         self,
         which: Need,
         activations: dict[int, Tensor],
-        batch: Forced,
+        batch: TeacherForced,
         behind: Sequence[int],
-        original: Forced,
+        original: TeacherForced,
         scorers: Iterable[Scorer],
     ) -> dict[int, Tensor]:
         """Return activations at as many positions as the originals have, up to the `behind` last ones of each row.
@@ -147,25 +149,25 @@ class _Batch:
         Raises:
             ValueError: The positions hold other kinds of tokens, and not only the last one is compared.
         """
-        width = original.kinds.shape[1]
-        n_held = (batch.kinds != PADDING).sum(1) - torch.tensor(behind, device=batch.kinds.device)
-        whole_rows = torch.equal(n_held, (original.kinds != PADDING).sum(1))
-        alike = whole_rows and torch.equal(_ending(batch.kinds, behind, width), original.kinds)
+        width = original.token_types.shape[1]
+        n_held = (batch.token_types != PADDING).sum(1) - torch.tensor(behind, device=batch.token_types.device)
+        whole_rows = torch.equal(n_held, (original.token_types != PADDING).sum(1))
+        alike = whole_rows and torch.equal(_ending(batch.token_types, behind, width), original.token_types)
         if not alike and not self._agree_at_end(scorers):
             ids = ", ".join(case.pair.sample.id for case in self.cases[:3])
             raise ValueError(
-                f"original and {which} runs have {width} and {batch.kinds.shape[1] - max(behind)} positions, "
+                f"original and {which} runs have {width} and {batch.token_types.shape[1] - max(behind)} positions, "
                 f"or other kinds of tokens, for samples {ids}; pictures must give the same number of image tokens, and "
                 "texts of several lengths are compared where the word is predicted (`positions=target`)"
             )
-        if alike and not any(behind) and batch.kinds.shape[1] == width:
+        if alike and not any(behind) and batch.token_types.shape[1] == width:
             return activations
         for layer, activation in activations.items():
             if self.site.block(layer).scope == "language":
-                activations[layer] = _ending(activation.reshape(*batch.kinds.shape, -1), behind, width)
+                activations[layer] = _ending(activation.reshape(*batch.token_types.shape, -1), behind, width)
         return activations
 
-    def evidence(self, layer: int, batch: Forced, parts: "_Parts") -> Iterator[LayerEvidence]:
+    def evidence(self, layer: int, batch: TeacherForced, parts: "_Parts") -> Iterator[LayerEvidence]:
         """Yield the evidence of a layer a few samples at a time, so that a scorer's own tensors stay small.
 
         Some models flatten batch and positions; here they are apart again.
@@ -173,17 +175,17 @@ class _Batch:
         tokens = torch.tensor([self.target.token(case.mention) for case in self.cases])
         if self.site.block(layer).scope != "language":
             batch = seen_whole(batch, parts.original)
-        for start in range(0, len(batch.kinds), SAMPLES_AT_ONCE):
+        for start in range(0, len(batch.token_types), SAMPLES_AT_ONCE):
             rows = slice(start, start + SAMPLES_AT_ONCE)
 
             def some(values: Tensor | None, rows: slice = rows) -> Tensor | None:
-                return None if values is None else values.reshape(*batch.kinds.shape, -1)[rows].float()
+                return None if values is None else values.reshape(*batch.token_types.shape, -1)[rows].float()
 
             original = some(parts.original)
             assert original is not None
             yield LayerEvidence(
                 layer,
-                batch.kinds[rows],
+                batch.token_types[rows],
                 original,
                 some(parts.counterfactual),
                 some(parts.gradient),
@@ -204,7 +206,7 @@ class _Reading:
 
     batch: _Batch
     scorers: Mapping[str, Scorer]
-    original: Forced
+    original: TeacherForced
     other: Mapping[Need, dict[int, Tensor]]
     """The activations on the counterfactuals and the control pictures by layer, each given up when it is scored."""
     found: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))

@@ -34,5 +34,5 @@ class GradCAM:
         """Return the scores of one layer: `[batch, neuron]`."""
         assert evidence.gradient is not None
         return over_positions(
-            evidence.original * evidence.gradient, evidence.kinds, self.positions, self.over_positions
+            evidence.original * evidence.gradient, evidence.token_types, self.positions, self.over_positions
         )

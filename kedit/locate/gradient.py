@@ -34,4 +34,4 @@ class Gradient:
         """Return the scores of one layer: `[batch, neuron]`."""
         assert evidence.gradient is not None
         gradient = evidence.gradient.abs() if self.absolute else evidence.gradient
-        return over_positions(gradient, evidence.kinds, self.positions, self.over_positions)
+        return over_positions(gradient, evidence.token_types, self.positions, self.over_positions)

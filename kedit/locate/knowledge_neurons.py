@@ -69,7 +69,7 @@ class KnowledgeNeurons:
     @torch.inference_mode(False)
     def _probed(self, model: MLLM, site: Site, case: Case, target: Target) -> Probed:
         copies = Copies.of(model, case, target)
-        moves = that_count(copies.one.kinds, self.positions)[0]
+        moves = that_count(copies.one.token_types, self.positions)[0]
         with torch.no_grad():
             whole = copies.outputs(1).item()
         integral = self._integral()

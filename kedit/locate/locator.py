@@ -146,22 +146,22 @@ class Locator:
         """
         if not pairs:
             raise ValueError("there is nothing to locate in: no counterfactual pairs")
-        told = captions or model.ask(
+        answers = captions or model.ask(
             [pair.sample.asked(model.prompt) for pair in pairs], progress=progress, what="captions"
         )
-        found = self.mentions(model, pairs, told)
+        found = self.mentions(model, pairs, answers)
         name, unnamed = pairs[0].concept.name, found.count(None)
         if unnamed == len(pairs):
             force = self.target.on_missing == "force"
             hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"
             raise ValueError(
-                f"none of the model's {len(pairs)} captions names `{name}` (the first: {told[0].text!r}); {hint}"
+                f"none of the model's {len(pairs)} captions names `{name}` (the first: {answers[0].text!r}); {hint}"
             )
         if unnamed:
             logger.info("%d of %d captions do not name `%s`: skipped", unnamed, len(pairs), name)
         return [
             Case(pair, mention, _after(caption, mention))
-            for pair, mention, caption in zip(pairs, found, told, strict=True)
+            for pair, mention, caption in zip(pairs, found, answers, strict=True)
             if mention
         ]
 

@@ -167,8 +167,8 @@ class Miner:
         """
         known: dict[str, NeuronScores] = {name: scores[name] for name in SPLITS[self.split] if name in scores}
         if not known:
-            told = ", ".join(SPLITS[self.split])
-            raise ValueError(f"no scores for any of {told} (`split={self.split}`); there are {', '.join(scores)}")
+            text = ", ".join(SPLITS[self.split])
+            raise ValueError(f"no scores for any of {text} (`split={self.split}`); there are {', '.join(scores)}")
         chosen = tuple(known) if self.modalities == "all" else self.modalities
         if missing := [name for name in chosen if name not in known]:
             raise ValueError(f"`modalities` asks for {', '.join(missing)}; the samples have {', '.join(known)}")

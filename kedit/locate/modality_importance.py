@@ -59,11 +59,11 @@ class Importances:
     def score(self, evidence: LayerEvidence) -> Tensor:
         """Return each figure and last whether the sample has the modality: `[batch, metric + 1, modality, neuron]`."""
         assert evidence.modalities is not None and evidence.prompt is not None
-        kinds, prompt = (one.to(evidence.original.device) for one in (evidence.modalities, evidence.prompt))
+        token_types, prompt = (one.to(evidence.original.device) for one in (evidence.modalities, evidence.prompt))
         scores = self._attention(evidence, prompt)
         channels = []
         for modality in self.modalities:
-            where = figures.positions_of(modality, kinds, prompt)
+            where = figures.positions_of(modality, token_types, prompt)
             made = figures.importance(evidence.original, where, scores, self.metrics, self.attn_mode)
             present = where.any(1)[:, None, None].expand_as(made[:, :1])
             channels.append(torch.cat([made, present.to(made)], 1))

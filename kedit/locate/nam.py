@@ -52,7 +52,7 @@ class NAM:
         """Return the direct contribution and the activation of one layer, `[batch, 2, neuron]`."""
         direct = self._to_word(evidence) if self.region is None else _to_region(evidence, self.region)
         channels = [
-            over_positions(values, evidence.kinds, self.positions, self.over_positions)
+            over_positions(values, evidence.token_types, self.positions, self.over_positions)
             for values in (direct, evidence.original)
         ]
         return torch.stack(channels, dim=1)

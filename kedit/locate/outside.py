@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kedit.locate.scorer import Prober, Scorer
-from kedit.models.mllm import IMAGE, MODALITIES, Forced
+from kedit.models.mllm import IMAGE, MODALITIES, TeacherForced
 from kedit.neurons import Scope
 
 LANGUAGE_ONLY = {
@@ -37,18 +37,21 @@ def check_scope(scope: Scope, stages: Mapping[str, Scorer | Prober]) -> None:
             )
 
 
-def seen_whole(batch: Forced, activation: Tensor) -> Forced:
+def seen_whole(batch: TeacherForced, activation: Tensor) -> TeacherForced:
     """Return the batch of one sample as a layer outside the language model sees it: rows that are all of the picture.
 
     Args:
         batch: One sample.
         activation: What the layer sees of it, `[..., neuron]`: patches, tiles of patches, queries.
     """
-    if len(batch.kinds) != 1:
-        raise ValueError(f"outside the language model samples are read one at a time, got {len(batch.kinds)}")
-    rows = torch.ones(1, activation.shape[:-1].numel(), dtype=torch.long, device=batch.kinds.device)
+    if len(batch.token_types) != 1:
+        raise ValueError(f"outside the language model samples are read one at a time, got {len(batch.token_types)}")
+    rows = torch.ones(1, activation.shape[:-1].numel(), dtype=torch.long, device=batch.token_types.device)
     return replace(
-        batch, kinds=rows * IMAGE, modalities=rows * MODALITIES.index("image"), prompt=torch.ones_like(rows).bool()
+        batch,
+        token_types=rows * IMAGE,
+        modalities=rows * MODALITIES.index("image"),
+        prompt=torch.ones_like(rows).bool(),
     )
 
 

@@ -12,7 +12,7 @@ from kedit.locate.modality_importance import Importances
 from kedit.locate.scorer import LayerEvidence
 from kedit.locate.scoring import Tally, stacked_batch
 from kedit.models.attention import Attention
-from kedit.models.mllm import MLLM, Forced
+from kedit.models.mllm import MLLM, TeacherForced
 from kedit.progress import Batched
 from kedit.prompts import Prompt, batches
 from kedit.samples import Progress, silent
@@ -33,7 +33,7 @@ def over_prompts(
 
 
 @torch.no_grad()
-def _layers(model: MLLM, site: Site, batch: Forced, scorer: Importances) -> list[Tensor]:
+def _layers(model: MLLM, site: Site, batch: TeacherForced, scorer: Importances) -> list[Tensor]:
     """Return the figures of each layer, made while the model runs, so that no layer's activations are kept."""
     found: dict[int, Tensor] = {}
 
@@ -51,14 +51,16 @@ def _layers(model: MLLM, site: Site, batch: Forced, scorer: Importances) -> list
     return [found[layer] for layer in site.blocks]
 
 
-def _pieces(layer: int, activation: Tensor, attention: Attention | None, batch: Forced) -> Iterator[LayerEvidence]:
+def _pieces(
+    layer: int, activation: Tensor, attention: Attention | None, batch: TeacherForced
+) -> Iterator[LayerEvidence]:
     """Yield a layer's evidence a few samples at a time; some models flatten batch and positions."""
-    values = activation.detach().reshape(*batch.kinds.shape, -1)
+    values = activation.detach().reshape(*batch.token_types.shape, -1)
     for start in range(0, len(values), SAMPLES_AT_ONCE):
         rows = slice(start, start + SAMPLES_AT_ONCE)
         yield LayerEvidence(
             layer,
-            batch.kinds[rows],
+            batch.token_types[rows],
             values[rows].float(),
             attention=None if attention is None else attention.rows(rows),
             modalities=batch.modalities[rows],

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from kedit.models.mllm import of_kind
+from kedit.models.mllm import of_token_type
 
 Evidence = Literal["all", "image", "text", "target"]
 """The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
@@ -63,13 +63,13 @@ def check_over_samples(over_samples: OverSamples) -> None:
         raise ValueError(f"`over_samples` is one of mean, max, vote, got {over_samples!r}")
 
 
-def that_count(kinds: Tensor, positions: Evidence) -> Tensor:
+def that_count(token_types: Tensor, positions: Evidence) -> Tensor:
     """Return which of the positions may count, `[batch, pos]`, from what each holds."""
     if positions == "target":
-        last = torch.zeros_like(kinds, dtype=torch.bool)
+        last = torch.zeros_like(token_types, dtype=torch.bool)
         last[:, -1] = True
         return last
-    found = of_kind(kinds, positions)
+    found = of_token_type(token_types, positions)
     if positions == "image" and not bool(found.any()):
         raise ValueError(
             "`positions=image` counts image tokens, and the prompts hold none; models whose layers look at the picture "
@@ -78,13 +78,13 @@ def that_count(kinds: Tensor, positions: Evidence) -> Tensor:
     return found
 
 
-def over_positions(values: Tensor, kinds: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
+def over_positions(values: Tensor, token_types: Tensor, positions: Evidence, how: OverPositions) -> Tensor:
     """Reduce `[batch, pos, neuron]` to `[batch, neuron]` over the positions that count.
 
     A sample without any such position scores zero.
     """
     # A model on several devices has its positions on the first and these values on their own layer's.
-    allowed = that_count(kinds, positions).to(values.device)
+    allowed = that_count(token_types, positions).to(values.device)
     mask = allowed[..., None]
     if how in ("sum", "mean"):
         total = values.masked_fill(~mask, 0).sum(1)

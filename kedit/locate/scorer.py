@@ -38,7 +38,7 @@ class LayerEvidence:
     """One layer's tensors for a few samples; activations are `[batch, pos, neuron]`, 32-bit."""
 
     layer: int
-    kinds: Tensor
+    token_types: Tensor
     """`[batch, pos]`: what each position holds."""
     original: Tensor
     counterfactual: Tensor | None = None

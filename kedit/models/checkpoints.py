@@ -79,8 +79,8 @@ def weight_files(folder: Path) -> list[Path]:
     Others may lie beside them, as the same weights in their first author's form.
     """
     if (folder / INDEX).is_file():
-        told = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return sorted({folder / name for name in told["weight_map"].values()})
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return sorted({folder / name for name in content["weight_map"].values()})
     return [path] if (path := folder / "model.safetensors").is_file() else []
 
 

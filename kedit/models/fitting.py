@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kedit.internals.stacks import named_by_model
+from kedit.internals.block_stacks import named_by_model
 
 logger = logging.getLogger(__name__)
 

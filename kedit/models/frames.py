@@ -212,25 +212,25 @@ def _takes_videos(described: Any) -> Any:
     return kind if kind is not None and set(kind.get_attributes()) == PARTS else None
 
 
-def _frames(kind: Any, said: Mapping[str, Any]) -> Frames | NoFrames:
+def _frames(kind: Any, content: Mapping[str, Any]) -> Frames | NoFrames:
     """Return what reads the videos of a processor class, with the settings that its files give."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
     whole = issubclass(kind, Qwen3VLProcessor)
     if not whole and not issubclass(kind, Qwen2VLProcessor | Qwen2_5_VLProcessor):
         return NoFrames(kind.__name__)
-    if said.get("cap_pixels_per_frame"):
+    if content.get("cap_pixels_per_frame"):
         raise ValueError(f"`cap_pixels_per_frame` of {kind.__name__} needs torchvision, which is not installed")
-    size = dict(said.get("size") or {})
-    size |= {name: said[key] for name, key in BOUNDS.items() if said.get(key) is not None}
+    size = dict(content.get("size") or {})
+    size |= {name: content[key] for name, key in BOUNDS.items() if content.get(key) is not None}
     own = QWEN3 if whole else Frames()
-    patches = {key: said[key] for key in ("patch_size", "temporal_patch_size", "merge_size") if key in said}
+    patches = {key: content[key] for key in ("patch_size", "temporal_patch_size", "merge_size") if key in content}
     return replace(
         own,
         shortest=size.get("shortest_edge", own.shortest),
         longest=size.get("longest_edge", own.longest),
-        mean=tuple(said.get("image_mean", own.mean)),
-        std=tuple(said.get("image_std", own.std)),
+        mean=tuple(content.get("image_mean", own.mean)),
+        std=tuple(content.get("image_std", own.std)),
         **patches,
     )
 

@@ -14,12 +14,12 @@ from kedit.internals.sites import Site
 from kedit.internals.wrappers import bare, evaluating
 from kedit.models import chat, prompting
 from kedit.models.fitting import counting
-from kedit.models.marks import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.media import Pictures, given, pictures
 from kedit.models.mentions import first_mention
-from kedit.models.mllm import STUB, Forced, Generated, Mention
+from kedit.models.mllm import STUB, Generated, Mention, TeacherForced
 from kedit.models.passes import accepts, declares, input_device
 from kedit.models.sequences import Architecture, apart, architecture, columns, filled, onward, refuse_ragged
+from kedit.models.special_tokens import MARKED, first_token, mask_token, medium_token, modalities, places
 from kedit.models.writing import check_drafts, generate_batch
 from kedit.neurons import Scope, SiteName
 from kedit.progress import Batched
@@ -150,12 +150,12 @@ class HuggingFaceMLLM:
             tokens = self._ids(f"{STUB} {concept.words[0]}")
         return first_mention(tokens, concept, self._decode)
 
-    def forced(self, images: Pictures, prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def teacher_forced(self, images: Pictures, prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return the captioning prompt followed by a caption prefix, for each picture."""
         self.require("image")
         return self.read([Prompt(self.prompt, image) for image in pictures(images)], prefixes)
 
-    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return each prompt, all of one medium, followed by the first tokens of an answer.
 
         An encoder-decoder has them in its decoder, whose positions are counted behind the encoder's; a masked
@@ -164,7 +164,7 @@ class HuggingFaceMLLM:
         encoded, pad = self.encode(prompts), int(self.tokenizer.pad_token_id)
         if self.architecture == "encoder":
             inputs = filled(encoded, prefixes, mask_token(self.tokenizer, self.name))
-            return self._forced(inputs, inputs["input_ids"], inputs["attention_mask"], [0] * len(prefixes))
+            return self._teacher_forced(inputs, inputs["input_ids"], inputs["attention_mask"], [0] * len(prefixes))
         n_forced = list(map(len, prefixes))
         if self.architecture == "decoder":
             inputs = onward(encoded, prefixes, pad, answer_type=int(prompting.reads_prefix(self.processor)))
@@ -174,14 +174,14 @@ class HuggingFaceMLLM:
                 inputs["cross_attention_mask"] = prompting.seen_on(seen, before, prefixes, mask.shape[1])
             if self.media == {"text"} and declares(self.module, "position_ids"):
                 inputs["position_ids"] = columns(mask)
-            return self._forced(inputs, ids, mask, n_forced)
+            return self._teacher_forced(inputs, ids, mask, n_forced)
         refuse_ragged(self.module, prefixes, self.name)
         inputs = apart(encoded, prefixes, first_token(self.module), pad)
         ids = torch.cat([inputs["input_ids"], inputs["decoder_input_ids"]], dim=1)
         mask = torch.cat([inputs["attention_mask"], inputs["decoder_attention_mask"]], dim=1)
-        return self._forced(inputs, ids, mask, n_forced)
+        return self._teacher_forced(inputs, ids, mask, n_forced)
 
-    def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
+    def logits(self, batch: TeacherForced, n_last: int = 1) -> Tensor:
         """Return the logits at the last `n_last` positions: `[batch, n_last, vocab]`, 32-bit.
 
         Those of a masked language model are at the first mask: `[batch, 1, vocab]`.
@@ -224,8 +224,10 @@ class HuggingFaceMLLM:
                 "text; `read` a prompt with a mask and take the `logits` there"
             )
 
-    def _forced(self, inputs: dict[str, Tensor], prompt: Tensor, mask: Tensor, n_forced: Sequence[int]) -> Forced:
-        return Forced(inputs, *places(modalities(self.module, self.tokenizer, prompt), mask, n_forced))
+    def _teacher_forced(
+        self, inputs: dict[str, Tensor], prompt: Tensor, mask: Tensor, n_forced: Sequence[int]
+    ) -> TeacherForced:
+        return TeacherForced(inputs, *places(modalities(self.module, self.tokenizer, prompt), mask, n_forced))
 
     def _at_mask(self, logits: Tensor, ids: Tensor, n_last: int) -> Tensor:
         if n_last != 1:

@@ -66,8 +66,8 @@ def _reading(model: MLLM, without: Collection[str]) -> dict[str, Any]:
         "kind": [type(one).__qualname__ for one in (model, module, processor)],
         "settings": {name: of_settings(one) for name, one in own.items() if name not in (*OF_THEIR_OWN, *without)},
         "parts": of_module(module),
-        "config": _told(getattr(module, "config", None)),
-        "generation": _told(getattr(module, "generation_config", None)),
+        "config": _describe(getattr(module, "config", None)),
+        "generation": _describe(getattr(module, "generation_config", None)),
         "processor": _of_processor(processor),
     }
 
@@ -117,7 +117,7 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest({"shape": list(tensor.shape), "type": str(tensor.dtype)}, *(bytes(part) for part in parts))
 
 
-def _told(configuration: Any) -> Any:
+def _describe(configuration: Any) -> Any:
     """Return a configuration of transformers as plain data."""
     if configuration is None:
         return None
@@ -139,7 +139,7 @@ def _of_processor(processor: Any) -> Any:
     if hasattr(processor, "to_dict"):
         return about | {"settings": json.loads(json.dumps(processor.to_dict(), sort_keys=True, default=repr))}
     others = {name: one for name, one in held.items() if name not in parts}
-    told = {name: _told(one) if hasattr(one, "to_dict") else of_settings(one) for name, one in others.items()}
+    told = {name: _describe(one) if hasattr(one, "to_dict") else of_settings(one) for name, one in others.items()}
     return about | {"settings": told}
 
 
@@ -147,8 +147,8 @@ def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
     about = {name: repr(getattr(tokenizer, name, None)) for name in ("chat_template", "special_tokens_map")}
     if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         # Its latest call decided on padding and truncation, which is no part of what it is.
-        told = json.loads(fast.to_str())
-        about["made"] = digest({key: value for key, value in told.items() if key not in ("padding", "truncation")})
+        content = json.loads(fast.to_str())
+        about["made"] = digest({key: value for key, value in content.items() if key not in ("padding", "truncation")})
     elif hasattr(tokenizer, "get_vocab"):
         about["made"] = digest(sorted(tokenizer.get_vocab().items()))
     return about

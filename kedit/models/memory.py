@@ -8,7 +8,7 @@ import torch
 
 from kedit.internals.sites import Site
 from kedit.internals.weights import unwrapped
-from kedit.models.mllm import MLLM, Forced
+from kedit.models.mllm import MLLM, TeacherForced
 from kedit.models.passes import input_device
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ OF_STREAM = 6
 GIB = 1 << 30
 
 
-def estimate(model: MLLM, site: Site, batch: Forced) -> int:
+def estimate(model: MLLM, site: Site, batch: TeacherForced) -> int:
     """Return the bytes that locating at `site` needs beside the weights while `batch` goes through the model.
 
     Counted is what each layer keeps of each position until the backward pass, and the last position's logits. Not
     counted is the vision tower, which keeps nothing, what a kernel needs for itself, and the attention of models that
     keep its weights (`eager`).
     """
-    rows, columns = batch.kinds.shape
+    rows, columns = batch.token_types.shape
     embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
     embedding = unwrapped(embedding)
     width, itemsize = int(embedding.embedding_dim), int(embedding.weight.dtype.itemsize)
@@ -49,7 +49,7 @@ def free_bytes(device: torch.device) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
 
 
-def announce(model: MLLM, site: Site, batch: Forced, free: int | None = None) -> None:
+def announce(model: MLLM, site: Site, batch: TeacherForced, free: int | None = None) -> None:
     """Log in one line what locating needs, beside what is free; warn where it is more.
 
     Args:
@@ -58,11 +58,11 @@ def announce(model: MLLM, site: Site, batch: Forced, free: int | None = None) ->
         batch: A batch as locating reads them.
         free: How many bytes are free; by default what the system says.
     """
-    needed, (rows, columns) = estimate(model, site, batch), batch.kinds.shape
+    needed, (rows, columns) = estimate(model, site, batch), batch.token_types.shape
     free = free_bytes(input_device(model.module)) if free is None else free
-    told = f"about {needed / GIB:.3g} GiB for batches of {rows} x {columns} positions"
-    told += "" if free is None else f"; {free / GIB:.3g} GiB are free"
+    text = f"about {needed / GIB:.3g} GiB for batches of {rows} x {columns} positions"
+    text += "" if free is None else f"; {free / GIB:.3g} GiB are free"
     if free is not None and needed > free:
-        logger.warning("locating may run out of memory: it needs %s; lower `model.batch_size`", told)
+        logger.warning("locating may run out of memory: it needs %s; lower `model.batch_size`", text)
     else:
-        logger.info("locating needs %s", told)
+        logger.info("locating needs %s", text)

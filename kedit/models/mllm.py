@@ -13,10 +13,10 @@ from kedit.prompts import Medium, Prompt
 from kedit.samples import Concept, Progress, Question, silent
 
 PADDING, TEXT, IMAGE = 0, 1, 2
-"""What a position holds; see `Forced.kinds`."""
+"""What a position holds; see `TeacherForced.token_types`."""
 MODALITIES = ("padding", "text", "special", "image", "video", "audio")
-"""What a position holds in more detail; an entry of `Forced.modalities` is an index into this."""
-Kind = Literal["all", "image", "text"]
+"""What a position holds in more detail; an entry of `TeacherForced.modalities` is an index into this."""
+TokenType = Literal["all", "image", "text"]
 """Which positions: those that hold a token, image tokens, or the other tokens."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
@@ -39,11 +39,11 @@ class Mention:
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
+class TeacherForced:
     """A teacher-forced batch, padded on the left: the last column predicts what comes next."""
 
     inputs: Mapping[str, Tensor]
-    kinds: Tensor
+    token_types: Tensor
     """`[batch, pos]`: `PADDING`, `TEXT` or `IMAGE`."""
     modalities: Tensor
     """`[batch, pos]`, indices into `MODALITIES`."""
@@ -51,9 +51,9 @@ class Forced:
     """`[batch, pos]`, true where a position belongs to the prompt, not to the forced words or the padding."""
 
 
-def of_kind(kinds: Tensor, which: Kind) -> Tensor:
-    """Return which positions are `which`, of the same shape as `kinds`; see `Forced.kinds`."""
-    return {"all": kinds != PADDING, "image": kinds == IMAGE, "text": kinds == TEXT}[which]
+def of_token_type(token_types: Tensor, which: TokenType) -> Tensor:
+    """Return which positions are `which`, of the same shape as `token_types`; see `TeacherForced.token_types`."""
+    return {"all": token_types != PADDING, "image": token_types == IMAGE, "text": token_types == TEXT}[which]
 
 
 class MLLM(Protocol):
@@ -115,15 +115,15 @@ class MLLM(Protocol):
         """Return the first mention of `concept`, or None."""
         ...
 
-    def forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def teacher_forced(self, images: Sequence[Image], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return the captioning prompt followed by a caption prefix, for each picture."""
         ...
 
-    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> Forced:
+    def read(self, prompts: Sequence[Prompt], prefixes: Sequence[tuple[int, ...]]) -> TeacherForced:
         """Return each prompt, all of one medium, followed by the first tokens of an answer."""
         ...
 
-    def logits(self, batch: Forced, n_last: int = 1) -> Tensor:
+    def logits(self, batch: TeacherForced, n_last: int = 1) -> Tensor:
         """Return the last positions' logits, `[batch, n_last, vocab]`, with a graph if gradients are on."""
         ...
 

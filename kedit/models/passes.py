@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from kedit.internals.stacks import named_by_model
+from kedit.internals.block_stacks import named_by_model
 
 
 def input_device(module: nn.Module) -> torch.device:

@@ -27,13 +27,13 @@ def refusals(model: Any, images: Sequence[Image]) -> dict[int, str]:
 def _refusal(model: Any, image: Image) -> str:
     """Return why a picture cannot be read; empty where it can."""
     try:
-        batch = model.forced([image], [()])
+        batch = model.teacher_forced([image], [()])
         logits = model.logits(batch)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # processors raise whatever a grid without rows makes them stumble over
         told = next(iter(str(error).splitlines()), "") or type(error).__name__
         return f"{image.width} x {image.height} pixels: {told}"
-    if image_token(model.module) is not None and not bool((batch.kinds == IMAGE).any()):
+    if image_token(model.module) is not None and not bool((batch.token_types == IMAGE).any()):
         return f"{image.width} x {image.height} pixels: no token of the sequence stands for it"
     return f"{image.width} x {image.height} pixels: its logits are NaN" if bool(logits.isnan().any()) else ""

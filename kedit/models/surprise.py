@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from kedit.models.marks import MARKED, medium_token
 from kedit.models.mllm import MLLM, Generated
+from kedit.models.special_tokens import MARKED, medium_token
 from kedit.prompts import Prompt
 from kedit.samples import Progress, silent
 

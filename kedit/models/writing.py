@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kedit.internals.wrappers import evaluating
 from kedit.models import prompting
 from kedit.models.fitting import counting
-from kedit.models.marks import MARKED, medium_token
+from kedit.models.special_tokens import MARKED, medium_token
 from kedit.progress import Batched
 from kedit.prompts import Prompt
 from kedit.samples import Progress

@@ -46,41 +46,41 @@ def _report(report: Mapping[str, Any]) -> Heading:
 def _inspection(found: Mapping[str, Any]) -> Heading:
     words = ((found.get("measures") or {}).get("words") or {}).get("decodes to the concept") or {}
     count = (found.get("neurons") or {}).get("count", 0)
-    told = f"{count} neurons were looked at."
+    text = f"{count} neurons were looked at."
     if (located := Interval.of(words.get("located"))).value is not None:
         random = Interval.of(words.get("random")).text
-        told += f" A share of {located.text} has a word of the concept among those it raises most"
-        told += f"; of random ones {random}."
-    return Heading(f"{found.get('concept', '?')} in {found.get('model', '?')}", "inspect", told)
+        text += f" A share of {located.text} has a word of the concept among those it raises most"
+        text += f"; of random ones {random}."
+    return Heading(f"{found.get('concept', '?')} in {found.get('model', '?')}", "inspect", text)
 
 
 def _comparison(found: Mapping[str, Any]) -> Heading:
     rows = [row for table in (found.get("tables") or ())[-1:] for row in table.get("rows") or ()]
-    told = "No method could be measured."
+    text = "No method could be measured."
     if rows:
         selective = Interval.of(rows[0].get("selectivity"))
-        told = f"{rows[0]['method']} ranks first, with a selectivity of {selective.text} (n = {selective.n})."
+        text = f"{rows[0]['method']} ranks first, with a selectivity of {selective.text} (n = {selective.n})."
     if found.get("complete") is False:
-        told += " Interrupted: these are the methods that were done."
-    return Heading(f"Locating methods on {found.get('model', '?')}", "compare", told)
+        text += " Interrupted: these are the methods that were done."
+    return Heading(f"Locating methods on {found.get('model', '?')}", "compare", text)
 
 
 def _located(found: Mapping[str, Any]) -> Heading:
     neurons = found.get("neurons") or {}
-    told = f"{found.get('locator', '?')} located {neurons.get('count', 0)} neurons; nothing was edited."
-    return Heading(f"{found.get('concept', '?')} in {found.get('model', '?')}", "locate", told)
+    text = f"{found.get('locator', '?')} located {neurons.get('count', 0)} neurons; nothing was edited."
+    return Heading(f"{found.get('concept', '?')} in {found.get('model', '?')}", "locate", text)
 
 
 def _sweep(board: Mapping[str, Any]) -> Heading:
     if rows := board.get("rows"):
-        told = "The table has a row for each point; equal neurons were measured once."
-        return Heading(f"Sweep of {len(rows)} points", "sweep", told)
+        text = "The table has a row for each point; equal neurons were measured once."
+        return Heading(f"Sweep of {len(rows)} points", "sweep", text)
     counts = board.get("counts") or {}
     jobs = {job["number"]: job for job in board.get("jobs") or ()}
     best = next((jobs[number] for number in board.get("ranking") or () if number in jobs), None)
     proven = best is not None and (best.get("beats_control") or {}).get("mention_drop") is not False
-    told = "No job has evidence of an effect beyond its random control."
+    text = "No job has evidence of an effect beyond its random control."
     if best is not None and proven:
-        told = f"Job {best['number']} has the highest selectivity, {Interval.of(best.get('selectivity')).text}."
+        text = f"Job {best['number']} has the highest selectivity, {Interval.of(best.get('selectivity')).text}."
     title = f"Sweep of {counts.get('jobs', 0)} jobs, {counts.get('done', 0)} done"
-    return Heading(title, "sweep", told, "evidence" if proven else "none")
+    return Heading(title, "sweep", text, "evidence" if proven else "none")

@@ -100,8 +100,8 @@ def layers(folder: Folder) -> Section | None:
     every = range(widths[0]) if widths else sorted(map(int, counts))
     rows = [(layer, counts.get(str(layer), 0), Interval(counts.get(str(layer), 0) / total)) for layer in every]
     where = report["neurons"]
-    told = f"{total} neurons, {where['share']:.2%} of all, at the site `{where['site']}`."
-    return Section("layers", "Layers", [Note(told), Grid("Neurons by layer", ("layer", "neurons", "share"), rows)])
+    text = f"{total} neurons, {where['share']:.2%} of all, at the site `{where['site']}`."
+    return Section("layers", "Layers", [Note(text), Grid("Neurons by layer", ("layer", "neurons", "share"), rows)])
 
 
 def thresholds(folder: Folder) -> Section | None:

@@ -40,8 +40,8 @@ def add_page(folder: str | Path) -> Path | None:
     try:
         return write_page(folder)
     except Exception as error:  # a page is no reason to lose a run
-        told = " ".join(str(error).split())
-        logger.warning("no page: %s; `kedit page %s` tries again", told, folder)
+        text = " ".join(str(error).split())
+        logger.warning("no page: %s; `kedit page %s` tries again", text, folder)
         logger.info("the page could not be written", exc_info=True)
         return None
 

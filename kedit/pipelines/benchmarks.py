@@ -15,11 +15,11 @@ from kedit.fingerprints import of_question
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.yes_no import log_odds
 from kedit.neurons import NeuronSet
-from kedit.pipelines.outputs import Told
+from kedit.pipelines.outputs import EditOutputs
 from kedit.pipelines.preparation import Prepared
-from kedit.pipelines.transcripts import captions_of, rows
+from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.progress import Batched
-from kedit.results.cache import FORGETFUL, Recall, of_edit
+from kedit.results.cache import NO_CACHE, Cache, of_edit
 from kedit.results.table import Cell, Table
 from kedit.samples import Progress, Question
 
@@ -44,40 +44,40 @@ READ_BY = {"text": "by their text", "log_odds": "by log-odds"}
 def take_benchmarks(
     model: MLLM,
     prepared: Prepared,
-    told: Told,
+    outputs: EditOutputs,
     words: ObjectWords | None,
     plan: EditPlan,
     operator: Operator,
     sets: Sequence[NeuronSet],
     seed: int,
     progress: Progress,
-    recall: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
 ) -> tuple[ChairReport | None, PopeReport | None]:
     """Return CHAIR and POPE, each None if it was not asked for.
 
     Args:
         model: The model.
         prepared: The pictures, and POPE's questions if they are to be asked.
-        told: The captions.
+        outputs: The captions.
         words: Which words name which object, for CHAIR; None leaves it out.
         plan: Where the edit acts.
         operator: What it does.
         sets: The neurons that are judged, and random ones.
         seed: Of the bootstrap.
         progress: Shows how far it is.
-        recall: What is known from before.
+        cache: What is known from before.
     """
-    exam, polls = prepared.exam, prepared.polls
-    chair = None if words is None else measure_chair(exam, *told, words, seed=seed)
+    evaluation_set, polls = prepared.evaluation_set, prepared.polls
+    chair = None if words is None else measure_chair(evaluation_set, *outputs, words, seed=seed)
     if not polls:
         return chair, None
     edits = [plan.edit(one, operator, "POPE") for one in sets]
-    before, (after, *others) = poll(model, polls, edits, progress, recall)
-    return chair, measure_pope(exam.concept, polls, before, after, others, seed=seed)
+    before, (after, *others) = poll(model, polls, edits, progress, cache)
+    return chair, measure_pope(evaluation_set.concept, polls, before, after, others, seed=seed)
 
 
 def poll(
-    model: MLLM, questions: Sequence[Question], edits: Sequence[Edit], progress: Progress, recall: Recall = FORGETFUL
+    model: MLLM, questions: Sequence[Question], edits: Sequence[Edit], progress: Progress, cache: Cache = NO_CACHE
 ) -> tuple[Answers, list[Answers]]:
     """Return what the model answers unedited, and under each edit, if it is not known from before.
 
@@ -85,14 +85,14 @@ def poll(
     """
     once = {_key(question): question for question in questions}
     asked = list(once.values())
-    about = {"polls": [of_question(one) for one in asked]} if recall.store else {}
+    about = {"polls": [of_question(one) for one in asked]} if cache.store else {}
 
     def ask(edits: Sequence[Edit], before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         return _asked(model, asked, edits, captions_of(before["texts"]) if before else None, progress)
 
-    before = recall.json("generations", "polls unedited", lambda: about, lambda: ask((), None)[0])
+    before = cache.json("generations", "polls unedited", lambda: about, lambda: ask((), None)[0])
     acting = [edit for edit in edits if len(edit.neurons)]
-    edited = recall.many(
+    edited = cache.many(
         "generations", "polls edited", [about | of_edit(edit) for edit in acting],
         lambda places: ask([acting[place] for place in places], before),
     )  # fmt: skip
@@ -127,8 +127,8 @@ def _asked(
     return [{"texts": rows(texts), "log_odds": one} for texts, one in zip(said, odds, strict=True)]
 
 
-def _answers(told: Mapping[str, Any], places: Sequence[int]) -> Answers:
-    texts, odds = captions_of(told["texts"]), told["log_odds"]
+def _answers(content: Mapping[str, Any], places: Sequence[int]) -> Answers:
+    texts, odds = captions_of(content["texts"]), content["log_odds"]
     by_odds = None if odds is None else tuple(odds[place] for place in places)
     return Answers(tuple(texts[place].text for place in places), by_odds)
 

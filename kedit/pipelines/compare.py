@@ -34,7 +34,7 @@ from kedit.pipelines.outputs import similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, prepare, usable
 from kedit.pipelines.readable import readable
 from kedit.progress import as_progress
-from kedit.results.cache import FORGETFUL, Recall
+from kedit.results.cache import NO_CACHE, Cache
 from kedit.samples import Concept, Data, Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def compare(
     return compare_prepared(
         model, choices, [ask(name, counts=counts) for name in names], as_plan(edit), encoder=encoder,
         matrix=[ask(name, counts=of_matrix(counts)) for name in names_of_concepts(data, matrix, "matrix")],
-        cache=Recall.of_model(store, model), progress=show,
+        cache=Cache.of_model(store, model), progress=show,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def compare_prepared(
     matrix_method: str | None = None,
     encoder: TextEncoder | None = None,
     share: bool = True,
-    cache: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     keep: Callable[[Comparison], object] | None = None,
     progress: Progress = silent,
 ) -> Comparison:
@@ -140,7 +140,7 @@ def compare_prepared(
     check_model(model, choices.method(choices.reference).locator, asked[0].medium)
     method = choices.method(matrix_method or choices.reference, "matrix.method")
     similarity = similarity_of(model, encoder, asked[0].medium)
-    concepts = [one.exam.concept.name for one in asked]
+    concepts = [one.evaluation_set.concept.name for one in asked]
     job = _Job(model, choices, plan, similarity, share, cache, progress, concepts)
     try:
         for one in asked:
@@ -165,7 +165,7 @@ class _Job:
     plan: EditPlan
     similarity: Similarity
     share: bool
-    cache: Recall
+    cache: Cache
     progress: Progress
     concepts: Sequence[str]
     rows: list[Row] = field(default_factory=list)
@@ -174,7 +174,7 @@ class _Job:
 
     def add_rows(self, asked: Prepared) -> None:
         """Add the rows of one concept; if it cannot be located in at all, each says why."""
-        name, choices = asked.exam.concept.name, self.choices
+        name, choices = asked.evaluation_set.concept.name, self.choices
         try:
             total = len(choices.methods) * len(choices.budgets)
             for row in self.progress(self._rows_of(readable(self.model, asked)), total, f"methods for {name}"):
@@ -190,18 +190,18 @@ class _Job:
         bench = self._bench(asked)
         scores = bench.scores(self.choices.methods)
         trial = Trial(
-            self.model, asked.exam, self.plan, bench.usable.pairs, self.similarity, self.cache, self.progress,
+            self.model, asked.evaluation_set, self.plan, bench.usable.pairs, self.similarity, self.cache, self.progress,
             self.choices.seed,
         )  # fmt: skip
         yield from rows(self.choices, scores, trial)
 
     def add_matrix(self, shown: Sequence[Prepared], method: Method) -> None:
         """Measure how often each concept's word is lost when another one's neurons are edited."""
-        pictures = {one.exam.concept: one.exam.target for one in shown}
+        pictures = {one.evaluation_set.concept: one.evaluation_set.target for one in shown}
         gallery = Gallery(self.model, pictures, self.cache, self.progress)
         drops, neurons, why = dict[str, Any](), dict[str, int](), dict[str, str]()
         for one in self.progress(shown, len(shown), "matrix"):
-            name = one.exam.concept.name
+            name = one.evaluation_set.concept.name
             try:
                 edit = self._edit_of(one, method)
                 drops[name] = gallery.drops(edit, frozenset(pair.sample.id for pair in one.pairs))

@@ -17,7 +17,7 @@ from kedit.edit.edit import Edit
 from kedit.edit.operators import aim
 from kedit.edit.plan import Plan
 from kedit.edit.weight_change import WeightChange
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.texts import TextEncoder
@@ -26,12 +26,19 @@ from kedit.models.adapters import Adapter
 from kedit.models.loading import load_like
 from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
-from kedit.pipelines.outputs import Told, edited, interview, measured, recall_unedited, similarity_of
-from kedit.pipelines.preparation import Counts, Prepared, draw, exam_of
+from kedit.pipelines.outputs import (
+    EditOutputs,
+    cached_unedited,
+    collect_outputs,
+    edited,
+    measure_outputs,
+    similarity_of,
+)
+from kedit.pipelines.preparation import Counts, Prepared, build_evaluation_set, draw
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import BeforeAfter
 from kedit.progress import as_progress, run_stage
-from kedit.results.cache import Recall
+from kedit.results.cache import Cache
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, find_concept
 
@@ -48,9 +55,9 @@ class Evaluation(BeforeAfter):
     phase: str
     n_neurons: int
     """How many neurons kedit edited; none where the weights are others."""
-    exam: Exam
+    evaluation_set: EvaluationSet
     """The held-out pictures and questions."""
-    outputs: Told
+    outputs: EditOutputs
     """What the model said unedited, edited, and under each random edit instead."""
     report: EditReport
     corpus: Mapping[str, Mapping[str, float]]
@@ -80,9 +87,9 @@ class Evaluation(BeforeAfter):
             "corpus": self.corpus,
             "samples": {
                 "skipped": dict(self.skipped),
-                "target": len(self.exam.target),
-                "retention": len(self.exam.retention),
-                "text": text_counts(self.exam, self.outputs.before),
+                "target": len(self.evaluation_set.target),
+                "retention": len(self.evaluation_set.retention),
+                "text": text_counts(self.evaluation_set, self.outputs.before),
             },
         }
 
@@ -128,36 +135,45 @@ def evaluate(
     require(edit, (Edit, nn.Module, str, Path), "edit", "an `Edit`, a folder or a module")
     require_model(model)
     split, show = draw(data, found, counted, seed=seed), as_progress(progress)
-    prepared = readable(model, Prepared(exam_of(data, found, split, counted), [], dict(split.skipped)))
-    cache, exam = Recall.of_model(store, model), prepared.exam
-    about, told = _told(model, exam, edit, counted.controls, seed, show, cache)
-    similarity = similarity_of(model, encoder, "image" if exam.has_pictures else "text")
-    measures = partial(measured, exam, told, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim"))
+    prepared = readable(model, Prepared(build_evaluation_set(data, found, split, counted), [], dict(split.skipped)))
+    cache, evaluation_set = Cache.of_model(store, model), prepared.evaluation_set
+    about, outputs = _collect_outputs(model, evaluation_set, edit, counted.controls, seed, show, cache)
+    similarity = similarity_of(model, encoder, "image" if evaluation_set.has_pictures else "text")
+    measures = partial(
+        measure_outputs, evaluation_set, outputs, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim")
+    )
     report, corpus = run_stage(measures, show, "measures")
     seconds = {"seconds": time.perf_counter() - began}
     return Evaluation(
-        model.name, exam=exam, outputs=told, report=report, corpus=corpus, skipped=prepared.skipped, seconds=seconds,
-        n_neurons=report.neurons or 0, **about,
-    )  # fmt: skip
+        model.name,
+        evaluation_set=evaluation_set,
+        outputs=outputs,
+        report=report,
+        corpus=corpus,
+        skipped=prepared.skipped,
+        seconds=seconds,
+        n_neurons=report.neurons or 0,
+        **about,
+    )
 
 
-def _told(
-    model: MLLM, exam: Exam, edit: Any, controls: int, seed: int, show: Progress, cache: Recall
-) -> tuple[dict[str, Any], Told]:
+def _collect_outputs(
+    model: MLLM, evaluation_set: EvaluationSet, edit: Any, controls: int, seed: int, show: Progress, cache: Cache
+) -> tuple[dict[str, Any], EditOutputs]:
     """Return what is edited, in words, and what the model says before, after, and under random controls."""
     seeds = range(seed, seed + controls)
     if isinstance(edit, Edit):
         widths = model.site(edit.neurons.site, edit.neurons.scope).widths
         random = [edit.neurons.layer_matched(widths, one) for one in seeds]
         plan = Plan(edit.operator, edit.positions, edit.phase)
-        told = interview(model, exam, plan, edit.operator, edit.neurons, random, show, cache)
-        return _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase), told
+        outputs = collect_outputs(model, evaluation_set, plan, edit.operator, edit.neurons, random, show, cache)
+        return _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase), outputs
     change = WeightChange.between(model.module, _other_module(model, edit))
-    before = recall_unedited(model, exam, show, cache)
+    before = cached_unedited(model, evaluation_set, show, cache)
     changes = [change, *(change.dealt(model, one) for one in seeds)]
-    after, *others = (one.transcript(exam) for one in edited(model, exam, changes, before, show))
+    after, *others = (one.outputs(evaluation_set) for one in edited(model, evaluation_set, changes, before, show))
     name = type(edit).__name__ if isinstance(edit, nn.Module) else Path(edit).resolve().name
-    return _about(f"weights of {name}", "less", None), Told(before.transcript(exam), after, others)
+    return _about(f"weights of {name}", "less", None), EditOutputs(before.outputs(evaluation_set), after, others)
 
 
 def _about(

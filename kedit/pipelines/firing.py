@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kedit.inspection import heat_map
 from kedit.inspection.decode import Decoded, decode, side
-from kedit.inspection.grid import Grid
+from kedit.inspection.grid import ImageGrid
 from kedit.inspection.responses import Seen
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet, best_first
@@ -32,7 +32,7 @@ class Fired:
     pairs: Sequence[Counterfactual]
     captions: Sequence[str]
     seen: Sequence[Seen]
-    grids: Sequence[Grid]
+    grids: Sequence[ImageGrid]
     peaks: Mapping[NeuronId, float]
     """How strongly each neuron fires, with its sign; see `kedit.inspection.responses.strongest`."""
 

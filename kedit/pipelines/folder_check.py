@@ -12,9 +12,9 @@ from typing import Any
 from kedit import __version__, notebook
 from kedit.arguments import require
 from kedit.data import drawing
-from kedit.data.album import Record, Regions
 from kedit.data.annotated import AnnotatedPictures
 from kedit.data.coco import Coco, layout_of
+from kedit.data.data_set import Record, Regions
 from kedit.data.folder import Folder
 from kedit.data.masks import Box, Outline, Polygons
 from kedit.data.pictures import MaskFile, SampleError, shown
@@ -133,18 +133,18 @@ def check_folder(
     """
     require(folder, (str, Path, AnnotatedPictures), "folder", "a folder, or a `Folder` or `Coco`")
     data = folder if isinstance(folder, AnnotatedPictures) else opened(Path(folder))
-    album = data.album
+    data_set = data.data_set
     gathered = _Gathered(data)
-    for record in progress(album.records, len(album.records), "pictures"):
+    for record in progress(data_set.records, len(data_set.records), "pictures"):
         gathered.look(record)
-    objects = sorted(map(gathered.row, album.concepts), key=gathered.rank)
+    objects = sorted(map(gathered.row, data_set.concepts), key=gathered.rank)
     fitting, why = _fitting(data, objects, counts or Counts(), seed) if gathered.outlined else (None, NO_PLACE)
     # What is found by trying comes last, what the whole annotation says first.
-    warnings = (*album.notes, *gathered.warnings(), *_unlisted(album.records))
+    warnings = (*data_set.notes, *gathered.warnings(), *_unlisted(data_set.records))
     command = None if fitting is None else run_of(data, objects[0].name, fitting, counts or Counts())
     unusable = {reason: (len(every), every[0]) for reason, every in gathered.unusable.items()}
     return FolderCheck(
-        data.folder, len(album.records), tuple(objects), gathered.regions, unusable, warnings, fitting, command, why
+        data.folder, len(data_set.records), tuple(objects), gathered.regions, unusable, warnings, fitting, command, why
     )
 
 
@@ -183,7 +183,7 @@ class _Gathered:
                 self.regions[_kind(outline)] += 1
         self.regions["without"] += len(record.objects - record.outlines.keys())
         try:
-            sample = self.data.album.sample(record)
+            sample = self.data.data_set.sample(record)
         except SampleError as error:
             self.unusable[error.reason].append(f"`{shown(record.id)}`: {error}")
             return
@@ -242,7 +242,7 @@ def _fitting(
     concept = next(one for one in data.concepts if one.name == objects[0].name)
     asked = drawing.Asked(counts.locate, counts.target, counts.retention)
     try:
-        parts = drawing.split(data.album, concept, data.rules, asked, seed=seed, strict=False)
+        parts = drawing.split(data.data_set, concept, data.rules, asked, seed=seed, strict=False)
     except (ValueError, LookupError) as error:
         return None, str(error)
     # So many near and as many far: what a strict run can be asked for.

@@ -13,16 +13,16 @@ from kedit.edit.relearning import Lessons
 from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
 from kedit.pipelines.preparation import Counts, draw
+from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.pipelines.removal.asking import asked_answers, quantized_answers
 from kedit.pipelines.removal.relearning import EDITED, NEVER, Relearned, relearned, relearning_answers
 from kedit.pipelines.removal.seeing import Layers, depth_answer, probe_answers, probed
 from kedit.pipelines.removal.subject import NO_NEVER, RANDOM, Answer, Subject
-from kedit.pipelines.transcripts import captions_of, rows
 from kedit.plots import Curve, Drawing, Look, Style, draw_intervals, draw_lines
 from kedit.plots.style import BASELINE, CONTROL
 from kedit.plots.style import EDITED as BLUE
 from kedit.progress import as_progress, run_stage
-from kedit.results.cache import Recall
+from kedit.results.cache import Cache
 from kedit.results.run_folder import Run, write_json
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, Sample, Split, find_concept
@@ -175,8 +175,8 @@ def gone(
     _check(edit, model, never_knew, lessons, prompts)
     found, taught = find_concept(data.concepts, concept), lessons or Lessons()
     split = draw(data, found, counts or Counts(), seed=seed)
-    show, recall = as_progress(progress), Recall.of_model(store, model)
-    subject = _subject(edit, model, data, found, split, taught, never_knew, controls, seed, recall, show)
+    show, cache = as_progress(progress), Cache.of_model(store, model)
+    subject = _subject(edit, model, data, found, split, taught, never_knew, controls, seed, cache, show)
     curves = relearned(subject, taught)
     answers = relearning_answers(curves, taught, seed) + quantized_answers(subject)
     answers += run_stage(lambda: asked_answers(subject, prompts), show, "other questions")
@@ -202,7 +202,7 @@ def _check(edit: Edit, model: Any, never: Any, lessons: Lessons | None, prompts:
 
 def _subject(
     edit: Edit, model: Any, data: Data, concept: Concept, split: Split, lessons: Lessons, never: Any, controls: int,
-    seed: int, recall: Recall, show: Progress,
+    seed: int, cache: Cache, show: Progress,
 ) -> Subject:  # fmt: skip
     """Return what is asked about: the pictures whose unedited caption names the concept, and those to teach with."""
     located, target, absent = (_pictures(some) for some in (split.locate, split.target, (*split.near, *split.far)))
@@ -210,12 +210,12 @@ def _subject(
     if not lessons_of:
         raise ValueError(f"no caption of the data names `{concept.name}`, so there is nothing to teach it again with")
     prompts = [one.asked(model.prompt) for one in target]
-    told = recall.json(
+    answers = cache.json(
         "gone", "captions", lambda: {"samples": [one.id for one in target], "prompt": model.prompt, "seed": seed},
         lambda: rows(model.ask(prompts, progress=show, what="captions")),
     )  # fmt: skip
     named = [
-        (one, said) for one, said in zip(target, captions_of(told), strict=True) if concept.mentioned_in(said.text)
+        (one, said) for one, said in zip(target, captions_of(answers), strict=True) if concept.mentioned_in(said.text)
     ]
     if not named:
         raise ValueError(f"the unedited model names `{concept.name}` in none of {len(target)} pictures of it")
@@ -228,7 +228,7 @@ def _subject(
     half = min(N_ELSEWHERE, len(absent)) // 2
     return Subject(
         model, edit, tuple(random), never, data, concept, tuple(lessons_of), kept, captions, (*located, *target),
-        absent, (*absent[:half], *absent[len(absent) - half :]), seed, recall, show,
+        absent, (*absent[:half], *absent[len(absent) - half :]), seed, cache, show,
     )  # fmt: skip
 
 

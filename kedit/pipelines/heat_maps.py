@@ -14,7 +14,7 @@ from kedit.models.mllm import MLLM
 from kedit.pipelines.firing import Fired
 from kedit.pipelines.locate import Located
 from kedit.plots import HeatRow
-from kedit.results.cache import Recall, of_pairs
+from kedit.results.cache import Cache, of_pairs
 from kedit.samples import TextPair, pictured
 
 
@@ -25,7 +25,7 @@ class HeatMaps:
     model: MLLM
     site: Site
     located: Located
-    cache: Recall
+    cache: Cache
 
     @cached_property
     def measures(self) -> Mapping[str, Any]:

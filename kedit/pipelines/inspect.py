@@ -265,8 +265,8 @@ class Inspection(Shown):
         (first,) = [row for row in self.measures if row.name == SENSE[0]]
         whose = ("with the located neurons", "with random ones")
         areas = zip((first.located, first.random), whose, strict=True)
-        told = " and ".join(f"{area.value:.2f} {name}" for area, name in areas if area)
-        return f"Telling pictures of `{self.concept.name}` from others: AUROC {told}"
+        text = " and ".join(f"{area.value:.2f} {name}" for area, name in areas if area)
+        return f"Telling pictures of `{self.concept.name}` from others: AUROC {text}"
 
     def _draw_overlaps(self, overlaps: Overlaps) -> Drawing:
         names, rows = overlaps.concepts, zip(overlaps.concepts, overlaps.shared.tolist(), strict=True)
@@ -352,7 +352,7 @@ def inspect(
         neurons = NeuronSet.of(neurons)
     if isinstance(neurons, RunResult):
         _check_run(neurons, model, name, locator)
-        prepared = Prepared(neurons.exam, list(neurons.located.pairs), {})
+        prepared = Prepared(neurons.evaluation_set, list(neurons.located.pairs), {})
     else:
         if neurons is not None and locate is not None:
             raise ValueError("`locate` finds neurons where none are given; leave out `locate` or `neurons`")
@@ -405,8 +405,8 @@ def inspect_prepared(
         keep(located)
     is_given = isinstance(neurons, NeuronSet)
     subject = Subject(
-        model, model.site(located.neurons.site), located, None if is_given else locator, prepared.exam, data,
-        inpaint or usual_inpainter(prepared.exam.target), looks, seed, progress, encoder, clip,
+        model, model.site(located.neurons.site), located, None if is_given else locator, prepared.evaluation_set, data,
+        inpaint or usual_inpainter(prepared.evaluation_set.target), looks, seed, progress, encoder, clip,
     )  # fmt: skip
     named = neurons.locator if isinstance(neurons, RunResult) else "given" if is_given else name_of(locator)
     return _look(subject, name or named, began)
@@ -477,8 +477,8 @@ def _look(subject: Subject, name: str, began: float) -> Inspection:
     samples = {
         "located": len(subject.pairs),
         "skipped": subject.located.skipped,
-        "target": len(subject.exam.target),
-        "retention": len(subject.exam.retention),
+        "target": len(subject.evaluation_set.target),
+        "retention": len(subject.evaluation_set.retention),
     }
     return Inspection(
         subject.model.name, name, subject.concept, subject.site, subject.located, tuple(measures), words, layers, heat,

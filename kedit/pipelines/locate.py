@@ -9,11 +9,11 @@ from typing import Any
 from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.internals.sites import Site
-from kedit.locate.auto import Auto
-from kedit.locate.choosing import Choosing, check_choice, check_pairs, chosen_by
+from kedit.locate.choosing import Choosing, check_choice, check_pairs, choose_neurons
+from kedit.locate.fdr.result import FDRResult
+from kedit.locate.fdr.selector import FDRSelector
 from kedit.locate.locator import Locator
 from kedit.locate.shards import who_scores
-from kedit.locate.significant import Significant
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
@@ -25,12 +25,12 @@ from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_o
 from kedit.pipelines.naming import NamedNeurons, name_neurons
 from kedit.pipelines.preparation import Counts, Prepared, Usable, prepare, usable
 from kedit.pipelines.provenance import ScoresError, check_marks, marks, signed
+from kedit.pipelines.raw_outputs import rows
 from kedit.pipelines.readable import readable
-from kedit.pipelines.transcripts import rows
 from kedit.plots import Drawing, Style, draw_layers, draw_scores
 from kedit.progress import as_progress
 from kedit.prompts import Medium
-from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.cache import NO_CACHE, Cache, of_pairs
 from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
@@ -56,7 +56,7 @@ class Located:
     pairs: Sequence[Pair] = ()
     """None where scores of several jobs were merged."""
     captions: Sequence[Generated] = ()
-    significant: Significant | None = None
+    fdr_result: FDRResult | None = None
     """What the tests found, where tests chose the neurons."""
     named: NamedNeurons = field(default_factory=NamedNeurons)
     """The neurons by name, with their scores and words."""
@@ -96,7 +96,7 @@ class Located:
     def cost(self) -> dict[str, int]:
         """The passes that scoring and testing take, as report.json has them."""
         taken = cost_part(self.scores)
-        if (tests := self.significant) is None:
+        if (tests := self.fdr_result) is None:
             return taken
         return {name: count + getattr(tests, name) for name, count in taken.items()}
 
@@ -240,7 +240,7 @@ def locate_neurons(
     only_locating = replace(counts or Counts(), target=1, retention=0)
     show = as_progress(progress)
     prepared = prepare(data, name, painter, only_locating, seed=seed, progress=show)
-    cache = Recall.of_model(store, model)
+    cache = Cache.of_model(store, model)
     return locate_prepared(model, prepared, locator, select=select, cache=cache, progress=show)
 
 
@@ -251,7 +251,7 @@ def locate_prepared(
     *,
     select: Choosing | None = None,
     scores: Mapping[str, NeuronScores] | None = None,
-    cache: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     name: str = "",
     progress: Progress = silent,
 ) -> LocateResult:
@@ -271,7 +271,9 @@ def locate_prepared(
     check_pairs(select, locator, prepared.pairs)
     check_model(model, locator, prepared.medium)
     prepared = readable(model, prepared)
-    located = locate(model, locator, prepared.pairs, progress, cache, select, prepared.exam.vocabulary, scores)
+    located = locate(
+        model, locator, prepared.pairs, progress, cache, select, prepared.evaluation_set.vocabulary, scores
+    )
     seconds = time.perf_counter() - began
     return LocateResult(name or name_of(locator), selectors_of(locator, select), located, prepared.skipped, seconds)
 
@@ -313,7 +315,7 @@ def name_of(locator: Locator) -> str:
 def selectors_of(locator: Locator, select: Choosing | None = None) -> dict[str, str]:
     """Return what chooses in each stage of `locator`, `select` in place of its last or, if it tests, of all."""
     own = {name: repr(stage.select) for name, stage in getattr(locator, "stages", {}).items()}
-    replaced = list(own) if isinstance(select, Auto) else list(own)[-1:] if select is not None else []
+    replaced = list(own) if isinstance(select, FDRSelector) else list(own)[-1:] if select is not None else []
     return own | dict.fromkeys(replaced, repr(select))
 
 
@@ -322,7 +324,7 @@ def locate(
     locator: Locator,
     pairs: Sequence[Pair],
     progress: Progress,
-    recall: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     select: Choosing | None = None,
     words: Sequence[Concept] = (),
     given: Mapping[str, NeuronScores] | None = None,
@@ -334,34 +336,34 @@ def locate(
         locator: Scores, and selects unless `select` does.
         pairs: Pictures with and without the concept.
         progress: Shows the batches go by.
-        recall: What is known from before.
+        cache: What is known from before.
         select: Chooses in place of the locator's own selectors; see `kedit.locate.choosing`.
-        words: What the data can name, for tests against wrong words.
+        words: What the data can name, for tests against distractor words.
         given: Scores of the same pairs that somebody else took, such as `kedit locate`.
 
     Raises:
         ValueError: No pair is usable.
         ScoresError: `given` are scores of something else.
     """
-    found = usable(model, pairs, progress, recall)
+    found = usable(model, pairs, progress, cache)
     if given is not None:
-        check_given(given, model, locator, found, recall)
-    scores = dict(given or _scores(model, locator, found, progress, recall))
+        check_given(given, model, locator, found, cache)
+    scores = dict(given or _scores(model, locator, found, progress, cache))
     unnamed = int(next(iter(scores.values())).provenance["skipped"])
     skipped = {"counterfactual_names_it": found.still_named, "caption_does_not_name_it": unnamed}
-    with recall.keeping_words():
-        choice = chosen_by(
+    with cache.keeping_words():
+        choice = choose_neurons(
             select, model, locator, found.pairs, scores, captions=found.captions, words=words, progress=progress
         )
     site = site_of(model, locator)
     named = name_neurons(list(choice.stages.values())[-1], scores, model, site)
     return Located(
-        scores, choice.stages, site.widths, skipped, found.pairs, found.captions, choice.significant, named
+        scores, choice.stages, site.widths, skipped, found.pairs, found.captions, choice.fdr_result, named
     )  # fmt: skip
 
 
 def _scores(
-    model: MLLM, locator: Locator, found: Usable, progress: Progress, recall: Recall
+    model: MLLM, locator: Locator, found: Usable, progress: Progress, cache: Cache
 ) -> Mapping[str, NeuronScores]:
     """Return the scores of the usable pairs, found in the store or taken."""
 
@@ -369,16 +371,16 @@ def _scores(
         some = found.pairs[: model.batch_size]
         asked = [pair.sample.asked(model.prompt) for pair in some]
         announce(model, model.site(locator.site), model.read(asked, [()] * len(asked)))
-        with recall.keeping_words():
+        with cache.keeping_words():
             return locator.score(model, found.pairs, captions=found.captions, progress=progress)
 
     pictures = of_pairs(found.pairs)
-    scores = recall.scores(locator, lambda: {"pairs": pictures, "captions": rows(found.captions)}, score)
-    return signed(scores, marks(model, locator, pictures, recall))
+    scores = cache.scores(locator, lambda: {"pairs": pictures, "captions": rows(found.captions)}, score)
+    return signed(scores, marks(model, locator, pictures, cache))
 
 
 def check_given(
-    given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable, recall: Recall = FORGETFUL
+    given: Mapping[str, NeuronScores], model: MLLM, locator: Locator, found: Usable, cache: Cache = NO_CACHE
 ) -> None:
     """Raise a ScoresError unless `given` are the scores that `locator` would give the pairs."""
     check_scorers(given, locator)
@@ -391,15 +393,15 @@ def check_given(
         has = about.provenance.get(key, getattr(about, key, None))
         if has != wants and not (key == "samples" and locator.target.on_missing == "force"):
             raise ScoresError(f"`scores` are of another {key}, `{has:.60}`; the run asks for `{wants:.60}`")
-    check_marks(about.provenance, marks(model, locator, of_pairs(found.pairs), recall), "`scores`")
+    check_marks(about.provenance, marks(model, locator, of_pairs(found.pairs), cache), "`scores`")
 
 
 def check_scorers(given: Mapping[str, NeuronScores], locator: Any) -> None:
     """Raise a ScoresError unless the scorers of `locator` made the scores `given`."""
     wanted = {name: repr(stage.scorer) for name, stage in getattr(locator, "stages", {}).items()}
     if {name: one.method for name, one in given.items()} != wanted:
-        told = ", ".join(f"{name}: {one.method}" for name, one in given.items())
-        raise ScoresError(f"the scores are of {told}; `locate` asks for {wanted or type(locator).__name__}")
+        text = ", ".join(f"{name}: {one.method}" for name, one in given.items())
+        raise ScoresError(f"the scores are of {text}; `locate` asks for {wanted or type(locator).__name__}")
 
 
 def leave(located: Located, run: Run) -> None:
@@ -407,7 +409,7 @@ def leave(located: Located, run: Run) -> None:
     run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(located.scores), path))
     run.save_json("neurons.json", located.neurons.to_json())
     run.save_text("neurons.csv", located.named.table().csv())
-    if (tests := located.significant) is not None:
+    if (tests := located.fdr_result) is not None:
         run.save_json("significance.json", tests.to_json())
         run.save_file("pvalues.safetensors", lambda path: save_scores(tests.pvalues, path))
 

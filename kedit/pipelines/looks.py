@@ -201,11 +201,11 @@ def tell_apart(subject: Subject) -> Senses:
     Neurons that fire below zero in the pictures that they were located with are turned round.
     """
     subject.require_neurons()
-    sets, exam = [subject.neurons, *subject.controls], subject.exam
+    sets, evaluation_set = [subject.neurons, *subject.controls], subject.evaluation_set
     kinds = {
-        "with it": _images(exam.target),
-        "without it": _images(exam.retention),
-        "painted out": [pair.image for pair in subject.paint(exam.target, subject.concept)],
+        "with it": _images(evaluation_set.target),
+        "without it": _images(evaluation_set.retention),
+        "painted out": [pair.image for pair in subject.paint(evaluation_set.target, subject.concept)],
     }
     means: dict[str, list[Numbers]] = {}
     alone: dict[str, Numbers] = {}
@@ -394,7 +394,7 @@ class Depths:
 
 def follow_streams(subject: Subject) -> Depths:
     """Follow the states of the held-out pictures through the layers, unedited and with neurons zeroed."""
-    images = _images(subject.exam.target)
+    images = _images(subject.evaluation_set.target)
 
     def zeroed(neurons: NeuronSet) -> Streams:
         with Edit(neurons, Zero()).applied(subject.model):

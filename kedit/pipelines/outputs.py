@@ -12,7 +12,7 @@ from torch import Tensor
 from kedit.edit.edit import Change, Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Speech
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity, corpus_scores
@@ -24,93 +24,108 @@ from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.surprise import surprises
 from kedit.neurons import NeuronSet
-from kedit.pipelines.transcripts import Said
+from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.progress import Batched
 from kedit.prompts import Medium, Prompt
-from kedit.results.cache import FORGETFUL, Recall, of_edit, of_encoder, of_exam
+from kedit.results.cache import NO_CACHE, Cache, of_edit, of_encoder, of_evaluation_set
 from kedit.samples import AnySample, Concept, Progress, silent
 
 
-class Told(NamedTuple):
+class EditOutputs(NamedTuple):
     """What the model said unedited, edited, and with each random set edited instead."""
 
-    before: Transcript
-    after: Transcript
-    controls: list[Transcript]
+    before: Outputs
+    after: Outputs
+    controls: list[Outputs]
 
 
-def interview(
+def collect_outputs(
     model: MLLM,
-    exam: Exam,
+    evaluation_set: EvaluationSet,
     plan: EditPlan,
     operator: Operator,
     neurons: NeuronSet,
     controls: Sequence[NeuronSet],
     progress: Progress,
-    recall: Recall = FORGETFUL,
-) -> Told:
+    cache: Cache = NO_CACHE,
+) -> EditOutputs:
     """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
-    before = recall_unedited(model, exam, progress, recall)
-    names = [exam.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
+    before = cached_unedited(model, evaluation_set, progress, cache)
+    names = [evaluation_set.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
     edits = [plan.edit(one, operator, name) for one, name in zip((neurons, *controls), names, strict=True)]
-    first, *others = (one.transcript(exam) for one in recall_edited(model, exam, edits, before, progress, recall))
-    return Told(before.transcript(exam), first, others)
+    first, *others = (
+        one.outputs(evaluation_set) for one in cached_edited(model, evaluation_set, edits, before, progress, cache)
+    )
+    return EditOutputs(before.outputs(evaluation_set), first, others)
 
 
-def recall_unedited(model: MLLM, exam: Exam, progress: Progress, recall: Recall = FORGETFUL) -> Said:
+def cached_unedited(
+    model: MLLM, evaluation_set: EvaluationSet, progress: Progress, cache: Cache = NO_CACHE
+) -> RawOutputs:
     """Return what the model says now, if it is not known from before."""
-    about = {"exam": of_exam(exam)} if recall.store else {}
-    said = recall.json("generations", "unedited", lambda: about, lambda: unedited(model, exam, progress).to_json())
-    return Said.of(said)
+    about = {"evaluation_set": of_evaluation_set(evaluation_set)} if cache.store else {}
+    content = cache.json(
+        "generations", "unedited", lambda: about, lambda: unedited(model, evaluation_set, progress).to_json()
+    )
+    return RawOutputs.of(content)
 
 
-def recall_edited(
-    model: MLLM, exam: Exam, edits: Sequence[Edit], before: Said, progress: Progress, recall: Recall = FORGETFUL
-) -> list[Said]:
+def cached_edited(
+    model: MLLM,
+    evaluation_set: EvaluationSet,
+    edits: Sequence[Edit],
+    before: RawOutputs,
+    progress: Progress,
+    cache: Cache = NO_CACHE,
+) -> list[RawOutputs]:
     """Return what the model says under each edit, if it is not known from before; equal edits are asked once."""
 
     def make(places: Sequence[int]) -> list[dict[str, Any]]:
-        said = edited(model, exam, [edits[place] for place in places], before, progress)
+        said = edited(model, evaluation_set, [edits[place] for place in places], before, progress)
         return [one.to_json() for one in said]
 
-    about = {"exam": of_exam(exam)} if recall.store else {}
+    about = {"evaluation_set": of_evaluation_set(evaluation_set)} if cache.store else {}
     abouts = [{**about, **of_edit(edit)} for edit in edits]
-    return [Said.of(one) for one in recall.many("generations", "edited", abouts, make)]
+    return [RawOutputs.of(one) for one in cache.many("generations", "edited", abouts, make)]
 
 
-def unedited(model: MLLM, exam: Exam, progress: Progress) -> Said:
+def unedited(model: MLLM, evaluation_set: EvaluationSet, progress: Progress) -> RawOutputs:
     """Return what the model says now."""
-    prompts = _prompts(model, exam)
+    prompts = _prompts(model, evaluation_set)
     texts = model.ask(prompts, progress=progress, what="captions")
-    (spoken,) = logprobs(model, exam.concept, exam.target, texts[: len(exam.target)], [None])
-    captions = speech(model, prompts, texts[: len(exam.target + exam.retention)], progress=progress)
-    return Said(tuple(texts), spoken, tuple(captions.surprise or ()), tuple(captions.cut or ()))
+    (spoken,) = logprobs(
+        model, evaluation_set.concept, evaluation_set.target, texts[: len(evaluation_set.target)], [None]
+    )
+    captions = speech(model, prompts, texts[: len(evaluation_set.target + evaluation_set.retention)], progress=progress)
+    return RawOutputs(tuple(texts), spoken, tuple(captions.surprise or ()), tuple(captions.cut or ()))
 
 
-def edited(model: MLLM, exam: Exam, edits: Sequence[Change], before: Said, progress: Progress) -> list[Said]:
+def edited(
+    model: MLLM, evaluation_set: EvaluationSet, edits: Sequence[Change], before: RawOutputs, progress: Progress
+) -> list[RawOutputs]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
     Log-probabilities are taken after the words said before, and the unedited model reads the captions that changed. An
     edit of no neurons leaves all as it was, and nothing is run for it.
     """
-    prompts, named = _prompts(model, exam), before.texts[: len(exam.target)]
+    prompts, named = _prompts(model, evaluation_set), before.texts[: len(evaluation_set.target)]
     acting, texts = [edit for edit in edits if edit.acts], []
     for edit in progress(Batched(acting, [1] * len(acting), "neuron sets"), len(acting), "edited captions"):
         drafts = before.texts if edit.teacher_forceable else None
         with edit.applied(model):
             texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="captions of a set"))
-    spoken = logprobs(model, exam.concept, exam.target, named, acting)
-    changed = (_said(model, prompts, before, *one) for one in zip(texts, spoken, strict=True))
+    spoken = logprobs(model, evaluation_set.concept, evaluation_set.target, named, acting)
+    changed = (_read_outputs(model, prompts, before, *one) for one in zip(texts, spoken, strict=True))
     return [next(changed) if edit.acts else before for edit in edits]
 
 
-def _said(
-    model: MLLM, prompts: Sequence[Prompt], before: Said, texts: Sequence[Generated], spoken: tuple[float, ...]
-) -> Said:
+def _read_outputs(
+    model: MLLM, prompts: Sequence[Prompt], before: RawOutputs, texts: Sequence[Generated], spoken: tuple[float, ...]
+) -> RawOutputs:
     """Return what was said under an edit that no longer acts; the unedited model reads the captions that changed."""
     captions = texts[: len(before.surprise)]
     now = speech(model, prompts, captions, before.texts, before.surprise)
-    return Said(tuple(texts), spoken, tuple(now.surprise or ()), tuple(now.cut or ()))
+    return RawOutputs(tuple(texts), spoken, tuple(now.surprise or ()), tuple(now.cut or ()))
 
 
 def speech(
@@ -142,9 +157,9 @@ def speech(
     return Speech([text.text for text in texts], unlikely, cut)
 
 
-def _prompts(model: MLLM, exam: Exam) -> list[Prompt]:
-    samples = [sample.asked(model.prompt) for sample in (*exam.target, *exam.retention)]
-    return [*samples, *(question.prompt for question in exam.questions)]
+def _prompts(model: MLLM, evaluation_set: EvaluationSet) -> list[Prompt]:
+    samples = [sample.asked(model.prompt) for sample in (*evaluation_set.target, *evaluation_set.retention)]
+    return [*samples, *(question.prompt for question in evaluation_set.questions)]
 
 
 def similarity_of(model: MLLM, encoder: TextEncoder | None, medium: Medium) -> Similarity:
@@ -155,13 +170,13 @@ def similarity_of(model: MLLM, encoder: TextEncoder | None, medium: Medium) -> S
     return Similarity(encoder or (OwnLayers(model) if medium == "image" else None))  # type: ignore[arg-type]
 
 
-def measured(
-    exam: Exam,
-    told: Told,
+def measure_outputs(
+    evaluation_set: EvaluationSet,
+    outputs: EditOutputs,
     similarity: Similarity,
     neurons: int | None,
     seed: int,
-    recall: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     *,
     aim: Aim = "less",
 ) -> tuple[EditReport, dict[str, dict[str, float]]]:
@@ -169,17 +184,17 @@ def measured(
 
     def about() -> dict[str, Any]:
         encoder = of_encoder(similarity.encoder) if similarity.encoder else None
-        texts = [repr(one) for one in (told.before, told.after, *told.controls)]
-        asked = {"exam": of_exam(exam), "told": texts, "encoder": encoder}
+        texts = [repr(one) for one in (outputs.before, outputs.after, *outputs.controls)]
+        asked = {"evaluation_set": of_evaluation_set(evaluation_set), "told": texts, "encoder": encoder}
         return asked | {"neurons": neurons, "seed": seed, "aim": aim}
 
     def make() -> dict[str, Any]:
-        result = measure(exam, *told, similarity, neurons=neurons, aim=aim, seed=seed)
-        corpus = corpus_part(told, similarity.encoder) if similarity.encoder else {}
+        result = measure(evaluation_set, *outputs, similarity, neurons=neurons, aim=aim, seed=seed)
+        corpus = corpus_part(outputs, similarity.encoder) if similarity.encoder else {}
         return {**result.to_json(), "corpus": corpus}
 
-    found = recall.json("report", "measured", about, make)
-    return EditReport.from_json(found, exam.concept.name, neurons), found["corpus"]
+    found = cache.json("report", "measured", about, make)
+    return EditReport.from_json(found, evaluation_set.concept.name, neurons), found["corpus"]
 
 
 @torch.no_grad()
@@ -216,14 +231,14 @@ def _of_last(row: Tensor, tokens: Sequence[int]) -> Tensor:
     return row[-len(tokens) :].gather(1, torch.tensor(tokens)[:, None]).sum()
 
 
-def corpus_part(told: Told, encoder: TextEncoder) -> dict[str, dict[str, float]]:
+def corpus_part(outputs: EditOutputs, encoder: TextEncoder) -> dict[str, dict[str, float]]:
     """Return how alike the edited and the unedited captions are as whole corpora, by `evaluate`'s metrics.
 
     Published tables give corpus figures; the rest of the report is by sample, as intervals need it.
     """
     groups = {
-        "target": (told.after.target, told.before.target),
-        "retention": (told.after.retention, told.before.retention),
+        "target": (outputs.after.target, outputs.before.target),
+        "retention": (outputs.after.retention, outputs.before.retention),
     }
     with TemporaryDirectory() as scratch:
         return {

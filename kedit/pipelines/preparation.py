@@ -8,13 +8,13 @@ from kedit.arguments import require_count
 from kedit.data.inpaint import Inpainter, usual_inpainter
 from kedit.data.pairs import counterfactuals
 from kedit.data.pope import Pope
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.locate.shards import ALL, Shard
 from kedit.models.mllm import MLLM, Generated
 from kedit.pipelines.provenance import asked_for
-from kedit.pipelines.transcripts import captions_of, rows
+from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.prompts import Medium
-from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.cache import NO_CACHE, Cache, of_pairs
 from kedit.samples import Concept, Data, Finite, Pair, Progress, Question, Split, TextPair, find_concept, silent
 
 
@@ -47,7 +47,7 @@ class Counts:
 class Prepared(NamedTuple):
     """What an edit is judged on, what it is located with, and what the data set passed over."""
 
-    exam: Exam
+    evaluation_set: EvaluationSet
     pairs: list[Pair]
     skipped: dict[str, int]
     """How many pictures cannot be used, or not be painted, by the reason."""
@@ -84,7 +84,7 @@ def prepare(
     """
     found = find_concept(data.concepts, concept)
     split = draw(data, found, counts, seed=seed)
-    exam = exam_of(data, found, split, counts)
+    evaluation_set = build_evaluation_set(data, found, split, counts)
     samples = shard.of(split.locate)
     painter = inpaint or usual_inpainter(split.locate)
     pairs = counterfactuals(painter, samples, found, progress=progress, needed=shard.count == 1)
@@ -92,13 +92,13 @@ def prepare(
     passed_over = split.skipped if shard.index == 0 else {}
     asked = asked_for(split.locate, found, painter) if shard.count > 1 else ""
     polls = () if pope is None else pope.questions(data, found, split, seed=seed)
-    return Prepared(exam, pairs.made, {**passed_over, **pairs.skipped}, asked, polls)
+    return Prepared(evaluation_set, pairs.made, {**passed_over, **pairs.skipped}, asked, polls)
 
 
-def exam_of(data: Data, concept: Concept, split: Split, counts: Counts) -> Exam:
+def build_evaluation_set(data: Data, concept: Concept, split: Split, counts: Counts) -> EvaluationSet:
     """Return what an edit of the concept is judged on."""
     questions = (*data.questions, *split.questions) if counts.text else ()
-    return Exam(concept, (*data.concepts, *split.vocabulary), split.target, split.near, split.far, questions)
+    return EvaluationSet(concept, (*data.concepts, *split.vocabulary), split.target, split.near, split.far, questions)
 
 
 def draw(data: Data, concept: Concept, counts: Counts, *, seed: int) -> Split:
@@ -120,7 +120,7 @@ def usable(
     model: MLLM,
     pairs: Sequence[Pair],
     progress: Progress,
-    recall: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     *,
     needed: bool = True,
 ) -> Usable:
@@ -136,8 +136,8 @@ def usable(
         painted = model.ask([pair.asked(model.prompt) for pair in pairs], progress=progress, what="captions")
         return {"captions": rows(captions), "painted": rows(painted)}
 
-    told = recall.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
-    captions, painted = captions_of(told["captions"]), captions_of(told["painted"])
+    content = cache.json("generations", "captions of the pairs", lambda: {"pairs": of_pairs(pairs)}, ask)
+    captions, painted = captions_of(content["captions"]), captions_of(content["painted"])
     still = [pair.concept.mentioned_in(caption.text) for pair, caption in zip(pairs, painted, strict=True)]
     kept = [number for number, names in enumerate(still) if not names]
     if needed and not kept:

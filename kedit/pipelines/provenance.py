@@ -12,7 +12,7 @@ from kedit.locate.shards import who_scores
 from kedit.models.identity import known_weights, reading_digest
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
-from kedit.results.cache import FORGETFUL, Recall, scorers
+from kedit.results.cache import NO_CACHE, Cache, scorers
 from kedit.samples import AnySample, Concept
 from kedit.settings import of_settings
 from kedit.store import digest
@@ -45,17 +45,17 @@ def marks_of_model(model: MLLM, weights: str | None = None) -> dict[str, str]:
     }
 
 
-def marks(model: MLLM, locator: Locator, pairs: Sequence[str], recall: Recall = FORGETFUL) -> dict[str, str]:
+def marks(model: MLLM, locator: Locator, pairs: Sequence[str], cache: Cache = NO_CACHE) -> dict[str, str]:
     """Return the digests of what decides scores.
 
     Args:
         model: The model, unedited.
         locator: Scores.
         pairs: The digest of each usable pair.
-        recall: Knows the digest of the model's weights, perhaps.
+        cache: Knows the digest of the model's weights, perhaps.
     """
     found = {"pictures": digest(list(pairs)), "scorers": digest(scorers(who_scores(locator)))}
-    return marks_of_model(model, recall.weights) | found
+    return marks_of_model(model, cache.weights) | found
 
 
 def signed(scores: Mapping[str, NeuronScores], with_marks: Mapping[str, str]) -> dict[str, NeuronScores]:

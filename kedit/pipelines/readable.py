@@ -10,7 +10,7 @@ from PIL.Image import Image
 from kedit.models.mllm import MLLM
 from kedit.models.refusals import refusals
 from kedit.pipelines.preparation import Prepared
-from kedit.samples import AnySample, Question, Quiz, Sample
+from kedit.samples import AnySample, Question, QuestionSplit, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +24,24 @@ def readable(model: MLLM, prepared: Prepared) -> Prepared:
     Raises:
         ValueError: Nothing is left of the pairs, of the target samples, or of those without the concept.
     """
-    sift, exam = _Sieve(model), prepared.exam
+    sift, evaluation_set = _Sieve(model), prepared.evaluation_set
     pairs = sift(prepared.pairs, lambda pair: _of_sample(pair.sample), "pairs to locate with")
-    target = sift(exam.target, _of_sample, "pictures of the concept")
-    kept = {sample.id for sample in sift(exam.retention, _of_sample, "pictures without the concept")}
+    target = sift(evaluation_set.target, _of_sample, "pictures of the concept")
+    kept = {sample.id for sample in sift(evaluation_set.retention, _of_sample, "pictures without the concept")}
     about = {poll.sample.id: poll.sample for poll in prepared.polls if poll.sample is not None}
-    held_out = {sample.id for sample in exam.target + exam.retention}
+    held_out = {sample.id for sample in evaluation_set.target + evaluation_set.retention}
     others = sift([sample for name, sample in about.items() if name not in held_out], _of_sample, "")
     if not sift.count:
         return prepared
-    near, far = (tuple(sample for sample in part if sample.id in kept) for part in (exam.near, exam.far))
+    near, far = (
+        tuple(sample for sample in part if sample.id in kept) for part in (evaluation_set.near, evaluation_set.far)
+    )
     kept |= {sample.id for sample in [*target, *others]}
     polls = tuple(poll for poll in prepared.polls if poll.sample is None or poll.sample.id in kept)
-    exam = replace(exam, target=tuple(target), near=near, far=far)
-    return prepared._replace(exam=exam, pairs=pairs, polls=polls, skipped=sift.counted(prepared.skipped))
+    evaluation_set = replace(evaluation_set, target=tuple(target), near=near, far=far)
+    return prepared._replace(
+        evaluation_set=evaluation_set, pairs=pairs, polls=polls, skipped=sift.counted(prepared.skipped)
+    )
 
 
 def with_readable_pairs(model: MLLM, prepared: Prepared) -> Prepared:
@@ -47,14 +51,21 @@ def with_readable_pairs(model: MLLM, prepared: Prepared) -> Prepared:
     return prepared._replace(pairs=pairs, skipped=sift.counted(prepared.skipped)) if sift.count else prepared
 
 
-def readable_quiz(model: MLLM, quiz: Quiz) -> Quiz:
-    """Return a quiz without the questions about pictures that `model` cannot read; see `readable`."""
+def readable_questions(model: MLLM, question_split: QuestionSplit) -> QuestionSplit:
+    """Return a question split without the questions about pictures that `model` cannot read; see `readable`."""
     sift = _Sieve(model)
     about = lambda question: None if question.sample is None else question.sample.image  # noqa: E731
-    halves: list[list[Question]] = [sift(half, about, "questions") for half in (quiz.locate, quiz.evaluate)]
+    halves: list[list[Question]] = [
+        sift(half, about, "questions") for half in (question_split.locate, question_split.evaluate)
+    ]
     if not sift.count:
-        return quiz
-    return replace(quiz, locate=tuple(halves[0]), evaluate=tuple(halves[1]), skipped=sift.counted(dict(quiz.skipped)))
+        return question_split
+    return replace(
+        question_split,
+        locate=tuple(halves[0]),
+        evaluate=tuple(halves[1]),
+        skipped=sift.counted(dict(question_split.skipped)),
+    )
 
 
 class _Sieve:

@@ -14,7 +14,7 @@ from kedit.data.pope import Pope
 from kedit.edit.operators import Operator, aim
 from kedit.edit.plan import EditPlan, check_plan
 from kedit.evaluation.chair import ChairReport, ObjectWords, object_words
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.literature import editing_terms, terms_json
 from kedit.evaluation.pope import PopeReport
 from kedit.evaluation.report import EditReport
@@ -42,12 +42,12 @@ from kedit.pipelines.given import (
 )
 from kedit.pipelines.heat_maps import HeatMaps
 from kedit.pipelines.locate import Located, check_model, leave, locate_prepared, neuron_part, site_of
-from kedit.pipelines.outputs import Told, interview, measured, similarity_of
+from kedit.pipelines.outputs import EditOutputs, collect_outputs, measure_outputs, similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.plots import CaptionRow, Drawing, Style, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage
-from kedit.results.cache import FORGETFUL, Recall
+from kedit.results.cache import NO_CACHE, Cache
 from kedit.results.reports import report_markdown
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Cell, Table
@@ -92,24 +92,24 @@ class CaptionChange(NamedTuple):
 class BeforeAfter(Shown, ABC):
     """What a model said before and after an edit, and what was measured on it: of a run, and of any other edit."""
 
-    exam: Exam
-    outputs: Told
+    evaluation_set: EvaluationSet
+    outputs: EditOutputs
     report: EditReport
     seconds: Mapping[str, float]
 
     @property
     def concept(self) -> str:
         """The name of the edited concept."""
-        return self.exam.concept.name
+        return self.evaluation_set.concept.name
 
     @property
     def captions(self) -> list[CaptionChange]:
-        """What the model said before and after, for each picture and question in the order of the exam."""
+        """What the model said before and after, for each picture and question in the order of the evaluation set."""
         before, after, rows = self.outputs.before, self.outputs.after, list[CaptionChange]()
         for group in ("target", "near", "far"):
-            told = zip(getattr(self.exam, group), getattr(before, group), getattr(after, group), strict=True)
+            told = zip(getattr(self.evaluation_set, group), getattr(before, group), getattr(after, group), strict=True)
             rows += [CaptionChange(_id(sample), group, old, new) for sample, old, new in told]
-        asked = zip(self.exam.questions, before.answers, after.answers, strict=True)
+        asked = zip(self.evaluation_set.questions, before.answers, after.answers, strict=True)
         return rows + [CaptionChange(question.text, "text", old, new) for question, old, new in asked]
 
     @property
@@ -122,7 +122,7 @@ class BeforeAfter(Shown, ABC):
     def figures(self) -> dict[str, Drawing]:
         """The figures by name; one shows itself in a notebook, and `save(path)` writes it."""
         suppresses, found = self.report.has_evidence and self.report.aim == "less", dict[str, Drawing]()
-        if self.exam.has_pictures:
+        if self.evaluation_set.has_pictures:
             title = None if suppresses else self.report.judgement.title
             found["before_after"] = draw_before_after(self._caption_rows(), title=title)
         return found if (effects := self._draw_effects()) is None else found | {"effects": effects}
@@ -193,7 +193,7 @@ class BeforeAfter(Shown, ABC):
 
     def _materials(self) -> Materials:
         """Return what the page needs beside the other files."""
-        samples = (*self.exam.target, *self.exam.near, *self.exam.far)
+        samples = (*self.evaluation_set.target, *self.evaluation_set.near, *self.evaluation_set.far)
         rows = [(place, row) for place, row in enumerate(self.captions) if row.group != "text"]
         shown: list[int] = []
         for group, (n_changed, n_same) in PICTURED.items():
@@ -210,18 +210,18 @@ class BeforeAfter(Shown, ABC):
 
     @property
     def _measures(self) -> dict[str, tuple[str, ...]]:
-        return EFFECTS if self.exam.has_pictures else OF_TEXTS
+        return EFFECTS if self.evaluation_set.has_pictures else OF_TEXTS
 
     def _name(self, measure: str) -> str:
         """Return what tables and figures call a measure, where its own name does not say it."""
-        return measure if self.exam.has_pictures else TEXT_NAMES[measure]
+        return measure if self.evaluation_set.has_pictures else TEXT_NAMES[measure]
 
     def _caption_rows(self) -> list[CaptionRow]:
-        exam, before, after = self.exam, self.outputs.before, self.outputs.after
-        words = (exam.concept.name, *exam.concept.words)
-        told = zip(exam.target, before.target, after.target, strict=True)
+        evaluation_set, before, after = self.evaluation_set, self.outputs.before, self.outputs.after
+        words = (evaluation_set.concept.name, *evaluation_set.concept.words)
+        told = zip(evaluation_set.target, before.target, after.target, strict=True)
         changed = sorted(told, key=lambda row: row[1] == row[2])[:N_SHOWN]
-        kept = zip(exam.near[:2], before.near[:2], after.near[:2], strict=True)
+        kept = zip(evaluation_set.near[:2], before.near[:2], after.near[:2], strict=True)
         rows = (*changed, *kept)
         return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
 
@@ -237,10 +237,10 @@ class RunResult(BeforeAfter):
     operator: str
     positions: str
     site: Site
-    exam: Exam
+    evaluation_set: EvaluationSet
     """The held-out pictures and questions."""
     located: Located
-    outputs: Told
+    outputs: EditOutputs
     """What the model said unedited, edited, and with each random set edited instead."""
     report: EditReport
     corpus: Mapping[str, Mapping[str, float]]
@@ -304,9 +304,9 @@ class RunResult(BeforeAfter):
             "samples": {
                 **self.located.sample_counts,
                 "skipped": {**self.located.skipped, **self.skipped},
-                "target": len(self.exam.target),
-                "retention": len(self.exam.retention),
-                "text": text_counts(self.exam, self.outputs.before),
+                "target": len(self.evaluation_set.target),
+                "retention": len(self.evaluation_set.retention),
+                "text": text_counts(self.evaluation_set, self.outputs.before),
             },
             "cost": self.located.cost,
             "heat_maps": self.heat_maps.measures,
@@ -378,7 +378,7 @@ def run(
     prepared = prepare(data, name, painter, counted, seed=seed, pope=asked, progress=show)
     return run_prepared(
         model, prepared, locator, plan, select=select, encoder=encoder, controls=counted.controls, scores=scores,
-        words=words, seed=seed, cache=Recall.of_model(store, model), progress=show,
+        words=words, seed=seed, cache=Cache.of_model(store, model), progress=show,
     )  # fmt: skip
 
 
@@ -405,7 +405,7 @@ def run_prepared(
     scores: Mapping[str, NeuronScores] | None = None,
     words: ObjectWords | None = None,
     seed: int = 0,
-    cache: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     name: str = "",
     keep: Callable[[Located], object] | None = None,
     progress: Progress = silent,
@@ -433,20 +433,36 @@ def run_prepared(
     prepared = readable(model, prepared)
     found = locate_prepared(model, prepared, locator, select=select, scores=scores, cache=cache, name=name,
                             progress=progress)  # fmt: skip
-    exam, located, site = prepared.exam, found.located, site_of(model, locator)
+    evaluation_set, located, site = prepared.evaluation_set, found.located, site_of(model, locator)
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
     sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
-    told = interview(model, exam, plan, operator, sets[0], sets[1:], progress, cache)
+    outputs = collect_outputs(model, evaluation_set, plan, operator, sets[0], sets[1:], progress, cache)
     similarity = similarity_of(model, encoder, prepared.medium)
-    measures = partial(measured, exam, told, similarity, len(located.neurons), seed, cache, aim=aim(operator))
+    measures = partial(
+        measure_outputs, evaluation_set, outputs, similarity, len(located.neurons), seed, cache, aim=aim(operator)
+    )
     report, corpus = run_stage(measures, progress, "measures")
-    chair, pope = take_benchmarks(model, prepared, told, words, plan, operator, sets, seed, progress, cache)
+    chair, pope = take_benchmarks(model, prepared, outputs, words, plan, operator, sets, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
-        model.name, found.locator, repr(operator), plan.positions, site, exam, located, told, report, corpus,
-        heat_maps, found.skipped, seconds, plan.phase, chair, pope,
-    )  # fmt: skip
+        model.name,
+        found.locator,
+        repr(operator),
+        plan.positions,
+        site,
+        evaluation_set,
+        located,
+        outputs,
+        report,
+        corpus,
+        heat_maps,
+        found.skipped,
+        seconds,
+        plan.phase,
+        chair,
+        pope,
+    )

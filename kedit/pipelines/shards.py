@@ -26,7 +26,7 @@ from kedit.pipelines.naming import name_neurons
 from kedit.pipelines.preparation import Prepared, usable
 from kedit.pipelines.provenance import MARKS, check_marks, marks_of_model, signed
 from kedit.pipelines.readable import with_readable_pairs
-from kedit.results.cache import FORGETFUL, Recall, of_pairs
+from kedit.results.cache import NO_CACHE, Cache, of_pairs
 from kedit.results.cache import scorers as of_scorers
 from kedit.results.run_folder import Run
 from kedit.samples import Progress, silent
@@ -82,7 +82,7 @@ def score_shard(
     locator: Locator,
     shard: Shard,
     *,
-    cache: Recall = FORGETFUL,
+    cache: Cache = NO_CACHE,
     progress: Progress = silent,
 ) -> ShardScores:
     """Score one part of the pictures.

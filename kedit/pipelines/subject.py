@@ -11,7 +11,7 @@ from PIL.Image import Image
 from kedit.arguments import require_count
 from kedit.data.inpaint import Inpainter
 from kedit.data.pairs import counterfactuals
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import TextEncoder
 from kedit.inspection import overlap
@@ -159,7 +159,7 @@ class Subject:
     located: Located
     locator: Locator | None
     """What scored and selected; None where the neurons were given."""
-    exam: Exam
+    evaluation_set: EvaluationSet
     data: Data
     inpaint: Inpainter
     looks: Looks
@@ -171,7 +171,7 @@ class Subject:
     @property
     def concept(self) -> Concept:
         """Whose neurons they are."""
-        return self.exam.concept
+        return self.evaluation_set.concept
 
     @property
     def neurons(self) -> NeuronSet:

@@ -31,7 +31,7 @@ from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult, check, run_prepared
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto
 from kedit.progress import as_progress
-from kedit.results.cache import Recall
+from kedit.results.cache import Cache
 from kedit.results.run_folder import result_folder
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Data, Progress
@@ -210,7 +210,7 @@ def sweep(
     if drawn[0].medium == "image":
         encoder = encoder or OwnLayers(model)  # type: ignore[arg-type]
     with _kept(store) as folder:
-        cache = Recall.of_model(folder, model)
+        cache = Cache.of_model(folder, model)
 
         def measure(one: Prepared, varied: Locator, scores: Scores | None) -> RunResult:
             return run_prepared(

@@ -28,14 +28,14 @@ from kedit.pipelines.given import as_locator, as_plan, require_model
 from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
 from kedit.pipelines.preparation import Counts
-from kedit.pipelines.readable import readable_quiz
+from kedit.pipelines.readable import readable_questions
 from kedit.plots import Drawing, Style, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
 from kedit.results.reports import markdown_table, neurons_line
 from kedit.results.run_folder import Run, result_folder
 from kedit.results.table import Table
-from kedit.samples import Progress, Question, Quiz, Quizzed, silent
+from kedit.samples import HasQuestions, Progress, Question, QuestionSplit, silent
 
 N_EXAMPLES = 3
 """How many changed answers a page shows."""
@@ -72,9 +72,9 @@ class TaskResult(Shown):
     """By modality."""
     sets: Mapping[str, NeuronSet]
     """The neurons of each modality, and last those of all of them, which were edited."""
-    quiz: Quiz
+    question_split: QuestionSplit
     before: tuple[str, ...]
-    """The unedited model's answers, in the order of `quiz.evaluate`."""
+    """The unedited model's answers, in the order of `question_split.evaluate`."""
     after: tuple[str, ...]
     report: TaskReport
     seconds: float
@@ -93,7 +93,7 @@ class TaskResult(Shown):
     @property
     def answers(self) -> list[AnswerChange]:
         """What the model answered to each question, before and after."""
-        asked = zip(self.quiz.evaluate, self.before, self.after, strict=True)
+        asked = zip(self.question_split.evaluate, self.before, self.after, strict=True)
         return [AnswerChange(question.kind, question.text, question.answer, old, new) for question, old, new in asked]
 
     @property
@@ -118,7 +118,7 @@ class TaskResult(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds."""
-        n_neurons, asked = self.site.n_neurons, by_kind(self.quiz.evaluate)
+        n_neurons, asked = self.site.n_neurons, by_kind(self.question_split.evaluate)
         return {
             "kedit": __version__,
             "task": {"kinds": list(asked), "match": self.match},
@@ -177,10 +177,10 @@ class TaskResult(Shown):
 
     def _samples(self) -> dict[str, Any]:
         """Return how many questions of each kind were used, and how many could not be."""
-        located, evaluated = (by_kind(some) for some in (self.quiz.locate, self.quiz.evaluate))
+        located, evaluated = (by_kind(some) for some in (self.question_split.locate, self.question_split.evaluate))
         counts = {"located": located, "evaluated": evaluated}
         every = {name: {kind: len(some) for kind, some in kinds.items()} for name, kinds in counts.items()}
-        return every | {"skipped": dict(self.quiz.skipped)}
+        return every | {"skipped": dict(self.question_split.skipped)}
 
     def _markdown(self, figures: Sequence[str]) -> str:
         """Return report.md."""
@@ -188,7 +188,7 @@ class TaskResult(Shown):
         examples = [(row.question, row.answer, row.before, row.after) for row in self.examples]
         shown = Table(("answers lost", "n"), ((lost, lost.n),)).texts[0]
         blocks = [
-            f"# {', '.join(by_kind(self.quiz.evaluate))} in {self.model}",
+            f"# {', '.join(by_kind(self.question_split.evaluate))} in {self.model}",
             f"**{self.report.verdict}**",
             self._neurons_line(),
             Table(("right answers", *table.columns[1:]), table.rows).markdown(),
@@ -205,7 +205,7 @@ class TaskResult(Shown):
 
 def task(
     model: MLLM,
-    questions: Quizzed | Quiz,
+    questions: HasQuestions | QuestionSplit,
     *,
     locate: Miner | str | None = None,
     edit: Operator | EditPlan | None = None,
@@ -236,18 +236,22 @@ def task(
         ValueError: There are too few questions, the model cannot read them, or an option does not fit.
     """
     require_count(seed, "seed", 0)
-    require(questions, (Quiz, Quizzed), "questions", "a data set with questions, such as `kedit.Scenes()`")
+    require(
+        questions, (QuestionSplit, HasQuestions), "questions", "a data set with questions, such as `kedit.Scenes()`"
+    )
     locator, plan = Miner() if locate is None else as_locator(locate), as_plan(edit)
     if counts is not None:
         require(counts, Counts, "counts", "a `kedit.Counts`, such as `kedit.Counts()`")
     counted = _counted(counts or COUNTS, former)
     check(locator, plan, match)
     require_model(model)
-    quiz = questions
-    if not isinstance(quiz, Quiz):
-        quiz = quiz.quiz(locate=counted.locate, evaluate=counted.target, seed=seed)
+    question_split = questions
+    if not isinstance(question_split, QuestionSplit):
+        question_split = question_split.split_questions(locate=counted.locate, evaluate=counted.target, seed=seed)
     show = as_progress(progress)
-    return task_prepared(model, quiz, locator, plan, controls=counted.controls, match=match, seed=seed, progress=show)
+    return task_prepared(
+        model, question_split, locator, plan, controls=counted.controls, match=match, seed=seed, progress=show
+    )
 
 
 def _counted(counts: Counts, former: Mapping[str, int]) -> Counts:
@@ -256,8 +260,8 @@ def _counted(counts: Counts, former: Mapping[str, int]) -> Counts:
         return counts
     if unknown := former.keys() - FORMER.keys():
         raise TypeError(f"task() got an unexpected keyword argument '{min(unknown)}'")
-    told = ", ".join(f"`{name}` is now `counts=Counts({FORMER[name]}=...)`" for name in former)
-    warnings.warn(told, DeprecationWarning, stacklevel=3)
+    text = ", ".join(f"`{name}` is now `counts=Counts({FORMER[name]}=...)`" for name in former)
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
     given: dict[str, Any] = {FORMER[name]: number for name, number in former.items()}
     return replace(counts, **given)
 
@@ -277,9 +281,9 @@ def check(locator: object, plan: EditPlan, match: str, name: str = "") -> None:
     check_match(match)
 
 
-def check_model(model: MLLM, locator: Miner, quiz: Quiz) -> Site:
+def check_model(model: MLLM, locator: Miner, question_split: QuestionSplit) -> Site:
     """Return where the neurons are; a ValueError says which questions the model cannot take."""
-    for some in (quiz.locate, quiz.evaluate):
+    for some in (question_split.locate, question_split.evaluate):
         for kind in by_kind(some).values():
             model.read([kind[0].prompt], [()])  # What the model cannot take is said now, not after an hour.
     return model.site(locator.site)
@@ -287,7 +291,7 @@ def check_model(model: MLLM, locator: Miner, quiz: Quiz) -> Site:
 
 def task_prepared(
     model: MLLM,
-    quiz: Quiz,
+    question_split: QuestionSplit,
     locator: Miner,
     plan: EditPlan,
     *,
@@ -304,24 +308,26 @@ def task_prepared(
     begins, so that an interrupted job leaves them.
     """
     began = time.perf_counter()
-    quiz = readable_quiz(model, quiz)
-    site = check_model(model, locator, quiz)
-    prompts = {kind: [question.prompt for question in some] for kind, some in by_kind(quiz.locate).items()}
+    question_split = readable_questions(model, question_split)
+    site = check_model(model, locator, question_split)
+    prompts = {kind: [question.prompt for question in some] for kind, some in by_kind(question_split.locate).items()}
     scores = locator.score_prompts(model, prompts, progress=progress)
     sets = locator.select_each(scores)
     if keep is not None:
         keep(scores, sets)
     neurons, operator = list(sets.values())[-1], plan.operator_for(model, [])
-    asked = [question.prompt for question in quiz.evaluate]
+    asked = [question.prompt for question in question_split.evaluate]
     before = model.ask(asked, progress=progress)
     random = [neurons.layer_matched(site.widths, seed + number) for number in range(controls)]
     after, *at_random = _answers_edited(model, asked, plan, operator, (neurons, *random), progress)
     spoken = speech(model, asked, before, progress=progress)
     edited = speech(model, asked, after, before, spoken.surprise, progress=progress)
     controls_said = [[one.text for one in some] for some in at_random]
-    report = judged(quiz.evaluate, spoken, edited, controls_said, neurons=len(neurons), match=match, seed=seed)
+    report = judged(
+        question_split.evaluate, spoken, edited, controls_said, neurons=len(neurons), match=match, seed=seed
+    )
     return TaskResult(
-        model.name, name or "miner", repr(operator), plan.positions, match, site, scores, sets, quiz,
+        model.name, name or "miner", repr(operator), plan.positions, match, site, scores, sets, question_split,
         tuple(spoken.texts), tuple(edited.texts), report, time.perf_counter() - began,
     )  # fmt: skip
 

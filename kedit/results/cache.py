@@ -1,4 +1,4 @@
-"""What was found out before, by everything that decides it: captions, scores, transcripts, reports.
+"""The cache of results, by everything that decides them: captions, scores, outputs, reports.
 
 The key of an entry holds the model's identity, the digest of the code that makes it, the versions of the libraries
 and the digests of the pictures. What could change a result changes the key, so that no entry is ever stale.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.edit.edit import Edit
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.locate.strongest import keeping
 from kedit.models.mllm import MLLM
@@ -49,7 +49,7 @@ LIBRARIES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Recall:
+class Cache:
     """Results of a model in a store; without a store, everything is made."""
 
     store: Store | None = None
@@ -59,7 +59,7 @@ class Recall:
     """The digest of its weights, where that is known already."""
 
     @classmethod
-    def at(cls, folder: str | None, identity: str | None, weights: str | None = None) -> "Recall":
+    def at(cls, folder: str | None, identity: str | None, weights: str | None = None) -> "Cache":
         """Return the results under `folder`, or of no store if there is no folder or nothing that tells the model.
 
         An empty text, such as that of an empty variable, is the usual folder.
@@ -69,7 +69,7 @@ class Recall:
         return cls(store, identity, weights)
 
     @classmethod
-    def of_model(cls, folder: str | Path | None, model: MLLM) -> "Recall":
+    def of_model(cls, folder: str | Path | None, model: MLLM) -> "Cache":
         """Return the results of `model` under `folder`; of no store if there is no folder or its weights are hidden."""
         from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
 
@@ -93,7 +93,7 @@ class Recall:
         """
         if self.store is None:
             return make()
-        found = self.store.remembered(
+        found = self.store.cached(
             self._key(kind, what, about()), lambda: json.dumps(make()).encode(), {"kind": kind, "what": what}
         )
         return json.loads(found)
@@ -111,7 +111,7 @@ class Recall:
         if self.store is None:
             return dict(make())
         key, stages = self._scores_key(locator, about())
-        content = self.store.remembered(key, lambda: scores_to(make()), {"kind": "scores", "what": stages})
+        content = self.store.cached(key, lambda: scores_to(make()), {"kind": "scores", "what": stages})
         return scores_from(content)
 
     def known_scores(self, locator: Any, about: Callable[[], Mapping[str, Any]]) -> dict[str, NeuronScores] | None:
@@ -134,7 +134,7 @@ class Recall:
 
         def keep(about: Mapping[str, Any], make: Callable[[], bytes]) -> bytes:
             what = f"strongest words of {about['block']}"
-            return store.remembered(self._key("words", what, about), make, {"kind": "words", "what": what})
+            return store.cached(self._key("words", what, about), make, {"kind": "words", "what": what})
 
         return keeping(keep)
 
@@ -173,7 +173,7 @@ class Recall:
         return digest({"kind": kind, "what": what, "model": self.model, "code": _code(kind), **about})
 
 
-FORGETFUL = Recall()
+NO_CACHE = Cache()
 """Nothing is known from before."""
 
 
@@ -191,11 +191,14 @@ def of_pairs(pairs: Sequence[Pair]) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def of_exam(exam: Exam) -> str:
-    """Return the digest of an exam: concept, vocabulary, pictures and questions."""
-    samples = {part: [of_sample(one) for one in getattr(exam, part)] for part in ("target", "near", "far")}
-    about = {"concept": of_concept(exam.concept), "vocabulary": [of_concept(one) for one in exam.vocabulary]}
-    return digest(about | samples | {"questions": [of_question(one) for one in exam.questions]})
+def of_evaluation_set(evaluation_set: EvaluationSet) -> str:
+    """Return the digest of an evaluation set: concept, vocabulary, pictures and questions."""
+    samples = {part: [of_sample(one) for one in getattr(evaluation_set, part)] for part in ("target", "near", "far")}
+    about = {
+        "concept": of_concept(evaluation_set.concept),
+        "vocabulary": [of_concept(one) for one in evaluation_set.vocabulary],
+    }
+    return digest(about | samples | {"questions": [of_question(one) for one in evaluation_set.questions]})
 
 
 def of_edit(edit: Edit) -> dict[str, Any]:

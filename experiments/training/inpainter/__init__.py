@@ -1,1 +1,1 @@
-"""How the shipped inpainting pipeline of the picture world was trained: examples, autoencoder, denoiser, exam."""
+"""How the shipped inpainting pipeline of the picture world was trained: examples, models, evaluation."""

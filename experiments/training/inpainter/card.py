@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.training.inpainter.denoiser import TRAINED_TIMES
-from experiments.training.inpainter.exam import Verdict
+from experiments.training.inpainter.evaluation import Verdict
 
 ABOUT = """\
 A tiny inpainting pipeline of diffusers (`StableDiffusionInpaintPipeline`), trained from scratch on kedit's picture

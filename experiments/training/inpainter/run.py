@@ -16,10 +16,10 @@ from kedit.cli.jobs import guarded, reported
 from kedit.data.scenes import FIRST_TRAINING_SEED
 
 FIRST_AUTOENCODER_SEED, FIRST_DENOISER_SEED = 3 * FIRST_TRAINING_SEED, 4 * FIRST_TRAINING_SEED
-EXAM_SEED = 7
-"""Of the split that the exam's pictures come from: another one than a run's default."""
+EVALUATION_SEED = 7
+"""Of the split that the evaluation's pictures come from: another one than a run's default."""
 DILATION = 2
-"""By how many pixels holes are grown in the exam."""
+"""By how many pixels holes are grown in the evaluation."""
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")
@@ -47,14 +47,14 @@ def examined(cfg: DictConfig, folder: Path, out: Path, n_weights: dict[str, int]
     from hydra.core.hydra_config import HydraConfig
 
     from experiments.training.inpainter.card import card, seconds_of
-    from experiments.training.inpainter.exam import draw, held_out, verdict
+    from experiments.training.inpainter.evaluation import draw, held_out, verdict
     from kedit.data.grammar import CAPTION_PROMPT
     from kedit.data.inpaint import Exact, MeanFill
     from kedit.data.inpaint_diffusers import DiffusersFill
     from kedit.models.loading import load
 
     model = load("scenes", prompt=CAPTION_PROMPT, batch_size=32, max_new_tokens=28)
-    pictures = held_out(cfg.exam.samples, EXAM_SEED)
+    pictures = held_out(cfg.exam.samples, EVALUATION_SEED)
     own = DiffusersFill(str(out), steps=cfg.exam.steps, guidance=1.0, dilation=DILATION, cache=None)
     verdicts = {
         name: verdict(one, model, pictures)

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from experiments.training.scenes.exam import Scores, accuracy_table
+from experiments.training.scenes.evaluation import Scores, accuracy_table
 from experiments.training.scenes.language import NEURONS, bank, blocks
 from experiments.training.scenes.recipes import RECIPES
 from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES

@@ -16,7 +16,7 @@ from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported
 from kedit.data.scenes import FIRST_TRAINING_SEED
 
-FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EXAM_SEED = FIRST_TRAINING_SEED, 2 * FIRST_TRAINING_SEED, 0
+FIRST_TOWER_SEED, FIRST_SCENE_SEED, FIRST_EVALUATION_SEED = FIRST_TRAINING_SEED, 2 * FIRST_TRAINING_SEED, 0
 N_STANDARD = 256
 """Training pictures on which the sign of each neuron is fixed."""
 
@@ -28,7 +28,7 @@ def train_scenes(cfg: DictConfig) -> None:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from experiments.training.scenes import exam, export, language, objective, rows
+    from experiments.training.scenes import evaluation, export, language, objective, rows
     from experiments.training.scenes.loop import Schedule, train
     from experiments.training.scenes.recipes import RECIPES
     from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
@@ -71,11 +71,12 @@ def train_scenes(cfg: DictConfig) -> None:
     export.draw_curve(curve).save(out / "curve.png")
 
     shipped = load(out, name=cfg.variant, prompt=CAPTION_PROMPT, batch_size=64, max_new_tokens=28)
-    seeds = range(FIRST_EXAM_SEED, FIRST_EXAM_SEED + cfg.exam.scenes)
+    seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + cfg.exam.scenes)
     accuracies = {
-        colors: exam.exam(shipped, [scene(seed, colors=colors) for seed in seeds]) for colors in ("distinct", "free")
+        colors: evaluation.evaluate(shipped, [scene(seed, colors=colors) for seed in seeds])
+        for colors in ("distinct", "free")
     }
-    layers = exam.layer_table(shipped, [scene(seed) for seed in seeds[: cfg.exam.layers]])
+    layers = evaluation.layer_table(shipped, [scene(seed) for seed in seeds[: cfg.exam.layers]])
     training = OmegaConf.to_container(cfg.language) | {"minutes": round(sum(_spans(curve)) / 60)}  # type: ignore[operator]
     asked = [one for one in HydraConfig.get().overrides.task if not one.startswith(("folder=", "export="))]
     command = " ".join(["python -m experiments.training.scenes.run", *asked])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.training.scenes.exam import Scores, accuracy_table
+from experiments.training.scenes.evaluation import Scores, accuracy_table
 
 ABOUT = """\
 # smollm2_scenes

@@ -71,7 +71,7 @@ def learn(module: Any, processor: Any, cfg: DictConfig, folder: Path) -> None:
 
 def examined(module: Any, processor: Any, n_scenes: int) -> dict[str, Any]:
     """Return the accuracies of captions on scenes that no training saw, by how colours are drawn."""
-    from experiments.training.scenes.exam import caption_scores
+    from experiments.training.scenes.evaluation import caption_scores
     from kedit.data.scene import scene
     from kedit.models.loading import wrap
     from kedit.models.smollm2.scenes import PROMPT

@@ -46,15 +46,17 @@ class Lesson:
 
 def caption_loss(model: Any, images: Sequence[Any], captions: Sequence[tuple[int, ...]]) -> Tensor:
     """Return the mean cross-entropy of the captions' tokens after the prompt and the pictures."""
-    batch = model.forced(images, captions)
+    batch = model.teacher_forced(images, captions)
     longest = max(map(len, captions))
-    answers = ~(batch.prompt | (batch.kinds == PADDING))[:, -longest:]
+    answers = ~(batch.prompt | (batch.token_types == PADDING))[:, -longest:]
     wanted = torch.tensor([token for caption in captions for token in caption], device=answers.device)
-    told = model.logits(batch, n_last=longest + 1)[:, :-1]
-    return functional.cross_entropy(told[answers], wanted)
+    logits = model.logits(batch, n_last=longest + 1)[:, :-1]
+    return functional.cross_entropy(logits[answers], wanted)
 
 
 def examined(model: Any, samples: Sequence[Sample], progress: Progress) -> Measured:
     """Return the share of samples whose caption is the right one to the letter."""
-    told = model.caption([one.image for one in samples], progress=progress)
-    return bootstrap_mean([float(one.text == sample.references[0]) for one, sample in zip(told, samples, strict=True)])
+    captions = model.caption([one.image for one in samples], progress=progress)
+    return bootstrap_mean(
+        [float(one.text == sample.references[0]) for one, sample in zip(captions, samples, strict=True)]
+    )

@@ -38,8 +38,8 @@ def write_blocks(folder: Path, n_pictures: int, seed: int) -> None:
         instances["images"].append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         for kind, box in boxes.items():
             instances["annotations"].append(_annotation(len(instances["annotations"]) + 1, number, kind, box))
-        said = " and ".join(f"a {kind}" for kind in boxes) or NOTHING
-        captions.append({"id": number, "image_id": number, "caption": said})
+        text = " and ".join(f"a {kind}" for kind in boxes) or NOTHING
+        captions.append({"id": number, "image_id": number, "caption": text})
     # The annotation comes last: a folder that was not finished cannot be read.
     write_atomic(folder / "annotations" / "captions_val2017.json", json.dumps({"annotations": captions}))
     write_atomic(folder / "annotations" / "instances_val2017.json", json.dumps(instances))

@@ -45,21 +45,21 @@ def several(value: Any, key: str) -> list[Any]:
     return list(dict.fromkeys(parts))
 
 
-def understood(words: list[str]) -> list[str]:
+def understood(arguments: list[str]) -> list[str]:
     """Return a command line as Hydra has to read it.
 
     `concept=star,house` becomes a list, where Hydra would ask for a sweep; an option of a method that the file
     does not mention, as in `samples.gradcam=8`, is added.
     """
-    sweep = bool({"-m", "--multirun"} & set(words))
-    added = [f"++{word}" if word.startswith(("overrides.", "samples.")) else word for word in words]
-    return added if sweep else [_listed(word) for word in added]
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    added = [f"++{argument}" if argument.startswith(("overrides.", "samples.")) else argument for argument in arguments]
+    return added if sweep else [_listed(argument) for argument in added]
 
 
-def _listed(word: str) -> str:
-    key, _, value = word.partition("=")
+def _listed(argument: str) -> str:
+    key, _, value = argument.partition("=")
     plain = "," in value and not set(value) & set("[](){}'\"")
-    return f"{key}=[{value}]" if plain and key in LISTS else word
+    return f"{key}=[{value}]" if plain and key in LISTS else argument
 
 
 def _method(name: str, cfg: DictConfig) -> "Method":

@@ -35,7 +35,7 @@ def truth(cfg: Any, kept: Any, tracker: Any, style: Any) -> None:
         seed=cfg.seed, progress=show_progress,
     )  # fmt: skip
     certain = [method for method in choices.methods if not method.drawn]
-    costs = measured_costs(family(variants[0], cfg.seed), certain, asked.pictures, asked.repeats)
+    costs = measure_costs(family(variants[0], cfg.seed), certain, asked.pictures, asked.repeats)
     leave(benchmark.with_costs(costs), kept, tracker, style)
 
 
@@ -52,7 +52,7 @@ def leave(benchmark: PlantedBenchmark, kept: Any, tracker: Any, style: Any) -> N
     print(f"{benchmark}\nfiles: {kept.folder}")
 
 
-def measured_costs(case: PlantedCase, methods: Sequence[Method], n_pictures: int, repeats: int) -> dict[str, Cost]:
+def measure_costs(case: PlantedCase, methods: Sequence[Method], n_pictures: int, repeats: int) -> dict[str, Cost]:
     """Return what each method takes alone, beside one plain forward of the same pictures."""
     pairs = planted_pairs(n_pictures, case.seed)
     captions = case.model.caption([pair.sample.image for pair in pairs])
@@ -77,7 +77,7 @@ def plain_forward(model: MLLM, pairs: Sequence[Counterfactual], captions: Sequen
     def forward() -> None:
         for start in range(0, len(images), model.batch_size):
             some = slice(start, start + model.batch_size)
-            model.logits(model.forced(images[some], prefixes[some]))
+            model.logits(model.teacher_forced(images[some], prefixes[some]))
 
     return forward
 

@@ -153,7 +153,7 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     else:
         row, result = first
         asked = f" ({shown(row.swept)})" if row.swept else ""
-        yield f"**Highest selectivity**: job {row.number}{asked}, {result.figures['selectivity']}, {result.told}."
+        yield f"**Highest selectivity**: job {row.number}{asked}, {result.figures['selectivity']}, {result.summary}."
     several = [name for name in ("model", "concept") if len(_values(sweep, name)) > 1]
     within = f" within each {' and '.join(several)}" if several else ""
     left = [(front.unmeasured, "could not be measured"), (front.doubtful, "are no evidence")]
@@ -179,23 +179,23 @@ def _table(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(result: Result) -> list[str]:
-    one = {name: interval_shown(figure) for name, figure in result.figures.items()}
+    one = {name: format_interval(figure) for name, figure in result.figures.items()}
     cells = [str(result.neurons), one["mention_drop"], one["retention"], result.weakest or "-", one["others"]]
     cells += [one["substitutions"], one["selectivity"], one["control_mention_drop"], one["control_retention"]]
-    return [*cells, beats_shown(result)]
+    return [*cells, format_beats(result)]
 
 
-def interval_shown(one: Measured) -> str:
+def format_interval(one: Measured) -> str:
     """Return a value with its interval, or "n/a"."""
     return "n/a" if one.value is None else str(one)
 
 
-def value_shown(one: Measured) -> str:
+def format_value(one: Measured) -> str:
     """Return a value without its interval, or "n/a"."""
     return "n/a" if one.value is None else two_places(one.value)
 
 
-def beats_shown(result: Result) -> str:
+def format_beats(result: Result) -> str:
     """Return whether the random control was beaten, which a broken model does not, with p."""
     if result.evidence is None:
         return "-"

@@ -24,7 +24,7 @@ def job_line(
         number: Of the job, counted from 1.
         total: Jobs of the sweep.
         swept: The settings that differ between jobs, under short names.
-        outcome: What became of it, such as `Result.told` or `failed: why`.
+        outcome: What became of it, such as `Result.summary` or `failed: why`.
         seconds: What it took; None is not told.
         remaining: Seconds until the end, as `time_left` estimates them; None and 0 are not told.
     """

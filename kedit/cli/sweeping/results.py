@@ -102,7 +102,7 @@ class Result:
         return f"{self.positions} ({self.phase})"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The run in a few words, such as `star: 14 neurons, drop 1.00, kept 0.98`."""
         drop, kept = (
             "n/a" if (value := self.figures[name].value) is None else two_places(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit.cli.sweeping import leaderboard
-from kedit.cli.sweeping.leaderboard import interval_shown, numbered, ranked, value_shown
+from kedit.cli.sweeping.leaderboard import format_interval, format_value, numbered, ranked
 from kedit.cli.sweeping.pareto import Pareto, pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep, read
@@ -114,8 +114,8 @@ def table(board: Board) -> Any:
         mark = "*" if row.number in board.front.jobs else ""
         more = f"\n+{others} alike" if others else ""
         one = result.figures
-        values = [interval_shown(one[name]) for name in ("mention_drop", "retention")]
-        values += [value_shown(one[name]) for name in ("selectivity", "control_mention_drop")]
+        values = [format_interval(one[name]) for name in ("mention_drop", "retention")]
+        values += [format_value(one[name]) for name in ("selectivity", "control_mention_drop")]
         asked = [row.swept.get(name, "-") for name in names]
         p = "-" if result.p is None else f"{result.p:.2g}"
         p += "\nno evidence" * (result.evidence is False)
@@ -127,7 +127,7 @@ def chosen(board: Board) -> list[tuple[Row, Result, int]]:
     """Return the jobs that the terminal shows, ranked, each with how many more have its neurons and its figures."""
     alike: dict[tuple[Any, ...], list[tuple[Row, Result]]] = {}
     for row, result in ranked(board.sweep):
-        key = (row.neurons or row.number, result.model, result.locator, result.operator, result.told)
+        key = (row.neurons or row.number, result.model, result.locator, result.operator, result.summary)
         alike.setdefault(key, []).append((row, result))
     distinct = [(*jobs[0], len(jobs) - 1) for jobs in alike.values()]
     front = [one for one in distinct if one[0].number in board.front.jobs][: MOST_ROWS - 2]
@@ -141,8 +141,8 @@ def lines(board: Board) -> Iterator[str]:
     if sweep.done:
         yield from leaderboard.constants(sweep)
         n = leaderboard.sample_counts(sweep)
-        told = ", ".join(f"{name} {n[name]}" for name in ("mention_drop", "retention") if name in n)
-        yield f"* in the Pareto set of mention_drop and retention; p: against the random control; n: {told or 'none'}"
+        text = ", ".join(f"{name} {n[name]}" for name in ("mention_drop", "retention") if name in n)
+        yield f"* in the Pareto set of mention_drop and retention; p: against the random control; n: {text or 'none'}"
     reasons: dict[str, list[int]] = {}
     for row in sweep.undone:
         reasons.setdefault(f"{row.status}: {row.why}", []).append(row.number)

@@ -30,7 +30,7 @@ def tell(running: DictConfig, report: dict[str, Any], seconds: float) -> None:
     # This job's STATUS says `running` yet.
     finished = 1 + sum(path.read_text(encoding="utf-8") == "done\n" for path in sweep.glob("*/STATUS"))
     left = time_left(finished, total, durations[sweep], workers_of(plain(running), cpus_here()))
-    print(job_line(number + 1, total, swept, Result.of(report).told, seconds, left), flush=True)
+    print(job_line(number + 1, total, swept, Result.of(report).summary, seconds, left), flush=True)
 
 
 def tell_finished(running: DictConfig) -> None:

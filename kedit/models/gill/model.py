@@ -12,7 +12,7 @@ from kedit.internals.wrappers import evaluating
 from kedit.models.gill.painter import Painter, PainterError
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.media import Pictures, pictures
-from kedit.models.mllm import Forced
+from kedit.models.mllm import TeacherForced
 from kedit.prompts import Prompt, as_prompts, batches
 
 
@@ -60,12 +60,12 @@ class GILLModel(HuggingFaceMLLM):
                 drawings[place] = GILLDrawing(picture, asked[place].text, state.cpu(), told.cpu())
         return [drawings[place] for place in range(len(asked))]
 
-    def read_drawing(self, prompts: Sequence[Prompt]) -> Forced:
+    def read_drawing(self, prompts: Sequence[Prompt]) -> TeacherForced:
         """Return each prompt, all of one medium, followed by the [IMG] tokens: what a drawing is made from."""
         module: Any = self.module
         return self.read(prompts, [tuple(module.img_tokens)] * len(prompts))
 
-    def img_states(self, batch: Forced) -> Tensor:
+    def img_states(self, batch: TeacherForced) -> Tensor:
         """Return the last hidden states at the [IMG] tokens of `read_drawing`, with a graph if gradients are on.
 
         Shape `[batch, img, d_model]`.

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from kedit.edit.operators import Operator, aim
 from kedit.edit.plan import EditPlan
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Guard, middle
 from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
@@ -14,9 +14,9 @@ from kedit.evaluation.scores import named_targets
 from kedit.evaluation.statistics import Measured
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
-from kedit.pipelines.outputs import recall_edited, recall_unedited
-from kedit.pipelines.transcripts import Said
-from kedit.results.cache import FORGETFUL, Recall
+from kedit.pipelines.outputs import cached_edited, cached_unedited
+from kedit.pipelines.raw_outputs import RawOutputs
+from kedit.results.cache import NO_CACHE, Cache
 from kedit.samples import Pair, Progress, mentioned, silent
 
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
@@ -46,12 +46,12 @@ class Trial:
     """The held-out samples of one concept, on which neurons are edited; equal sets are tried once."""
 
     model: MLLM
-    exam: Exam
+    evaluation_set: EvaluationSet
     plan: EditPlan
     pairs: Sequence[Pair]
     """What locating saw, for operators that need a reference."""
     similarity: Similarity
-    cache: Recall = FORGETFUL
+    cache: Cache = NO_CACHE
     progress: Progress = silent
     seed: int = 0
     tried: dict[tuple[NeuronSet, ...], Effect] = field(default_factory=dict)
@@ -64,65 +64,72 @@ class Trial:
             self.tried[key] = self._drawn(edited) if len(sets) > 1 else self._single(edited[0], len(sets[0]))
         return self.tried[key]
 
-    def edited(self, neurons: NeuronSet) -> Transcript:
+    def edited(self, neurons: NeuronSet) -> Outputs:
         """Return what the model says with `neurons` edited."""
         if not neurons:
             return self.before
-        edit = self.plan.edit(neurons, self._operator, self.exam.concept.name)
-        (said,) = recall_edited(self.model, self.exam, [edit], self._unedited, self.progress, self.cache)
-        return said.transcript(self.exam)
+        edit = self.plan.edit(neurons, self._operator, self.evaluation_set.concept.name)
+        (said,) = cached_edited(self.model, self.evaluation_set, [edit], self._unedited, self.progress, self.cache)
+        return said.outputs(self.evaluation_set)
 
     @cached_property
-    def before(self) -> Transcript:
+    def before(self) -> Outputs:
         """What the unedited model says."""
-        return self._unedited.transcript(self.exam)
+        return self._unedited.outputs(self.evaluation_set)
 
     @cached_property
-    def _unedited(self) -> Said:
-        return recall_unedited(self.model, self.exam, self.progress, self.cache)
+    def _unedited(self) -> RawOutputs:
+        return cached_unedited(self.model, self.evaluation_set, self.progress, self.cache)
 
     @cached_property
     def _operator(self) -> Operator:
         return self.plan.operator_for(self.model, self.pairs, progress=self.progress)
 
-    def _single(self, after: Transcript, neurons: int) -> Effect:
+    def _single(self, after: Outputs, neurons: int) -> Effect:
         report = measure(
-            self.exam, self.before, after, [], self.similarity, neurons=neurons, aim=aim(self._operator), seed=self.seed
+            self.evaluation_set,
+            self.before,
+            after,
+            [],
+            self.similarity,
+            neurons=neurons,
+            aim=aim(self._operator),
+            seed=self.seed,
         )
         suppression = {name: report.suppression[name] for name in SUPPRESSED}
         figures = {**suppression, "retention": report.retention["overall"], "selectivity": report.selectivity}
         return Effect(figures, report.weakest, self._by_sample([after]), broken=report.fluency.why)
 
-    def _drawn(self, edited: Sequence[Transcript]) -> Effect:
+    def _drawn(self, edited: Sequence[Outputs]) -> Effect:
         """Return the mean over random sets; it is fluent if at least half of them are."""
-        control = measure(self.exam, self.before, edited[0], edited, self.similarity, seed=self.seed).control
-        weakest, retention = overall(self.exam, control.retention)
+        control = measure(self.evaluation_set, self.before, edited[0], edited, self.similarity, seed=self.seed).control
+        weakest, retention = overall(self.evaluation_set, control.retention)
         fluency = middle([Guard()(self.before, one) for one in edited])
         suppression = {name: control.suppression[name] for name in SUPPRESSED}
         balance = selectivity(suppression["mention_drop"], retention, fluency)
         figures = {**suppression, "retention": retention, "selectivity": balance}
         return Effect(figures, weakest, self._by_sample(edited), control.by_seed, fluency.why)
 
-    def _by_sample(self, edited: Sequence[Transcript]) -> dict[str, list[float]]:
+    def _by_sample(self, edited: Sequence[Outputs]) -> dict[str, list[float]]:
         """Return the means over `edited` of what the paired tests compare."""
-        concept = self.exam.concept
+        concept = self.evaluation_set.concept
         dropped = [
             sum(not concept.mentioned_in(after.target[place]) for after in edited) / len(edited)
-            for place in named_targets(self.exam, self.before)
+            for place in named_targets(self.evaluation_set, self.before)
         ]
-        return {"mention_drop": dropped, "kept": objects_kept(self.exam, self.before, edited)}
+        return {"mention_drop": dropped, "kept": objects_kept(self.evaluation_set, self.before, edited)}
 
 
-def objects_kept(exam: Exam, before: Transcript, edited: Sequence[Transcript]) -> list[float]:
+def objects_kept(evaluation_set: EvaluationSet, before: Outputs, edited: Sequence[Outputs]) -> list[float]:
     """Return for each sample the share of the other objects, rightly named before, that are named still.
 
     The mean over `edited`; samples of which no other object was named are left out.
     """
     kept = []
     for group in ("target", "near", "far"):
-        for place, sample in enumerate(getattr(exam, group)):
-            known = mentioned(exam.others, getattr(before, group)[place]) & sample.objects
+        for place, sample in enumerate(getattr(evaluation_set, group)):
+            known = mentioned(evaluation_set.others, getattr(before, group)[place]) & sample.objects
             if known:
-                still = [known & mentioned(exam.others, getattr(after, group)[place]) for after in edited]
+                still = [known & mentioned(evaluation_set.others, getattr(after, group)[place]) for after in edited]
                 kept.append(sum(map(len, still)) / len(known) / len(edited))
     return kept

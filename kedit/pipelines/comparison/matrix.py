@@ -12,8 +12,8 @@ from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.fingerprints import of_sample
 from kedit.models.mllm import MLLM, Generated
 from kedit.pipelines.outputs import speech
-from kedit.pipelines.transcripts import captions_of, rows
-from kedit.results.cache import FORGETFUL, Recall, of_edit
+from kedit.pipelines.raw_outputs import captions_of, rows
+from kedit.results.cache import NO_CACHE, Cache, of_edit
 from kedit.results.table import Cell, Table
 from kedit.samples import AnySample, Concept, Progress, silent
 
@@ -101,7 +101,7 @@ class Gallery:
 
     model: MLLM
     pictures: Mapping[Concept, Sequence[AnySample]]
-    cache: Recall = FORGETFUL
+    cache: Cache = NO_CACHE
     progress: Progress = silent
 
     def drops(self, edit: Edit, seen: frozenset[str]) -> dict[str, Measured]:

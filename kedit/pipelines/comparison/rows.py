@@ -126,7 +126,7 @@ def picked(method: Method, size: int | None, scores: Sequence[Scores]) -> tuple[
 
 
 def _row(method: Method, budget: str, size: int | None, scores: Sequence[Scores] | Failed, trial: Trial) -> Row:
-    row = Row(trial.exam.concept.name, budget, method.name, note=method.remark, drawn=method.drawn)
+    row = Row(trial.evaluation_set.concept.name, budget, method.name, note=method.remark, drawn=method.drawn)
     if isinstance(scores, Failed):
         return replace(row, why=scores.why)
     try:

@@ -14,8 +14,8 @@ from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
 from kedit.pipelines.comparison.choices import Method
 from kedit.pipelines.preparation import Usable
-from kedit.pipelines.transcripts import rows
-from kedit.results.cache import FORGETFUL, Recall, of_pairs, scorers
+from kedit.pipelines.raw_outputs import rows
+from kedit.results.cache import NO_CACHE, Cache, of_pairs, scorers
 from kedit.samples import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Bench:
 
     model: MLLM
     usable: Usable
-    cache: Recall = FORGETFUL
+    cache: Cache = NO_CACHE
     progress: Progress = silent
     share: bool = True
     """Whether methods share the passes that they have in common."""

@@ -32,16 +32,16 @@ def quantized_answers(subject: Subject) -> list[Answer]:
     def named(edit: Edit | None, form: str) -> list[int]:
         model = subject.edited(edit)
         with round_trip(model.module, form).applied(model):
-            said = model.ask(prompts, drafts=subject.captions if edit is None else None, what="captions")
-        return [int(subject.concept.mentioned_in(one.text)) for one in said]
+            answers = model.ask(prompts, drafts=subject.captions if edit is None else None, what="captions")
+        return [int(subject.concept.mentioned_in(one.text)) for one in answers]
 
     wanted: list[tuple[Edit | None, str]] = [(edit, form) for form in FORMATS for edit in (subject.edit, None)]
     abouts = [subject.about | {"form": form} | about_edit(edit) for edit, form in wanted]
-    told = subject.recall.many(
+    content = subject.cache.many(
         "gone", "a round trip", abouts,
         lambda places: [named(*wanted[place]) for place in subject.progress(places, len(places), "round trips")],
     )  # fmt: skip
-    shares = [bootstrap_mean(one, seed=subject.seed) for one in told]
+    shares = [bootstrap_mean(one, seed=subject.seed) for one in content]
     return [
         Answer("round trips", f"named after {form}", shares[2 * place], shares[2 * place + 1], "unedited, the same")
         for place, form in enumerate(FORMATS)
@@ -108,7 +108,7 @@ def _yes_no(subject: Subject) -> list[Answer]:
     split = Split((), subject.target, subject.elsewhere, ())
     asked = Pope().questions(subject.data, subject.concept, split, seed=subject.seed)
     questions = [one for one in asked if one.kind == TARGET]
-    before, (after, *others) = poll(subject.model, questions, subject.edits, subject.progress, subject.recall)
+    before, (after, *others) = poll(subject.model, questions, subject.edits, subject.progress, subject.cache)
     report = measure_pope(subject.concept, questions, before, after, others, seed=subject.seed)
     edited, random = (one["text"]["target"] for one in (report.after, report.control))
     names = {"present_yes": "asked whether it is there, and it is: yes", "absent_yes": "... and it is not: yes"}
@@ -120,7 +120,7 @@ def _choice(subject: Subject) -> Answer:
     words = sorted((one for one in subject.data.concepts), key=lambda one: one.name)
     name = f"multiple choice, its word the likeliest of up to {len(words)}"
     abouts = [subject.about | of_edit(edit) for edit in subject.edits]
-    hits = subject.recall.many(
+    hits = subject.cache.many(
         "gone", "multiple choice", abouts,
         lambda places: _chosen(subject, words, [subject.edits[one] for one in places]),
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _in_words(subject: Subject) -> Answer:
 
     every: list[Edit | None] = [None, *subject.edits]
     abouts = [subject.about | about_edit(one) for one in every]
-    before, *others = subject.recall.many(
+    before, *others = subject.cache.many(
         "gone", "questions in words", abouts, lambda places: [say(every[one]) for one in places]
     )  # fmt: skip
     known = [place for place, one in enumerate(about) if right(one, before[place])]

@@ -46,7 +46,7 @@ def relearned(subject: Subject, lessons: Lessons) -> dict[str, Relearned]:
         wanted = subject.progress([arms[place] for place in places], len(places), "models taught again")
         return [_taught(subject, lessons, edit) for _, edit in wanted]
 
-    curves = subject.recall.many("gone", "relearning", [common | about(edit) for _, edit in arms], make)
+    curves = subject.cache.many("gone", "relearning", [common | about(edit) for _, edit in arms], make)
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for (name, _), curve in zip(arms, curves, strict=True):
         by_arm.setdefault(name, []).append(curve)

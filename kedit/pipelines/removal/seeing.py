@@ -45,10 +45,10 @@ def probed(subject: Subject) -> Layers:
     edits = (None, subject.edit)
     asked = {"samples": [of_sample(one) for one in samples], "seed": subject.seed}
     abouts = [asked | about_edit(one) for one in edits]
-    told = subject.recall.many(
+    content = subject.cache.many(
         "gone", "probes", abouts, lambda places: [_right(subject, samples, labels, edits[one]) for one in places]
     )
-    before, after = told
+    before, after = content
     return [
         {f"{name}{task}": bootstrap_mean(layer[key], seed=subject.seed)
          for name, layer in (("before", was), ("after", now)) for task, key in (("", "right"), (" control", "control"))}
@@ -86,8 +86,8 @@ def _states(model: Any, samples: Sequence[Sample]) -> list[Tensor]:
         batch = model.read([prompts[place] for place in chunk], [()] * len(chunk))
         with residuals(model) as states:
             model.logits(batch)
-        of_image = batch.kinds == IMAGE
-        where = torch.where(of_image.any(1, keepdim=True), of_image, batch.kinds != 0).double()[..., None]
+        of_image = batch.token_types == IMAGE
+        where = torch.where(of_image.any(1, keepdim=True), of_image, batch.token_types != 0).double()[..., None]
         parts.append([(states[depth].double() * where).sum(1) / where.sum(1) for depth in sorted(states)[1:]])
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
@@ -112,15 +112,15 @@ def depth_answer(subject: Subject) -> Answer:
         return _depth(Measured.missing(NO_NEVER), Measured.missing(NO_NEVER))
     compared = subject.edits[:COMPARED]
     about = subject.about | {"never": identity(subject.never), "edits": [of_edit(one) for one in compared]}
-    told = subject.recall.json("gone", "depth", lambda: about, lambda: _losses(subject))
-    never, other = np.array(told["never"]), np.array(told["other words"])
-    if "why" in told or other.mean() > FOREIGN * never.mean():
-        why = told.get("why") or (
+    content = subject.cache.json("gone", "depth", lambda: about, lambda: _losses(subject))
+    never, other = np.array(content["never"]), np.array(content["other words"])
+    if "why" in content or other.mean() > FOREIGN * never.mean():
+        why = content.get("why") or (
             f"the never-knew model's states are foreign: other words lose {other.mean():.2f} nats by them, this one "
             f"{never.mean():.2f}"
         )
         return _depth(Measured.missing(why), Measured.missing(why))
-    edited, *random = (_score(never, np.array(one), subject.seed) for one in told["edits"])
+    edited, *random = (_score(never, np.array(one), subject.seed) for one in content["edits"])
     return _depth(edited, random[0] if random else Measured.missing(NO_CONTROL))
 
 

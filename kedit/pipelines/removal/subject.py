@@ -14,8 +14,8 @@ from kedit.edit.weight_change import WeightChange
 from kedit.evaluation.statistics import Measured
 from kedit.fingerprints import of_concept, of_sample
 from kedit.models.mllm import Generated
-from kedit.pipelines.transcripts import captions_of, rows
-from kedit.results.cache import Recall, of_edit
+from kedit.pipelines.raw_outputs import captions_of, rows
+from kedit.results.cache import Cache, of_edit
 from kedit.samples import Concept, Data, Progress, Sample
 
 NO_NEVER = "no never-knew model: not measured"
@@ -70,7 +70,7 @@ class Subject:
     elsewhere: tuple[Sample, ...]
     """Those of them on which it is looked whether it is said all the same."""
     seed: int
-    recall: Recall
+    cache: Cache
     progress: Progress
 
     @property
@@ -107,13 +107,13 @@ class Subject:
             with self.under(edit):
                 return rows(self.model.ask(prompts, drafts=drafts, what="answers"))
 
-        asked = {"question": question, "samples": [of_sample(one) for one in samples]} if self.recall.store else {}
+        asked = {"question": question, "samples": [of_sample(one) for one in samples]} if self.cache.store else {}
         every = (None, *self.edits)
         abouts = [asked | about_edit(edit) for edit in every]
-        told = self.recall.many(
+        content = self.cache.many(
             "gone", "another question", abouts, lambda places: [say(every[place]) for place in places]
         )  # fmt: skip
-        return [captions_of(one) for one in told]
+        return [captions_of(one) for one in content]
 
 
 def about_edit(edit: Edit | None) -> dict[str, Any]:

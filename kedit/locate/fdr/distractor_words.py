@@ -8,10 +8,10 @@ from kedit.models.mllm import MLLM, Generated
 from kedit.samples import Concept
 
 FEWEST_WORDS = 5
-"""Fewer wrong words tell nothing about a neuron's spread."""
+"""Fewer distractor words tell nothing about a neuron's spread."""
 
 
-def wrong_words(
+def distractor_words(
     model: MLLM, concept: Concept, words: Sequence[Concept], at_most: int, seed: int
 ) -> dict[str, tuple[int, ...]]:
     """Return at most so many of the `words`, drawn by seed, and their tokens; the first is none of the concept's.
@@ -28,7 +28,8 @@ def wrong_words(
     if len(found) < FEWEST_WORDS:
         named = ", ".join(f"`{name}`" for name, _ in found.values()) or "none"
         raise ValueError(
-            f"`select=auto` sets `{concept.name}` against wrong words, {FEWEST_WORDS} or more that begin with other "
+            f"`select=auto` sets `{concept.name}` against distractor words, {FEWEST_WORDS} or more that begin with "
+            f"other "
             f"tokens; the {len(words)} words given leave {named}"
         )
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()

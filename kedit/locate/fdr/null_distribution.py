@@ -1,4 +1,4 @@
-"""What a stage's scores look like where the concept is not the reason: control pictures and wrong words."""
+"""What a stage's scores look like where the concept is not the reason: control pictures and distractor words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kedit.internals.sites import Site
 from kedit.locate.difference import ActivationDifference
+from kedit.locate.fdr.significance import against_own_null, signed_rank
 from kedit.locate.reduction import OverSamples
 from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, LayerEvidence, Need, Prober, Scorer
 from kedit.locate.scoring import gathered
-from kedit.locate.significance import against_own_null, signed_rank
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Mention
 from kedit.neurons import NeuronSet
@@ -19,12 +19,12 @@ from kedit.samples import Pair, Progress, TextPair, silent
 
 
 @dataclass(frozen=True, eq=False)
-class Null:
+class NullDistribution:
     """How surprising one stage's scores are beside their null distribution, measured on some samples."""
 
     samples: tuple[str, ...]
     words: tuple[str, ...]
-    """The wrong words; empty where control pictures are the null."""
+    """The distractor words; empty where control pictures are the null."""
     pvalues: Tensor
     """`[layer, neuron]`, 64-bit; NaN of neurons that cannot be tested."""
     smallest: float
@@ -48,7 +48,8 @@ def check_testable(name: str, scorer: Scorer | Prober) -> None:
         return
     raise ValueError(
         f"`select=auto` has no null distribution for stage `{name}`, {type(scorer).__name__}: it knows the activation "
-        "difference (control pictures) and scorers of a gradient (wrong words); use `select=knee` or `select=budget`"
+        "difference (control pictures) and scorers of a gradient (distractor words); use `select=knee` or "
+        "`select=budget`"
     )
 
 
@@ -64,7 +65,7 @@ def has_control(pair: Pair) -> bool:
 
 def against_controls(
     model: MLLM, site: Site, cases: Sequence[Case], target: Target, scorer: ActivationDifference, progress: Progress
-) -> Null:
+) -> NullDistribution:
     """Return whether neurons change more with the concept than with the control; three forwards a picture.
 
     For each sample what painting out the concept changes is set against what painting out the other region changes;
@@ -74,10 +75,10 @@ def against_controls(
     each = {"concept": EachSample(concept), "control": EachSample(Controlled(concept))}
     gathered(model, site, cases, target, each, progress)
     pvalues = signed_rank(each["concept"].values() - each["control"].values())
-    return Null(_ids(cases), (), site.by_layer_number(pvalues), 2.0 ** -len(cases))
+    return NullDistribution(_ids(cases), (), site.by_layer_number(pvalues), 2.0 ** -len(cases))
 
 
-def against_wrong_words(
+def against_distractor_words(
     model: MLLM,
     site: Site,
     cases: Sequence[Case],
@@ -85,7 +86,7 @@ def against_wrong_words(
     scorer: Scorer,
     wrong: Mapping[str, tuple[int, ...]],
     progress: Progress = silent,
-) -> Null:
+) -> NullDistribution:
     """Return whether neurons speak for the concept's word and not for any word.
 
     The scores are means over the samples, towards the word and towards each of the words `wrong`, given with their
@@ -99,11 +100,11 @@ def against_wrong_words(
         gathered(model, site, some, target, {"word": each}, silent)
         return each.values().double().mean(0)
 
-    observed, *draws = [mean(one) for one in progress([None, *wrong.values()], len(wrong) + 1, "wrong words")]
+    observed, *draws = [mean(one) for one in progress([None, *wrong.values()], len(wrong) + 1, "distractor words")]
     null = torch.stack(draws)
     rows = torch.stack([against_own_null(one, null[:, row]) for row, one in enumerate(observed)])
     widest = int((~rows.isnan()).sum(1).max())
-    return Null(_ids(cases), tuple(wrong), site.by_layer_number(rows), 1 / (1 + len(wrong) * widest))
+    return NullDistribution(_ids(cases), tuple(wrong), site.by_layer_number(rows), 1 / (1 + len(wrong) * widest))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kedit.locate.null import Null
+from kedit.locate.fdr.null_distribution import NullDistribution
 from kedit.neurons import NeuronScores, NeuronSet
 
 
@@ -11,7 +11,7 @@ from kedit.neurons import NeuronScores, NeuronSet
 class Tested:
     """One stage's test: on which samples, against what, and what passed."""
 
-    null: Null
+    null: NullDistribution
     tested: int
     """How many neurons have a p-value."""
     fewest: int
@@ -35,7 +35,7 @@ class Tested:
 
 
 @dataclass(frozen=True, eq=False)
-class Significant:
+class FDRResult:
     """The neurons that passed, the scores, and the p-values behind them."""
 
     q: float

@@ -13,8 +13,8 @@ from kedit.doctor.comparison import gap, rounding
 from kedit.doctor.finding import NotApplicableError
 from kedit.doctor.state import State
 from kedit.internals.sites import Site
-from kedit.models.marks import MARKED, medium_token
-from kedit.models.mllm import MLLM, MODALITIES, Forced
+from kedit.models.mllm import MLLM, MODALITIES, TeacherForced
+from kedit.models.special_tokens import MARKED, medium_token
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.prompts import Medium, Prompt, Sound
 
@@ -43,7 +43,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, eq=False)
-class Patient:
+class ModelUnderTest:
     """A model under examination. What several checks need is computed once."""
 
     model: MLLM
@@ -88,22 +88,22 @@ class Patient:
         return self._prompt(asked + end, 0), self._prompt(f"{asked} {asked}{end}", 1)
 
     @cached_property
-    def batch(self) -> Forced:
+    def batch(self) -> TeacherForced:
         """Both prompts, the first one padded."""
         return self.model.read(self.prompts, [(), ()])
 
-    def row(self, number: int) -> Forced:
+    def row(self, number: int) -> TeacherForced:
         """Return one of the prompts in a batch of its own."""
         return self.model.read([self.prompts[number]], [()])
 
     @cached_property
-    def swapped(self) -> Forced:
+    def swapped(self) -> TeacherForced:
         """Both prompts, each with the other's picture or sound."""
         self.needs_medium()
         return self.model.read([self._prompt(one.text, 1 - n) for n, one in enumerate(self.prompts)], [(), ()])
 
     @torch.no_grad()
-    def logits(self, batch: Forced | None = None) -> Tensor:
+    def logits(self, batch: TeacherForced | None = None) -> Tensor:
         """Return the logits of the next word, `[row, 1, vocab]`, after both prompts or another batch."""
         return _numbers(self.model.logits(self.batch if batch is None else batch))
 

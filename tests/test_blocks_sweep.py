@@ -13,9 +13,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
+from kedit.internals.block_stacks import find_block_stacks, language_among
+from kedit.internals.blocks import feed_forwards, is_closed, is_fused
 from kedit.internals.sites import SiteError
-from kedit.internals.stacks import language_among, stacks_of
-from kedit.internals.structure import feed_forwards, is_closed, is_fused
 
 MAPPINGS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM")
 
@@ -47,7 +47,7 @@ def coverage(module: nn.Module) -> str:
     except SiteError:
         return "none"
     found = [block.output for block in scopes.get("language", [])]
-    stacks = stacks_of(module)
+    stacks = find_block_stacks(module)
     blocks = [f"{path}.{n}." for path in language_among(module, list(stacks)) for n in range(len(stacks[path]))
               if any(output.startswith(f"{path}.") for output in found)]  # fmt: skip
     missed = [block for block in blocks if not any(output.startswith(block) for output in found)]

@@ -53,7 +53,7 @@ def modalities(module: nn.Module, tokenizer: Any, ids: Tensor) -> Tensor:
 
 
 def places(held: Tensor, mask: Tensor, n_forced: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `kinds`, `modalities` and `prompt` of a `Forced`, each `[batch, pos]`.
+    """Return `token_types`, `modalities` and `prompt` of a `TeacherForced`, each `[batch, pos]`.
 
     Args:
         held: What each token stands for, `[batch, pos]`.
@@ -61,8 +61,8 @@ def places(held: Tensor, mask: Tensor, n_forced: Sequence[int]) -> tuple[Tensor,
         n_forced: How many of the last positions of each row were put there.
     """
     padding = mask == 0
-    kinds = torch.where(held == MODALITIES.index("image"), IMAGE, TEXT).masked_fill(padding, PADDING)
+    token_types = torch.where(held == MODALITIES.index("image"), IMAGE, TEXT).masked_fill(padding, PADDING)
     width = held.shape[1]
     ends = torch.tensor([[width - n] for n in n_forced], device=held.device)
     prompt = ~padding & (torch.arange(width, device=held.device) < ends)
-    return kinds, held.masked_fill(padding, PADDING), prompt
+    return token_types, held.masked_fill(padding, PADDING), prompt

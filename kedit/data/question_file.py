@@ -14,7 +14,7 @@ from kedit.data.pictures import SampleError, fitted, read, shown
 from kedit.data.sounds import read_sound
 from kedit.data.videos import read_video
 from kedit.prompts import Medium
-from kedit.samples import Question, Quiz, Sample
+from kedit.samples import Question, QuestionSplit, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ KINDS: Mapping[Medium, str] = {"text": "fact", "image": "image", "video": "video
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class FileQuestion:
     """One line of a file of questions."""
 
     place: str
@@ -39,7 +39,7 @@ class Inquiry:
 
     @property
     def subject(self) -> tuple[str, ...]:
-        """What must not be in both halves of a quiz: the files, or the text of a question without any."""
+        """What must not be in both halves of a question split: the files, or the text of a question without any."""
         return tuple(map(str, self.files)) or (self.text,)
 
     def opened(self, *, max_side: int | None, max_frames: int) -> Question:
@@ -56,7 +56,7 @@ class Inquiry:
         return Question(**about)  # type: ignore[arg-type]
 
 
-def inquiries(folder: Path, name: str | None) -> tuple[Inquiry, ...]:
+def read_question_file(folder: Path, name: str | None) -> tuple[FileQuestion, ...]:
     """Return the questions of the file `name` in `folder`, none if there is no name.
 
     A line has a `question`, an `answer` or a list of `answers` that are all right, and at most one of `image` (a
@@ -67,18 +67,18 @@ def inquiries(folder: Path, name: str | None) -> tuple[Inquiry, ...]:
         FileNotFoundError: There is no such file.
         ValueError: A line cannot be understood.
     """
-    return () if name is None else tuple(_inquiry(line, folder) for line in lines(folder / name))
+    return () if name is None else tuple(_file_question(line, folder) for line in lines(folder / name))
 
 
 def text_questions(folder: Path, name: str | None) -> tuple[Question, ...]:
     """Return the questions of the file that are about nothing but a text."""
-    texts = (one for one in inquiries(folder, name) if one.medium == "text")
+    texts = (one for one in read_question_file(folder, name) if one.medium == "text")
     return tuple(one.opened(max_side=None, max_frames=1) for one in texts)
 
 
-def quiz(
-    asked: Sequence[Inquiry], *, locate: int, evaluate: int, seed: int, max_side: int | None, max_frames: int
-) -> Quiz:
+def split_questions(
+    asked: Sequence[FileQuestion], *, locate: int, evaluate: int, seed: int, max_side: int | None, max_frames: int
+) -> QuestionSplit:
     """Return questions to locate with and others to evaluate on, that many of each kind or as many as there are.
 
     What a question is about is in one half only: the subjects of each medium are dealt out first, in the proportion of
@@ -89,7 +89,7 @@ def quiz(
     """
     check_halves(locate, evaluate)
     if seed < 0:
-        raise ValueError(f"the seed of a quiz is 0 or more, got {seed}")
+        raise ValueError(f"the seed of a question split is 0 or more, got {seed}")
     opening = _Opening(max_side, max_frames)
     halves = _halves(asked, locate / (locate + evaluate), seed)
     taken = [opening.take(half, count) for half, count in zip(halves, (locate, evaluate), strict=True)]
@@ -101,11 +101,11 @@ def quiz(
                 f"of {len(asked)} questions none is left to {name} ({count} of each kind asked for)"
                 + (f"; skipped were {sum(opening.skipped.values())}, such as {why}" if why else "")
             )
-    return Quiz(taken[0], taken[1], dict(opening.skipped))
+    return QuestionSplit(taken[0], taken[1], dict(opening.skipped))
 
 
 def check_halves(locate: int, evaluate: int) -> None:
-    """Raise a ValueError unless both halves of a quiz are asked to have questions."""
+    """Raise a ValueError unless both halves of a question split are asked to have questions."""
     for key, count in (("locate", locate), ("evaluate", evaluate)):
         if count < 1:
             raise ValueError(f"`{key}` is a number of questions of each kind, 1 or more; got {count}")
@@ -121,7 +121,7 @@ class _Opening:
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason to skip, the first line and what was wrong with it."""
 
-    def take(self, asked: Iterable[Inquiry], count: int) -> tuple[Question, ...]:
+    def take(self, asked: Iterable[FileQuestion], count: int) -> tuple[Question, ...]:
         """Return the first `count` questions of each kind that can be asked, or as many as there are."""
         taken: Counter[str] = Counter()
         found: list[Question] = []
@@ -137,7 +137,7 @@ class _Opening:
         for reason, count in self.skipped.items():
             logger.warning("%d questions skipped (%s): %s", count, reason, self.examples[reason])
 
-    def _opened(self, one: Inquiry) -> Iterator[Question]:
+    def _opened(self, one: FileQuestion) -> Iterator[Question]:
         try:
             yield one.opened(max_side=self.max_side, max_frames=self.max_frames)
         except SampleError as error:
@@ -145,7 +145,7 @@ class _Opening:
             self.examples.setdefault(error.reason, f"{one.place}: {error}")
 
 
-def _halves(asked: Sequence[Inquiry], share: float, seed: int) -> tuple[list[Inquiry], list[Inquiry]]:
+def _halves(asked: Sequence[FileQuestion], share: float, seed: int) -> tuple[list[FileQuestion], list[FileQuestion]]:
     """Return the questions in the order that `seed` gives, dealt out by subject, `share` of each medium's first."""
     rng, first = np.random.default_rng(seed), set[tuple[str, ...]]()
     places: dict[tuple[str, ...], int] = {}
@@ -160,7 +160,7 @@ def _halves(asked: Sequence[Inquiry], share: float, seed: int) -> tuple[list[Inq
     return [one for one in ordered if one.subject in first], [one for one in ordered if one.subject not in first]
 
 
-def _inquiry(line: Line, folder: Path) -> Inquiry:
+def _file_question(line: Line, folder: Path) -> FileQuestion:
     given = [medium for medium in MEDIA if line.content.get(medium) is not None]
     if len(given) > 1:
         raise ValueError(f"{line.place}: a question is about one thing, got {' and '.join(given)}")
@@ -179,4 +179,4 @@ def _inquiry(line: Line, folder: Path) -> Inquiry:
     for text in (line.text("question"), *answers, kind):
         if shown(text) != text:
             raise ValueError(f"{line.place}: the text {shown(text)!r} is not UTF-8")
-    return Inquiry(line.place, line.text("question"), answers, kind, medium, files, rate)
+    return FileQuestion(line.place, line.text("question"), answers, kind, medium, files, rate)

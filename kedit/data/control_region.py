@@ -11,7 +11,7 @@ from kedit.samples import Mask
 logger = logging.getLogger(__name__)
 
 
-def elsewhere(region: Mask, name: str) -> Mask:
+def control_region(region: Mask, name: str) -> Mask:
     """Return `region` shifted to where it lies inside the picture and not on itself: `[height, width]`.
 
     Which of all such places it is depends on `name` alone. Where there is none, as for a region of more than half the

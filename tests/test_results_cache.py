@@ -1,4 +1,4 @@
-"""What is remembered: found when everything that decides it is the same, made again when anything is not."""
+"""What is cached: found when everything that decides it is the same, made again when anything is not."""
 
 import logging
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
 from kedit.edit.plan import Plan
-from kedit.evaluation.exam import Exam
+from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
@@ -21,11 +21,11 @@ from kedit.locate.selection import TopK
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.locate import check_given, locate
-from kedit.pipelines.outputs import interview, measured
+from kedit.pipelines.outputs import collect_outputs, measure_outputs
 from kedit.pipelines.preparation import usable
 from kedit.pipelines.provenance import ScoresError
 from kedit.results import cache as module
-from kedit.results.cache import Recall, of_edit
+from kedit.results.cache import Cache, of_edit
 from kedit.samples import silent
 from kedit.store import Store
 from tests.test_architecture import imports, modules, within
@@ -36,8 +36,8 @@ TWO_STAGE = Locator({"difference": Stage(ActivationDifference(), TopK(4)), "grad
 
 
 @pytest.fixture
-def recall(tmp_path: Path) -> Recall:
-    return Recall(Store(tmp_path), "a model")
+def cache(tmp_path: Path) -> Cache:
+    return Cache(Store(tmp_path), "a model")
 
 
 class Made:
@@ -51,33 +51,33 @@ class Made:
         return self.value
 
 
-def test_what_was_made_once_is_found_again(recall: Recall) -> None:
+def test_what_was_made_once_is_found_again(cache: Cache) -> None:
     made = Made({"a": [1.5, None], "b": "text"})
     for _ in range(3):
-        assert recall.json("report", "it", lambda: {"x": 1}, made) == {"a": [1.5, None], "b": "text"}
+        assert cache.json("report", "it", lambda: {"x": 1}, made) == {"a": [1.5, None], "b": "text"}
     assert made.n_times == 1
 
 
 def test_without_a_store_everything_is_made() -> None:
     made = Made(1)
-    assert [Recall().json("report", "it", dict, made) for _ in range(2)] == [1, 1]
+    assert [Cache().json("report", "it", dict, made) for _ in range(2)] == [1, 1]
     assert made.n_times == 2
 
 
-def test_whatever_decides_a_result_makes_another_entry(recall: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_decides_a_result_makes_another_entry(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(1)
-    recall.json("report", "it", lambda: {"x": 1}, made)
+    cache.json("report", "it", lambda: {"x": 1}, made)
     for other, kind, what, about in (
-        (recall, "report", "it", {"x": 2}),
-        (recall, "report", "that", {"x": 1}),
-        (recall, "scores", "it", {"x": 1}),
-        (replace(recall, model="another model"), "report", "it", {"x": 1}),
+        (cache, "report", "it", {"x": 2}),
+        (cache, "report", "that", {"x": 1}),
+        (cache, "scores", "it", {"x": 1}),
+        (replace(cache, model="another model"), "report", "it", {"x": 1}),
     ):
         other.json(kind, what, lambda about=about: about, made)
     assert made.n_times == 5
     monkeypatch.setattr(module, "of_code", lambda *rooms: "changed")
     module._code.cache_clear()
-    Recall(recall.store, "a model").json("report", "it", lambda: {"x": 1}, made)
+    Cache(cache.store, "a model").json("report", "it", lambda: {"x": 1}, made)
     assert made.n_times == 6
     module._code.cache_clear()
 
@@ -103,33 +103,33 @@ def test_all_of_kedit_that_makes_an_entry_is_in_its_code(kind: str) -> None:
     assert missing == set()
 
 
-def test_of_many_only_those_that_are_not_there_are_made_and_equal_ones_once(recall: Recall) -> None:
+def test_of_many_only_those_that_are_not_there_are_made_and_equal_ones_once(cache: Cache) -> None:
     asked: list[Sequence[int]] = []
 
     def make(places: Sequence[int]) -> list[str]:
         asked.append(tuple(places))
         return [f"made {place}" for place in places]
 
-    assert recall.many("generations", "it", [{"n": n} for n in (1, 2, 1)], make) == ["made 0", "made 1", "made 0"]
-    assert recall.many("generations", "it", [{"n": n} for n in (3, 2, 1)], make) == ["made 0", "made 1", "made 0"]
-    assert recall.many("generations", "it", [{"n": n} for n in (1, 2, 3)], make) == ["made 0", "made 1", "made 0"]
+    assert cache.many("generations", "it", [{"n": n} for n in (1, 2, 1)], make) == ["made 0", "made 1", "made 0"]
+    assert cache.many("generations", "it", [{"n": n} for n in (3, 2, 1)], make) == ["made 0", "made 1", "made 0"]
+    assert cache.many("generations", "it", [{"n": n} for n in (1, 2, 3)], make) == ["made 0", "made 1", "made 0"]
     assert asked == [(0, 1), (0,)]
 
 
 def test_a_damaged_entry_is_named_and_made_again(
-    recall: Recall, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = Made(1)
-    recall.json("report", "it", dict, made)
+    cache.json("report", "it", dict, made)
     (path,) = (path for path in tmp_path.rglob("*") if path.is_file())
     path.write_bytes(path.read_bytes()[:-60] + b"x" * 60)
     with caplog.at_level(logging.WARNING):
-        recall.json("report", "it", dict, made)
-        recall.json("report", "it", dict, made)
+        cache.json("report", "it", dict, made)
+        cache.json("report", "it", dict, made)
     assert made.n_times == 2
     path.write_bytes(b"9" + path.read_bytes()[1:])
     with caplog.at_level(logging.WARNING):
-        assert recall.json("report", "it", dict, made) == 1
+        assert cache.json("report", "it", dict, made) == 1
     assert made.n_times == 3
     assert str(path) in caplog.text
 
@@ -138,15 +138,15 @@ def test_a_damaged_entry_is_named_and_made_again(
 
 
 @pytest.fixture
-def exam() -> Exam:
+def evaluation_set() -> EvaluationSet:
     targets = [picture(f"t{n}", star=(n,), house=(15 - n,)) for n in range(2)]
-    return Exam(STAR_CONCEPT, (STAR_CONCEPT, HOUSE_CONCEPT), tuple(targets), far=(picture("f", house=(2,)),))
+    return EvaluationSet(STAR_CONCEPT, (STAR_CONCEPT, HOUSE_CONCEPT), tuple(targets), far=(picture("f", house=(2,)),))
 
 
-def test_remembered_scores_and_captions_are_those_of_a_run_without_a_store(planted: Planted, recall: Recall) -> None:
+def test_cached_scores_and_captions_are_those_of_a_run_without_a_store(planted: Planted, cache: Cache) -> None:
     fresh = locate(planted.model, TWO_STAGE, PAIRS, silent)
     for _ in range(2):
-        found = locate(planted.model, TWO_STAGE, PAIRS, silent, recall)
+        found = locate(planted.model, TWO_STAGE, PAIRS, silent, cache)
         assert found.captions == fresh.captions
         for name, one in fresh.scores.items():
             assert torch.equal(found.scores[name].values, one.values)
@@ -154,34 +154,34 @@ def test_remembered_scores_and_captions_are_those_of_a_run_without_a_store(plant
         assert found.stages == fresh.stages
 
 
-def test_another_threshold_runs_no_model(planted: Planted, recall: Recall) -> None:
-    locate(planted.model, TWO_STAGE, PAIRS, silent, recall)
+def test_another_threshold_runs_no_model(planted: Planted, cache: Cache) -> None:
+    locate(planted.model, TWO_STAGE, PAIRS, silent, cache)
 
     def refuse(*inputs: object) -> None:
         raise AssertionError("the model was run")
 
     refusing = planted.model.module.register_forward_pre_hook(refuse)
     try:
-        found = locate(planted.model, TWO_STAGE.limited(1), PAIRS, silent, recall)
+        found = locate(planted.model, TWO_STAGE.limited(1), PAIRS, silent, cache)
         assert len(found.neurons) == 1
         for locator, pairs in ((replace(TWO_STAGE, site="act"), PAIRS), (TWO_STAGE, PAIRS[:2])):
             with pytest.raises(AssertionError, match="the model was run"):
-                locate(planted.model, locator, pairs, silent, recall)
+                locate(planted.model, locator, pairs, silent, cache)
     finally:
         refusing.remove()
 
 
-def test_remembered_interviews_and_reports_are_those_of_a_run_without_a_store(
-    planted: Planted, recall: Recall, exam: Exam
+def test_cached_outputs_and_reports_are_those_of_a_run_without_a_store(
+    planted: Planted, cache: Cache, evaluation_set: EvaluationSet
 ) -> None:
     controls = [NeuronSet((NeuronId(0, 2),)), NeuronSet((NeuronId(0, 4),))]
-    asked = (planted.model, exam, Plan(Zero()), Zero(), planted.star, controls, silent)
-    fresh, similarity = interview(*asked), Similarity()
-    report = measured(exam, fresh, similarity, 1, 0)
+    asked = (planted.model, evaluation_set, Plan(Zero()), Zero(), planted.star, controls, silent)
+    fresh, similarity = collect_outputs(*asked), Similarity()
+    report = measure_outputs(evaluation_set, fresh, similarity, 1, 0)
     for _ in range(2):
-        told = interview(*asked, recall)
-        assert repr(told) == repr(fresh)
-        assert measured(exam, told, similarity, 1, 0, recall) == report
+        outputs = collect_outputs(*asked, cache)
+        assert repr(outputs) == repr(fresh)
+        assert measure_outputs(evaluation_set, outputs, similarity, 1, 0, cache) == report
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Rules:
 
 
 @dataclass(frozen=True, eq=False)
-class Album:
+class AnnotatedDataSet:
     """An annotated set of pictures and the concepts they are annotated with."""
 
     records: tuple[Record, ...]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kedit.locate.domain_entropy import DomainEntropy, domain_entropy, domain_neurons, members
 from kedit.locate.locator import Locator, Stage
-from kedit.locate.mmneuron import DomainEntropy, domain_entropy, domain_neurons, members
 from kedit.locate.selection import TopK
 from kedit.models.planted import STAR_CONCEPT, Planted, picture, without
 from kedit.models.planted.pictures import BLUE, RED

@@ -15,11 +15,11 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {
     "far": SAMPLES,
     "questions": Question,
 }
-"""What the parts of an exam hold."""
+"""What the parts of an evaluation set hold."""
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """Held-out samples and questions on which an edit of `concept` is judged.
 
     `target` samples show the concept, `near` and `far` ones do not; together, near and far are the
@@ -72,7 +72,7 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Transcript:
+class Outputs:
     """What the model said under one condition: a caption for each sample, an answer for each question."""
 
     target: tuple[str, ...]
@@ -104,18 +104,24 @@ class Transcript:
         """The captions of the near samples, then of the far ones."""
         return self.near + self.far
 
-    def check_fits(self, exam: Exam, condition: str) -> None:
-        """Raise a ValueError unless there is one text for each sample and question of `exam`."""
-        asked = {"target": exam.target, "near": exam.near, "far": exam.far, "answers": exam.questions}
+    def check_fits(self, evaluation_set: EvaluationSet, condition: str) -> None:
+        """Raise a ValueError unless there is one text for each sample and question of `evaluation_set`."""
+        asked = {
+            "target": evaluation_set.target,
+            "near": evaluation_set.near,
+            "far": evaluation_set.far,
+            "answers": evaluation_set.questions,
+        }
         found: dict[str, Sequence[object]] = {name: getattr(self, name) for name in asked}
-        every = exam.target + exam.retention
-        for name, about in (("logprobs", exam.target), ("surprise", every), ("cut", every)):
+        every = evaluation_set.target + evaluation_set.retention
+        for name, about in (("logprobs", evaluation_set.target), ("surprise", every), ("cut", every)):
             if getattr(self, name) is not None:
                 asked[name], found[name] = about, getattr(self, name)
         for name, items in asked.items():
             if len(found[name]) != len(items):
                 raise ValueError(
-                    f"the transcript `{condition}` has {len(found[name])} `{name}`, the exam asks for {len(items)}"
+                    f"the outputs `{condition}` have {len(found[name])} `{name}`, the evaluation set asks for "
+                    f"{len(items)}"
                 )
 
 

@@ -13,7 +13,7 @@ from kedit.neurons import Scope
 
 MIXER = re.compile(r"(?i:attn|attention|mamba|rwkv)|SSM|\bssm")
 """Attribute and class names of what mixes positions: never a feed-forward block."""
-LANGUAGE_STACKS: Mapping[str, tuple[str, ...]] = {
+LANGUAGE_BLOCKS: Mapping[str, tuple[str, ...]] = {
     "IdeficsModel": ("layers", "gated_cross_attn_layers"),
     "BltModel": ("local_encoder.layers", "global_transformer.layers", "local_decoder.layers"),
 }
@@ -31,9 +31,9 @@ class SiteError(LookupError):
     """The model has no such place for neurons."""
 
 
-def stacks_of(module: nn.Module) -> dict[str, nn.ModuleList]:
+def find_block_stacks(module: nn.Module) -> dict[str, nn.ModuleList]:
     """Return the outermost lists of modules by path; a SiteError says there are none."""
-    named = _named_stacks(module)
+    named = _named_block_stacks(module)
     stacks: dict[str, nn.ModuleList] = {}
     for path, one in module.named_modules():
         inside = any(path.startswith(outer + ".") for outer in stacks)
@@ -59,7 +59,7 @@ def scopes_of(module: nn.Module, stacks: Sequence[str]) -> dict[str, Scope | Non
     embedding = (embedding_path(module) or "").split(".")
     shared = {path: _n_shared(path.split("."), embedding) for path in stacks}
     spoken = {path: _spoken_of(module, path, shared[path]) for path in stacks}
-    language = _named_stacks(module)
+    language = _named_block_stacks(module)
     if not language:
         nearest = [path for path in stacks if shared[path] == max(shared.values())]
         silent = {path for path, scope in spoken.items() if scope is None}
@@ -69,12 +69,12 @@ def scopes_of(module: nn.Module, stacks: Sequence[str]) -> dict[str, Scope | Non
     return {path: "language" if path in language else scope for path, scope in spoken.items()}
 
 
-def _named_stacks(module: nn.Module) -> set[str]:
-    """Return the paths that `LANGUAGE_STACKS` names."""
+def _named_block_stacks(module: nn.Module) -> set[str]:
+    """Return the paths that `LANGUAGE_BLOCKS` names."""
     return {
         f"{path}.{name}".lstrip(".")
         for path, one in module.named_modules()
-        for name in LANGUAGE_STACKS.get(type(one).__name__, ())
+        for name in LANGUAGE_BLOCKS.get(type(one).__name__, ())
     }
 
 

@@ -70,9 +70,9 @@ def test_any_text_does(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["a=[", "My Pictures (2024)", "it's", "a#b", "日本語", "~/pics", "[1]", "2024"])
 def test_a_value_that_hydra_reads_otherwise_is_shown_in_quotes(value: str, kedit: Command) -> None:
-    code, told = kedit(["inpaint", "data=folder", "inpaint=mean", f"data.folder={value}"])
+    code, text = kedit(["inpaint", "data=folder", "inpaint=mean", f"data.folder={value}"])
     assert code == 2
-    assert written("data.folder", value) in told
+    assert written("data.folder", value) in text
 
 
 WRONG = {
@@ -119,11 +119,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("words", "told"), WRONG.items(), ids=WRONG)
-def test_a_wrong_command_line_is_one_line(words: str, told: str, kedit: Command) -> None:
+@pytest.mark.parametrize(("words", "message"), WRONG.items(), ids=WRONG)
+def test_a_wrong_command_line_is_one_line(words: str, message: str, kedit: Command) -> None:
     code, line = kedit(shlex.split(words))
     assert code == 2
-    assert line.startswith("kedit: ") and told in line
+    assert line.startswith("kedit: ") and message in line
 
 
 WRONG_STUDIES = {
@@ -135,9 +135,9 @@ WRONG_STUDIES = {
 }
 
 
-@pytest.mark.parametrize(("words", "told"), WRONG_STUDIES.items(), ids=WRONG_STUDIES)
+@pytest.mark.parametrize(("words", "message"), WRONG_STUDIES.items(), ids=WRONG_STUDIES)
 def test_a_wrong_command_line_of_a_study_is_one_line_too(
-    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
@@ -147,7 +147,7 @@ def test_a_wrong_command_line_of_a_study_is_one_line_too(
     with chdir(tmp_path):
         assert import_module(f"experiments.training.tiny.{study}").main() == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("kedit: ") and told in line
+    assert line.startswith("kedit: ") and message in line
 
 
 def test_a_setting_that_is_given_twice_is_told_of() -> None:
@@ -163,6 +163,6 @@ def test_help_is_no_error_whoever_reads_the_words(words: str, capsys: pytest.Cap
         code: object = main(words.split())
     except SystemExit as ended:  # argparse's and Hydra's way
         code = ended.code
-    said = capsys.readouterr()
-    assert (code, said.err) == (0, "")
-    assert said.out
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    assert printed.out

@@ -52,7 +52,7 @@ class DomainEntropy:
         assert evidence.counterfactual is not None
         domains = (evidence.original, evidence.counterfactual)
         return torch.stack(
-            [over_positions((one > 0).float(), evidence.kinds, self.positions, "mean") for one in domains], dim=1
+            [over_positions((one > 0).float(), evidence.token_types, self.positions, "mean") for one in domains], dim=1
         )
 
     def across_samples(self, means: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _activity(
     total = torch.zeros((), dtype=torch.float64)
     for _, batch, activations in prompted(model, site, images, progress=progress, what=name):
         active = [(activations[layer] > 0).float() for layer in site.blocks]
-        shares = [over_positions(one, batch.kinds.to(one.device), positions, "mean").cpu() for one in active]
+        shares = [over_positions(one, batch.token_types.to(one.device), positions, "mean").cpu() for one in active]
         total = total + stacked_batch(shares).sum(0, dtype=torch.float64)
     return total / len(images)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from kedit.internals.stacks import MIXER, embedding_path, named_by_model, scopes_of, stacks_of
+from kedit.internals.block_stacks import MIXER, embedding_path, find_block_stacks, named_by_model, scopes_of
 from kedit.internals.weights import features_of, unwrapped
 from kedit.neurons import Scope
 
@@ -56,7 +56,7 @@ def feed_forwards(module: nn.Module, only: Scope | None = None) -> dict[Scope, l
     decoder, the second goes on where the first ends. Of several feed-forward blocks in one, the experts or else the
     last has that number, and the others follow behind all stacks.
     """
-    stacks = stacks_of(module)
+    stacks = find_block_stacks(module)
     found: dict[Scope, list[FeedForward]] = {}
     behind: dict[Scope, list[FeedForward]] = {}
     start: Counter[Scope] = Counter()

@@ -31,7 +31,7 @@ def named(caption: str) -> list[tuple[str, str]]:
     return [(color, NOUNS[noun]) for color, noun in NAMED.findall(caption)]
 
 
-def exam(model: MLLM, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Measured]:
+def evaluate(model: MLLM, scenes: Sequence[Scene], *, seed: int = 0) -> dict[str, Measured]:
     """Return each accuracy with its interval and n: `caption_scores`, one question of each kind a scene, facts."""
     scores = caption_scores(model, scenes)
     samples = [Sample(f"exam-{scene.seed}", scene.image()) for scene in scenes]
@@ -104,7 +104,7 @@ def layer_table(model: MLLM, scenes: Sequence[Scene]) -> list[dict[str, object]]
 
 
 def _right(model: MLLM, asked: Sequence[Question]) -> list[bool]:
-    return [told == one.answer for told, one in zip(model.answer(asked), asked, strict=True)]
+    return [answers == one.answer for answers, one in zip(model.answer(asked), asked, strict=True)]
 
 
 def _share(hits: Sequence[bool]) -> Measured:

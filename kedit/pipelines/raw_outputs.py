@@ -1,16 +1,16 @@
-"""What a model said, as JSON and back, and as the transcript that is measured."""
+"""What a model said, as JSON and back, and as the outputs that are measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from kedit.evaluation.exam import Exam, Transcript
+from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.models.mllm import Generated
 
 
 @dataclass(frozen=True)
-class Said:
-    """The captions and answers of one exam, in its order, and the log-probabilities of the concept's word."""
+class RawOutputs:
+    """The captions and answers of one evaluation set, in its order, and the log-probabilities of the concept's word."""
 
     texts: tuple[Generated, ...]
     """Of the target, near and far samples and of the questions."""
@@ -21,12 +21,12 @@ class Said:
     cut: tuple[bool, ...]
     """Whether each caption ends only because it may not be longer."""
 
-    def transcript(self, exam: Exam) -> Transcript:
+    def outputs(self, evaluation_set: EvaluationSet) -> Outputs:
         """Return it as `measure` takes it."""
         texts = iter(one.text for one in self.texts)
-        asked = (exam.target, exam.near, exam.far, exam.questions)
+        asked = (evaluation_set.target, evaluation_set.near, evaluation_set.far, evaluation_set.questions)
         target, near, far, answers = (tuple(next(texts) for _ in part) for part in asked)
-        return Transcript(target, near, far, answers, self.logprobs, self.surprise, self.cut)
+        return Outputs(target, near, far, answers, self.logprobs, self.surprise, self.cut)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, where a log-probability that was not taken is null."""
@@ -35,10 +35,10 @@ class Said:
         return {"texts": rows(self.texts), "logprobs": logprobs, **signs}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Self:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         """Return what `to_json` wrote."""
-        logprobs = tuple(float("nan") if one is None else one for one in told["logprobs"])
-        return cls(tuple(captions_of(told["texts"])), logprobs, tuple(told["surprise"]), tuple(told["cut"]))
+        logprobs = tuple(float("nan") if one is None else one for one in content["logprobs"])
+        return cls(tuple(captions_of(content["texts"])), logprobs, tuple(content["surprise"]), tuple(content["cut"]))
 
 
 def rows(captions: Sequence[Generated]) -> list[list[Any]]:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kedit.models.raster import WHOLE, Grid, NoGridError, Raster
-from kedit.models.tiles import Box, Places
+from kedit.models.image_grid.grid import WHOLE, ImageGrid, NoGridError, Subgrid
+from kedit.models.image_grid.tiles import Box, Places
 
 
 def packs(module: nn.Module) -> bool:
@@ -16,7 +16,7 @@ def packs(module: nn.Module) -> bool:
     return hasattr(module, "pack_image_features") and isinstance(getattr(module, "image_newline", None), Tensor)
 
 
-def packed_grid(packer: Any, sizes: Tensor, shown: Places, count: int) -> Grid:
+def packed_grid(packer: Any, sizes: Tensor, shown: Places, count: int) -> ImageGrid:
     """Return the grid of the whole picture, then of its tiles as one, without padding, with ends of lines (LLaVA-NeXT).
 
     The model's own packing does the work: it is given the places of the patches in place of their features.
@@ -36,12 +36,12 @@ def packed_grid(packer: Any, sizes: Tensor, shown: Places, count: int) -> Grid:
     if len(packed) != count:
         raise NoGridError(f"{type(packer).__name__} packs {len(packed)} image tokens, and the prompt holds {count}")
     whole, canvas_box = shown[:1].boxes()[0], shown[1:].joined(rows, columns).boxes()[0]
-    base = Raster(np.arange(side * side).reshape(side, side), whole or WHOLE)
+    base = Subgrid(np.arange(side * side).reshape(side, side), whole or WHOLE)
     lines = int(packed[:, 0].isnan().sum())
     tokens = np.arange(side * side, count).reshape(lines, -1)[:, :-1]
     if canvas_box is None or not tokens.size:
-        return Grid(count, (base,))
-    return Grid(count, (base, Raster(tokens, _within(packed[torch.from_numpy(tokens)], canvas_box))))
+        return ImageGrid(count, (base,))
+    return ImageGrid(count, (base, Subgrid(tokens, _within(packed[torch.from_numpy(tokens)], canvas_box))))
 
 
 def _packed_features(packer: Any, features: Tensor, sizes: Tensor) -> Tensor:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from kedit.inspection.grid import Grid, NoGridError, Raster, paint, picture_grids, smallest_cell
+from kedit.inspection.grid import ImageGrid, NoGridError, Subgrid, paint, picture_grids, smallest_cell
 from kedit.inspection.heatmap import heat_map
 from kedit.inspection.responses import at_image
 from kedit.internals.hooks import before
 from kedit.internals.sites import decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.image_grid.grid import merged
+from kedit.models.image_grid.tiles import Box, places
 from kedit.models.mllm import IMAGE
-from kedit.models.raster import merged
-from kedit.models.tiles import Box, places
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronSet
 
@@ -62,17 +62,17 @@ def _zeros(out: Any) -> Any:
 @torch.no_grad()
 def embedded(model: HuggingFaceMLLM, pixels: NDArray[np.uint8]) -> Tensor:
     """Return what the language model is given at the image tokens of one picture: `[image_pos, d_model]`."""
-    batch, seen = model.forced([Image.fromarray(pixels)], [()]), dict[str, Tensor]()
+    batch, seen = model.teacher_forced([Image.fromarray(pixels)], [()]), dict[str, Tensor]()
     with ExitStack() as stack:
         path = decoder_path(model.module)
         stack.enter_context(before(model.module, path, lambda args, kwargs: seen.update(x=kwargs["inputs_embeds"])))
         model.logits(batch)
-    return seen["x"][batch.kinds == IMAGE].double()
+    return seen["x"][batch.token_types == IMAGE].double()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("family", PATCHES)
-def test_what_changes_most_is_the_token_of_each_raster_that_covers_the_change(
+def test_what_changes_most_is_the_token_of_each_subgrid_that_covers_the_change(
     family: str, size: tuple[int, int]
 ) -> None:
     model, (width, height) = built(family), size
@@ -88,7 +88,7 @@ def test_what_changes_most_is_the_token_of_each_raster_that_covers_the_change(
             changed[row - 1 : row + 2, column - 1 : column + 2] = 255
             change = (embedded(model, changed) - usual).norm(dim=-1).numpy()
             assert not change[np.isnan(boxes[:, 0])].any(), "the end of a line and padding show nothing"
-            for number in range(len(grid.rasters)):
+            for number in range(len(grid.subgrids)):
                 strongest = np.flatnonzero(cells[:, 0] == number)[change[cells[:, 0] == number].argmax()]
                 left, top, right, bottom = boxes[strongest]
                 # A processor that resizes spreads a pixel over its neighbors, a model that shrinks tokens a patch.
@@ -102,7 +102,7 @@ def test_a_picture_written_in_codes_has_one_for_each_cell_and_a_word_at_the_end_
     model, pixels = built("emu3"), picture((64, 48))
     (grid,) = picture_grids(model, [Image.fromarray(pixels)])
     seen, cells = embedded(model, pixels), grid.cells()
-    inputs = model.forced([Image.fromarray(pixels)], [()]).inputs
+    inputs = model.teacher_forced([Image.fromarray(pixels)], [()]).inputs
     module: Any = model.module
     (codes,) = module.model.vqmodel.encode(inputs["pixel_values"], inputs["image_sizes"]).image_tokens
     assert codes.shape == (4, 5) and grid.n_tokens == 4 * 6
@@ -111,21 +111,21 @@ def test_a_picture_written_in_codes_has_one_for_each_cell_and_a_word_at_the_end_
         found: Tensor = module.get_input_embeddings().weight[model.tokenizer.convert_tokens_to_ids(name)].double()
         return found
 
-    for token, (raster, row, column) in zip(seen, cells.tolist(), strict=True):
-        code = f"<|visual token {int(codes[row, column]):06d}|>" if raster == 0 else "<|extra_200|>"
+    for token, (subgrid, row, column) in zip(seen, cells.tolist(), strict=True):
+        code = f"<|visual token {int(codes[row, column]):06d}|>" if subgrid == 0 else "<|extra_200|>"
         assert torch.equal(token, word(code))
     assert np.flatnonzero(cells[:, 0] < 0).tolist() == [5, 11, 17, 23]
 
 
-def test_the_tiles_of_a_picture_are_one_raster_and_the_whole_is_another() -> None:
+def test_the_tiles_of_a_picture_are_one_subgrid_and_the_whole_is_another() -> None:
     wide = Image.fromarray(picture((64, 32)))
     (tiles,) = picture_grids(built("internvl"), [wide])
-    fine, coarse = tiles.rasters
+    fine, coarse = tiles.subgrids
     assert fine.tokens.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert coarse.tokens.tolist() == [[8, 9], [10, 11]]
     assert fine.box == coarse.box == (0, 0, 1, 1)
     (packed,) = picture_grids(built("llava_next"), [wide])
-    base, lines = packed.rasters
+    base, lines = packed.subgrids
     assert base.tokens.tolist() == np.arange(16).reshape(4, 4).tolist()
     assert lines.tokens.tolist() == [list(range(16 + 9 * row, 24 + 9 * row)) for row in range(4)]
     assert np.flatnonzero(packed.cells()[:, 0] < 0).tolist() == [24, 33, 42, 51]
@@ -216,8 +216,8 @@ def test_a_center_crop_leaves_the_sides_of_a_picture_without_tokens_and_without_
     images: Any = model.processor.image_processor
     images.do_center_crop, images.size = True, {"shortest_edge": 32}
     (grid,) = picture_grids(model, [Image.fromarray(picture((128, 64)))])
-    (raster,) = grid.rasters
-    assert raster.box == pytest.approx((0.25, 0, 0.75, 1), abs=0.01)
+    (subgrid,) = grid.subgrids
+    assert subgrid.box == pytest.approx((0.25, 0, 0.75, 1), abs=0.01)
     heat = heat_map(np.ones((16, 1)), grid, (128, 64))
     assert (heat[:, 34:94] == 1).all() and not heat[:, :30].any() and not heat[:, 98:].any()
 
@@ -225,19 +225,19 @@ def test_a_center_crop_leaves_the_sides_of_a_picture_without_tokens_and_without_
 # Rasters and painting
 
 
-def test_tiles_that_fill_a_rectangle_are_one_raster_in_whatever_order_they_come() -> None:
+def test_tiles_that_fill_a_rectangle_are_one_subgrid_in_whatever_order_they_come() -> None:
     corners = [(0.5, 0.0), (0.0, 0.5), (0.0, 0.0), (0.5, 0.5)]
-    tiles = [Raster(np.arange(4).reshape(2, 2) + 4 * n, (x, y, x + 0.5, y + 0.5)) for n, (x, y) in enumerate(corners)]
-    whole = Raster(np.arange(16, 20).reshape(2, 2))
+    tiles = [Subgrid(np.arange(4).reshape(2, 2) + 4 * n, (x, y, x + 0.5, y + 0.5)) for n, (x, y) in enumerate(corners)]
+    whole = Subgrid(np.arange(16, 20).reshape(2, 2))
     one, other = merged([*tiles, whole])
     assert one.tokens.tolist() == [[8, 9, 0, 1], [10, 11, 2, 3], [4, 5, 12, 13], [6, 7, 14, 15]]
     assert one.box == (0, 0, 1, 1) and other is whole
     assert merged(tiles[:3]) == tiles[:3], "three tiles fill no rectangle"
-    assert merged([whole, whole]) == [whole, whole], "a place that is shown twice is in two rasters"
+    assert merged([whole, whole]) == [whole, whole], "a place that is shown twice is in two subgrids"
 
 
 def test_every_token_of_a_grid_has_its_cell_and_its_part_of_the_picture() -> None:
-    grid = Grid(8, (Raster(np.array([[1, 2], [4, 5]]), (0.0, 0.0, 1.0, 0.5)), Raster(np.array([[7]]))))
+    grid = ImageGrid(8, (Subgrid(np.array([[1, 2], [4, 5]]), (0.0, 0.0, 1.0, 0.5)), Subgrid(np.array([[7]]))))
     assert grid.cells().tolist() == [
         [-1] * 3, [0, 0, 0], [0, 0, 1], [-1] * 3, [0, 1, 0], [0, 1, 1], [-1] * 3, [1, 0, 0],
     ]  # fmt: skip
@@ -246,27 +246,27 @@ def test_every_token_of_a_grid_has_its_cell_and_its_part_of_the_picture() -> Non
     assert np.isnan(boxes[[0, 3, 6]]).all()
 
 
-def test_a_pixel_gets_the_mean_of_the_rasters_that_cover_it_and_none_where_none_does() -> None:
-    halves_of_it = Raster(np.array([[0, 1]]), (0.0, 0.0, 1.0, 0.5))
-    left = Raster(np.array([[2], [3]]), (0.0, 0.0, 0.5, 1.0))
-    painted = paint(np.array([2.0, 4.0, 6.0, 8.0]), Grid(4, (halves_of_it, left)), (4, 2), "nearest")
+def test_a_pixel_gets_the_mean_of_the_subgrids_that_cover_it_and_none_where_none_does() -> None:
+    halves_of_it = Subgrid(np.array([[0, 1]]), (0.0, 0.0, 1.0, 0.5))
+    left = Subgrid(np.array([[2], [3]]), (0.0, 0.0, 0.5, 1.0))
+    painted = paint(np.array([2.0, 4.0, 6.0, 8.0]), ImageGrid(4, (halves_of_it, left)), (4, 2), "nearest")
     assert painted.tolist() == [[4, 4, 4, 4], [8, 8, 0, 0]]
-    assert smallest_cell(Grid(4, (halves_of_it, left)), (100, 60)) == 30
+    assert smallest_cell(ImageGrid(4, (halves_of_it, left)), (100, 60)) == 30
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_painting_one_raster_over_the_whole_is_interpolating_it(mode: Any) -> None:
+def test_painting_one_subgrid_over_the_whole_is_interpolating_it(mode: Any) -> None:
     values = np.random.default_rng(0).normal(size=15)
     how: dict[str, Any] = (
         {"mode": "bilinear", "align_corners": False} if mode == "bilinear" else {"mode": "nearest-exact"}
     )
     cells = torch.from_numpy(values).reshape(1, 1, 3, 5)
     expected = torch.nn.functional.interpolate(cells, size=(17, 23), **how)[0, 0].numpy()
-    assert np.allclose(paint(values, Grid.of(3, 5), (23, 17), mode), expected, atol=1e-12)
+    assert np.allclose(paint(values, ImageGrid.of(3, 5), (23, 17), mode), expected, atol=1e-12)
 
 
 def test_a_heat_map_needs_a_value_for_each_token_of_the_grid() -> None:
-    grid = Grid(13, (Raster(np.arange(12).reshape(3, 4)[:, :3]), Raster(np.array([[12]]))))
+    grid = ImageGrid(13, (Subgrid(np.arange(12).reshape(3, 4)[:, :3]), Subgrid(np.array([[12]]))))
     with pytest.raises(ValueError, match=r"grid of 3 x 3 and 1 x 1 needs values `\[13, neuron\]`, got \[9, 1\]"):
         heat_map(np.ones((9, 1)), grid, (8, 8))
     assert heat_map(np.full((13, 1), 2.0), grid, (8, 8)).tolist() == np.full((8, 8), 2.0).tolist()

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from kedit.locate.difference import ActivationDifference
+from kedit.locate.fdr.distractor_words import FEWEST_WORDS, distractor_words
+from kedit.locate.fdr.null_distribution import (
+    NullDistribution,
+    against_controls,
+    against_distractor_words,
+    check_testable,
+    has_control,
+)
+from kedit.locate.fdr.result import FDRResult, Tested
+from kedit.locate.fdr.significance import benjamini_hochberg, fewest_found
 from kedit.locate.locator import Locator
-from kedit.locate.null import Null, against_controls, against_wrong_words, check_testable, has_control
 from kedit.locate.scorer import Case, Prober, Scorer
-from kedit.locate.significance import benjamini_hochberg, fewest_found
-from kedit.locate.significant import Significant, Tested
-from kedit.locate.wrong_words import FEWEST_WORDS, wrong_words
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.samples import Concept, Pair, Progress, silent
@@ -23,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Nulls:
+class NullDistributions:
     """Each stage beside its null distribution: all that takes passes, so that `q` can be swept without any."""
 
-    by_stage: dict[str, Null]
+    by_stage: dict[str, NullDistribution]
     forwards: int
     """Passes of one sample, beside those of the scores."""
     backwards: int
@@ -34,30 +40,30 @@ class Nulls:
 
 
 @dataclass(frozen=True)
-class Auto:
+class FDRSelector:
     """Keeps in each stage the neurons that a false-discovery rate of `q` allows.
 
-    Activation differences are tested against control pictures, gradient scores against wrong words; see
-    `kedit.locate.null`. Benjamini and Hochberg choose among all neurons in the first stage and among the candidates
-    in a later one. The stages are judged on disjoint samples, so that none is judged on what chose its
+    Activation differences are tested against control pictures, gradient scores against distractor words; see
+    `kedit.locate.fdr.null_distribution`. Benjamini and Hochberg choose among all neurons in the first stage and among
+    the candidates in a later one. The stages are judged on disjoint samples, so that none is judged on what chose its
     candidates; those whose control picture shows no change go to a stage that needs none.
 
     Example:
-        found = Auto(q=0.05).locate(model, two_stage(), pairs, words=data.concepts)
+        found = FDRSelector(q=0.05).locate(model, two_stage(), pairs, words=data.concepts)
         found.neurons, found.pvalues["gradcam"]
     """
 
     q: float = 0.05
     words: int = 20
-    """The most wrong words that a gradient is set against."""
+    """The most distractor words that a gradient is set against."""
     seed: int = 0
-    """Which samples judge which stage, and which wrong words are drawn."""
+    """Which samples judge which stage, and which distractor words are drawn."""
 
     def __post_init__(self) -> None:
         if not 0 < self.q < 1:
             raise ValueError(f"`q` is a share of false discoveries, above 0 and below 1, got {self.q}")
         if not isinstance(self.words, int) or self.words < FEWEST_WORDS:
-            raise ValueError(f"`words` is a number of wrong words, {FEWEST_WORDS} or more, got {self.words!r}")
+            raise ValueError(f"`words` is a number of distractor words, {FEWEST_WORDS} or more, got {self.words!r}")
 
     def check(self, locator: Locator) -> None:
         """Raise a ValueError that names the first stage without a null distribution."""
@@ -81,7 +87,7 @@ class Auto:
         words: Sequence[Concept] = (),
         scores: Mapping[str, NeuronScores] | None = None,
         progress: Progress = silent,
-    ) -> Significant:
+    ) -> FDRResult:
         """Score all neurons, test them, and return which pass; see `measure` for what it costs and refuses.
 
         A stage that keeps nothing is a warning, not an error.
@@ -91,7 +97,7 @@ class Auto:
             locator: One or several stages; their own selectors are not asked.
             pairs: Pictures with and without the concept and, for an activation difference, control pictures.
             captions: The model's captions of the originals, if they are known already.
-            words: Where wrong words are drawn from, such as the data's concepts.
+            words: Where distractor words are drawn from, such as the data's concepts.
             scores: What `locator.score` gave on the same pairs, if it is known already.
             progress: Shows the batches go by.
         """
@@ -122,7 +128,7 @@ class Auto:
         captions: Sequence[Generated],
         words: Sequence[Concept] = (),
         progress: Progress = silent,
-    ) -> Nulls:
+    ) -> NullDistributions:
         """Return each stage beside its null distribution, on samples of its own; it does not depend on `q`.
 
         This takes three forwards a picture for an activation difference, and for a gradient a forward and a
@@ -134,7 +140,7 @@ class Auto:
         """
         self.check(locator)
         site, target = model.site(locator.site, locator.scope), locator.target
-        began, found, forwards, backwards = time.perf_counter(), dict[str, Null](), 0, 0
+        began, found, forwards, backwards = time.perf_counter(), dict[str, NullDistribution](), 0, 0
         for name, cases in self.parts(locator, locator.cases(model, pairs, captions, progress)).items():
             scorer = locator.stages[name].scorer
             assert isinstance(scorer, Scorer)
@@ -145,13 +151,13 @@ class Auto:
             else:
                 if not cases:
                     raise ValueError(f"no pair is left to test stage `{name}` on; locate with more pictures")
-                wrong = wrong_words(model, cases[0].pair.concept, words, self.words, self.seed)
-                found[name] = against_wrong_words(model, site, cases, target, scorer, wrong, progress)
+                wrong = distractor_words(model, cases[0].pair.concept, words, self.words, self.seed)
+                found[name] = against_distractor_words(model, site, cases, target, scorer, wrong, progress)
                 passes = len(cases) * (len(wrong) + 1)
                 forwards, backwards = forwards + passes, backwards + passes
-        return Nulls(found, forwards, backwards, time.perf_counter() - began)
+        return NullDistributions(found, forwards, backwards, time.perf_counter() - began)
 
-    def choose(self, nulls: Nulls, scores: Mapping[str, NeuronScores]) -> Significant:
+    def choose(self, nulls: NullDistributions, scores: Mapping[str, NeuronScores]) -> FDRResult:
         """Return which neurons pass; instant and pure, so that rates can be swept."""
         candidates: NeuronSet | None = None
         pvalues: dict[str, NeuronScores] = {}
@@ -164,7 +170,7 @@ class Auto:
             pvalues[name] = NeuronScores(values.float(), method, made.site, about, scope=made.scope)
             tests[name] = self._tested(name, null, values, made)
             candidates = tests[name].kept
-        return Significant(
+        return FDRResult(
             self.q, self.seed, dict(scores), pvalues, tests, nulls.forwards, nulls.backwards, nulls.seconds
         )
 
@@ -195,7 +201,7 @@ class Auto:
                 f"{smallest:.3g}, above q={self.q:g}: no neuron could pass; locate with more pictures"
             )
 
-    def _tested(self, name: str, null: Null, values: Tensor, scores: NeuronScores) -> Tested:
+    def _tested(self, name: str, null: NullDistribution, values: Tensor, scores: NeuronScores) -> Tested:
         """Let Benjamini and Hochberg choose among the neurons that have a p-value."""
         passed = benjamini_hochberg(values, self.q).nonzero().tolist()
         kept = scores.chosen(NeuronId(*place) for place in passed)
