@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from kedit.cli.configuration import build, plain
 from kedit.cli.errors import ConfigurationError
 from kedit.data.scenes import Scenes
+from kedit.locate.shipped import FORMER, shipped
 from kedit.locate.target import Target
 from kedit.models.shipped import HERE, SHIPPED
 from kedit.paths import conf_dir
@@ -258,3 +259,10 @@ def test_a_target_that_is_not_kedits_is_refused_before_anything_is_made(target: 
     node = OmegaConf.create({"stages": [{"inner": {"_target_": target}}], "_target_": "kedit.data.inpaint.Exact"})
     with pytest.raises(ConfigurationError, match=f"`_target_` must start with `kedit.`, got `{target}`"):
         build(node)
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER.items())
+def test_a_locator_answers_to_its_former_name(former: str, now: str) -> None:
+    node = composed("run", f"locate={former}").locate
+    assert node == composed("run", f"locate={now}").locate
+    assert repr(shipped(former)) == repr(shipped(now)) == repr(build(node))
