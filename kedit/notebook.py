@@ -2,6 +2,7 @@
 
 import base64
 import html
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
 SIDE = 256
 """Pixels of the longer side of a thumbnail, at most."""
 
-TURNING = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-"""The marks that turn the direction of writing round, and what is shown in their place: a text that holds them could
-make the page read otherwise than it was written (Unicode Standard Annex 9, section 2)."""
+UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+"""Categories of characters that change a text and show nothing. Among them are the marks that turn the direction of
+writing round: a text that holds them could make the page read otherwise than it was written (Unicode Standard Annex 9,
+section 2)."""
+SPACES = frozenset("\n\t")
+JOINERS = frozenset("\u200c\u200d")
+"""They join letters of words and parts of emoji."""
 
 
 class Shown:
@@ -25,8 +30,13 @@ class Shown:
 
 
 def escape(text: str) -> str:
-    """Return a text for HTML: markup and marks of direction are seen, and do nothing."""
-    return html.escape(text.translate(TURNING))
+    """Return a text for HTML: markup and what would be invisible are seen, and do nothing."""
+    return html.escape("".join(one.encode("unicode_escape").decode() if unseen(one) else one for one in text))
+
+
+def unseen(character: str) -> bool:
+    """Return whether a character shows nothing, and is neither a space nor joins letters."""
+    return unicodedata.category(character) in UNSEEN and character not in SPACES | JOINERS
 
 
 def element(kind: str, text: str) -> str:

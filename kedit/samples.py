@@ -318,6 +318,8 @@ class HasQuestions(Protocol):
 
 EXISTENCE = "Is there {} in the image?"
 """How POPE asks (Li et al. 2023); `{}` stands for "a dog"."""
+TARGET, ALONE = "target", "alone"
+"""The kinds of POPE's questions about the concept, one for each picture, and of those without a picture."""
 
 
 @runtime_checkable

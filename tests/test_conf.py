@@ -16,9 +16,10 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from kedit.cli.configuration import build, plain
+from kedit.cli.configuration import MOVED, build, plain
 from kedit.cli.errors import ConfigurationError
 from kedit.data.scenes import Scenes
+from kedit.locate.shipped import FORMER, shipped
 from kedit.locate.target import Target
 from kedit.models.shipped import HERE, SHIPPED
 from kedit.paths import conf_dir
@@ -258,3 +259,18 @@ def test_a_target_that_is_not_kedits_is_refused_before_anything_is_made(target: 
     node = OmegaConf.create({"stages": [{"inner": {"_target_": target}}], "_target_": "kedit.data.inpaint.Exact"})
     with pytest.raises(ConfigurationError, match=f"`_target_` must start with `kedit.`, got `{target}`"):
         build(node)
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER.items())
+def test_a_locator_answers_to_its_former_name(former: str, now: str) -> None:
+    node = composed("run", f"locate={former}").locate
+    assert node == composed("run", f"locate={now}").locate
+    assert repr(shipped(former)) == repr(shipped(now)) == repr(build(node))
+
+
+@pytest.mark.parametrize(("former", "now"), MOVED.items())
+def test_what_a_run_of_0_7_kept_is_built_under_its_name_of_now(former: str, now: str) -> None:
+    kept = OmegaConf.create({"_target_": "kedit.locate.locator.Stage", "scorer": {"_target_": former}, "select": None})
+    OmegaConf.set_readonly(kept, True)
+    assert repr(build(kept).scorer) == repr(build(OmegaConf.create({"_target_": now})))
+    assert kept.scorer._target_ == former, "what was kept is left as it is"

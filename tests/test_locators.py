@@ -18,6 +18,7 @@ from kedit.cli.configuration import build
 from kedit.data.inpaint import Exact, MeanFill
 from kedit.data.scenes import Scenes
 from kedit.locate.shards import Shard, check_shareable, merge, who_scores
+from kedit.locate.shipped import FORMER
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
 from kedit.models.mllm import Generated
@@ -26,7 +27,7 @@ from kedit.neurons import NeuronScores, load_scores, save_scores
 from kedit.paths import conf_dir
 from kedit.samples import Counterfactual
 
-METHODS = sorted(path.stem for path in (conf_dir() / "locate").glob("*.yaml"))
+METHODS = sorted({path.stem for path in (conf_dir() / "locate").glob("*.yaml")} - FORMER.keys())
 SHORTLIST = {"_target_": "kedit.locate.gradcam.GradCAM", "positions": "all", "over_positions": "sum"}
 SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
     ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 40},

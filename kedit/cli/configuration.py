@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
 from kedit.cli.errors import ConfigurationError, explained, one_line, written
 from kedit.figure_style import Style
@@ -34,15 +35,22 @@ FILES = {"scores": "", "evaluate.synonyms": "",
          **{f"data.{name}": "data.folder" for name in ("instances", "captions")}}  # fmt: skip
 """The settings that name a file, and those that name the folder it lies in."""
 
+MOVED = {
+    "kedit.locate.auto.Auto": "kedit.locate.fdr.selector.FDRSelector",
+    "kedit.locate.mmneuron.DomainEntropy": "kedit.locate.domain_entropy.DomainEntropy",
+}
+"""Where what runs of 0.7 and before kept as a `_target_` is now."""
+
 
 def build(node: Any) -> Any:
-    """Instantiate a configuration whose every `_target_` is kedit's own."""
+    """Instantiate a configuration whose every `_target_` is kedit's own, under its name of now or of 0.7."""
     from hydra.utils import instantiate
 
     if not isinstance(node, DictConfig):
         raise ConfigurationError(f"`{node}` is nothing that can be built: a mapping with a `_target_` is")
     for key in sorted(OmegaConf.missing_keys(node)):
         raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
+    node = _with_names_of_now(node)
     for target in _targets(node):
         if not _is_ours(target):
             raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
@@ -189,6 +197,26 @@ def _targets(node: Any) -> Iterator[str]:
     elif isinstance(node, ListConfig):
         for item in node:
             yield from _targets(item)
+
+
+def _with_names_of_now(node: DictConfig) -> DictConfig:
+    """Return a configuration in which no `_target_` has moved: itself, or a copy that has its parent."""
+    if MOVED.keys().isdisjoint(_targets(node)):
+        return node
+    copied = deepcopy(node)
+    with read_write(copied):
+        _rename_targets(copied)
+    return copied
+
+
+def _rename_targets(node: Any) -> None:
+    if isinstance(node, DictConfig | ListConfig):
+        for key in node if isinstance(node, DictConfig) else range(len(node)):
+            if not OmegaConf.is_missing(node, key):
+                if key == "_target_":
+                    node[key] = MOVED.get(node[key], node[key])
+                else:
+                    _rename_targets(node[key])
 
 
 def _is_ours(target: str) -> bool:

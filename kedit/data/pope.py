@@ -15,14 +15,10 @@ from kedit.data.data_set import AnnotatedDataSet, Record
 from kedit.data.grammar import article
 from kedit.data.jsonlines import Line, lines
 from kedit.data.pictures import SampleError
-from kedit.samples import EXISTENCE, AnySample, Concept, Data, Question, Sample, Split, Surveyed
+from kedit.samples import ALONE, EXISTENCE, TARGET, AnySample, Concept, Data, Question, Sample, Split, Surveyed
 
 RULES = ("random", "popular", "adversarial")
 """How what is not in a picture is chosen: any, the most frequent, what most often comes with what was just asked."""
-TARGET = "target"
-"""The kind of the questions about the concept, one for each picture."""
-ALONE = "alone"
-"""The kind of the questions without a picture."""
 LEAST = 3
 """Things in a picture that is asked about; so many are asked about, and so many that are not there."""
 

@@ -55,8 +55,13 @@ class Columns:
 
     def write(self, weight: Tensor, columns: Tensor) -> None:
         """Put `columns` in the place of the edited ones of a weight as it is stored."""
-        matrix = weight.T if self.transposed else weight
-        matrix[:, self.indices.to(weight.device)] = columns.to(weight)
+        write_columns(weight, self.indices, columns, transposed=self.transposed)
+
+
+def write_columns(weight: Tensor, indices: Tensor, columns: Tensor, *, transposed: bool) -> None:
+    """Put `columns`, `[d_model, k]`, in the place of the `indices`, `[k]`, of a weight as it is stored."""
+    matrix = weight.T if transposed else weight
+    matrix[:, indices.to(weight.device)] = columns.to(weight)
 
 
 def columns_of(edit: Edit, module: nn.Module) -> list[Columns]:

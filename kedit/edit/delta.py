@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kedit.arguments import require
-from kedit.edit.columns import Columns, check_plain
+from kedit.edit.columns import Columns, check_plain, write_columns
 from kedit.edit.edit import module_of
 from kedit.internals.weights import is_conv1d
 from kedit.models.identity import weights_digest
@@ -120,8 +120,7 @@ def _swap(model: Any, folder: str | Path, part: Literal["before", "after"]) -> N
 def _put(delta: Delta, module: nn.Module, part: Literal["before", "after"]) -> None:
     for path, parts in delta.columns.items():
         linear, weight = module.get_submodule(path), module.get_parameter(f"{path}.weight")
-        matrix = weight.T if is_conv1d(linear) else weight
-        matrix[:, parts["indices"].to(weight.device)] = parts[part].to(weight.device)
+        write_columns(weight, parts["indices"], parts[part], transposed=is_conv1d(linear))
 
 
 def _by_path(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

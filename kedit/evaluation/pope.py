@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from kedit.evaluation.report import Figures, as_json
 from kedit.evaluation.statistics import Measured, Values, bootstrap_mean, bootstrap_ratio
-from kedit.samples import Concept, Question
+from kedit.samples import ALONE, TARGET, Concept, Question
 
-TARGET, ALONE = "target", "alone"
-"""The kinds of the questions whether the concept is in a picture, and of those without a picture."""
 NO_CONTROL = "no random control was run"
 NO_LOG_ODDS = "the model has no token for yes, or none for no"
 NO_WORDS = frozenset({"No", "not", "no"})

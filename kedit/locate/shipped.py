@@ -10,6 +10,8 @@ from kedit.paths import conf_dir
 
 OF_TEXTS = "two_stage_answer"
 """What texts, which have no image tokens, are located with if nothing was chosen."""
+FORMER = {"mm_neurons": "pan_multimodal", "mmneuron": "domain_entropy"}
+"""What locators were called up to 0.7, which differed by a letter; in `conf/locate` they are aliases."""
 
 
 def shipped(name: str, key: str = "methods") -> Any:
@@ -25,7 +27,8 @@ def shipped(name: str, key: str = "methods") -> Any:
 
 def file_of(name: str, key: str = "methods") -> Path:
     """Return the file of a shipped locator; a LookupError says that what `key` names is none."""
-    known = {path.stem: path for path in sorted((conf_dir() / "locate").glob("*.yaml"))}
+    name = FORMER.get(name, name)
+    known = {path.stem: path for path in sorted((conf_dir() / "locate").glob("*.yaml")) if path.stem not in FORMER}
     if name not in known:
         near = get_close_matches(name, known) or list(known)
         raise LookupError(f"`{key}`: no method `{name}`; nearest: {', '.join(near)}")

@@ -7,13 +7,10 @@ from difflib import SequenceMatcher
 
 from markupsafe import Markup, escape
 
+from kedit.notebook import unseen
+
 LONGEST = 2000
 """Characters that are shown of one text."""
-UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-"""Categories of characters that change a text and show nothing."""
-SPACES = frozenset("\n\t")
-JOINERS = frozenset("\u200c\u200d")
-"""They join letters of words and parts of emoji."""
 MOST_WORDS = 600
 """Words up to which two texts are compared word by word."""
 
@@ -47,11 +44,6 @@ def marked_pieces(pieces: list[Piece], element: str) -> Markup:
         for text, changed in pieces
     ]
     return Markup("<bdi>{}</bdi>").format(Markup("").join(inner))
-
-
-def unseen(character: str) -> bool:
-    """Return whether a character shows nothing, and is neither a space nor joins letters."""
-    return unicodedata.category(character) in UNSEEN and character not in SPACES | JOINERS
 
 
 def changes(before: str, after: str) -> tuple[list[Piece], list[Piece]]:

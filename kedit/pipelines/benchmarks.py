@@ -9,7 +9,7 @@ from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan
 from kedit.evaluation.chair import GROUPS, ChairReport, ObjectWords, measure_chair
-from kedit.evaluation.pope import PARSES, TARGET, Answers, PopeReport, measure_pope
+from kedit.evaluation.pope import PARSES, Answers, PopeReport, measure_pope
 from kedit.evaluation.report import Figures
 from kedit.fingerprints import of_question
 from kedit.models.mllm import MLLM, Generated
@@ -21,7 +21,7 @@ from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.progress import Batched
 from kedit.results.cache import NO_CACHE, Cache, of_edit
 from kedit.results.table import Cell, Table
-from kedit.samples import Progress, Question
+from kedit.samples import TARGET, Progress, Question
 
 CHAIR = {
     "chair_i": "hallucinated mentions (CHAIRi)",

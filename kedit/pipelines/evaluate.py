@@ -145,16 +145,9 @@ def evaluate(
     report, corpus = run_stage(measures, show, "measures")
     seconds = {"seconds": time.perf_counter() - began}
     return Evaluation(
-        model.name,
-        evaluation_set=evaluation_set,
-        outputs=outputs,
-        report=report,
-        corpus=corpus,
-        skipped=prepared.skipped,
-        seconds=seconds,
-        n_neurons=report.neurons or 0,
-        **about,
-    )
+        model.name, evaluation_set=evaluation_set, outputs=outputs, report=report, corpus=corpus,
+        skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, **about,
+    )  # fmt: skip
 
 
 def _collect_outputs(

@@ -440,29 +440,13 @@ def run_prepared(
     sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
     outputs = collect_outputs(model, evaluation_set, plan, operator, sets[0], sets[1:], progress, cache)
     similarity = similarity_of(model, encoder, prepared.medium)
-    measures = partial(
-        measure_outputs, evaluation_set, outputs, similarity, len(located.neurons), seed, cache, aim=aim(operator)
-    )
-    report, corpus = run_stage(measures, progress, "measures")
+    report, corpus = run_stage(partial(measure_outputs, evaluation_set, outputs, similarity, len(located.neurons), seed,
+                                       cache, aim=aim(operator)), progress, "measures")  # fmt: skip
     chair, pope = take_benchmarks(model, prepared, outputs, words, plan, operator, sets, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
-        model.name,
-        found.locator,
-        repr(operator),
-        plan.positions,
-        site,
-        evaluation_set,
-        located,
-        outputs,
-        report,
-        corpus,
-        heat_maps,
-        found.skipped,
-        seconds,
-        plan.phase,
-        chair,
-        pope,
-    )
+        model.name, found.locator, repr(operator), plan.positions, site, evaluation_set, located, outputs, report,
+        corpus, heat_maps, found.skipped, seconds, plan.phase, chair, pope,
+    )  # fmt: skip

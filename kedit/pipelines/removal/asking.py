@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from kedit.data.pope import TARGET, Pope
+from kedit.data.pope import Pope
 from kedit.edit.edit import Edit
 from kedit.edit.round_trip import FORMATS, round_trip
 from kedit.evaluation.answers import right
@@ -16,7 +16,7 @@ from kedit.models.mllm import Generated
 from kedit.pipelines.benchmarks import poll
 from kedit.pipelines.removal.subject import RANDOM, Answer, Subject, about_edit
 from kedit.results.cache import of_edit
-from kedit.samples import Concept, Sample, Split
+from kedit.samples import TARGET, Concept, Sample, Split
 from kedit.words import plural
 
 COUNT = "how many {} are there ?"
