@@ -210,13 +210,15 @@ def _with_names_of_now(node: DictConfig) -> DictConfig:
 
 
 def _rename_targets(node: Any) -> None:
-    if isinstance(node, DictConfig | ListConfig):
-        for key in node if isinstance(node, DictConfig) else range(len(node)):
-            if not OmegaConf.is_missing(node, key):
-                if key == "_target_":
-                    node[key] = MOVED.get(node[key], node[key])
-                else:
-                    _rename_targets(node[key])
+    if isinstance(node, DictConfig):
+        for key in node:
+            if key == "_target_":
+                node[key] = MOVED.get(node[key], node[key])
+            elif not OmegaConf.is_missing(node, str(key)):
+                _rename_targets(node[key])
+    elif isinstance(node, ListConfig):
+        for item in node:
+            _rename_targets(item)
 
 
 def _is_ours(target: str) -> bool:
