@@ -16,7 +16,7 @@ class Style:
     titles: bool = True
     """Whether a figure says its finding above itself; a paper says it in the caption."""
     width: Width = "double"
-    """Columns of a paper that a chart takes; pages of pictures and tables take two."""
+    """Columns of a paper that a chart takes; pages of pictures, tables and what would not fit a page take two."""
 
     def __post_init__(self) -> None:
         for key, choices in (("format", get_args(Format)), ("width", get_args(Width))):

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from experiments.counterfactual_sources.painting import AGAIN
 from experiments.counterfactual_sources.rows import Row
-from kedit.plots import Drawing, Look, draw_intervals
-from kedit.plots.style import EDITED, SERIES
+from kedit.plots import Drawing, draw_intervals
+from kedit.plots.style import SERIES
 
 SHOWN = ("removed", "neurons", "first_stage", "ranks", "mention_drop", "retention")
 
@@ -13,7 +13,7 @@ SHOWN = ("removed", "neurons", "first_stage", "ranks", "mention_drop", "retentio
 def draw_rows(rows: Sequence[Row], titles: Mapping[str, str]) -> Drawing:
     """Draw each figure of the table as a panel, with 95 % intervals."""
     models = dict.fromkeys(row.model for row in rows)
-    looks = dict(zip(models, (Look(EDITED), *SERIES), strict=False))
+    looks = dict(zip(models, SERIES, strict=False))
     panels = {
         titles[figure]: {
             source: [(row.figures[figure], looks[row.model]) for row in rows if row.source == source]
@@ -33,6 +33,6 @@ def _finding(rows: Sequence[Row]) -> str:
         again = next((value for name, value in found.items() if name.endswith(AGAIN)), None)
         if sources and again is not None:
             worst = min(sources, key=lambda name: sources[name])
-            who = worst if len(set(sources.values())) > 1 else "each source"
-            models.append(f"{model}: {sources[worst]:.2f} at least ({who}), with other pictures {again:.2f}")
-    return "Overlap with the reference's neurons, on " + "; on ".join(models) if models else "Nothing could be compared"
+            who = f"`{worst}`" if len(set(sources.values())) > 1 else "each source"
+            models.append(f"`{model}`: {sources[worst]:.2f} at least ({who}), with other pictures {again:.2f}")
+    return "Overlap with the reference's neurons on " + "; on ".join(models) if models else "Nothing could be compared"

@@ -11,6 +11,8 @@ Rows = Mapping[str, Sequence[tuple[Measured, Look]]]
 """For each row, top to bottom, its figures and how they look."""
 Pairs = Mapping[str, tuple[Measured, Measured | None]]
 """For each measure, that of the located neurons and that of random ones."""
+TALLEST = 9.0
+"""Inches of a page of a paper: panels that stand side by side stay so where they would not fit one above the other."""
 SIMILARITIES = ("bleu", "rougeL", "bertscore")
 UNEDITED, LOCATED, RANDOM = Look(BASELINE, "s"), Look(EDITED), Look(CONTROL, "D")
 CONTROLLED = {"with the edit": LOCATED, "with random neurons of the same layers (control)": RANDOM}
@@ -48,7 +50,8 @@ def draw_intervals(
     rows = heights[::columns]
     with sheet(sum(rows) + (0.5 if zoom else 0.32) * len(rows) + 0.25, title, notes) as drawing:
         beside, starts = columns > 1, list[str]()
-        places = drawing.panels(len(panels), columns, heights=heights, sharex=not zoom, sharey=beside)
+        narrow = 0 if beside and sum(heights) > TALLEST else None
+        places = drawing.panels(len(panels), columns, narrow, heights, sharex=not zoom, sharey=beside)
         for axes, (heading, own) in zip(places, panels.items(), strict=True):
             labels = [wrap(name(row), 26) if beside else _label(row, several) for row, several in own.items()]
             intervals(axes, list(own.values()), labels, numbers=numbers)

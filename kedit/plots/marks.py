@@ -131,8 +131,8 @@ def lines(
         for at, one in known:
             drawn += axes.plot([at, at], [one.low, one.high], color=look.color, lw=1.2, clip_on=False)
     else:
-        across, lows, highs = zip(*((at, one.low, one.high) for at, one in known), strict=True) if known else ((),) * 3
-        axes.fill_between(across, lows, highs, color=look.color, alpha=0.13, lw=0)
+        ends = np.array([(one.low, one.high) for _, one in known], dtype=np.float64).reshape(-1, 2)
+        axes.fill_between([at for at, _ in known], *ends.T, color=look.color, alpha=0.13, lw=0)
     # Moved when the limits of the axes know the data, which are not.
     for line in drawn if aside else ():
         line.set_transform(axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans))
