@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kedit.pipelines.comparison.choices import Method
     from kedit.pipelines.comparison.planted import PlantedBenchmark, rank_planted
     from kedit.pipelines.comparison.result import Comparison
+    from kedit.pipelines.draw import DrawResult, draw
     from kedit.pipelines.evaluate import Evaluation, evaluate
     from kedit.pipelines.export import Exported, export
     from kedit.pipelines.folder_check import FolderCheck, check_folder
@@ -66,6 +67,7 @@ _HOMES = {
     "Counterfactual": "kedit.samples",
     "Counts": "kedit.pipelines.preparation",
     "DomainEntropy": "kedit.locate.domain_entropy",
+    "DrawResult": "kedit.pipelines.draw",
     "Edit": "kedit.edit.edit",
     "Evaluation": "kedit.pipelines.evaluate",
     "Exact": "kedit.data.inpaint",
@@ -111,6 +113,7 @@ _HOMES = {
     "check_folder": "kedit.pipelines.folder_check",
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
+    "draw": "kedit.pipelines.draw",
     "evaluate": "kedit.pipelines.evaluate",
     "export": "kedit.pipelines.export",
     "gone": "kedit.pipelines.gone",
@@ -128,9 +131,9 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "evaluate", "export", "gone",
-    "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
-    "LocateResult", "SweepResult", "Inspection", "TaskResult", "Evaluation", "Exported", "FolderCheck",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "draw", "evaluate", "export",
+    "gone", "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
+    "LocateResult", "SweepResult", "Inspection", "TaskResult", "DrawResult", "Evaluation", "Exported", "FolderCheck",
     "Gone", "Lessons",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",

@@ -239,6 +239,12 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.Counts(locate="all"), TypeError, "`locate` is a whole number, 1 or more"),
         (lambda m: kedit.Counts(controls=-1), ValueError, "`controls` is 0 or more, got -1"),
     ],
+    "draw": [
+        (lambda m: kedit.draw("m", SCENES, "star"), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.draw(m, SCENES, "star"), ValueError, "draws no pictures; models that do are Janus, Emu3"),
+        (lambda m: kedit.draw(m, SCENES, "star", locate="gradkam"), LookupError, "no method `gradkam`; nearest"),
+        (lambda m: kedit.draw(m, SCENES, "star", counts=24), TypeError, "`counts` is a `kedit.Counts`, such as"),
+    ],
     "diagnose": [
         (lambda m: kedit.diagnose("scenes"), TypeError, "`model` is a model with its processor, as `load` and `wrap`"),
         (lambda m: kedit.diagnose(m.module), TypeError, "wrap it: `HuggingFaceMLLM(module, processor)`"),

@@ -27,7 +27,9 @@ from kedit.neurons import NeuronScores, load_scores, save_scores
 from kedit.paths import conf_dir
 from kedit.samples import Counterfactual
 
-METHODS = sorted({path.stem for path in (conf_dir() / "locate").glob("*.yaml")} - FORMER.keys())
+IN_DRAWINGS = {"nam_image"}
+"""What locates in drawings alone; see test_drawn."""
+METHODS = sorted({path.stem for path in (conf_dir() / "locate").glob("*.yaml")} - FORMER.keys() - IN_DRAWINGS)
 SHORTLIST = {"_target_": "kedit.locate.gradcam.GradCAM", "positions": "all", "over_positions": "sum"}
 SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
     ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 40},

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("kedit.cli.run", "locate a concept's neurons, edit them, measure what changed"),
     "task": Command("kedit.cli.task", "edit a modality's neurons, measure how many questions go wrong"),
+    "draw": Command("kedit.cli.draw", "edit the neurons that draw a concept, measure drawings and captions"),
     "compare": Command("kedit.cli.compare", "put locating methods side by side, with equal budgets"),
     "inspect": Command("kedit.cli.inspect_neurons", "look at what was located: words, places, layers, stability"),
     "locate": Command("kedit.cli.locate", "locate alone, also in shards that are merged"),

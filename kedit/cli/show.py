@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kedit.page import PAGE
+from kedit.pipelines.draw import DrawResult
 from kedit.pipelines.inspect import Inspection
 from kedit.pipelines.locate import LocateResult
 from kedit.pipelines.run import BeforeAfter, CaptionChange, RunResult
@@ -40,6 +41,14 @@ def mirror_task(result: TaskResult, tracker: Tracker, run: Run) -> None:
     """Tell the tracker the figures, the answers and the pictures of a task."""
     tracker.log(report_metrics(result.to_json()))
     tracker.table("answers", AnswerChange._fields, [list(row) for row in result.answers])
+    tell_figures(tracker, run)
+
+
+def mirror_drawings(result: DrawResult, tracker: Tracker, run: Run) -> None:
+    """Tell the tracker the figures, the neurons and the pictures of drawings."""
+    report = result.to_json()
+    tracker.log(report_metrics({part: report[part] for part in ("drawings", "neurons", "selectivity")}))
+    tracker.table("neurons", ("layer", "index"), [list(one) for one in result.neurons])
     tell_figures(tracker, run)
 
 

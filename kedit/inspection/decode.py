@@ -105,6 +105,24 @@ def strongest_words(model: MLLM, neurons: NeuronSet, k: int) -> dict[NeuronId, t
     return words
 
 
+@torch.no_grad()
+def mean_words(model: MLLM, neurons: NeuronSet, k: int = 4) -> tuple[str, ...]:
+    """Return the `k` words that the mean of the neurons' value vectors raises most, without the final norm.
+
+    NAM's semantic relevance (Fang et al., NeurIPS 2024): the words of U w, averaged over the neurons.
+
+    Raises:
+        ValueError: There is no neuron.
+        UnembeddingError: The model has no output matrix.
+    """
+    if not neurons:
+        raise ValueError("no neuron, so nothing that it would say")
+    unembedding, site = Unembedding.of(model.module), model.site(neurons.site)
+    mean = torch.stack([site.value_vector(model.module, one) for one in neurons]).float().mean(0, keepdim=True)
+    (words,) = _strongest(model, unembedding.logits(mean.to(unembedding.weight.device), raw=True), k)
+    return tuple(map(_on_one_line, words))
+
+
 def _on_one_line(word: str) -> str:
     """Return a token's text without the space around it; what is no word is quoted, and written out."""
     plain = word.strip()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kedit.internals.hooks import Rewrite, intervene
 from kedit.internals.sites import Site
-from kedit.locate.copies import Copies
+from kedit.locate.copies import Repeatable, copies_of
 from kedit.locate.reduction import Evidence, OverSamples, check_reductions, that_count
-from kedit.locate.scorer import Case, Probed, Scorer
+from kedit.locate.scorer import Case, DrawnCase, Probed, Scorer
 from kedit.locate.scoring import gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
@@ -83,19 +83,19 @@ class CausalEffect:
         """Why a part of the samples does not do, if it does not."""
         return None if self.shortlist is None else "all of them choose its shortlist; set `shortlist` to null"
 
-    def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
+    def probe(self, model: MLLM, site: Site, cases: Sequence[Case | DrawnCase], target: Target) -> Iterator[Probed]:
         """Yield the scores of one sample after the other, `[1, layer, neuron]`."""
         chosen, forwards, backwards = self._chosen(model, site, cases, target)
         for case in cases:
-            copies = Copies.of(model, case, target)
-            where = that_count(copies.one.token_types, self.positions)[0].nonzero().squeeze(1)
-            groups = self._groups(chosen, len(where), case.pair.sample.id)
+            copies = copies_of(model, case, target)
+            where = that_count(copies.token_types, self.positions)[0].nonzero().squeeze(1)
+            groups = self._groups(chosen, len(where), case.id)
             scores = self._effects(copies, site, groups, where)
             yield Probed(scores[None], forwards + len(groups) + 1, backwards)
             forwards = backwards = 0
 
     def _chosen(
-        self, model: MLLM, site: Site, cases: Sequence[Case], target: Target
+        self, model: MLLM, site: Site, cases: Sequence[Case | DrawnCase], target: Target
     ) -> tuple[list[NeuronId], int, int]:
         """Return the neurons to measure, rows of the scores for layers, and the passes that finding them took."""
         if self.shortlist is None:
@@ -121,7 +121,7 @@ class CausalEffect:
         return groups
 
     @torch.no_grad()
-    def _effects(self, copies: Copies, site: Site, groups: Sequence[Group], where: Tensor) -> Tensor:
+    def _effects(self, copies: Repeatable, site: Site, groups: Sequence[Group], where: Tensor) -> Tensor:
         """Return each neuron's mean share of the change of the target: `[layer, neuron]`, NaN where not measured."""
         total = torch.full((len(site.blocks), max(site.widths.values())), torch.nan)
         whole = copies.outputs(1)

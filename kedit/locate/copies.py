@@ -1,12 +1,79 @@
 """One sample, read many times at once: each copy can be changed in a way of its own by a hook."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from kedit.locate.scorer import Case
+from kedit.locate.scorer import Case, DrawnCase
 from kedit.locate.target import Target
-from kedit.models.mllm import MLLM, TeacherForced
+from kedit.models.drawing import ForcedDrawings
+from kedit.models.mllm import IMAGE, MLLM, TeacherForced
+
+
+class Repeatable(Protocol):
+    """A sample that can be read many times at once."""
+
+    @property
+    def model(self) -> MLLM:
+        """The model."""
+        ...
+
+    @property
+    def kinds(self) -> Tensor:
+        """What each position holds, `[1, pos]`."""
+        ...
+
+    def outputs(self, n: int) -> Tensor:
+        """Return the target of each of `n` copies that go through the model together: `[n]`."""
+        ...
+
+
+def copies_of(model: MLLM, case: Case | DrawnCase, target: Target) -> Repeatable:
+    """Return a caption that is forced up to the concept's word, or a drawing, as what can be repeated."""
+    return DrawnCopies(model, case) if isinstance(case, DrawnCase) else Copies.of(model, case, target)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnCopies:
+    """A drawing as the model that drew it reads it again; the target is the region's log-probability."""
+
+    model: MLLM
+    case: DrawnCase
+
+    @property
+    def kinds(self) -> Tensor:
+        """What each column holds, `[1, pos]`: `IMAGE` where a code of the region is predicted."""
+        return region_kinds(self.case.forced, self.case.cells)
+
+    def outputs(self, n: int) -> Tensor:
+        """Return the target of each of `n` copies that go through the model together: `[n]`."""
+        one = self.case.forced
+        rows = {
+            name: getattr(one, name).repeat(n, 1) for name in ("ids", "mask", "codes", "kinds", "modalities", "prompt")
+        }
+        forced = replace(one, **rows)
+        return forced.log_probs().masked_fill(~self.case.cells.to(forced.codes.device), 0.0).sum(1)
+
+
+ELSEWHERE = 3
+"""What a column of a drawing holds beside `PADDING`, `TEXT` and `IMAGE`: it predicts a code outside the region."""
+
+
+def region_kinds(forced: ForcedDrawings, cells: Tensor) -> Tensor:
+    """Return what each column holds, `[batch, pos]`: `IMAGE` is what predicts a code of the region, and nothing else.
+
+    Other columns of the drawing are `ELSEWHERE`.
+
+    Args:
+        forced: The pass over the drawings.
+        cells: `[batch, cell]`, true in the region.
+    """
+    kinds = forced.token_types.masked_fill(forced.token_types == IMAGE, ELSEWHERE)
+    columns = torch.tensor(forced.columns, device=kinds.device)
+    kinds[:, columns] = torch.where(cells.to(kinds.device), IMAGE, kinds[:, columns])
+    return kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +91,11 @@ class Copies:
         """Force the sample's caption up to the concept's word."""
         asked = case.pair.sample.asked(model.prompt)
         return cls(model, case, target, model.read([asked], [target.prefix(case.mention)]))
+
+    @property
+    def kinds(self) -> Tensor:
+        """What each position holds, `[1, pos]`."""
+        return self.one.token_types
 
     def outputs(self, n: int) -> Tensor:
         """Return the target of each of `n` copies that go through the model together: `[n]`.

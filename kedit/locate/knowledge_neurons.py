@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 
 from kedit.internals.sites import Site
-from kedit.locate.copies import Copies
+from kedit.locate.copies import copies_of
 from kedit.locate.integrated import AlphaRule, IntegratedGradients
 from kedit.locate.reduction import Evidence, OverSamples, Vote, check_reductions, that_count
-from kedit.locate.scorer import Case, Probed
+from kedit.locate.scorer import Case, DrawnCase, Probed
 from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
@@ -54,7 +54,7 @@ class KnowledgeNeurons:
         replace(Target(), value=self.value)
         self._integral()
 
-    def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
+    def probe(self, model: MLLM, site: Site, cases: Sequence[Case | DrawnCase], target: Target) -> Iterator[Probed]:
         """Yield the scores of one sample after the other, `[1, layer, neuron]`.
 
         The `notes` hold the largest completeness error of any layer, in units of `value`.
@@ -67,9 +67,9 @@ class KnowledgeNeurons:
         logger.info("the %s of %d samples is attributed with an error of at most %.3g", self.value, len(cases), worst)
 
     @torch.inference_mode(False)
-    def _probed(self, model: MLLM, site: Site, case: Case, target: Target) -> Probed:
-        copies = Copies.of(model, case, target)
-        moves = that_count(copies.one.token_types, self.positions)[0]
+    def _probed(self, model: MLLM, site: Site, case: Case | DrawnCase, target: Target) -> Probed:
+        copies = copies_of(model, case, target)
+        moves = that_count(copies.token_types, self.positions)[0]
         with torch.no_grad():
             whole = copies.outputs(1).item()
         integral = self._integral()

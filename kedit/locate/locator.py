@@ -86,6 +86,7 @@ class Locator:
         Raises:
             ValueError: No pair is usable, since no caption names the concept.
         """
+        refuse_drawn_regions(self)
         refuse_two_sequences(model.module, model.name)
         site = model.site(self.site, self.scope)
         cases = self.cases(model, pairs, captions, progress)
@@ -102,7 +103,7 @@ class Locator:
             "backwards": str(backwards),
             "seconds": f"{time.perf_counter() - began:.3f}",
         }
-        return {name: self._scores(name, made[name], site, about, dtype) for name in self.stages}
+        return {name: self.as_scores(name, made[name], site, about, dtype) for name in self.stages}
 
     def limited(self, k: int) -> "Locator":
         """Return the same locator whose last stage keeps the `k` best of what the earlier stages let through."""
@@ -187,9 +188,10 @@ class Locator:
             backwards + sum(one.backwards for one in made.values()),
         )
 
-    def _scores(
+    def as_scores(
         self, name: str, tally: Tally, site: Site, about: Mapping[str, str], dtype: torch.dtype
     ) -> NeuronScores:
+        """Return what one stage made of the samples, and what else decided it."""
         scorer, ties = self.stages[name].scorer, tally.sums.ties()
         own = {"invalid": str(tally.n_invalid)} | {key: f"{value:.6g}" for key, value in tally.notes.items()}
         return NeuronScores(
@@ -200,6 +202,13 @@ class Locator:
             None if ties is None else site.by_layer_number(ties),
             self.scope,
         )
+
+
+def refuse_drawn_regions(locator: object) -> None:
+    """Raise a ValueError if a stage of `locator` looks at a region of a drawn picture, which pairs do not have."""
+    for name, stage in getattr(locator, "stages", {}).items():
+        if "region" in getattr(stage.scorer, "needs", ()):
+            raise ValueError(f"stage `{name}` looks at a region of a drawn picture: use it with `kedit draw`")
 
 
 def _after(caption: Generated, mention: Mention) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.locate.reduction import OverSamples
-from kedit.locate.scorer import Case, Probed
+from kedit.locate.scorer import Case, DrawnCase, Probed
 from kedit.locate.scoring import stacked_batch
 from kedit.locate.target import Target
 from kedit.locate.two_stage import two_stage
@@ -33,7 +33,7 @@ class Uniform:
         """Samples agree, so it does not matter."""
         return "mean"
 
-    def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
+    def probe(self, model: MLLM, site: Site, cases: Sequence[Case | DrawnCase], target: Target) -> Iterator[Probed]:
         """Yield the same scores for each sample: `[1, layer, neuron]`."""
         generator = torch.Generator().manual_seed(self.seed)
         scores = stacked_batch([torch.rand(1, site.widths[layer], generator=generator) for layer in site.blocks])

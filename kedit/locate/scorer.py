@@ -16,10 +16,11 @@ from kedit.locate.readout import Readout
 from kedit.locate.reduction import OverSamples
 from kedit.locate.target import Target
 from kedit.models.attention import Attention
+from kedit.models.drawing import ForcedDrawings
 from kedit.models.mllm import MLLM, Mention
-from kedit.samples import Pair
+from kedit.samples import Concept, Pair
 
-Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention", "answer", "damage"]
+Need = Literal["counterfactual", "control", "gradient", "unembedding", "attention", "answer", "damage", "region"]
 """What a scorer reads beside the activations of the original picture."""
 
 
@@ -31,6 +32,24 @@ class Case:
     mention: Mention
     rest: tuple[int, ...] = ()
     """The caption's tokens after the word."""
+
+    @property
+    def id(self) -> str:
+        """What the sample is called."""
+        return self.pair.sample.id
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnCase:
+    """A picture that the model drew, and which of its cells show the concept."""
+
+    concept: Concept
+    forced: ForcedDrawings
+    """The pass over this drawing alone, so without padding."""
+    cells: Tensor
+    """`[1, cell]`, true where the concept is."""
+    id: str = ""
+    """What the drawing is called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +81,8 @@ class LayerEvidence:
     damage: Tensor | None = None
     """What zeroing the neuron might do to the words that the counterfactual lets one expect, `[batch, neuron]`; see
     `kedit.locate.damage`."""
+    region: "Region | None" = None
+    """What the region of a drawn picture asks of the last hidden state; see `kedit.locate.drawn`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +97,18 @@ class Answer:
     def rows(self, rows: slice) -> "Answer":
         """Return some of the samples."""
         return Answer(self.direction[rows], self.margin[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """What a drawn region asks of the last hidden state, and what the neurons of a layer write there."""
+
+    plain: Tensor
+    """R as the gradient is, `[batch, pos, d_model]`; zero outside the region."""
+    normal: Tensor
+    """The same between 0 and 1 in each picture's region."""
+    values: Tensor
+    """The layer's value vectors, `[neuron, d_model]`."""
 
 
 @runtime_checkable
@@ -139,6 +172,6 @@ class Prober(Protocol):
         """How the samples' scores become one."""
         ...
 
-    def probe(self, model: MLLM, site: Site, cases: Sequence[Case], target: Target) -> Iterator[Probed]:
+    def probe(self, model: MLLM, site: Site, cases: Sequence[Case | DrawnCase], target: Target) -> Iterator[Probed]:
         """Yield the scores of a few samples at a time, in order."""
         ...

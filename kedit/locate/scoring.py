@@ -11,7 +11,7 @@ from torch.nn import functional
 from kedit.internals.sites import Site
 from kedit.locate.evidence import gather, together
 from kedit.locate.reduction import RunningReduction
-from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, Prober, Scorer
+from kedit.locate.scorer import AcrossLayers, AcrossSamples, Case, DrawnCase, Prober, Scorer
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.progress import Batched
@@ -69,7 +69,13 @@ def gathered(
 
 
 def probed(
-    model: MLLM, site: Site, cases: Sequence[Case], target: Target, name: str, prober: Prober, progress: Progress
+    model: MLLM,
+    site: Site,
+    cases: Sequence[Case | DrawnCase],
+    target: Target,
+    name: str,
+    prober: Prober,
+    progress: Progress,
 ) -> Tally:
     """Let a prober run the model, sample by sample, and return what it found; `name` is for the progress."""
     made = Tally.of(prober)

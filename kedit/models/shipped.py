@@ -8,7 +8,7 @@ from kedit.models.smollm2.scenes import PROMPT as DESCRIBE
 from kedit.models.smollm2.scenes import scenes_folder
 
 HERE = Path(__file__).parent
-SHIPPED = ("scenes", "scenes_plain", "scenes_soft")
+SHIPPED = ("scenes", "scenes_draw", "scenes_plain", "scenes_soft")
 SCENES = "smollm2_scenes"
 FETCHED = {"smollm2": language_folder, SCENES: scenes_folder}
 """The models that `kedit fetch` keeps, and what says in which folder."""

@@ -24,7 +24,7 @@ from kedit.page.parts import (
     Section,
 )
 from kedit.page.pictures import figure_uri
-from kedit.page.tables import comparison, inspection, jobs, task
+from kedit.page.tables import comparison, drawings, inspection, jobs, task
 from kedit.page.texts import changes
 from kedit.plots.style import name
 
@@ -158,7 +158,7 @@ def command(folder: Folder) -> str:
 
 
 SECTIONS: list[Callable[[Folder], Section | None]] = [
-    *(jobs, effects, comparison, inspection, task, captions, neurons, layers, thresholds, figures, origin),
+    *(jobs, effects, comparison, inspection, task, drawings, captions, neurons, layers, thresholds, figures, origin),
 ]
 """In the order of the page."""
 

@@ -124,5 +124,31 @@ def task(folder: Folder) -> Section | None:
     ])  # fmt: skip
 
 
+def drawings(folder: Folder) -> Section | None:
+    """Return what edits did to what is drawn, and what each drawing shows."""
+    report = folder.json("report.json")
+    if not (arms := report.get("drawings")):
+        return None
+    control = report.get("control") or {}
+    columns = {
+        **arms,
+        **({f"random neurons, {control['seeds']} seeds": one} if (one := control.get("drawings")) else {}),
+    }
+    first = next(iter(arms.values()))
+    rows = [
+        (name(measure), *(Interval.of(one[part][measure]) for one in columns.values()), figure.get("n"))
+        for part in ("suppression", "retention")
+        for measure, figure in first[part].items()
+    ]
+    seen = [row for row in folder.lines("drawings.jsonl") if "prompt" in row]
+    keys = list(seen[0]) if seen else []
+    listed = [[", ".join(row[key]) if isinstance(row[key], list) else _text(row[key]) for key in keys] for row in seen]
+    return Section("drawings", "What is drawn", [
+        Note(str(report.get("verdict"))),
+        Grid("Under each edit", ("share", *columns, "n"), rows),
+        Grid("What each drawing shows", keys, listed, True, "drawings.jsonl"),
+    ])  # fmt: skip
+
+
 def _text(value: Any) -> Cell:
     return value if isinstance(value, bool | int | float) or value is None else str(value)

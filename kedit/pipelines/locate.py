@@ -12,7 +12,7 @@ from kedit.internals.sites import Site
 from kedit.locate.choosing import Choosing, check_choice, check_pairs, choose_neurons
 from kedit.locate.fdr.result import FDRResult
 from kedit.locate.fdr.selector import FDRSelector
-from kedit.locate.locator import Locator
+from kedit.locate.locator import Locator, refuse_drawn_regions
 from kedit.locate.shards import who_scores
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
@@ -284,6 +284,7 @@ def check_model(model: MLLM, locator: Locator, medium: Medium = "image") -> Site
     `medium` is that of the samples to locate with.
     """
     require_model(model)
+    refuse_drawn_regions(locator)
     model.require(medium)
     if medium == "text":
         refuse_image_tokens(locator)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEMS = (
     *("scores", "pvalues", "significance", "shard", "neurons", "neurons_*", "captions", "answers", "timing"),
     *("report", "report_*", "locate", "compare", "inspect", "decode", "leaderboard", "inpaint", "bench", "planted"),
-    *("calibration", "grid", "operators", "gone", "page"),
+    *("calibration", "grid", "operators", "gone", "page", "drawings"),
 )
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
@@ -31,7 +31,7 @@ FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS fo
 FIGURES = (
     *("layers", "scores", "effects", "before_after", "heatmaps", "score", "methods", "overlap", "matrix", "dose"),
     *("pareto", "thresholds", "words", "sensitivity", "concepts", "convergence", "measures", "planted"),
-    *("counterfactuals", "operators", "sources", "pictures_*", "calibration", "relearning", "gone"),
+    *("counterfactuals", "operators", "sources", "pictures_*", "calibration", "relearning", "gone", "drawings"),
 )
 FOLDERS: dict[str, tuple[str, ...]] = {
     # A user may have drawn something in a format of vectors: what is kedit's is known by its name.

@@ -1,0 +1,70 @@
+"""The study of NAM on drawings: every table, on a tiny Janus that draws at random."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL.Image import Image
+
+from experiments.nam_2024 import run, tables
+from kedit.data.scenes import Scenes
+from kedit.models.tiny.families import tiny
+from kedit.pipelines.artist import Artist
+from kedit.pipelines.seers import Seen
+from kedit.samples import Concept
+
+CONFIG = OmegaConf.create(
+    {
+        "turns": {"star": "moon", "moon": "star"},
+        "methods": ["nam_image", "signed", "nam_act", "nam_grat"],
+        "k": 3,
+        "sizes": [2, 4],
+        "seeds": 2,
+        "strengths": [1, 4],
+        "turned": 3,
+        "evaluate": {"locate": 4, "target": 5, "retention": 1, "controls": 1, "strict": False},
+        "inpaint": {"_target_": "kedit.data.inpaint.Exact"},
+        "seed": 0,
+    }
+)
+
+
+class Most:
+    """Sees stars and moons in most random drawings, by which parts are brighter, and all else in all."""
+
+    def __call__(self, picture: Image, concepts: Sequence[Concept]) -> Seen:
+        pixels = np.asarray(picture.convert("L"), float)
+        parts = [part.mean() for part in np.array_split(pixels, 4, axis=1)]
+        there = {"star": parts[0] < max(parts), "moon": parts[1] < max(parts)}
+        return Seen({one.name: pixels >= np.median(pixels) for one in concepts if there.get(one.name, True)}, True)
+
+
+@pytest.fixture(scope="module")
+def artist() -> Artist:
+    return Artist(tiny("janus", batch_size=16, max_new_tokens=3), Most())
+
+
+@pytest.fixture(scope="module")
+def found(artist: Artist) -> dict[str, Any]:
+    return {name: run.located(CONFIG, artist, Scenes(), name, missing="force") for name in CONFIG.turns}
+
+
+@pytest.mark.parametrize("name", run.TABLES)
+def test_a_table_has_a_row_for_each_method_or_concept(name: str, artist: Artist, found: dict[str, Any]) -> None:
+    table = getattr(tables, name)(CONFIG, artist, found)
+    n_methods, n_concepts = len(CONFIG.methods), len(CONFIG.turns)
+    rows = {
+        "layers": 3 * len(CONFIG.sizes), "words": n_concepts, "specificity": n_methods, "invariance": n_methods,
+        "edits": n_concepts * (n_methods + 2), "turns": n_concepts * (n_methods + 1),
+    }  # fmt: skip
+    assert len(table.rows) == rows[name]
+    assert table.markdown()
+    assert table.to_json()
+
+
+def test_what_drawings_are_located_with_is_scored_by_every_method(found: dict[str, Any]) -> None:
+    for one in found.values():
+        assert list(one.scores) == list(CONFIG.methods)
+        assert all(len(some) == 3 for some in one.sets(3).values())
