@@ -37,8 +37,7 @@ class DrawingExam:
 
     @classmethod
     def of(cls, evaluation_set: EvaluationSet) -> "DrawingExam":
-        """Return the captions of an evaluation set's pictures as prompts, and its pictures of the concept to
-        describe."""
+        """Return the captions of a set's pictures as prompts, and its pictures of the concept to describe."""
         vocabulary = vocabulary_of(evaluation_set)
         target = [one for one in evaluation_set.target if isinstance(one, Sample)]
         prompts = [caption_of(one) for one in (*target, *evaluation_set.retention)]

@@ -72,7 +72,7 @@ def objective(
 def surprise_of_codes(model: Any, rows: Drawn) -> Tensor:
     """Return the mean cross-entropy of the codes, in nats."""
     inner = model.model
-    batch, width = rows.token.shape
+    batch = len(rows.token)
     embedded = inner.language_model.embed_tokens(rows.token)
     embedded = functional.pad(embedded, (0, 0, 0, CELLS - 1))
     columns = rows.end[:, None] + torch.arange(CELLS)
