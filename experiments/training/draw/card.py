@@ -19,8 +19,8 @@ ABOUT = f"""\
 A tiny Janus (`JanusForConditionalGeneration` of transformers), trained in this repository on kedit's picture world: it
 captions pictures and draws them from captions, with one Llama of 4 layers for both.
 
-- A drawing is 8 x 8 codes of a codebook of {4 + 6 * PARTS}: a background, or a color and one of {PARTS} parts, which
-  are clusters of what an object covers in a cell and next to it. The codes of training pictures follow from the scenes, not
+- A drawing is 8 x 8 codes of {4 + 6 * PARTS}: a background, or a color and one of {PARTS} parts, which are
+  clusters of what an object covers in a cell and next to it. The codes of training pictures follow from the scenes, not
   from the encoder. **The codebook is made of this world's colors and shapes: it tests the toolkit and is no evidence
   about codebooks that nobody designed.**
 - A caption leaves places and sizes free, and it draws every object in one size in the middle of 3 x 3 cells, so each
