@@ -260,7 +260,7 @@ def spoil_caption(maker: CocoMaker, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason", "complaint"),
+    ("spoil", "reason", "message"),
     [
         (spoil_missing, "missing_image", "there is no"),
         (spoil_truncated, "unreadable_image", "truncated"),
@@ -495,7 +495,7 @@ def test_numbers_out_of_range_are_refused(world: Coco, wrong: dict, key: str) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "complaint"),
+    ("options", "kind", "message"),
     [
         ({"min_area": 0.5, "max_area": 0.2}, ValueError, "0 <= min_area <= max_area <= 1; got 0.5 and 0.2"),
         ({"max_area": 50}, ValueError, "got 0.02 and 50"),
@@ -527,7 +527,7 @@ def change(maker: CocoMaker, edit: Any) -> Coco:
 
 
 @pytest.mark.parametrize(
-    ("edit", "complaint"),
+    ("edit", "message"),
     [
         (lambda c: c["images"][1].update(id=1), "1 ids are used more than once in `images` of .*, the first 1"),
         (lambda c: c["categories"][1].update(id=1), "1 ids are used more than once in `categories`"),

@@ -190,7 +190,7 @@ def test_a_bad_place_skips_the_picture_and_is_counted(
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ('{"image": "1.png"', r"pictures.jsonl`, line 2: no JSON \(Expecting"),
         ("[1]", r"line 2: a JSON object is expected, got \[1\]"),

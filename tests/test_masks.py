@@ -76,7 +76,7 @@ def test_the_union_of_no_outline_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("described", "complaint"),
+    ("described", "message"),
     [
         (outline([]), "the outline is empty: it has no polygon"),
         (outline([[1, 2, 3, 4]]), "three or more points x, y; got 4 numbers"),

@@ -469,9 +469,9 @@ def test_samples_must_be_where_the_evaluation_set_says() -> None:
 
 def test_outputs_that_do_not_fit_the_evaluation_set_are_named() -> None:
     short = dataclasses.replace(BEFORE, near=BEFORE.near[1:])
-    with pytest.raises(ValueError, match="`control 1` has 9 `near`, the evaluation set asks for 10"):
+    with pytest.raises(ValueError, match="`control 1` have 9 `near`, the evaluation set asks for 10"):
         report(CLEAN, [BEFORE, short])
-    with pytest.raises(ValueError, match="`after` has 1 `logprobs`, the evaluation set asks for 20"):
+    with pytest.raises(ValueError, match="`after` have 1 `logprobs`, the evaluation set asks for 20"):
         report(dataclasses.replace(CLEAN, logprobs=(-1.0,)))
 
 

@@ -69,7 +69,7 @@ def test_the_annotated_size_says_whether_the_annotators_saw_a_picture_upright() 
 
 
 @pytest.mark.parametrize(
-    ("content", "size", "reason", "complaint"),
+    ("content", "size", "reason", "message"),
     [
         (stored(picture(4)).getvalue()[:-600], None, "unreadable_image", "truncated"),
         (stored(picture(4), "JPEG").getvalue()[:-300], None, "unreadable_image", "truncated"),

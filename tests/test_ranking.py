@@ -59,7 +59,7 @@ def test_the_expectation_is_the_mean_over_all_orders(n: int, n_relevant: int) ->
 
 
 @pytest.mark.parametrize(
-    ("scores", "relevant", "complaint"),
+    ("scores", "relevant", "message"),
     [
         ([float("nan"), 1.0], [True, False], "1 of 2 scores are NaN"),
         ([1.0, 2.0], [False, False], "none of the 2 items is right"),

@@ -21,7 +21,7 @@ class Repeatable(Protocol):
         ...
 
     @property
-    def kinds(self) -> Tensor:
+    def token_types(self) -> Tensor:
         """What each position holds, `[1, pos]`."""
         ...
 
@@ -43,16 +43,15 @@ class DrawnCopies:
     case: DrawnCase
 
     @property
-    def kinds(self) -> Tensor:
+    def token_types(self) -> Tensor:
         """What each column holds, `[1, pos]`: `IMAGE` where a code of the region is predicted."""
-        return region_kinds(self.case.forced, self.case.cells)
+        return region_token_types(self.case.forced, self.case.cells)
 
     def outputs(self, n: int) -> Tensor:
         """Return the target of each of `n` copies that go through the model together: `[n]`."""
         one = self.case.forced
-        rows = {
-            name: getattr(one, name).repeat(n, 1) for name in ("ids", "mask", "codes", "kinds", "modalities", "prompt")
-        }
+        parts = ("ids", "mask", "codes", "token_types", "modalities", "prompt")
+        rows = {name: getattr(one, name).repeat(n, 1) for name in parts}
         forced = replace(one, **rows)
         return forced.log_probs().masked_fill(~self.case.cells.to(forced.codes.device), 0.0).sum(1)
 
@@ -61,7 +60,7 @@ ELSEWHERE = 3
 """What a column of a drawing holds beside `PADDING`, `TEXT` and `IMAGE`: it predicts a code outside the region."""
 
 
-def region_kinds(forced: ForcedDrawings, cells: Tensor) -> Tensor:
+def region_token_types(forced: ForcedDrawings, cells: Tensor) -> Tensor:
     """Return what each column holds, `[batch, pos]`: `IMAGE` is what predicts a code of the region, and nothing else.
 
     Other columns of the drawing are `ELSEWHERE`.
@@ -70,10 +69,10 @@ def region_kinds(forced: ForcedDrawings, cells: Tensor) -> Tensor:
         forced: The pass over the drawings.
         cells: `[batch, cell]`, true in the region.
     """
-    kinds = forced.token_types.masked_fill(forced.token_types == IMAGE, ELSEWHERE)
-    columns = torch.tensor(forced.columns, device=kinds.device)
-    kinds[:, columns] = torch.where(cells.to(kinds.device), IMAGE, kinds[:, columns])
-    return kinds
+    token_types = forced.token_types.masked_fill(forced.token_types == IMAGE, ELSEWHERE)
+    columns = torch.tensor(forced.columns, device=token_types.device)
+    token_types[:, columns] = torch.where(cells.to(token_types.device), IMAGE, token_types[:, columns])
+    return token_types
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +92,7 @@ class Copies:
         return cls(model, case, target, model.read([asked], [target.prefix(case.mention)]))
 
     @property
-    def kinds(self) -> Tensor:
+    def token_types(self) -> Tensor:
         """What each position holds, `[1, pos]`."""
         return self.one.token_types
 

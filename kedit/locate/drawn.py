@@ -17,7 +17,7 @@ from torch import Tensor
 from kedit.arguments import require
 from kedit.internals.hooks import record
 from kedit.internals.sites import Site
-from kedit.locate.copies import region_kinds
+from kedit.locate.copies import region_token_types
 from kedit.locate.locator import Locator
 from kedit.locate.nam import softmax_maximum
 from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
@@ -250,13 +250,13 @@ def _gather(
     if steep:
         gradients = torch.autograd.grad(states, list(activations.values()), asked.to(states.dtype))
         found = dict(zip(activations, gradients, strict=True))
-    kinds = region_kinds(forced, cells)
+    token_types = region_token_types(forced, cells)
     layers = [
         LayerEvidence(
             layer,
-            kinds,
-            _apart(activations[layer], kinds),
-            gradient=_apart(found[layer], kinds) if steep else None,
+            token_types,
+            _apart(activations[layer], token_types),
+            gradient=_apart(found[layer], token_types) if steep else None,
             region=_region(forced, asked, cells, site.value_matrix(module, layer)),
         )
         for layer in site.blocks
@@ -302,6 +302,6 @@ def _at_columns(forced: ForcedDrawings, cellwise: Tensor) -> Tensor:
     return laid
 
 
-def _apart(values: Tensor, kinds: Tensor) -> Tensor:
+def _apart(values: Tensor, token_types: Tensor) -> Tensor:
     """Return a layer's values by drawing and column, 32-bit; some models flatten both."""
-    return values.detach().reshape(*kinds.shape, -1).float()
+    return values.detach().reshape(*token_types.shape, -1).float()

@@ -207,10 +207,10 @@ class TokenDrawer:
         tail = torch.full((len(ids), len(layout) - 1), self.family.placeholder, device=ids.device)
         ids, mask = torch.cat([ids, tail], dim=1), torch.cat([mask, torch.ones_like(tail)], dim=1)
         held = modalities(self.model.module, self.model.tokenizer, ids)
-        kinds, kept, prompt = places(held, mask, [tail.shape[1]] * len(ids))
+        token_types, kept, prompt = places(held, mask, [tail.shape[1]] * len(ids))
         # A code is predicted by the column before its own.
         cells = [n_prompt - 1 + place for place, ends_row in enumerate(layout) if not ends_row]
-        return ForcedDrawings(self, ids, mask, codes, kinds, kept, prompt, tuple(cells))
+        return ForcedDrawings(self, ids, mask, codes, token_types, kept, prompt, tuple(cells))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image]:
@@ -310,7 +310,7 @@ class ForcedDrawings:
     """`[batch, pos]`, zero at padding."""
     codes: Tensor
     """`[batch, cell]`."""
-    kinds: Tensor
+    token_types: Tensor
     """`[batch, pos]`, as in `TeacherForced`: drawn columns are `IMAGE`."""
     modalities: Tensor
     """`[batch, pos]`, as in `TeacherForced`."""

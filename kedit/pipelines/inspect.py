@@ -272,9 +272,7 @@ class Inspection(Shown):
     def _draw_overlaps(self, overlaps: Overlaps) -> Drawing:
         names, rows = overlaps.concepts, zip(overlaps.concepts, overlaps.shared.tolist(), strict=True)
         apart = overlaps.measures[0].located.value or 0
-        title = (
-            f"`{self.concept.name}` shares {100 * (1 - apart):.0f} % of its neurons with another concept, on average"
-        )
+        title = f"`{self.concept.name}` shares {100 * (1 - apart):.0f} % of its neurons with another, on average"
         cells = {a: {b: None if a == b else share for b, share in zip(names, row, strict=True)} for a, row in rows}
         notes = [f"n = {len(self.neurons)} neurons of each concept"]
         return draw_matrix(cells, title=title, what="share of neurons in common", notes=notes)
