@@ -74,7 +74,7 @@ def test_drawings_are_counted_that_showed_the_one_thing_and_now_show_the_other()
     assert weak.turned.n == len(shown.drawings)
     assert strong.norm == pytest.approx(8 * moved.norm)
     assert strong.turned.value == strong.gone.value
-    assert "shows moon instead" in str(found)
+    assert "shows moon instead" in found.table().markdown()
 
 
 def test_the_least_norm_lies_on_the_line_between_two_strengths() -> None:

@@ -19,7 +19,7 @@ from kedit.data.shapes import coverage
 
 Values = NDArray[np.float64]
 
-LEAST_MATCH = 0.85
+LEAST_MATCH = 0.9
 """The Dice overlap of a shape with the paint it explains from which on the shape is there."""
 LEAST_PAINT = 12
 """Pixels that are surely of a colour, from which on the colour is looked for."""
@@ -45,7 +45,7 @@ class Found:
     """Background and things, with `categories`, `phrases` and `region`; its seed is 0 and its texture `plain`: these
     are not read."""
     matches: tuple[float, ...]
-    """For each thing the Dice overlap of its shape with the paint there, 0.85 to 1."""
+    """For each thing the Dice overlap of its shape with the paint there, 0.9 to 1."""
     unexplained: float
     """The share of all paint that no thing explains, 0 to 1; 0 where there is no paint."""
 

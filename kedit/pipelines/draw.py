@@ -35,7 +35,7 @@ from kedit.samples import Concept, Data, Progress, silent
 
 IMAGE, TEXT, RANDOM, UNEDITED = "I-neurons", "T-neurons", "random neurons", "unedited"
 LOOKS = {IMAGE: Look(EDITED), TEXT: Look(BASELINE, "s"), RANDOM: Look(CONTROL, "D")}
-COUNTS = Counts(locate=24, target=40, retention=20, controls=3)
+COUNTS = Counts(locate=24, target=30, retention=15, controls=3)
 """How many pictures are drawn if nobody says otherwise."""
 N_SHOWN = 5
 """How many drawings of the concept the figure shows, beside one without it."""
@@ -254,7 +254,7 @@ def draw(
         edit: An operator, at all positions, or a plan that limits it; zeroing if None.
         segment: Finds things in drawings by their names; the picture world has a finder of its own.
         inpaint: Paints the concept out for the T-neurons, as in `kedit.run`.
-        counts: How many pictures; 24 to locate with, 40 with the concept, 20 near, 20 far, 3 random sets if None.
+        counts: How many pictures; 24 to locate with, 30 with the concept, 15 near, 15 far, 3 random sets if None.
         temperature: Of the drawings; 0 takes the likeliest code.
         guidance: How strongly a drawing follows its prompt; None for the model's own way.
         seed: Of the prompts, the drawings, the random sets and the bootstrap.
