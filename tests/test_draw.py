@@ -189,9 +189,9 @@ def result() -> DrawResult:
 
 def test_as_many_neurons_are_located_by_the_word_as_by_the_drawings(result: DrawResult) -> None:
     assert [len(some) for some in result.sets.values()] == [4, 4]
-    assert list(result.told) == [UNEDITED, IMAGE, TEXT, RANDOM]
+    assert list(result.outputs) == [UNEDITED, IMAGE, TEXT, RANDOM]
     assert result.locators == {IMAGE: "nam_image", TEXT: "nam"}
-    assert all(len(one.drawings) == 5 for one in result.told.values())
+    assert all(len(one.drawings) == 5 for one in result.outputs.values())
 
 
 def test_the_result_prints_itself_and_leaves_a_folder(result: DrawResult, tmp_path: Path) -> None:

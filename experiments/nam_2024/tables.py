@@ -13,7 +13,7 @@ from kedit.inspection.concepts import best, by_layer, in_all, its_own
 from kedit.inspection.decode import mean_words
 from kedit.locate.drawn import Depicted, score_drawn
 from kedit.models.drawing import drawer
-from kedit.pipelines.artist import DrawingExam, caption_of
+from kedit.pipelines.artist import DrawingSet, caption_of
 from kedit.pipelines.turn import read_region, swapped, turn_for, turned
 from kedit.progress import show_progress
 from kedit.results.table import Table
@@ -79,12 +79,12 @@ def edits(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
     """Return what zeroing does, by each method, by T-neurons and at random: pooled over concepts, each its own test."""
     widths, rows = artist.model.site("mid").widths, []
     for name, one in found.items():
-        evaluation_set = DrawingExam.of(one.prepared.evaluation_set)
+        evaluation_set = DrawingSet.of(one.prepared.evaluation_set)
         sets = {**one.sets(cfg.k), "T-neurons": best(one.words, cfg.k)}
         random = [sets["nam_image"].layer_matched(widths, cfg.seed + n) for n in range(cfg.evaluate.controls)]
-        outcomes = {method: artist.told(evaluation_set, Edit(some, Zero())).outcome for method, some in sets.items()}
-        controls = [artist.told(evaluation_set, Edit(some, Zero())).outcome for some in random]
-        before = artist.told(evaluation_set, None).outcome
+        outcomes = {method: artist.outputs(evaluation_set, Edit(some, Zero())).outcome for method, some in sets.items()}
+        controls = [artist.outputs(evaluation_set, Edit(some, Zero())).outcome for some in random]
+        before = artist.outputs(evaluation_set, None).outcome
         report = judge_drawings(evaluation_set.asked, before, outcomes, controls, neurons=cfg.k, seed=cfg.seed)
         for method, effect in {**report.arms, "random": report.control}.items():
             figures = {**effect.suppression, **effect.retention}

@@ -172,7 +172,8 @@ def _sums(values: Values, reach: int) -> Values:
     low = np.maximum(np.arange(SIZE + 1) - reach, 0)
     high = np.minimum(np.arange(SIZE + 1) + reach, SIZE)
     sums: Values = total[np.ix_(high, high)] - total[np.ix_(low, high)] - total[np.ix_(high, low)]
-    return sums + total[np.ix_(low, low)]
+    sums += total[np.ix_(low, low)]
+    return sums
 
 
 @lru_cache(maxsize=1)

@@ -46,7 +46,8 @@ def least_change(activations: Tensor, wanted: Tensor, tau: float = TAU) -> Tenso
         raise ValueError("none of the neurons is active in a sample, so no column of them can change what is drawn")
     kept = sizes > sizes[0] * 1e-9
     filtered = torch.where(kept, sizes / (sizes.square() + tau * sizes[0] ** 2), torch.zeros_like(sizes))
-    return right.T @ (filtered[:, None] * (left.T @ d))
+    changes: Tensor = right.T @ (filtered[:, None] * (left.T @ d))
+    return changes
 
 
 @dataclass(frozen=True, eq=False)

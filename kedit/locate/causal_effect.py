@@ -101,7 +101,10 @@ class CausalEffect:
         if self.shortlist is None:
             widths = enumerate(site.widths.values())
             return [NeuronId(row, index) for row, width in widths for index in range(width)], 0, 0
-        made = gathered(model, site, cases, target, {"shortlist": self.shortlist})["shortlist"]
+        captioned = [
+            case for case in cases if not isinstance(case, DrawnCase)
+        ]  # `check_drawable` lets no shortlist through
+        made = gathered(model, site, captioned, target, {"shortlist": self.shortlist})["shortlist"]
         values = made.values(self.shortlist).float()
         scores = NeuronScores(values, repr(self.shortlist), site.name, ties=made.sums.ties())
         return scores.ranking()[: self.m], *passes([self.shortlist], len(cases))

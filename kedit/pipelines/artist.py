@@ -28,7 +28,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class DrawingExam:
+class DrawingSet:
     """What is to be drawn and described."""
 
     asked: Asked
@@ -36,7 +36,7 @@ class DrawingExam:
     pictures: tuple[Image, ...]
 
     @classmethod
-    def of(cls, evaluation_set: EvaluationSet) -> "DrawingExam":
+    def of(cls, evaluation_set: EvaluationSet) -> "DrawingSet":
         """Return the captions of a set's pictures as prompts, and its pictures of the concept to describe."""
         vocabulary = vocabulary_of(evaluation_set)
         target = [one for one in evaluation_set.target if isinstance(one, Sample)]
@@ -80,7 +80,7 @@ class Artist:
             )
         return Depicted.of(concept, drawings, seen, drawer(self.model).grid)
 
-    def told(self, evaluation_set: DrawingExam, edit: Change | None) -> Drawn:
+    def outputs(self, evaluation_set: DrawingSet, edit: Change | None) -> Drawn:
         """Return what the model draws and says, under an edit or without."""
         with edit.applied(self.model) if edit is not None else nullcontext():
             drawings = self.drawings(evaluation_set.prompts)

@@ -19,7 +19,7 @@ from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.notebook import Shown
 from kedit.page import leave_page
-from kedit.pipelines.artist import Artist, DrawingExam, Drawn, caption_of
+from kedit.pipelines.artist import Artist, DrawingSet, Drawn, caption_of
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import cost_part, locate_prepared, name_of, neuron_part, without_seconds
@@ -58,7 +58,7 @@ class DrawResult(Shown):
     """The I-neurons and the T-neurons, which were edited."""
     depicted: Depicted
     """What the I-neurons were located with."""
-    told: Mapping[str, Drawn]
+    outputs: Mapping[str, Drawn]
     """What the model drew and said unedited, with each of `sets` edited, and with the first random set."""
     report: DrawingReport
     seed: int
@@ -159,20 +159,20 @@ class DrawResult(Shown):
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return what each drawing was asked for and shows, a row for each prompt and then for each caption."""
-        prompts, n = self.summary[UNEDITED].drawings.prompts, self.asked.n_target
+        prompts, n = self.outputs[UNEDITED].drawings.prompts, self.asked.n_target
         rows: list[dict[str, Any]] = [
             {
                 "prompt": prompt,
                 "group": "target" if place < n else "retention",
                 "asked": sorted(self.asked.things[place]),
-                **{name: sorted(one.outcome.seen[place]) for name, one in self.summary.items()},
+                **{name: sorted(one.outcome.seen[place]) for name, one in self.outputs.items()},
             }
             for place, prompt in enumerate(prompts)
         ]
-        captions = zip(*(one.outcome.captions for one in self.summary.values()), strict=True)
+        captions = zip(*(one.outcome.captions for one in self.outputs.values()), strict=True)
         shown = zip(self.asked.objects, captions, strict=True)
         return rows + [
-            {"group": "caption", "shows": sorted(what), **dict(zip(self.summary, one, strict=True))}
+            {"group": "caption", "shows": sorted(what), **dict(zip(self.outputs, one, strict=True))}
             for what, one in shown
         ]
 
@@ -185,14 +185,14 @@ class DrawResult(Shown):
     def _draw_pictures(self) -> Drawing:
         """Draw some drawings unedited and under each edit; those that show the concept are framed."""
         n, concept = self.asked.n_target, self.concept
-        order = sorted(range(n), key=lambda place: concept not in self.summary[UNEDITED].outcome.seen[place])[:N_SHOWN]
+        order = sorted(range(n), key=lambda place: concept not in self.outputs[UNEDITED].outcome.seen[place])[:N_SHOWN]
         order += range(n, min(n + 1, len(self.asked.things)))
-        prompts = self.summary[UNEDITED].drawings.prompts
+        prompts = self.outputs[UNEDITED].drawings.prompts
         rows = [
             PictureRow(
                 prompts[place],
-                {arm: one.drawings.images[place] for arm, one in self.summary.items()},
-                framed=frozenset(arm for arm, one in self.summary.items() if concept in one.outcome.seen[place]),
+                {arm: one.drawings.images[place] for arm, one in self.outputs.items()},
+                framed=frozenset(arm for arm, one in self.outputs.items() if concept in one.outcome.seen[place]),
             )
             for place in order
         ]
@@ -311,22 +311,22 @@ def draw_prepared(
         sets[TEXT], names[TEXT] = found.neurons, found.locator
     random = [sets[IMAGE].layer_matched(site.widths, seed + n) for n in range(controls)]
     operator = plan.operator_for(model, prepared.pairs, progress=progress)
-    evaluation_set = DrawingExam.of(prepared.evaluation_set)
+    evaluation_set = DrawingSet.of(prepared.evaluation_set)
     edits = {name: plan.edit(some, operator, name) for name, some in sets.items()}
     edits |= {f"control {n}": plan.edit(some, operator, f"control {n}") for n, some in enumerate(random)}
-    told = {UNEDITED: artist.summary(evaluation_set, None)} | {
-        name: artist.summary(evaluation_set, one) for name, one in edits.items()
+    outputs = {UNEDITED: artist.outputs(evaluation_set, None)} | {
+        name: artist.outputs(evaluation_set, one) for name, one in edits.items()
     }
-    report = run_stage(lambda: _judged(evaluation_set.asked, told, sets, seed), progress, "measures")
-    kept = {name: told[name] for name in (UNEDITED, *sets)} | ({RANDOM: told["control 0"]} if controls else {})
+    report = run_stage(lambda: _judged(evaluation_set.asked, outputs, sets, seed), progress, "measures")
+    kept = {name: outputs[name] for name in (UNEDITED, *sets)} | ({RANDOM: outputs["control 0"]} if controls else {})
     return DrawResult(
         model.name, names, repr(operator), site, evaluation_set.asked, scores, sets, shown, kept, report, seed,
         time.perf_counter() - began,
     )  # fmt: skip
 
 
-def _judged(asked: Asked, told: Mapping[str, Drawn], sets: Mapping[str, NeuronSet], seed: int) -> DrawingReport:
+def _judged(asked: Asked, outputs: Mapping[str, Drawn], sets: Mapping[str, NeuronSet], seed: int) -> DrawingReport:
     """Return what the edits of `sets` did beside all controls."""
-    before, *others = (one.outcome for one in told.values())
+    before, *others = (one.outcome for one in outputs.values())
     arms = dict(zip(sets, others, strict=False))
     return judge_drawings(asked, before, arms, others[len(sets) :], neurons=len(sets[IMAGE]), seed=seed)

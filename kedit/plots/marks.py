@@ -125,7 +125,7 @@ def lines(
     from matplotlib.transforms import ScaledTranslation
 
     known = [(at, one) for at, one in zip(x, values, strict=True) if one.low is not None and one.high is not None]
-    middle = np.array([one.value for one in values], dtype=np.float64)  # None becomes NaN
+    middle = np.array([np.nan if one.value is None else one.value for one in values])
     drawn = axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
     if bars:
         for at, one in known:
@@ -208,7 +208,7 @@ def tag(figure: "Figure", axes: "Axes", labels: Mapping[Point, str]) -> list["Ar
         style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "size": 8}
         written = axes.annotate(text, point, (0, 0), bbox=ground, zorder=6, **style)
         written.set_in_layout(False)
-        sides = written.get_window_extent().size
+        sides = np.array(written.get_window_extent().size)
         room = np.array([[EDGE, axes.bbox.y0], [figure.bbox.x1 - EDGE, axes.bbox.y1 + 30]])
         others = places[np.abs(places - place).max(-1) > 1]
         crowded = len(others) < len(places) - 1 or (np.hypot(*(others - place).T) < CROWD * figure.dpi / 72).any()
@@ -266,7 +266,8 @@ def _cost(
 
 
 def _within(points: Numbers, low: Numbers, high: Numbers) -> NDArray[np.bool_]:
-    return ((points > low) & (points < high)).all(-1)  # type: ignore[no-any-return]
+    inside: NDArray[np.bool_] = np.all((points > low) & (points < high), axis=-1)
+    return inside
 
 
 def _lead(axes: "Axes", point: Point, end: Numbers) -> "Artist":

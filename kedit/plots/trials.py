@@ -173,8 +173,8 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     columns, height = (len(panels), 2.8) if few else (4, 1.6)
     # Bands of several curves hide each other; bars of many points would.
     sparse = all(len(curve.x) <= MOST_BARS for curves in panels.values() for curve in curves.values())
-    look: dict[str, Any] = {"columns": columns, "height": height, "bars": sparse, "prepare": prepare}
-    return draw_lines(panels, title=title, across="neurons edited", **look)
+    layout: dict[str, Any] = {"columns": columns, "height": height, "bars": sparse, "prepare": prepare}
+    return draw_lines(panels, title=title, across="neurons edited", **layout)
 
 
 def _by_number(doses: Sequence[tuple[float, Measured | None]]) -> dict[float, Measured]:

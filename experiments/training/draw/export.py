@@ -13,7 +13,7 @@ def save(model: JanusForConditionalGeneration, processor: JanusProcessor, folder
     model.half().save_pretrained(folder)
     model.to(dtype)
     config = json.loads((folder / "config.json").read_text())
-    for part in (config, *(config[f"{name}_config"] for name in ("text", "vision", "vq"))):
+    for part in (config, config["text_config"], config["vision_config"], config["vq_config"]):
         part["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     processor.save_pretrained(folder)
