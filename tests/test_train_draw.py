@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.training.draw import codes as cells
-from experiments.training.draw import evaluation_set, export, eye, model, objective, rows, tokenizer
+from experiments.training.draw import evaluation, export, eye, model, objective, rows, tokenizer
 from experiments.training.draw import run as train_draw
 from experiments.training.scenes.loop import Schedule, train
 from experiments.training.scenes.tower import IGNORED, pixel_values
@@ -292,8 +292,8 @@ def test_the_shipped_model_captions_scenes() -> None:
 
 
 def test_what_a_caption_asks_for_is_what_the_finder_sees_in_its_scene(scenes: list[Scene]) -> None:
-    scores = evaluation_set.found_scores([one.image() for one in scenes], scenes)
+    scores = evaluation.found_scores([one.image() for one in scenes], scenes)
     assert {name: score.value for name, score in scores.items()} == dict.fromkeys(scores, 1.0)
-    wrong = evaluation_set.found_scores([one.image() for one in scenes], scenes[1:] + scenes[:1])
+    wrong = evaluation.found_scores([one.image() for one in scenes], scenes[1:] + scenes[:1])
     assert wrong["counts"].value < 0.5
     assert grammar.CATEGORIES

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
@@ -42,7 +42,7 @@ def job(cfg: DictConfig) -> Any:
 
     use_threads(cfg.threads)
     data, locator, plan = build(cfg.data), build(cfg.locate), build(cfg.edit)
-    segment = None if cfg.segment is None else build(cfg.segment)
+    segment = None if (node := OmegaConf.select(cfg, "segment")) is None else build(node)
     with misuse():
         check_drawable(locator)
         check(plan)

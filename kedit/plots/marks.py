@@ -1,5 +1,6 @@
 """What figures are made of: bars, intervals, matrices, lines, points, strips, pictures, maps and tags on axes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,7 +126,7 @@ def lines(
     from matplotlib.transforms import ScaledTranslation
 
     known = [(at, one) for at, one in zip(x, values, strict=True) if one.low is not None and one.high is not None]
-    middle = np.array([np.nan if one.value is None else one.value for one in values])
+    middle = [math.nan if one.value is None else one.value for one in values]
     drawn = axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
     if bars:
         for at, one in known:

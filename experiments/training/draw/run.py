@@ -140,7 +140,7 @@ def train_language(cfg: DictConfig, folder: Path, drawing: Any, captioner: Any, 
 
 def examined(cfg: DictConfig, folder: Path, out: Path, centers: Any) -> str:
     """Return the card of the model in `out`, and draw some of its drawings beside it."""
-    from experiments.training.draw import exam
+    from experiments.training.draw import evaluation
     from experiments.training.draw.card import Verdicts, card, show
     from experiments.training.scenes.evaluation import caption_scores
     from kedit.data.grammar import CAPTION_PROMPT
@@ -155,9 +155,10 @@ def examined(cfg: DictConfig, folder: Path, out: Path, centers: Any) -> str:
     how = {"temperature": cfg.exam.temperature, "guidance": cfg.exam.guidance}
     drawn = draws.draw([one.captions()[0] for one in scenes], seed=cfg.seed, **how).images
     verdicts = Verdicts(
-        found=exam.found_scores(drawn, scenes), captioned=exam.captioned_scores(judge, drawn, scenes),
-        real=exam.captioned_scores(judge, [one.image() for one in scenes], scenes),
-        codec=exam.tokenizer_scores(draws, centers, scenes[: cfg.exam.codec]), captions=caption_scores(model, scenes),
+        found=evaluation.found_scores(drawn, scenes), captioned=evaluation.captioned_scores(judge, drawn, scenes),
+        real=evaluation.captioned_scores(judge, [one.image() for one in scenes], scenes),
+        codec=evaluation.tokenizer_scores(draws, centers, scenes[: cfg.exam.codec]),
+        captions=caption_scores(model, scenes),
     )  # fmt: skip
     show(drawn, out / "drawings.png")
     stages = ("sketch", "decoder", "encoder", "eye", "language")
