@@ -125,15 +125,19 @@ def lines(
     """
     from matplotlib.transforms import ScaledTranslation
 
-    known = [(at, one) for at, one in zip(x, values, strict=True) if one.low is not None and one.high is not None]
+    known = [
+        (at, (one.low, one.high))
+        for at, one in zip(x, values, strict=True)
+        if one.low is not None and one.high is not None
+    ]
     middle = [math.nan if one.value is None else one.value for one in values]
     drawn = axes.plot(x, middle, **look.line2d() | {"ms": size}, lw=1.5, zorder=3, clip_on=not bars)
     if bars:
-        for at, one in known:
-            drawn += axes.plot([at, at], [one.low, one.high], color=look.color, lw=1.2, clip_on=False)
+        for at, ends in known:
+            drawn += axes.plot([at, at], ends, color=look.color, lw=1.2, clip_on=False)
     else:
-        ends = np.array([(one.low, one.high) for _, one in known], dtype=np.float64).reshape(-1, 2)
-        axes.fill_between([at for at, _ in known], *ends.T, color=look.color, alpha=0.13, lw=0)
+        low, high = np.array([ends for _, ends in known], dtype=np.float64).reshape(-1, 2).T
+        axes.fill_between([at for at, _ in known], low, high, color=look.color, alpha=0.13, lw=0)
     # Moved when the limits of the axes know the data, which are not.
     for line in drawn if aside else ():
         line.set_transform(axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans))

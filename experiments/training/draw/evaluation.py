@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     @property
     def categories(self) -> frozenset[str]:
         """The categories."""
-        return frozenset(category for _, category in self.token_types)
+        return frozenset(category for _, category in self.kinds)
 
 
 def found_scores(pictures: Sequence[Image], scenes: Sequence[Scene]) -> dict[str, Measured]:
@@ -52,7 +52,7 @@ def captioned_scores(judge: MLLM, pictures: Sequence[Image], scenes: Sequence[Sc
     for one, said in zip(scenes, captions, strict=True):
         asked = Asked.of(one)
         hits["categories"].append(float({category for _, category in said} == asked.categories))
-        hits["colors"].append(float(set(said) == asked.token_types))
+        hits["colors"].append(float(set(said) == asked.kinds))
     return {name: bootstrap_mean(some) for name, some in hits.items()}
 
 
@@ -78,7 +78,7 @@ def _scores(pairs: Sequence[tuple[Asked, Asked, bool]]) -> dict[str, Measured]:
     hits: dict[str, list[bool]] = {"categories": [], "colors": [], "counts": [], "valid": []}
     for asked, found, valid in pairs:
         hits["categories"].append(asked.categories == found.categories)
-        hits["colors"].append(asked.token_types == found.token_types)
+        hits["colors"].append(asked.kinds == found.kinds)
         hits["counts"].append(asked.counts == found.counts)
         hits["valid"].append(valid)
     return {name: bootstrap_mean([float(hit) for hit in some]) for name, some in hits.items()}
