@@ -384,7 +384,7 @@ def test_a_missing_model_is_named_at_once(
     done = kedit_run("model=huggingface", f"model.path={path}")
     # A search on the hub without a network takes 23 seconds.
     assert time.perf_counter() - began < 15
-    fails(done, 2, f"`{path}`", "shipped models: scenes, scenes_plain")
+    fails(done, 2, f"`{path}`", "shipped models: scenes, scenes_draw, scenes_plain")
     assert status(tmp_path / "out").startswith("failed: ConfigurationError: `model`: no ")
 
 

@@ -72,17 +72,21 @@ class Family(Protocol):
         ...
 
 
+JANUS_GUIDANCE = 5.0
+"""That of the original's `generation_inference.py`, where a checkpoint asks for none."""
+
+
 class Janus:
     """Janus and Janus-Pro: a head of its own scores the codes, and maps of its own read them again."""
 
     row_end = None
     unembedding = None
-    guidance = 5.0
-    """That of the original's `generation_inference.py`."""
 
     def __init__(self, model: HuggingFaceMLLM) -> None:
         module: Any = model.module
         self.model, self.inner, self.language = model, module.model, module.model.language_model
+        self.guidance = float(getattr(module.generation_config, "guidance_scale", None) or JANUS_GUIDANCE)
+        """What the checkpoint's generation configuration asks for."""
         side = module.config.vq_config.num_patches
         self.grid, self.codebook = (side, side), int(module.config.vq_config.num_embeddings)
         self.placeholder = int(module.config.image_token_id)

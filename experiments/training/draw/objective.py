@@ -62,7 +62,8 @@ def objective(
             some = some[: int(batch * SAID_SHARE)]
             rows = maker.said(some, rng)
             n_clean = int(len(some) * CLEAN_SHARE)
-            pixels = torch.cat([clean_values(some[:n_clean]), pixel_values(some[n_clean:])])
+            clean = [clean_values(some[:n_clean])] if n_clean else []
+            pixels = torch.cat([*clean, pixel_values(some[n_clean:])])
             return {"words": surprise_of_words(model, rows, sight(pixels))}
         return {"codes": surprise_of_codes(model, maker.drawn(some, table, rng))}
 
