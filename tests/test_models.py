@@ -332,7 +332,8 @@ def test_a_folder_in_the_home_directory_may_be_written_with_a_tilde(
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "~/nowhere"])
 def test_a_missing_folder_is_named_beside_the_shipped_models(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model folder `.*nowhere.*`; shipped models: scenes, scenes_draw, scenes_plain"):
+    shipped = r"no model folder `.*nowhere.*`; shipped models: scenes, scenes_draw, scenes_plain"
+    with pytest.raises(FileNotFoundError, match=shipped):
         load(path)
 
 
