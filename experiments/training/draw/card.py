@@ -33,8 +33,8 @@ captions pictures and draws them from captions, with one Llama of 4 layers for b
   for classifier-free guidance."""
 
 BROKEN = (
-    "**The encoder of the VQ tokenizer does not find the codes of a picture** (last row): what is encoded and decoded is",
-    "another picture, and the reconstruction error of `kedit draw` says nothing on this model. Drawing does not use it.",
+    "**The encoder of the VQ tokenizer does not find the codes of a picture** (last row): what is encoded and decoded",
+    "is another picture, and the reconstruction error of `kedit draw` says nothing here. Drawing does not use it.",
     "",
 )
 
