@@ -175,10 +175,10 @@ def turned(
     if not places:
         raise ValueError(f"none of {len(prompts)} drawings that were asked for `{source.name}` shows it")
     wanted = [mentioned(others, prompts[place]) & before[place] for place in places]
-    steps = []
+    asked, steps = [prompts[place] for place in places], list[Step]()
     for strength in artist.progress(strengths, len(strengths), "strengths"):
         with turn.change(artist.model, strength).applied(artist.model):
-            seen = [_seen(artist, prompts, (source, target, *others))[place] for place in places]
+            seen = _seen(artist, asked, (source, target, *others))
         steps.append(_step(strength, strength * turn.norm, seen, wanted, source.name, target.name))
     return Turned(source.name, target.name, len(turn.neurons), tuple(steps))
 
