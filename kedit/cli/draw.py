@@ -46,13 +46,13 @@ def job(cfg: DictConfig) -> Any:
     with misuse():
         check_drawable(locator)
         check(plan)
-        seer, arguments = seer_of(data, segment), None if cfg.words is None else as_locator(cfg.words)
+        seer, words = seer_of(data, segment), None if cfg.words is None else as_locator(cfg.words)
         pictures = prepared(data, cfg.concept, inpainter(cfg), {**cfg.evaluate, "text": False}, cfg.seed)
     with unchanged(cfg.model) as found:
         with misuse():
             code_drawer(found.model)
         return draw_prepared(
-            found.model, pictures, locator, arguments, plan, seer, controls=cfg.evaluate.controls,
+            found.model, pictures, locator, words, plan, seer, controls=cfg.evaluate.controls,
             temperature=cfg.drawing.temperature, guidance=cfg.drawing.guidance, seed=cfg.seed, progress=show_progress,
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -101,9 +101,7 @@ class CausalEffect:
         if self.shortlist is None:
             widths = enumerate(site.widths.values())
             return [NeuronId(row, index) for row, width in widths for index in range(width)], 0, 0
-        captioned = [
-            case for case in cases if not isinstance(case, DrawnCase)
-        ]  # `check_drawable` lets no shortlist through
+        captioned = cast("Sequence[Case]", cases)  # `check_drawable` refuses a shortlist for drawings
         made = gathered(model, site, captioned, target, {"shortlist": self.shortlist})["shortlist"]
         values = made.values(self.shortlist).float()
         scores = NeuronScores(values, repr(self.shortlist), site.name, ties=made.sums.ties())

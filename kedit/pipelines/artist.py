@@ -85,18 +85,12 @@ class Artist:
         with edit.applied(self.model) if edit is not None else nullcontext():
             drawings = self.drawings(evaluation_set.prompts)
             captions = self.model.caption(evaluation_set.pictures, progress=self.progress)
+        asked, draws = evaluation_set.asked, drawer(self.model)
+        looked_for = [wanted | {asked.concept.name} for wanted in asked.things]
         seen = [
-            self.seer(
-                picture,
-                [
-                    one
-                    for one in evaluation_set.asked.vocabulary
-                    if one.name in wanted | {evaluation_set.asked.concept.name}
-                ],
-            )
-            for picture, wanted in zip(drawings.images, evaluation_set.asked.things, strict=True)
+            self.seer(picture, [one for one in asked.vocabulary if one.name in names])
+            for picture, names in zip(drawings.images, looked_for, strict=True)
         ]
-        draws = drawer(self.model)
         again = draws.decode(draws.encode(drawings.images))
         outcome = Outcome(
             tuple(frozenset(one.regions) for one in seen),
