@@ -9,8 +9,7 @@ from kedit.evaluation.measure import compare, selectivity
 from kedit.evaluation.report import Figures, as_json
 from kedit.evaluation.scores import Scores, pooled
 from kedit.evaluation.statistics import Measured, bootstrap_mean
-from kedit.evaluation.verdict import Comparison, Verdict, judge
-from kedit.notebook import Shown
+from kedit.evaluation.verdict import Comparison, Judged, Verdict, judge
 from kedit.samples import Concept, mentioned
 
 SUPPRESSION = ("drawing_drop", "caption_drop")
@@ -127,7 +126,7 @@ class Effect:
 
 
 @dataclass(frozen=True, repr=False)
-class DrawingReport(Shown):
+class DrawingReport(Judged):
     """What the edit of the I-neurons did beside that of the T-neurons and of random ones."""
 
     concept: str
@@ -158,16 +157,6 @@ class DrawingReport(Shown):
         share = self.main.retention["valid"]
         broken = share.value is not None and share.value < BROKEN
         return Fluency({}, not broken, f"only {share} of the whole drawings stay whole" if broken else None)
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether the edit takes the concept out of drawings beyond its random control, and leaves drawings whole."""
-        return self.judgement.evidence
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: the edit takes the concept out of drawings, or why there is no evidence."""
-        return self.judgement.sentence
 
     @property
     def judgement(self) -> Verdict:

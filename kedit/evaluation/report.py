@@ -7,8 +7,7 @@ from typing import Any
 from kedit import notebook
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
-from kedit.evaluation.verdict import Aim, Comparison, Verdict, judge
-from kedit.notebook import Shown
+from kedit.evaluation.verdict import Aim, Comparison, Judged, Verdict, judge
 
 Figures = Mapping[str, Measured]
 JUDGED_BY: Mapping[Aim, str] = {"less": "mention_drop", "more": "logodds_drop"}
@@ -53,7 +52,7 @@ class Control:
 
 
 @dataclass(frozen=True, repr=False)
-class EditReport(Shown):
+class EditReport(Judged):
     """What an edit did to what the model says: the target suppressed, the rest retained, and how sure that is."""
 
     concept: str
@@ -69,16 +68,6 @@ class EditReport(Shown):
     neurons: int | None = None
     """How many neurons were edited, if it was said."""
     aim: Aim = "less"
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether the edit does what it is for beyond its random control without breaking the language."""
-        return self.judgement.evidence
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: the edit suppresses the concept beyond its random control, or why there is no evidence."""
-        return self.judgement.sentence
 
     @property
     def judgement(self) -> Verdict:

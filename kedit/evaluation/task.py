@@ -9,8 +9,7 @@ from kedit.evaluation.fluency import Fluency, Guard, Speech
 from kedit.evaluation.measure import compare
 from kedit.evaluation.report import Figures, as_json, as_text
 from kedit.evaluation.statistics import Measured, bootstrap_mean
-from kedit.evaluation.verdict import Comparison, Verdict, judge
-from kedit.notebook import Shown
+from kedit.evaluation.verdict import Comparison, Judged, Verdict, judge
 from kedit.samples import Question
 
 ALL = "all"
@@ -20,7 +19,7 @@ GUARD = Guard(length_ratio=(0.0, float("inf")))
 
 
 @dataclass(frozen=True, repr=False)
-class TaskReport(Shown):
+class TaskReport(Judged):
     """What an edit did to the share of right answers, by the kind of question, and how sure that is."""
 
     before: Figures
@@ -36,16 +35,6 @@ class TaskReport(Shown):
     fluency: Fluency
     """Of the edited model's answers."""
     neurons: int
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether the edit costs more right answers than random neurons do, of a model that still speaks."""
-        return self.judgement.evidence
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: the edit costs more right answers than random neurons do, or why there is no evidence."""
-        return self.judgement.sentence
 
     @property
     def judgement(self) -> Verdict:

@@ -1,11 +1,13 @@
 """Whether an edit did what it is for: the one place that decides, and all that a report says of it comes from here."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
+from kedit.notebook import Shown
 
 Aim = Literal["less", "more"]
 """What an edit is for: that the concept is said less, or that it is more likely to be said."""
@@ -33,6 +35,25 @@ class Verdict:
     def title(self) -> str:
         """The sentence without its figures."""
         return self.sentence.partition(": ")[0]
+
+
+class Judged(Shown, ABC):
+    """A report that decides whether there is evidence; what else it says of that follows from `judgement`."""
+
+    @property
+    @abstractmethod
+    def judgement(self) -> Verdict:
+        """Whether the edit does what it is for, and how one knows."""
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the edit does what it is for beyond its random control, of a model that still works."""
+        return self.judgement.evidence
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what the edit does beyond its random control, or why there is no evidence."""
+        return self.judgement.sentence
 
 
 def judge(
