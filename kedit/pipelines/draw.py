@@ -17,19 +17,19 @@ from kedit.locate.drawn import Depicted, check_drawable, code_drawer, score_draw
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
-from kedit.notebook import Shown
 from kedit.page import leave_page
 from kedit.pipelines.artist import Artist, DrawingSet, Drawn, caption_of
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, as_plan, check_common, name_of_concept, require_model
 from kedit.pipelines.locate import cost_part, locate_prepared, name_of, neuron_part, without_seconds
 from kedit.pipelines.preparation import Counts, Prepared, prepare
+from kedit.pipelines.saved import Saved
 from kedit.pipelines.seers import Seer, seer_of
 from kedit.plots import Drawing, Look, PictureRow, Style, draw_intervals, draw_layers, draw_pictures
 from kedit.plots.style import BASELINE, CONTROL, EDITED, name
 from kedit.progress import as_progress, run_stage
 from kedit.results.reports import neurons_line
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, silent
 
@@ -42,7 +42,7 @@ N_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DrawResult(Shown):
+class DrawResult(Saved):
     """What was located in drawings, and what its edit did to drawings and captions; prints itself as a table."""
 
     model: str
@@ -124,20 +124,8 @@ class DrawResult(Shown):
             "cost": cost_part(self.scores),
         }
 
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave scores, neurons, drawings, report and figures in `folder`, with a STATUS, and return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave scores, neurons, drawings, report and figures in the folder of a run that is open."""
         run.save_file("scores.safetensors", lambda path: save_scores(without_seconds(self.scores), path))
         run.save_json("neurons.json", self.neurons.to_json())
         if TEXT in self.sets:

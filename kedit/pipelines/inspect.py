@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from kedit import __version__
@@ -17,7 +16,6 @@ from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
-from kedit.notebook import Shown
 from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.firing import inspected
@@ -55,6 +53,7 @@ from kedit.pipelines.preparation import Prepared, prepare, usable
 from kedit.pipelines.provenance import check_marks, marks_of_model
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult
+from kedit.pipelines.saved import Saved
 from kedit.pipelines.subject import ClipScorer, Looks, Measure, NeuronRow, Subject, could_make, neuron_table
 from kedit.plots import (
     Drawing,
@@ -69,7 +68,7 @@ from kedit.plots import (
 )  # fmt: skip
 from kedit.progress import as_progress, run_stage
 from kedit.results.reports import markdown_table, neurons_line
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Data, Progress, pictured, silent
 
@@ -93,8 +92,10 @@ LEGEND = """\
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inspection(Shown):
+class Inspection(Saved):
     """What was seen of some neurons; prints itself in a terminal and in a notebook."""
+
+    FILE = "inspect.json"
 
     model: str
     """The model's name."""
@@ -194,20 +195,8 @@ class Inspection(Shown):
             "rows": [row.to_json() for row in self.rows],
         }
 
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave scores, neurons, words, inspect.json, the page and the figures in `folder`, and return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "inspect.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave scores, neurons, words, inspect.json, the page and the figures in the folder of a run that is open."""
         leave_located(self.located, run)
         run.save_text("neurons.csv", self.neuron_table().csv())
         if self.words:

@@ -18,7 +18,6 @@ from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
-from kedit.notebook import Shown
 from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
@@ -27,12 +26,13 @@ from kedit.pipelines.preparation import Counts, Prepared, Usable, prepare, usabl
 from kedit.pipelines.provenance import ScoresError, check_marks, marks, signed
 from kedit.pipelines.raw_outputs import rows
 from kedit.pipelines.readable import readable
+from kedit.pipelines.saved import Saved
 from kedit.plots import Drawing, Style, draw_layers, draw_scores
 from kedit.progress import as_progress
 from kedit.prompts import Medium
 from kedit.results.cache import NO_CACHE, Cache, of_pairs
 from kedit.results.reports import neurons_line
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Pair, Progress, silent
 
@@ -102,8 +102,10 @@ class Located:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LocateResult(Shown):
+class LocateResult(Saved):
     """The neurons of a concept, the scores behind them, and how they were taken; prints and saves itself."""
+
+    FILE = "locate.json"
 
     locator: str
     """The locator's name."""
@@ -153,20 +155,8 @@ class LocateResult(Shown):
             "cost": self.located.cost,
         }
 
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave scores, neurons, locate.json and figures in `folder`, with a STATUS, and return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "locate.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave scores, neurons, locate.json and figures in the folder of a run that is open."""
         leave(self.located, run)
         run.save_json("locate.json", self.to_json())
         if figures:

@@ -1,7 +1,7 @@
 """The main job: locate a concept's neurons, edit them, and measure what the edit did."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +26,6 @@ from kedit.locate.choosing import Choosing, check_choice
 from kedit.locate.locator import Locator
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet
-from kedit.notebook import Shown
 from kedit.page import Materials, leave_page, picture_uri
 from kedit.pipelines.benchmarks import chair_table, pope_table, take_benchmarks
 from kedit.pipelines.display import display
@@ -45,11 +44,12 @@ from kedit.pipelines.locate import Located, check_model, leave, locate_prepared,
 from kedit.pipelines.outputs import EditOutputs, collect_outputs, measure_outputs, similarity_of
 from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
+from kedit.pipelines.saved import Saved
 from kedit.plots import CaptionRow, Drawing, Style, draw_before_after, draw_effects, draw_heatmaps, style
 from kedit.progress import as_progress, run_stage
 from kedit.results.cache import NO_CACHE, Cache
 from kedit.results.reports import report_markdown
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Cell, Table
 from kedit.samples import AnySample, Concept, Data, Progress, Sample, TextSample, silent
 
@@ -89,7 +89,7 @@ class CaptionChange(NamedTuple):
     after: str
 
 
-class BeforeAfter(Shown, ABC):
+class BeforeAfter(Saved):
     """What a model said before and after an edit, and what was measured on it: of a run, and of any other edit."""
 
     evaluation_set: EvaluationSet
@@ -147,24 +147,8 @@ class BeforeAfter(Shown, ABC):
         """The table of suppression and retention, and others where more was asked for."""
         return [self.table()]
 
-    @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return what report.json holds; a function of what was asked, without times."""
-
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave captions, report and figures in `folder`, of a run scores and neurons, too, with a STATUS; return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave captions, report and figures in the folder of a run that is open."""
         run.save_jsonl("captions.jsonl", [row._asdict() for row in self.captions])
         run.save_json("report.json", self.to_json())
         if figures:

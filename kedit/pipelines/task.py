@@ -21,7 +21,6 @@ from kedit.internals.sites import Site
 from kedit.locate.miner import Miner
 from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
-from kedit.notebook import Shown
 from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_locator, as_plan, require_model
@@ -29,11 +28,12 @@ from kedit.pipelines.locate import cost_part, neuron_part, without_seconds
 from kedit.pipelines.outputs import speech
 from kedit.pipelines.preparation import Counts
 from kedit.pipelines.readable import readable_questions
+from kedit.pipelines.saved import Saved
 from kedit.plots import Drawing, Style, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
 from kedit.results.reports import markdown_table, neurons_line
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import HasQuestions, Progress, Question, QuestionSplit, silent
 
@@ -57,7 +57,7 @@ class AnswerChange(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TaskResult(Shown):
+class TaskResult(Saved):
     """What was located, and how many questions its edit costs; prints itself in a terminal and in a notebook."""
 
     model: str
@@ -133,20 +133,8 @@ class TaskResult(Shown):
             "cost": cost_part(self.scores) | {"seconds": round(self.seconds, 2)},
         }
 
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave scores, neurons, answers, report and figures in `folder`, with a STATUS, and return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "report.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave scores, neurons, answers, report and figures in the folder of a run that is open."""
         leave_sets(self.scores, self.sets, run)
         run.save_jsonl("answers.jsonl", [row._asdict() for row in self.answers])
         run.save_json("report.json", self.to_json())

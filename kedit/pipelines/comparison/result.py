@@ -4,18 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from kedit.neurons import NeuronSet
-from kedit.notebook import Shown
 from kedit.page import leave_page
 from kedit.pipelines.comparison.effects import FIGURES
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.rows import COST, TESTED, Row, mean_row, ranked, with_tests
 from kedit.pipelines.display import display
+from kedit.pipelines.saved import Saved
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_layers, draw_matrix, draw_ranking
-from kedit.results.run_folder import Run, result_folder
+from kedit.results.run_folder import Run
 from kedit.results.table import Cell, Table
 
 INTERRUPTED = "interrupted: these are the methods that were done"
@@ -91,8 +90,10 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Shown):
+class Comparison(Saved):
     """What each method found and what editing it did; prints itself in a terminal and in a notebook."""
+
+    FILE = "compare.json"
 
     about: Mapping[str, Any]
     """What was asked, as plain data."""
@@ -193,20 +194,8 @@ class Comparison(Shown):
         blocks += [*FOOTNOTES, *([self.matrix.table().markdown()] if self.matrix else [])]
         return "\n\n".join([*blocks, *(f"![{one}]({one})" for one in figures)]) + "\n"
 
-    def save(
-        self, folder: str | Path, *, figures: bool | Style = True, page: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Leave tables, neurons and figures in `folder`, with a STATUS, and return it.
-
-        `figures` is a `Style` for another format, width or no titles, False for none; `page` is whether to leave
-        report.html. A finished run of another result stays, and is refused, unless `overwrite`.
-        """
-        with result_folder(folder, "compare.json", self.to_json(), overwrite=overwrite) as run:
-            self.save_in(run, figures=figures, page=page)
-        return Path(folder)
-
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
-        """Leave the same in the folder of a run that is open."""
+        """Leave tables, neurons and figures in the folder of a run that is open."""
         run.save_json("compare.json", self.to_json())
         run.save_json("neurons.json", _plain(self.neurons))
         run.save_text("compare.csv", self.table().csv())
