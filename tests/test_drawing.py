@@ -16,8 +16,10 @@ from kedit.doctor.diagnose import diagnose
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
 from kedit.internals.hooks import intervene, record
-from kedit.models import drawing
-from kedit.models.drawing import Drawings, TokenDrawer, drawer
+from kedit.models import drawing_tokens
+from kedit.models.drawing import drawer
+from kedit.models.drawing_tokens import TokenDrawer
+from kedit.models.drawings import Drawings
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, PADDING, TEXT
 from kedit.models.tiny.families import tiny
@@ -107,11 +109,11 @@ def test_nothing_asked_is_nothing_drawn(one: TokenDrawer) -> None:
 def test_codes_are_drawn_as_often_as_they_are_likely() -> None:
     scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20000, 4)
     for temperature in (0.5, 1.0, 2.0):
-        noise = [drawing._generator("", seed) for seed in range(len(scores))]
-        counts = torch.bincount(drawing._chosen(scores, temperature, noise), minlength=4) / len(scores)
+        noise = [drawing_tokens._generator("", seed) for seed in range(len(scores))]
+        counts = torch.bincount(drawing_tokens._chosen(scores, temperature, noise), minlength=4) / len(scores)
         wanted = (scores[0] / temperature).softmax(-1)
         assert ((counts - wanted).abs() < 4 * (wanted * (1 - wanted) / len(scores)).sqrt()).all()
-    assert drawing._chosen(scores, 0, []).unique().tolist() == [2]
+    assert drawing_tokens._chosen(scores, 0, []).unique().tolist() == [2]
 
 
 # Without guidance its own `generate` (transformers 5.24) fails: it doubles the rows all the same.
@@ -397,8 +399,8 @@ def test_gill_draws_what_it_draws_itself_and_has_no_codes(tmp_path: Any) -> None
         drawn.picture.tobytes() for drawn in gill.draw([*ASKED], seed=2)
     ]
     assert (found.codes.shape, one.grid, one.codebook, one.unembedding) == ((2, 0), (0, 0), 0, None)
-    for asked in (lambda: one.teacher_forced(found), lambda: one.decode(found.codes), lambda: one.encode([])):
-        with pytest.raises(ValueError, match="by diffusion and has no codes; read the states by `read_drawing`"):
+    for asked in (lambda: one.decode(found.codes), lambda: one.encode([])):
+        with pytest.raises(ValueError, match="by diffusion and has no codes; what it draws from"):
             asked()
     with pytest.raises(ValueError, match="without a temperature"):
         one.draw("a dog", seed=0, temperature=0.5)

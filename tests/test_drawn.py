@@ -16,7 +16,7 @@ from kedit.internals.hooks import intervene, record
 from kedit.locate.activation import Activation
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.difference import ActivationDifference
-from kedit.locate.drawn import Depicted, NAMImage, cells_of, score_drawn, towards
+from kedit.locate.drawn import Depicted, NAMImage, score_drawn, towards
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.gradient import Gradient
 from kedit.locate.knowledge_neurons import KnowledgeNeurons
@@ -24,7 +24,9 @@ from kedit.locate.locator import Locator, Stage
 from kedit.locate.nam import softmax_maximum
 from kedit.locate.selection import TopK
 from kedit.locate.shipped import shipped
-from kedit.models.drawing import Drawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawing_tokens import cells_of
+from kedit.models.drawings import Drawings
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.tiny.families import tiny
@@ -69,7 +71,7 @@ def scored(found: HuggingFaceMLLM, scorer: Any, shown: Depicted | None = None) -
 def belief(found: HuggingFaceMLLM, shown: Depicted) -> Tensor:
     """Return the log-probability of each drawing's region, `[n]`."""
     with torch.no_grad():
-        return (drawer(found).teacher_forced(shown.drawings).log_probs() * shown.cells).sum(1)
+        return (drawer(found).teacher_forced(shown.drawings).log_probs() * shown.region).sum(1)
 
 
 # --- the direction
@@ -83,8 +85,8 @@ def test_with_a_linear_head_the_direction_is_the_codes_row_less_the_expected_one
     rows = draws.unembedding
     assert rows is not None
     expected = rows[shown.drawings.codes] - forced.logits(states).softmax(-1) @ rows
-    expected = expected * shown.cells[..., None]
-    torch.testing.assert_close(towards(forced, states, shown.cells), expected, atol=1e-5, rtol=1e-4)
+    expected = expected * shown.region[..., None]
+    torch.testing.assert_close(towards(forced, states, shown.region), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["janus", "emu3"])
@@ -102,8 +104,8 @@ def by_hand(found: HuggingFaceMLLM, shown: Depicted, *, normalised: bool) -> tup
     site, forced = found.site("mid"), drawer(found).teacher_forced(shown.drawings)
     with torch.no_grad(), record(found.module, site) as activations:
         states = forced.states()
-    inside = shown.cells[0].nonzero().squeeze(1).tolist()
-    asked = towards(forced, states, shown.cells)[0, inside]
+    inside = shown.region[0].nonzero().squeeze(1).tolist()
+    asked = towards(forced, states, shown.region)[0, inside]
     if normalised:
         asked = (asked - asked.min()) / (asked.max() - asked.min())
     columns = [forced.columns[cell] for cell in inside]
@@ -204,7 +206,7 @@ def test_only_the_codes_of_the_region_count() -> None:
     other = replace(shown, drawings=replace(shown.drawings, codes=codes))
     for scorer in (NAMImage(), Gradient(positions="target"), GradCAM(positions="target")):
         torch.testing.assert_close(scored(found, scorer, other), scored(found, scorer, shown), atol=1e-6, rtol=1e-4)
-    moved = replace(shown, cells=shown.cells.roll(4, 1))
+    moved = replace(shown, region=shown.region.roll(4, 1))
     assert not torch.allclose(scored(found, NAMImage(), moved), scored(found, NAMImage(), shown))
 
 
@@ -216,7 +218,7 @@ def test_a_planted_i_neuron_is_found(normalise: Any) -> None:
     shown.drawings.codes[0, [1, 2, 5]] = 3
     forced = drawer(found).teacher_forced(shown.drawings)
     with torch.no_grad():
-        asked = towards(forced, forced.states(), shown.cells)[0, [1, 2, 5]].mean(0)
+        asked = towards(forced, forced.states(), shown.region)[0, [1, 2, 5]].mean(0)
         if normalise == "range":
             asked = (asked - asked.min()) / (asked.max() - asked.min())
         block: Any = drawer(found).family.language.layers[layer].mlp  # type: ignore[attr-defined]
@@ -276,9 +278,9 @@ def test_pictures_that_nobody_drew_have_no_i_neurons() -> None:
 
 def test_drawings_without_the_concept_are_refused() -> None:
     shown = depicted(model())
-    with pytest.raises(ValueError, match="drawing 1 has no cell with `star`"):
-        Depicted(STAR, shown.drawings, shown.cells & torch.tensor([[True], [False]]))
+    with pytest.raises(ValueError, match="the region of drawing 1 is empty: it has no `star`"):
+        Depicted(STAR, shown.drawings, shown.region & torch.tensor([[True], [False]]))
     with pytest.raises(ValueError, match="there is nothing to locate in: no drawing shows `star`"):
-        Depicted(STAR, shown.drawings[:0], shown.cells[:0])
-    with pytest.raises(ValueError, match=r"`cells` is true or false for each code, \[2, 16\]; got \[2, 3\]"):
-        Depicted(STAR, shown.drawings, shown.cells[:, :3])
+        Depicted(STAR, shown.drawings[:0], shown.region[:0])
+    with pytest.raises(ValueError, match=r"`region` is true or false for each code.*\[2, 16\]; got \[2, 3\]"):
+        Depicted(STAR, shown.drawings, shown.region[:, :3])

@@ -12,7 +12,6 @@ from PIL import Image
 from tiny_llava import N_LAYERS, tiny_llava
 from torch import Tensor, nn
 
-from kedit.locate.copies import repeated
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.knowledge_neurons import KnowledgeNeurons
@@ -208,12 +207,12 @@ def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], messa
 def test_patches_of_dynamic_resolution_are_repeated_in_whole_samples() -> None:
     patches, grid = torch.arange(6.0)[:, None], torch.tensor([[1, 2, 3]])
     row = torch.tensor([[1, 2, 2, 1]])
-    three = repeated(TeacherForced({"pixel_values": patches, "image_grid_thw": grid}, row, row, row > 1), 3)
+    three = TeacherForced({"pixel_values": patches, "image_grid_thw": grid}, row, row, row > 1).repeated(3)
     assert three.inputs["pixel_values"].squeeze(1).tolist() == [*range(6)] * 3
     assert three.inputs["image_grid_thw"].tolist() == [[1, 2, 3]] * 3
     assert three.token_types.tolist() == [[1, 2, 2, 1]] * 3
     with pytest.raises(ValueError, match="only a batch of one sample can be repeated, got one of 3"):
-        repeated(three, 2)
+        three.repeated(2)
 
 
 def qwen2_vl() -> Any:
@@ -242,5 +241,5 @@ def test_every_copy_of_a_sample_of_dynamic_resolution_gives_the_same_logits() ->
         "mm_token_type_ids": (ids == 5).long(),
     }
     alone = module(**inputs).logits
-    three = module(**repeated(TeacherForced(inputs, ids, ids, ids > 0), 3).inputs).logits
+    three = module(**TeacherForced(inputs, ids, ids, ids > 0).repeated(3).inputs).logits
     torch.testing.assert_close(three, alone.expand(3, -1, -1), atol=1e-5, rtol=1e-5)

@@ -15,13 +15,13 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
 from kedit.internals.hooks import before
-from kedit.internals.positions import Sequence, following
+from kedit.internals.positions import Sequence, behind_pictures, following
 from kedit.internals.sites import decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
 
-WHERE = list(product(("all", "image", "text", "last"), ("both", "prefill", "decode")))
+WHERE = list(product(("all", "image", "text", "image_end", "last"), ("both", "prefill", "decode")))
 EVERY_THIRD = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
 PROMPTS = tiny.prompt([5, 6, 7, 8], [9, 10, 11, 12])
 UNEVEN = tiny.prompt([5, 6, 7, 8, 13], [9, 10], [14, 15, 16])
@@ -39,13 +39,14 @@ def edit(positions: Any, phase: Any) -> Edit:
 
 def by_hand(tokens: Tensor, n_prompt: int, positions: str, phase: str) -> Tensor:
     """Return the positions that an edit acts on, spelled out for a whole unpadded sequence: `[batch, pos]`."""
-    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask, is_image = torch.zeros_like(tokens, dtype=torch.bool), tokens == tiny.IMAGE_TOKEN
     for row, column in product(*map(range, tokens.shape)):
         in_prompt = column < n_prompt
         by_content = {
             "all": True,
             "image": tokens[row, column] == tiny.IMAGE_TOKEN,
             "text": tokens[row, column] != tiny.IMAGE_TOKEN,
+            "image_end": is_image[row, column - 1 : column + 1].tolist() == [True, False],
             "last": column >= n_prompt - 1,
         }
         by_age = {"both": True, "prefill": in_prompt, "decode": not in_prompt}
@@ -76,7 +77,7 @@ def oracle(inputs: dict[str, Tensor], new: Tensor, positions: str, phase: str) -
 
 def acts(positions: str, phase: str) -> bool:
     """Return whether the edit acts anywhere: no image token is ever generated."""
-    return (positions, phase) != ("image", "decode")
+    return phase != "decode" or not positions.startswith("image")
 
 
 @pytest.mark.parametrize(("positions", "phase"), WHERE)
@@ -127,7 +128,8 @@ def test_beams_are_edited_alike_with_and_without_a_cache_and_in_a_padded_batch(p
         alone = [tiny.generated(llava(), tiny.row_of(UNEVEN, row), num_beams=3)[0] for row in range(3)]
     assert torch.equal(cached, whole)
     assert torch.equal(cached, torch.cat(alone))
-    assert torch.equal(plain, cached) != acts(positions, phase)
+    # The one column behind the picture is too little to change a beam.
+    assert torch.equal(plain, cached) != (acts(positions, phase) and positions != "image_end")
 
 
 @pytest.mark.parametrize("build", [tiny.llama, tiny.gpt2, tiny.opt, tiny.gpt_neox])
@@ -265,6 +267,7 @@ def follow(*calls: tuple[list[list[int]], int], mask: list[list[int]] | None = N
         ("all", "both", [[0, 1, 2, 3], [4], [5]]),
         ("image", "both", [[1, 2], [], []]),
         ("text", "both", [[0, 3], [4], [5]]),
+        ("image_end", "both", [[3], [], []]),
         ("last", "both", [[3], [4], [5]]),
         ("last", "prefill", [[3], [], []]),
         ("last", "decode", [[], [4], [5]]),
@@ -280,6 +283,22 @@ def test_columns_of_a_generation_without_a_cache_keep_their_age() -> None:
     calls = (([[1, 4, 4, 7]], 0), ([[1, 4, 4, 7, 8]], 0), ([[1, 4, 4, 7, 8, 9]], 0))
     assert follow(*calls, positions="last", phase="both") == [[3], [3, 4], [3, 4, 5]]
     assert follow(*calls, positions="all", phase="decode") == [[], [4], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [("t i i t t", [3]), ("i i t t i i t", [2, 6]), ("i i r i i e t", [5]), ("t i i", []), ("t t", [])],
+    ids=["one picture", "two", "rows that end within one", "nothing behind it", "none"],
+)
+def test_what_is_right_behind_a_picture(row: str, expected: list[int]) -> None:
+    images = torch.tensor([[one == "i" for one in row.split()]])
+    assert behind_pictures(images)[0].nonzero().flatten().tolist() == expected
+
+
+def test_behind_a_picture_that_ends_the_prompt_is_the_first_word_with_and_without_a_cache() -> None:
+    asked = {"positions": "image_end", "phase": "both"}
+    assert follow(([[1, 4, 4]], 0), ([[8]], 3), ([[9]], 4), **asked) == [[], [3], []]
+    assert follow(([[1, 4, 4]], 0), ([[1, 4, 4, 8]], 0), ([[1, 4, 4, 8, 9]], 0), **asked) == [[], [3], [3]]
 
 
 NO_END = "so that the prompt's end is unknown: generate without that, or edit at `positions` all, image or text in"
@@ -302,7 +321,7 @@ def test_where_nothing_tells_how_many_columns_came_before_an_edit_that_needs_it_
         span.saw_call((), kwargs)
         if len(tokens[0]) == 4:
             span.where(positions, phase, 4)
-    if positions == "last" or phase != "both":
+    if positions in ("last", "image_end") or phase != "both":
         with pytest.raises(ValueError, match=f"{why}, {NO_END}"):
             span.where(positions, phase, 1)
     else:
@@ -442,7 +461,7 @@ def test_an_encoder_decoder_is_edited_alike_with_and_without_a_cache_and_padding
     torch.testing.assert_close(logits, whole_logits)
 
 
-@pytest.mark.parametrize("positions", ["image", "text", "last"])
+@pytest.mark.parametrize("positions", ["image", "text", "image_end", "last"])
 def test_an_encoder_that_reads_a_picture_is_edited_at_its_positions(positions: Any) -> None:
     module = tiny_families.blip2_t5()
     _, unedited = tiny.generated(module, UNEVEN)
@@ -484,7 +503,7 @@ def guessing(way: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["assisted", "lookup", "parts"])
-@pytest.mark.parametrize(("positions", "phase"), [one for one in WHERE if one[0] != "image"])
+@pytest.mark.parametrize(("positions", "phase"), [one for one in WHERE if not one[0].startswith("image")])
 def test_several_columns_at_once_are_edited_as_one_after_the_other_or_refused(
     positions: Any, phase: Any, way: str
 ) -> None:
@@ -501,7 +520,7 @@ def test_several_columns_at_once_are_edited_as_one_after_the_other_or_refused(
     assert torch.equal(guessed, one_by_one) and not torch.equal(guessed, plain)
 
 
-@pytest.mark.parametrize("positions", ["image", "text", "last"])
+@pytest.mark.parametrize("positions", ["image", "text", "image_end", "last"])
 def test_a_model_that_counts_positions_in_three_axes_is_edited_alike_from_a_cache_and_padded(positions: Any) -> None:
     module = tiny_families.qwen2_5_vl()
     rows = ([8, 5, 6, 10], [11])

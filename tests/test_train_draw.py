@@ -19,7 +19,8 @@ from kedit.data import grammar
 from kedit.data.finder import find
 from kedit.data.grammar import BACKGROUNDS, CAPTION_PROMPT, COLORS
 from kedit.data.scene import Scene, scene
-from kedit.models.drawing import Drawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawings import Drawings
 from kedit.models.loading import load, wrap
 from kedit.models.shipped import HERE
 

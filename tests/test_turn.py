@@ -10,7 +10,8 @@ from PIL.Image import Image
 from kedit.evaluation.statistics import Measured
 from kedit.internals.hooks import record
 from kedit.locate.drawn import Depicted
-from kedit.models.drawing import Drawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawings import Drawings
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.artist import Artist

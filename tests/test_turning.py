@@ -10,7 +10,8 @@ from kedit.edit.turning import Turn, least_change
 from kedit.inspection.concepts import best, by_layer, in_all, its_own
 from kedit.inspection.decode import decode, mean_words
 from kedit.internals.hooks import record
-from kedit.models.drawing import Drawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawings import Drawings
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 

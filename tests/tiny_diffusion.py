@@ -41,11 +41,11 @@ def autoencoder() -> Any:
     )  # fmt: skip
 
 
-def unet(channels: int = 9, width: int = 16) -> Any:
+def unet(channels: int = 9, width: int = 16, size: int = 64) -> Any:
     from diffusers import UNet2DConditionModel
 
     return _seeded(
-        UNet2DConditionModel, sample_size=64, in_channels=channels, out_channels=4, block_out_channels=(8, 16),
+        UNet2DConditionModel, sample_size=size, in_channels=channels, out_channels=4, block_out_channels=(8, 16),
         layers_per_block=1, norm_num_groups=4, cross_attention_dim=width, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
@@ -89,16 +89,17 @@ def stable_diffusion(*, checked: bool = False) -> Any:
     )  # fmt: skip
 
 
-def text_to_image(width: int = 16, length: int = 8, *, checked: bool = False) -> Any:
+def text_to_image(width: int = 16, length: int = 8, *, size: int = 64, checked: bool = False) -> Any:
     """Return a Stable Diffusion that was not made for inpainting, which diffusers can inpaint with.
 
-    It reads `length` states of a text, each `width` wide; a `checked` one withholds what it makes.
+    It reads `length` states of a text, each `width` wide. Its pictures are twice as wide as `size`; a `checked` one
+    withholds what it makes.
     """
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
         vae=autoencoder(), text_encoder=text_encoder(width, length), tokenizer=tokenizer(length),
-        unet=unet(4, width), scheduler=scheduler(), safety_checker=safety_checker() if checked else None,
+        unet=unet(4, width, size), scheduler=scheduler(), safety_checker=safety_checker() if checked else None,
         requires_safety_checker=checked, feature_extractor=feature_extractor() if checked else None,
     )  # fmt: skip
 

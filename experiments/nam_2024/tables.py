@@ -62,7 +62,7 @@ def invariance(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
             region = artist.seer(drawings.images[place], [concept]).regions.get(concept.name)
             if region is not None:
                 one = drawings[place : place + 1]
-                single[concept.name].append(Depicted.of(concept, one, [region], drawer(artist.model).grid))
+                single[concept.name].append(Depicted.of(concept, one, [region], drawer(artist.model)))
     rows = []
     for method in show_progress(cfg.methods, len(cfg.methods), "invariance, methods"):
         shares = []

@@ -35,7 +35,8 @@ def draw(cfg: DictConfig) -> None:
 def job(cfg: DictConfig) -> Any:
     """Build what the configuration names and return what `kedit.draw` makes of it."""
     from kedit.cli.pairs import inpainter, prepared
-    from kedit.locate.drawn import check_drawable, code_drawer
+    from kedit.locate.drawn import check_drawable
+    from kedit.models.drawing import drawer
     from kedit.pipelines.draw import check, draw_prepared
     from kedit.pipelines.given import as_locator
     from kedit.pipelines.seers import seer_of
@@ -50,7 +51,7 @@ def job(cfg: DictConfig) -> Any:
         pictures = prepared(data, cfg.concept, inpainter(cfg), {**cfg.evaluate, "text": False}, cfg.seed)
     with unchanged(cfg.model) as found:
         with misuse():
-            code_drawer(found.model)
+            drawer(found.model).check_ready()
         return draw_prepared(
             found.model, pictures, locator, words, plan, seer, controls=cfg.evaluate.controls,
             temperature=cfg.drawing.temperature, guidance=cfg.drawing.guidance, seed=cfg.seed, progress=show_progress,

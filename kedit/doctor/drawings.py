@@ -13,7 +13,9 @@ from kedit.doctor.finding import Finding, NotApplicableError, at_most
 from kedit.doctor.model_under_test import N_NEW, ModelUnderTest
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.models.drawing import GILLDrawer, TokenDrawer, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawing_tokens import TokenDrawer
+from kedit.models.gill.drawer import GILLDrawer
 from kedit.neurons import NeuronSet
 from kedit.prompts import Prompt
 

@@ -176,12 +176,12 @@ def table(edits: Sequence[Edit]) -> str:
 
 def wanted_token(module: nn.Module, positions: Positions) -> int | None:
     """Return the image token, if `positions` ask for it; a LookupError says that they cannot be told."""
-    if positions not in ("image", "text"):
+    if positions not in ("image", "text", "image_end"):
         return None
     found = image_token(module)
-    if found is None and positions == "image":
+    if found is None and positions != "text":
         raise LookupError(
-            f"`positions=image` needs image tokens, and the configuration of {type(module).__name__} "
+            f"`positions={positions}` needs image tokens, and the configuration of {type(module).__name__} "
             "names no `image_token_id`, or its layers look at the picture from outside the sequence; use `all`"
         )
     return found

@@ -50,8 +50,11 @@ class Outcome:
     """The names of the concepts in each drawing, among those asked for and the concept."""
     valid: tuple[bool | None, ...]
     """Whether each drawing is whole; None where nothing tells."""
-    error: tuple[float, ...]
-    """How far each drawing is from what the VQ tokenizer makes of it, mean over channels in [0, 1]."""
+    error: tuple[float, ...] | None
+    """How far each drawing is from what the VQ tokenizer makes of it, mean over channels in [0, 1].
+
+    None where the model has no VQ tokenizer.
+    """
     captions: tuple[str, ...] = ()
 
 
@@ -241,8 +244,7 @@ def judge_drawings(
     showed = [float(asked.concept.name in one) for one in before.seen[: asked.n_target]]
     control = None
     if controls:
-        errors = [sum(some) / len(some) for some in zip(*(one.error for one in controls), strict=True)]
-        control = _effect(pooled(random), before.error, errors, seed)
+        control = _effect(pooled(random), before.error, _mean_error(controls), seed)
     return DrawingReport(
         asked.concept.name,
         bootstrap_mean(showed, seed=seed),
@@ -254,15 +256,21 @@ def judge_drawings(
     )
 
 
-def _effect(scores: Scores, was: Sequence[float], now: Sequence[float], seed: int) -> Effect:
+def _mean_error(outcomes: Sequence[Outcome]) -> list[float] | None:
+    """Return each drawing's mean over some outcomes; None where nothing is known."""
+    errors = [one.error for one in outcomes if one.error is not None]
+    return [sum(some) / len(some) for some in zip(*errors, strict=True)] if errors else None
+
+
+def _effect(scores: Scores, was: Sequence[float] | None, now: Sequence[float] | None, seed: int) -> Effect:
     figures = {
         name: bootstrap_mean(scores[name], seed=seed) if scores[name] else Measured.missing(WHY[name])
         for name in (*SUPPRESSION, *RETENTION, "unasked")
     }
-    worse = [b - a for a, b in zip(was, now, strict=True)]
+    worse = [b - a for a, b in zip(was or (), now or (), strict=True)]
     return Effect(
         {name: figures[name] for name in SUPPRESSION},
         {name: figures[name] for name in RETENTION},
-        bootstrap_mean(worse, seed=seed),
+        bootstrap_mean(worse, seed=seed) if worse else Measured.missing("the model draws without a VQ tokenizer"),
         figures["unasked"],
     )

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from kedit.internals.hooks import before
 from kedit.internals.sites import embedding_path, language_paths
 
-Positions = Literal["all", "image", "text", "last"]
-"""Where an edit acts: everywhere, on image tokens, on the rest, or from the last prompt token on.
+Positions = Literal["all", "image", "text", "image_end", "last"]
+"""Where an edit acts: everywhere, on image tokens, on the rest, behind pictures, or from the last prompt token on.
+
+`image_end` is the column right behind each picture, which `text` holds as well. Families that mark a picture's end
+(Janus, Emu3, Qwen-VL, Gemma 3) mark it there; of others it is the first word behind it.
 
 An encoder-decoder reads as one sequence, the decoder's columns behind the encoder's: `last` is the last token that the
 encoder reads and every token of the decoder.
@@ -33,6 +36,19 @@ def image_token(module: nn.Module) -> int | None:
     found = getattr(described, "image_token_id", None)
     looking = getattr(getattr(described, "text_config", None), "cross_attention_layers", None)
     return found if isinstance(found, int) and not looking else None
+
+
+def behind_pictures(images: Tensor, before: Tensor | bool = False) -> Tensor:
+    """Return the columns right behind a picture: what ends a row within one is none of them.
+
+    Args:
+        images: True at image tokens, `[batch, pos]`.
+        before: Whether the column before the first one holds an image token, `[batch, 1]`.
+    """
+    edge = torch.zeros_like(images[:, :1])
+    previous = torch.cat([edge | before, images[:, :-1]], dim=1)
+    following_one = torch.cat([images[:, 1:], edge], dim=1)
+    return previous & ~images & ~following_one
 
 
 def check_span(positions: str, phase: str) -> None:
@@ -146,7 +162,7 @@ class Sequence:
                 f"the cache held {call.start} columns before the edit began: edits by position need the whole "
                 "generation, from its prompt on, inside `with`"
             )
-        if call.unclear and (positions == "last" or phase != "both"):
+        if call.unclear and (positions in ("last", "image_end") or phase != "both"):
             raise ValueError(
                 f"{call.unclear}, so that the prompt's end is unknown: generate without that, or edit at `positions` "
                 "all, image or text in phase both"
@@ -160,7 +176,11 @@ class Sequence:
         else:
             no_image = torch.zeros_like(tokens, dtype=torch.bool)
             images = no_image if self.image_token is None else tokens == self.image_token
-            mask = images if positions == "image" else ~images
+            if positions == "image_end":
+                begun = call.start == n_prompt and self.image_token is not None
+                mask = behind_pictures(images, call.prompt[:, -1:] == self.image_token if begun else False)
+            else:
+                mask = images if positions == "image" else ~images
         if phase == "prefill":
             return mask & (columns < n_prompt)
         return mask & (columns >= n_prompt) if phase == "decode" else mask
@@ -224,7 +244,7 @@ class Written:
 
     def where(self, positions: Positions, phase: Phase, n_rows: int, layer: object = None) -> Tensor:
         """Return the mask of the positions to act on: `[1, n_rows]`."""
-        return torch.full((1, n_rows), positions != "image" and phase != "prefill")
+        return torch.full((1, n_rows), not positions.startswith("image") and phase != "prefill")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One sample, read many times at once: each copy can be changed in a way of its own by a hook."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kedit.locate.scorer import Case, DrawnCase
 from kedit.locate.target import Target
-from kedit.models.drawing import ForcedDrawings
+from kedit.models.drawings import ForcedDrawings
 from kedit.models.mllm import IMAGE, MLLM, TeacherForced
 
 
@@ -37,41 +37,39 @@ def copies_of(model: MLLM, case: Case | DrawnCase, target: Target) -> Repeatable
 
 @dataclass(frozen=True, eq=False)
 class DrawnCopies:
-    """A drawing as the model that drew it reads it again; the target is the region's log-probability."""
+    """A drawing as the model that drew it reads it again; the target is how much of the region is drawn."""
 
     model: MLLM
     case: DrawnCase
 
     @property
     def token_types(self) -> Tensor:
-        """What each column holds, `[1, pos]`: `IMAGE` where a code of the region is predicted."""
-        return region_token_types(self.case.forced, self.case.cells)
+        """What each column holds, `[1, pos]`: `IMAGE` where the region is drawn from."""
+        return region_token_types(self.case.forced, self.case.region)
 
     def outputs(self, n: int) -> Tensor:
         """Return the target of each of `n` copies that go through the model together: `[n]`."""
-        one = self.case.forced
-        parts = ("ids", "mask", "codes", "token_types", "modalities", "prompt")
-        rows = {name: getattr(one, name).repeat(n, 1) for name in parts}
-        forced = replace(one, **rows)
-        return forced.log_probs().masked_fill(~self.case.cells.to(forced.codes.device), 0.0).sum(1)
+        forced, region = self.case.forced.repeated(n), self.case.region[0]
+        return torch.stack([forced.shows(row, one, region) for row, one in enumerate(forced.states())])
 
 
 ELSEWHERE = 3
-"""What a column of a drawing holds beside `PADDING`, `TEXT` and `IMAGE`: it predicts a code outside the region."""
+"""What a column of a drawing holds beside `PADDING`, `TEXT` and `IMAGE`: nothing of the region is drawn from it."""
 
 
-def region_token_types(forced: ForcedDrawings, cells: Tensor) -> Tensor:
-    """Return what each column holds, `[batch, pos]`: `IMAGE` is what predicts a code of the region, and nothing else.
+def region_token_types(forced: ForcedDrawings, region: Tensor) -> Tensor:
+    """Return what each column holds, `[batch, pos]`: `IMAGE` is what the region is drawn from, and nothing else.
 
     Other columns of the drawing are `ELSEWHERE`.
 
     Args:
         forced: The pass over the drawings.
-        cells: `[batch, cell]`, true in the region.
+        region: Where the concept is in each; see `Drawings.region_shape`.
     """
     token_types = forced.token_types.masked_fill(forced.token_types == IMAGE, ELSEWHERE)
     columns = torch.tensor(forced.columns, device=token_types.device)
-    token_types[:, columns] = torch.where(cells.to(token_types.device), IMAGE, token_types[:, columns])
+    inside = forced.inside(region).to(token_types.device)
+    token_types[:, columns] = torch.where(inside, IMAGE, token_types[:, columns])
     return token_types
 
 
@@ -103,7 +101,7 @@ class Copies:
             ValueError: The target of some copy is not a finite number.
         """
         mentions = [self.case.mention] * n
-        logits = self.model.logits(repeated(self.one, n), n_last=self.target.n_last(mentions))
+        logits = self.model.logits(self.one.repeated(n), n_last=self.target.n_last(mentions))
         values = self.target.output(logits, mentions)
         if not values.isfinite().all():
             found = values[~values.isfinite()][0].item()
@@ -114,19 +112,3 @@ class Copies:
                 "finite; load the model in bfloat16 or float32"
             )
         return values
-
-
-def repeated(one: TeacherForced, n: int) -> TeacherForced:
-    """Return `n` copies of a batch of one sample.
-
-    Whole samples are repeated along the first axis, whether it counts samples or, as the pixels of models with
-    dynamic resolution, the patches of all of them.
-    """
-    if len(one.token_types) != 1:
-        raise ValueError(f"only a batch of one sample can be repeated, got one of {len(one.token_types)}")
-
-    def copies(values: Tensor) -> Tensor:
-        return values.repeat(n, *[1] * (values.ndim - 1))
-
-    inputs = {name: copies(values) for name, values in one.inputs.items()}
-    return TeacherForced(inputs, copies(one.token_types), copies(one.modalities), copies(one.prompt))

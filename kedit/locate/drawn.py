@@ -1,16 +1,16 @@
-"""Locating in pictures that a model drew: which neurons write a region of them, code by code.
+"""Locating in pictures that a model drew: which neurons write a region of them.
 
-The model reads its own drawing again in one pass. The target is the sum of the log-probabilities of the codes in the
-cells that show the concept; what comes before a code predicts it, so evidence lies in the column before its own.
+The model reads its own drawing again in one pass. Of a model that draws code by code the target is the sum of the
+log-probabilities of the codes in the cells that show the concept; what comes before a code predicts it, so evidence
+lies in the column before its own. Of GILL it is the sum of the region's pixels, which depend on the states of its [IMG]
+tokens through the diffusion.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,14 +23,13 @@ from kedit.locate.nam import softmax_maximum
 from kedit.locate.reduction import Evidence, OverPositions, OverSamples, check_reductions, over_positions
 from kedit.locate.scorer import AcrossLayers, DrawnCase, LayerEvidence, Need, Prober, Region, Scorer
 from kedit.locate.scoring import Tally, probed, stacked_batch
-from kedit.models.drawing import Drawer, Drawings, ForcedDrawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawings import Drawer, Drawings, ForcedDrawings
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores
 from kedit.progress import Batched
 from kedit.samples import Concept, Mask, Progress, silent
 
-COVERED = 0.25
-"""How much of a cell a region has to cover for the cell to be part of it."""
 GIVEN: frozenset[Need] = frozenset({"gradient", "region"})
 """What a drawing can show of what a scorer may need."""
 Normalise = Literal["range", "none"]
@@ -43,8 +42,9 @@ class NAMImage:
 
     Fang et al., NeurIPS 2024, section 3.1 and equation 4: s = `A * (w . R)`, the final score `max(softmax(s),
     softmax(A))` over all layers and neurons of a picture. R says how much each entry of the last hidden state matters
-    for the region, normalised to (0, 1); the paper has it from gradients through a diffusion model. Here it is the
-    gradient of the region's log-probabilities at the state that each code is read off, after the final norm.
+    for the region, normalised to (0, 1). With GILL it is the gradient of the region's pixels at the states of the [IMG]
+    tokens, through the diffusion and the mapper, as in the paper; with models that draw code by code that of the
+    region's log-probabilities at the states that its codes are read off. Both are after the final norm.
 
     Between 0 and 1 R has no sign: a neuron that makes the region less likely scores like one that makes it likelier.
     With `normalise="none"` the sign stays, and without `activation` the score is the contribution alone: the baseline
@@ -52,7 +52,7 @@ class NAMImage:
     """
 
     positions: Evidence = "image"
-    """`image` and `target` are the columns that predict the region's codes, `text` the prompt, `all` all of them."""
+    """`image` and `target` are the columns that the region is drawn from, `text` the prompt, `all` all of them."""
     over_positions: OverPositions = "mean"
     over_samples: OverSamples = "mean"
     normalise: Normalise = "range"
@@ -88,27 +88,25 @@ class NAMImage:
 
 @dataclass(frozen=True, eq=False)
 class Depicted:
-    """Drawings that show a concept, and the cells that show it."""
+    """Drawings that show a concept, and where."""
 
     concept: Concept
     drawings: Drawings
-    cells: Tensor
-    """`[n, cell]`, true where the concept is."""
+    region: Tensor
+    """True where the concept is: `[n, cell]`, or `[n, height, width]` where drawings have no codes."""
 
     @classmethod
-    def of(
-        cls, concept: Concept, drawings: Drawings, masks: Sequence[Mask | None], grid: tuple[int, int]
-    ) -> "Depicted":
+    def of(cls, concept: Concept, drawings: Drawings, masks: Sequence[Mask | None], draws: Drawer) -> "Depicted":
         """Return the drawings in which a concept was found.
 
         Args:
             concept: What was looked for.
             drawings: What was drawn.
             masks: Where it is in each, `[height, width]`; None where it is not.
-            grid: The rows and columns of cells.
+            draws: What drew them.
         """
-        cells = {place: cells_of(mask, grid) for place, mask in enumerate(masks) if mask is not None}
-        shown = [place for place, row in cells.items() if row.any()]
+        regions = {place: draws.region_of(mask) for place, mask in enumerate(masks) if mask is not None}
+        shown = [place for place, region in regions.items() if region.any()]
         if not shown:
             raise ValueError(f"there is nothing to locate in: no drawing shows `{concept.name}`")
         some = Drawings(
@@ -117,49 +115,33 @@ class Depicted:
             drawings.codes[shown],
             drawings.seed,
         )
-        return cls(concept, some, torch.stack([cells[place] for place in shown]))
+        return cls(concept, some, torch.stack([regions[place] for place in shown]))
 
     def __post_init__(self) -> None:
         require(self.drawings, Drawings, "drawings", "what `drawer(model).draw` returned")
-        require(self.cells, Tensor, "cells", "a tensor `[n, cell]` of true and false")
-        if self.cells.shape != self.drawings.codes.shape or self.cells.dtype != torch.bool:
+        require(self.region, Tensor, "region", "a tensor of true and false")
+        wanted = self.drawings.region_shape
+        if self.region.shape != wanted or self.region.dtype != torch.bool:
             raise ValueError(
-                f"`cells` is true or false for each code, {list(self.drawings.codes.shape)}; got "
-                f"{list(self.cells.shape)} of {self.cells.dtype}"
+                f"`region` is true or false for each code, or pixel where there are none, {list(wanted)}; got "
+                f"{list(self.region.shape)} of {self.region.dtype}"
             )
-        if len(self.cells) == 0:
+        if not len(self.region):
             raise ValueError(f"there is nothing to locate in: no drawing shows `{self.concept.name}`")
-        if empty := [number for number, row in enumerate(self.cells) if not row.any()]:
-            raise ValueError(f"drawing {empty[0]} has no cell with `{self.concept.name}`; leave it out")
-
-
-def cells_of(mask: Mask, grid: tuple[int, int]) -> Tensor:
-    """Return which cells a region covers to a quarter or more, `[cell]`; of a smaller one, the cell it covers most.
-
-    Args:
-        mask: `[height, width]`, true inside.
-        grid: The rows and columns of cells.
-    """
-    rows, columns = (np.linspace(0, side, n + 1).round().astype(int) for side, n in zip(mask.shape, grid, strict=True))
-    covered = torch.tensor(
-        [
-            [float(mask[top:bottom, left:right].mean()) for left, right in pairwise(columns)]
-            for top, bottom in pairwise(rows)
-        ]
-    ).flatten()
-    found = covered >= COVERED
-    if not found.any() and covered.any():
-        found[covered.argmax()] = True
-    return found
+        if empty := [number for number, row in enumerate(self.region) if not row.any()]:
+            raise ValueError(
+                f"the region of drawing {empty[0]} is empty: it has no `{self.concept.name}`; leave it out"
+            )
 
 
 def score_drawn(
     model: MLLM, locator: Locator, shown: Depicted, *, progress: Progress = silent
 ) -> dict[str, NeuronScores]:
-    """Score every neuron in every stage of a locator, the codes of the drawn concept as the target.
+    """Score every neuron in every stage of a locator, the drawn concept as the target.
 
-    `positions=target` and `image` are the columns that predict the region's codes. One forward a drawing, one backward
-    if a stage needs a gradient; a whole drawing's activations and their graph are held, for `batch_size` drawings.
+    `positions=target` and `image` are the columns that the region is drawn from: those that predict its codes, or all
+    [IMG] tokens of GILL. One forward a drawing, one backward if a stage needs a gradient; a whole drawing's activations
+    and their graph are held, for `batch_size` drawings. GILL's diffusion is gone through once more for each drawing.
 
     Args:
         model: The model that drew, unedited.
@@ -168,16 +150,16 @@ def score_drawn(
         progress: Shows the batches go by.
 
     Raises:
-        ValueError: A stage needs what a drawing does not show, or the model draws without codes.
+        ValueError: A stage needs what a drawing does not show, or the model does not draw.
     """
     check_drawable(locator)
-    draws, site = code_drawer(model), model.site(locator.site, "language")
+    draws, site = drawer(model), model.site(locator.site, "language")
     stages = {name: _at_region(stage.scorer) for name, stage in locator.stages.items()}
     scorers = {name: one for name, one in stages.items() if isinstance(one, Scorer)}
     probers = {name: one for name, one in stages.items() if isinstance(one, Prober)}
     began, made = time.perf_counter(), {name: Tally.of(one) for name, one in stages.items()}
     cases = [
-        DrawnCase(shown.concept, draws.teacher_forced(shown.drawings[n : n + 1]), shown.cells[n : n + 1], prompt)
+        DrawnCase(shown.concept, draws.teacher_forced(shown.drawings[n : n + 1]), shown.region[n : n + 1], prompt)
         for n, prompt in enumerate(shown.drawings.prompts)
     ]
     if scorers:
@@ -191,7 +173,7 @@ def score_drawn(
     about = {
         "model": model.name,
         "concept": shown.concept.name,
-        "target": "the log-probabilities of the codes that show it",
+        "target": cases[0].forced.target,
         "samples": ",".join(shown.drawings.prompts),
         "n_samples": str(len(cases)),
         "skipped": "0",
@@ -218,19 +200,6 @@ def check_drawable(locator: Any) -> None:
             )
 
 
-def code_drawer(model: MLLM) -> Drawer:
-    """Return what draws with `model`, code by code; a ValueError says that it does not.
-
-    Raises:
-        TypeError: It is no model.
-        ValueError: It draws no pictures, or otherwise.
-    """
-    found = drawer(model)
-    if not found.codebook:
-        raise ValueError(f"`{model.name}` draws by diffusion and has no codes to locate by; Janus and Emu3 have")
-    return found
-
-
 def _at_region(scorer: Any) -> Any:
     """Return a scorer that looks at the region's columns where it would look at that of the word."""
     return replace(scorer, positions="image") if scorer.positions == "target" else scorer
@@ -241,23 +210,23 @@ def _gather(
     site: Site, draws: Drawer, shown: Depicted, rows: slice, scorers: Mapping[str, Scorer], made: Mapping[str, Tally]
 ) -> None:
     """Read some drawings and add what each scorer makes of them."""
-    forced, cells = draws.teacher_forced(shown.drawings[rows]), shown.cells[rows]
-    module, steep = forced.drawer.model.module, any("gradient" in one.needs for one in scorers.values())
+    forced, region = draws.teacher_forced(shown.drawings[rows]), shown.region[rows]
+    module, steep = forced.module, any("gradient" in one.needs for one in scorers.values())
     with torch.set_grad_enabled(steep), record(module, site, differentiable=steep) as activations:
         states = forced.states()
-    asked = towards(forced, states, cells)
+    asked = towards(forced, states, region)
     found: dict[int, Tensor] = {}
     if steep:
         gradients = torch.autograd.grad(states, list(activations.values()), asked.to(states.dtype))
         found = dict(zip(activations, gradients, strict=True))
-    token_types = region_token_types(forced, cells)
+    token_types = region_token_types(forced, region)
     layers = [
         LayerEvidence(
             layer,
             token_types,
             _apart(activations[layer], token_types),
             gradient=_apart(found[layer], token_types) if steep else None,
-            region=_region(forced, asked, cells, site.value_matrix(module, layer)),
+            region=_region(forced, asked, region, site.value_matrix(module, layer)),
         )
         for layer in site.blocks
     ]
@@ -268,24 +237,26 @@ def _gather(
         made[name].sums.add(scorer.across_layers(stacked) if isinstance(scorer, AcrossLayers) else stacked)
 
 
-def towards(forced: ForcedDrawings, states: Tensor, cells: Tensor) -> Tensor:
-    """Return R: the gradient of the region's log-probabilities at the last hidden states, `[batch, cell, d_model]`.
+def towards(forced: ForcedDrawings, states: Tensor, region: Tensor) -> Tensor:
+    """Return R: the gradient of how much of the region is drawn at the last hidden states, `[batch, column, d_model]`.
 
     Args:
         forced: The pass over the drawings.
         states: What `forced.states()` returned.
-        cells: `[batch, cell]`, true in the region.
+        region: Where the concept is in each; see `Drawings.region_shape`.
     """
-    with torch.enable_grad():
-        leaf = states.detach().requires_grad_()
-        target = forced.log_probs(leaf).masked_fill(~cells.to(leaf.device), 0.0).sum()
-        (gradient,) = torch.autograd.grad(target, leaf)
-    return gradient
+    gradients = list[Tensor]()
+    # Row by row: the graph of one picture's diffusion, or of one picture's logits, is large.
+    for row, (one, where) in enumerate(zip(states.detach(), region, strict=True)):
+        with torch.enable_grad():
+            leaf = one.clone().requires_grad_()
+            gradients += torch.autograd.grad(forced.shows(row, leaf, where), leaf)
+    return torch.stack(gradients)
 
 
-def _region(forced: ForcedDrawings, asked: Tensor, cells: Tensor, values: Tensor) -> Region:
-    """Return R at all columns, zero where nothing of the region is predicted."""
-    inside = cells.to(asked.device)[..., None]
+def _region(forced: ForcedDrawings, asked: Tensor, region: Tensor, values: Tensor) -> Region:
+    """Return R at all columns, zero where nothing of the region is drawn from."""
+    inside = forced.inside(region).to(asked.device)[..., None]
     asked = asked.float()
     low, high = (
         getattr(asked.masked_fill(~inside, fill), reduced)((1, 2), keepdim=True)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kedit.models.mllm import of_token_type
 
-Evidence = Literal["all", "image", "text", "target"]
-"""The positions that may count: valid ones, image tokens, text tokens, or the one that predicts the word."""
+Evidence = Literal["all", "image", "text", "image_end", "target"]
+"""The positions that may count: valid ones, image tokens, text tokens, of these the one behind each picture, or the one
+that predicts the word."""
 OverPositions = Literal["max", "sum", "mean", "abs_max"]
 
 
@@ -70,10 +71,10 @@ def that_count(token_types: Tensor, positions: Evidence) -> Tensor:
         last[:, -1] = True
         return last
     found = of_token_type(token_types, positions)
-    if positions == "image" and not bool(found.any()):
+    if positions in ("image", "image_end") and not bool(found.any()):
         raise ValueError(
-            "`positions=image` counts image tokens, and the prompts hold none; models whose layers look at the picture "
-            "from outside the sequence have none: use `positions=text`, `all` or `target`"
+            f"`positions={positions}` counts image tokens, and the prompts hold none; models whose layers look at the "
+            "picture from outside the sequence have none: use `positions=text`, `all` or `target`"
         )
     return found
 

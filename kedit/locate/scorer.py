@@ -16,7 +16,7 @@ from kedit.locate.readout import Readout
 from kedit.locate.reduction import OverSamples
 from kedit.locate.target import Target
 from kedit.models.attention import Attention
-from kedit.models.drawing import ForcedDrawings
+from kedit.models.drawings import ForcedDrawings
 from kedit.models.mllm import MLLM, Mention
 from kedit.samples import Concept, Pair
 
@@ -41,13 +41,13 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class DrawnCase:
-    """A picture that the model drew, and which of its cells show the concept."""
+    """A picture that the model drew, and where it shows the concept."""
 
     concept: Concept
     forced: ForcedDrawings
     """The pass over this drawing alone, so without padding."""
-    cells: Tensor
-    """`[1, cell]`, true where the concept is."""
+    region: Tensor
+    """True where the concept is: `[1, cell]`, or `[1, height, width]` where a drawing has no cells."""
     id: str = ""
     """What the drawing is called."""
 

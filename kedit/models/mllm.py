@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit.internals.positions import behind_pictures
 from kedit.internals.sites import Site
 from kedit.neurons import Scope, SiteName
 from kedit.prompts import Medium, Prompt
@@ -16,8 +17,8 @@ PADDING, TEXT, IMAGE = 0, 1, 2
 """What a position holds; see `TeacherForced.token_types`."""
 MODALITIES = ("padding", "text", "special", "image", "video", "audio")
 """What a position holds in more detail; an entry of `TeacherForced.modalities` is an index into this."""
-TokenType = Literal["all", "image", "text"]
-"""Which positions: those that hold a token, image tokens, or the other tokens."""
+TokenType = Literal["all", "image", "text", "image_end"]
+"""Which positions: those that hold a token, image tokens, the other tokens, or of these the ones behind pictures."""
 STUB = "a picture of"
 """What a caption starts with when a concept that it does not name is forced into it."""
 
@@ -50,9 +51,26 @@ class TeacherForced:
     prompt: Tensor
     """`[batch, pos]`, true where a position belongs to the prompt, not to the forced words or the padding."""
 
+    def repeated(self, n: int) -> "TeacherForced":
+        """Return `n` copies of a batch of one sample.
+
+        Whole samples are repeated along the first axis, whether it counts samples or, as the pixels of models with
+        dynamic resolution, the patches of all of them.
+        """
+        if len(self.token_types) != 1:
+            raise ValueError(f"only a batch of one sample can be repeated, got one of {len(self.token_types)}")
+
+        def copies(values: Tensor) -> Tensor:
+            return values.repeat(n, *[1] * (values.ndim - 1))
+
+        inputs = {name: copies(values) for name, values in self.inputs.items()}
+        return TeacherForced(inputs, copies(self.token_types), copies(self.modalities), copies(self.prompt))
+
 
 def of_token_type(token_types: Tensor, which: TokenType) -> Tensor:
     """Return which positions are `which`, of the same shape as `token_types`; see `TeacherForced.token_types`."""
+    if which == "image_end":
+        return behind_pictures(token_types == IMAGE)
     return {"all": token_types != PADDING, "image": token_types == IMAGE, "text": token_types == TEXT}[which]
 
 

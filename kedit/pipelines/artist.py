@@ -13,7 +13,8 @@ from kedit.edit.edit import Change
 from kedit.evaluation.drawings import Asked, Outcome
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.locate.drawn import Depicted
-from kedit.models.drawing import Drawings, drawer
+from kedit.models.drawing import drawer
+from kedit.models.drawings import Drawings
 from kedit.models.mllm import MLLM
 from kedit.pipelines.seers import Seer
 from kedit.samples import Concept, Progress, Sample, mentioned, silent
@@ -66,7 +67,7 @@ class Artist:
         )  # fmt: skip
 
     def depicted(self, prompts: Sequence[str], concept: Concept, *, seed: int | None = None) -> Depicted:
-        """Return drawings of prompts with the cells that show the concept; drawings that do not are left out.
+        """Return drawings of prompts with where they show the concept; drawings that do not are left out.
 
         Raises:
             ValueError: None does.
@@ -78,7 +79,7 @@ class Artist:
                 f"none of {len(prompts)} drawings of `{self.model.name}` that were asked for `{concept.name}` shows it "
                 f"(the first: {prompts[0]!r})"
             )
-        return Depicted.of(concept, drawings, seen, drawer(self.model).grid)
+        return Depicted.of(concept, drawings, seen, drawer(self.model))
 
     def outputs(self, evaluation_set: DrawingSet, edit: Change | None) -> Drawn:
         """Return what the model draws and says, under an edit or without."""
@@ -91,11 +92,14 @@ class Artist:
             self.seer(picture, [one for one in asked.vocabulary if one.name in names])
             for picture, names in zip(drawings.images, looked_for, strict=True)
         ]
-        again = draws.decode(draws.encode(drawings.images))
+        errors = None
+        if draws.codebook:
+            again = draws.decode(draws.encode(drawings.images))
+            errors = tuple(_distance(*pair) for pair in zip(drawings.images, again, strict=True))
         outcome = Outcome(
             tuple(frozenset(one.regions) for one in seen),
             tuple(one.valid for one in seen),
-            tuple(_distance(*pair) for pair in zip(drawings.images, again, strict=True)),
+            errors,
             tuple(one.text for one in captions),
         )
         return Drawn(drawings, outcome)

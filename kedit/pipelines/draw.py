@@ -13,8 +13,9 @@ from kedit.edit.operators import Operator
 from kedit.edit.plan import EditPlan, PatchPlan
 from kedit.evaluation.drawings import Asked, DrawingReport, Effect, judge_drawings
 from kedit.internals.sites import Site
-from kedit.locate.drawn import Depicted, check_drawable, code_drawer, score_drawn
+from kedit.locate.drawn import Depicted, check_drawable, score_drawn
 from kedit.locate.locator import Locator
+from kedit.models.drawing import drawer
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, NeuronSet, save_scores
 from kedit.page import leave_page
@@ -259,7 +260,7 @@ def draw(
     worded, plan = None if words is None else as_locator(words), as_plan(edit)
     check(plan)
     require_model(model)
-    code_drawer(model)
+    drawer(model).check_ready()
     seer, show = seer_of(data, segment), as_progress(progress)
     prepared = prepare(data, called, painter, counts or COUNTS, seed=seed, progress=show)
     return draw_prepared(

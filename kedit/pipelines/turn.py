@@ -117,9 +117,10 @@ def read_region(model: MLLM, shown: Depicted) -> Reading:
     """Return what the model held where it drew the region of each drawing; one forward each."""
     draws, site, unembedding = drawer(model), model.site("mid"), Unembedding.of(model.module)
     last, active = list[Tensor](), list[dict[int, Tensor]]()
-    for place, cells in enumerate(shown.cells.tolist()):
+    for place in range(len(shown.drawings)):
         forced = draws.teacher_forced(shown.drawings[place : place + 1])
-        columns = [column for column, inside in zip(forced.columns, cells, strict=True) if inside]
+        inside = forced.inside(shown.region[place : place + 1])[0].tolist()
+        columns = [column for column, it in zip(forced.columns, inside, strict=True) if it]
         with torch.no_grad(), record(model.module, site) as seen, last_stream(model.module, unembedding) as streams:
             forced.states()
         width = forced.token_types.shape[1]

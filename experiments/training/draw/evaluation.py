@@ -12,7 +12,7 @@ from experiments.training.scenes.evaluation import named
 from kedit.data.finder import Found, find
 from kedit.data.scene import Scene
 from kedit.evaluation.statistics import Measured, bootstrap_mean
-from kedit.models.drawing import Drawer
+from kedit.models.drawings import Drawer
 from kedit.models.mllm import MLLM
 from kedit.progress import show_progress
 

@@ -31,6 +31,7 @@ def load(
     mapper_heads: int = 4,
     steps: int = 50,
     guidance: float = 7.5,
+    gradient_steps: int = 4,
 ) -> GILLModel:
     """Load GILL.
 
@@ -49,6 +50,7 @@ def load(
         mapper_heads: The attention heads of what is in front of Stable Diffusion, which no shape tells.
         steps: How many steps a drawing takes.
         guidance: How strongly Stable Diffusion is told.
+        gradient_steps: Through how many of the last steps I-neurons are looked for.
 
     Raises:
         FileNotFoundError: Files are missing; all that are expected are listed.
@@ -58,7 +60,10 @@ def load(
     kind = placing.data_type(dtype) or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     home = Path(path)
     files = Files.under(home, {"language": language, "vision": vision, "checkpoint": checkpoint})
-    painter = None if diffusion is None else _painter(home, diffusion, steps, guidance, device)
+    painter = None
+    if diffusion is not None:
+        folder = home.expanduser() / Path(diffusion).expanduser()
+        painter = Painter(folder, steps, guidance, device, gradient_steps=gradient_steps)
     own = Checkpoint.read(files)
     tokenizer = _tokenizer(files, len(own.img_rows))
     module = _assembled(files, own, tokenizer, mapper_heads, kind)
@@ -66,10 +71,6 @@ def load(
     module.to(where).eval().requires_grad_(False)
     processor = GILLProcessor(tokenizer, _image_processor(files), module.config.n_image_tokens)
     return GILLModel(module, processor, name, prompt, batch_size, max_new_tokens, painter=painter)
-
-
-def _painter(home: Path, diffusion: str, steps: int, guidance: float, device: str) -> Painter:
-    return Painter(home.expanduser() / Path(diffusion).expanduser(), steps, guidance, device)
 
 
 def _tokenizer(files: Files, n_img: int) -> Any:

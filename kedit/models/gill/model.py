@@ -13,7 +13,9 @@ from kedit.models.gill.painter import Painter, PainterError
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.media import Pictures, pictures
 from kedit.models.mllm import TeacherForced
+from kedit.progress import Batched
 from kedit.prompts import Prompt, as_prompts, batches
+from kedit.samples import Progress, silent
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +38,37 @@ class GILLModel(HuggingFaceMLLM):
     """What paints; drawing needs it, all else does not."""
 
     @torch.no_grad()
-    def draw(self, prompts: Prompt | str | Sequence[Prompt | str], seed: int = 0) -> list[GILLDrawing]:
+    def draw(
+        self, prompts: Prompt | str | Sequence[Prompt | str], seed: int = 0, *, progress: Progress = silent
+    ) -> list[GILLDrawing]:
         """Return a drawing for each prompt; one is the same whatever is drawn beside it.
 
         Args:
             prompts: What to draw, as texts, or prompts with a picture to go on from.
             seed: Of the noise that each begins with.
+            progress: Shows the batches.
 
         Raises:
             PainterError: The model was loaded without a Stable Diffusion, or with one that reads no states of GILL.
         """
+        painter, asked = self.require_painter(), as_prompts(prompts)
+        drawings: dict[int, GILLDrawing] = {}
+        chunks = list(batches(asked, self.batch_size))
+        for places in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drawings"):
+            batch = self.read_drawing([asked[place] for place in places])
+            states = self.img_states(batch)
+            for place, state, told in zip(places, states, self.map_states(states), strict=True):
+                picture = painter.paint(told, seed)
+                drawings[place] = GILLDrawing(picture, asked[place].text, state.cpu(), told.cpu())
+        return [drawings[place] for place in range(len(asked))]
+
+    def require_painter(self) -> Painter:
+        """Return what paints; a PainterError says that the model was loaded without."""
         if self.painter is None:
             raise PainterError(
                 f"`{self.name}` has nothing to draw with: give a Stable Diffusion, `model.diffusion=FOLDER`"
             )
-        asked = as_prompts(prompts)
-        drawings: dict[int, GILLDrawing] = {}
-        for places in batches(asked, self.batch_size):
-            batch = self.read_drawing([asked[place] for place in places])
-            states = self.img_states(batch)
-            for place, state, told in zip(places, states, self.map_states(states), strict=True):
-                picture = self.painter.paint(told, seed)
-                drawings[place] = GILLDrawing(picture, asked[place].text, state.cpu(), told.cpu())
-        return [drawings[place] for place in range(len(asked))]
+        return self.painter
 
     def read_drawing(self, prompts: Sequence[Prompt]) -> TeacherForced:
         """Return each prompt, all of one medium, followed by the [IMG] tokens: what a drawing is made from."""
