@@ -18,7 +18,7 @@ from kedit.cli.jobs import guarded, reported
 from kedit.cli.sharing import loaded
 from kedit.progress import show_progress
 
-TABLES = ("layers", "words", "specificity", "invariance", "edits", "turns")
+TABLES = ("layers", "words", "relevance", "specificity", "invariance", "edits", "turns")
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")

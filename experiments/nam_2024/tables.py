@@ -1,18 +1,23 @@
 """The study's tables: each a function of its settings, of who draws, and of what was found of each concept."""
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig
 
+from kedit.cli.configuration import build
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
+from kedit.evaluation.bertscore import bert_scores
 from kedit.evaluation.drawings import judge_drawings
+from kedit.evaluation.moverscore import mover_scores
 from kedit.evaluation.statistics import bootstrap_mean
 from kedit.inspection.concepts import best, by_layer, in_all, its_own
 from kedit.inspection.decode import mean_words
 from kedit.locate.drawn import Depicted, score_drawn
 from kedit.models.drawing import drawer
+from kedit.models.encoder import OwnLayers
 from kedit.pipelines.artist import DrawingSet, caption_of
 from kedit.pipelines.turn import read_region, swapped, turn_for, turned
 from kedit.progress import show_progress
@@ -38,6 +43,45 @@ def words(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
         sets = {"T-neurons": best(one.words, cfg.k), **one.sets(cfg.k)}
         rows.append((name, *(", ".join(mean_words(artist.model, some)) for some in sets.values())))
     return Table(("concept", "T-neurons", *cfg.methods), tuple(rows), f"top words of the mean of {cfg.k} neurons")
+
+
+def relevance(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
+    """Return how near the top words of each method are to captions and pictures, the mean over concepts.
+
+    `data` are the captions and pictures that show the concept, `drawn` the drawings that neurons were located with and
+    what the model says of them; a concept's score is the mean over these.
+    """
+    encoder = OwnLayers(artist.model) if cfg.encoder is None else build(cfg.encoder)
+    clip = None if cfg.clip is None else build(cfg.clip)
+    rows = []
+    for method in ("T-neurons", *cfg.methods):
+        scores: dict[str, list[float]] = {}
+        for one in found.values():
+            neurons = best(one.words, cfg.k) if method == "T-neurons" else one.sets(cfg.k)[method]
+            text = " ".join(mean_words(artist.model, neurons))
+            for name, value in _near(text, one, artist.model, encoder, clip).items():
+                scores.setdefault(name, []).append(value)
+        rows.append((method, *(bootstrap_mean(some) for some in scores.values())))
+    title = f"top words of {cfg.k} neurons, mean over {len(found)} concepts; encoder: {encoder.name}"
+    return Table(("neurons", *scores), tuple(rows), title)
+
+
+def _near(text: str, one: Any, model: Any, encoder: Any, clip: Any) -> dict[str, float]:
+    """Return the mean score of a text by each measure with the data's captions or pictures, and with drawn ones."""
+    samples, drawings = [pair.sample for pair in one.prepared.pairs], one.shown.drawings.images
+    captions = {
+        "data": [caption_of(sample) for sample in samples],
+        "drawn": [caption.text for caption in model.caption(list(drawings))],
+    }
+    scores = {}
+    for side, some in captions.items():
+        texts = [text] * len(some)
+        scores[f"BERTScore, {side}"] = fmean(match.f1 for match in bert_scores(encoder, texts, some))
+        scores[f"MoverScore, {side}"] = fmean(mover_scores(encoder, texts, some))
+    if clip is not None:
+        for side, pictures in {"data": [sample.image for sample in samples], "drawn": list(drawings)}.items():
+            scores[f"CLIPScore, {side}"] = fmean(clip([text], pictures)[0])
+    return scores
 
 
 def specificity(cfg: DictConfig, _: Any, found: Mapping[str, Any]) -> Table:

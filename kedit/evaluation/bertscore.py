@@ -35,7 +35,7 @@ def bert_scores(encoder: TextEncoder, predictions: Sequence[str], references: Se
     pairs = list(zip(predictions, listed, strict=True))
     open_pairs = [pair for pair in pairs if settled_score(*pair) is None]
     needed = {text for prediction, texts in open_pairs for text in (prediction, *texts) if text.strip()}
-    vectors = _encoded(encoder, sorted(needed))
+    vectors = unit_embeddings(encoder, sorted(needed))
     return [_best(prediction, texts, vectors, encoder.specials) for prediction, texts in pairs]
 
 
@@ -64,7 +64,8 @@ def _best(
     return max(matches, key=lambda match: match.f1)
 
 
-def _encoded(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, Tensor]:
+def unit_embeddings(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Return the embeddings of each text at length one, `[token, width]`, special tokens included."""
     if not texts:
         return {}
     with torch.no_grad():
