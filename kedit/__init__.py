@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kedit.locate.reduction import Vote
     from kedit.locate.selection import Quantile, RatioOfMax, TopK
     from kedit.locate.two_stage import two_stage
+    from kedit.models.drawing import drawer
     from kedit.models.huggingface import HuggingFaceMLLM
     from kedit.models.loading import load, wrap
     from kedit.neurons import NeuronSet
@@ -114,6 +115,7 @@ _HOMES = {
     "compare": "kedit.pipelines.compare",
     "diagnose": "kedit.doctor.diagnose",
     "draw": "kedit.pipelines.draw",
+    "drawer": "kedit.models.drawing",
     "evaluate": "kedit.pipelines.evaluate",
     "export": "kedit.pipelines.export",
     "gone": "kedit.pipelines.gone",
@@ -131,8 +133,8 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "draw", "evaluate", "export",
-    "gone", "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
+    "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "draw", "drawer", "evaluate",
+    "export", "gone", "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
     "LocateResult", "SweepResult", "Inspection", "TaskResult", "DrawResult", "Evaluation", "Exported", "FolderCheck",
     "Gone", "Lessons",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",

@@ -239,6 +239,11 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.Counts(locate="all"), TypeError, "`locate` is a whole number, 1 or more"),
         (lambda m: kedit.Counts(controls=-1), ValueError, "`controls` is 0 or more, got -1"),
     ],
+    "drawer": [
+        (lambda _: kedit.drawer("m"), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.drawer(m.module), TypeError, "`model` is a model with its processor"),
+        (lambda m: kedit.drawer(m), ValueError, "draws no pictures; models that do are Janus, Emu3"),
+    ],
     "draw": [
         (lambda m: kedit.draw("m", SCENES, "star"), TypeError, "`model` is a model with its processor"),
         (lambda m: kedit.draw(m, SCENES, "star"), ValueError, "draws no pictures; models that do are Janus, Emu3"),

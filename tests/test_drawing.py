@@ -385,6 +385,16 @@ def test_codes_of_another_model_are_refused(one: TokenDrawer, codes: Tensor, mes
         one.teacher_forced(Drawings((), (), torch.empty(0, 16, dtype=torch.long), 0))
 
 
+def test_drawings_show_themselves_beside_what_was_asked_for() -> None:
+    found = Drawings(
+        ("a <b>star</b>", "a star"), (Image.new("RGB", (8, 8)),) * 2, torch.zeros(2, 4, dtype=torch.long), 3
+    )
+    assert repr(found) == "Drawings('a <b>star</b>', 'a star'; seed 3)"
+    page = found._repr_html_()
+    assert page.count("<img") == 2
+    assert "a &lt;b&gt;star" in page and "<b>" not in page
+
+
 # --- GILL
 
 

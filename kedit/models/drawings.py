@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from kedit import notebook
 from kedit.arguments import require, require_count, shown
 from kedit.models.media import Pictures
 from kedit.samples import Mask, Progress, silent
@@ -25,6 +26,15 @@ class Drawings:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def __repr__(self) -> str:
+        return f"Drawings({', '.join(map(repr, self.prompts))}; seed {self.seed})"
+
+    def _repr_html_(self) -> str:
+        named = {
+            f"{prompt} ({n})": image for n, (prompt, image) in enumerate(zip(self.prompts, self.images, strict=True))
+        }
+        return notebook.thumbnails(named)
 
     def __getitem__(self, chosen: slice) -> "Drawings":
         return Drawings(self.prompts[chosen], self.images[chosen], self.codes[chosen], self.seed)
