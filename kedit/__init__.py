@@ -134,9 +134,9 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "load", "wrap", "run", "compare", "locate_neurons", "sweep", "inspect", "task", "draw", "drawer", "evaluate",
-    "export", "gone", "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult", "Comparison",
-    "LocateResult", "SweepResult", "Inspection", "TaskResult", "DrawResult", "Evaluation", "Exported", "FolderCheck",
-    "Gone", "Lessons",
+    "export", "gone", "apply_delta", "revert_delta", "check_folder", "Counts", "Looks", "Method", "RunResult",
+    "Comparison", "LocateResult", "SweepResult", "Inspection", "TaskResult", "DrawResult", "Evaluation", "Exported",
+    "FolderCheck", "Gone", "Lessons",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
     "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
