@@ -132,7 +132,7 @@ class ForcedStates:
     def shows(self, row: int, states: Tensor, region: Tensor) -> Tensor:
         """Return the sum over the region `[height, width]` and the channels of what is painted, each pixel 0 to 1."""
         painted = self.painter.paint_with_graph(self.model.map_states(states[None])[0], self.seed)
-        return painted[:, region.to(painted.device)].sum()
+        return painted[:, region.to(painted.device)].float().sum()
 
     def repeated(self, n: int) -> "ForcedStates":
         """Return `n` copies of a pass over one drawing."""
