@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
+
+from kedit.models.original_processor import OriginalProcessor
 
 PICTURE = "<ImageHere>"
 """What stands for a picture in a prompt."""
@@ -87,24 +88,19 @@ class Ending:
 
 
 @dataclass(frozen=True, eq=False)
-class MiniGPT4Processor:
-    """Makes a batch of prompts and pictures, as a processor of transformers does.
+class MiniGPT4Processor(OriginalProcessor):
+    """MiniGPT-4's: pictures scaled to the vision tower's square, whatever their shape.
 
     Each piece of text between pictures is made tokens of on its own, as in the original: the piece behind a picture
     begins with the tokenizer's mark of a word, which it would not if the prompt were taken as a whole.
     """
 
-    tokenizer: Any
-    image_processor: Any
     flavor: Flavor
     image_token_id: int
     n_image_tokens: int
     system: str = SYSTEM
-
-    @property
-    def image_token(self) -> str:
-        """What stands for a picture in a prompt."""
-        return PICTURE
+    family: ClassVar[str] = "MiniGPT-4"
+    image_token: ClassVar[str] = PICTURE
 
     @property
     def chat_template(self) -> str:
@@ -121,54 +117,9 @@ class MiniGPT4Processor:
             add_generation_prompt: Must be true: the format ends with the mark of an answer.
             tokenize: Must be false: tokens need the pictures.
         """
-        if len(conversation) != 1 or not add_generation_prompt or tokenize:
-            raise ValueError(
-                f"MiniGPT-4 is asked one question at a time, as text, up to the answer; got {len(conversation)} "
-                f"messages, `add_generation_prompt={add_generation_prompt}`, `tokenize={tokenize}`"
-            )
-        content = conversation[0]["content"]
+        content = self.content(conversation, add_generation_prompt=add_generation_prompt, tokenize=tokenize)
         said = [f"<Img>{PICTURE}</Img>" if one["type"] == "image" else str(one["text"]) for one in content]
         return self.system + self.flavor.question.replace("{}", " ".join(said))
-
-    def __call__(
-        self,
-        text: Sequence[str],
-        images: Sequence[Image] = (),
-        *,
-        padding: bool = True,
-        padding_side: str = "left",
-        return_tensors: str = "pt",
-    ) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask`, `[batch, pos]`, and `pixel_values`, `[picture, 3, side, side]`.
-
-        Args:
-            text: Prompts, in which `<ImageHere>` stands for each picture.
-            images: The pictures of all prompts, in order.
-            padding: Must be true unless all prompts have the same length.
-            padding_side: `left` or `right`.
-            return_tensors: Must be `pt`.
-
-        Raises:
-            ValueError: There are not as many pictures as places for them.
-        """
-        places = sum(one.count(PICTURE) for one in text)
-        if places != len(images):
-            raise ValueError(
-                f"the prompts have {places} places for a picture (`{PICTURE}`), got {len(images)} pictures"
-            )
-        rows = [self.ids(one) for one in text]
-        width = max(map(len, rows), default=0)
-        if return_tensors != "pt" or not (padding or all(len(row) == width for row in rows)):
-            raise ValueError("MiniGPT-4's prompts become padded tensors; give `padding=True`, `return_tensors='pt'`")
-        filler = [[int(self.tokenizer.pad_token_id)] * (width - len(row)) for row in rows]
-        left = padding_side == "left"
-        ids = [fill + row if left else row + fill for fill, row in zip(filler, rows, strict=True)]
-        mask = [
-            [0] * len(fill) + [1] * len(row) if left else [1] * len(row) + [0] * len(fill)
-            for fill, row in zip(filler, rows, strict=True)
-        ]
-        made = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-        return made | ({"pixel_values": self.pixels(images)} if len(images) else {})
 
     def ids(self, prompt: str) -> list[int]:
         """Return the token ids of one prompt, with the image token where each position of a picture goes."""
@@ -178,9 +129,3 @@ class MiniGPT4Processor:
         )
         picture = [self.image_token_id] * self.n_image_tokens
         return first + [token for piece in rest for token in (*picture, *piece)]
-
-    def pixels(self, images: Sequence[Image]) -> Tensor:
-        """Return the pictures scaled to the vision tower's square, whatever their shape, and normalized."""
-        in_color = [one.convert("RGB") for one in images]
-        read: Tensor = self.image_processor(images=in_color, return_tensors="pt").pixel_values
-        return read

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
+
+from kedit.models.original_processor import OriginalProcessor
 
 PICTURE = "<|image|>"
 """What stands for a picture in a prompt; the original has this token and never reads it."""
@@ -49,21 +50,16 @@ class FirstLine:
 
 
 @dataclass(frozen=True, eq=False)
-class GILLProcessor:
-    """Makes a batch of prompts and pictures, as a processor of transformers does.
+class GILLProcessor(OriginalProcessor):
+    """GILL's: the middle square of a picture, as CLIP reads it.
 
     Each piece of text between pictures is made tokens of on its own, and the first one has the mark of a beginning, as
     in the original.
     """
 
-    tokenizer: Any
-    image_processor: Any
     n_image_tokens: int
-
-    @property
-    def image_token(self) -> str:
-        """What stands for a picture in a prompt."""
-        return PICTURE
+    family: ClassVar[str] = "GILL"
+    image_token: ClassVar[str] = PICTURE
 
     @property
     def chat_template(self) -> str:
@@ -80,45 +76,8 @@ class GILLProcessor:
             add_generation_prompt: Must be true: nothing stands between a prompt and its answer.
             tokenize: Must be false: tokens need the pictures.
         """
-        if len(conversation) != 1 or not add_generation_prompt or tokenize:
-            raise ValueError(
-                f"GILL is asked one question at a time, as text, up to the answer; got {len(conversation)} messages, "
-                f"`add_generation_prompt={add_generation_prompt}`, `tokenize={tokenize}`"
-            )
-        return "".join(PICTURE if one["type"] == "image" else str(one["text"]) for one in conversation[0]["content"])
-
-    def __call__(
-        self,
-        text: Sequence[str],
-        images: Sequence[Image] = (),
-        *,
-        padding: bool = True,
-        padding_side: str = "left",
-        return_tensors: str = "pt",
-    ) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask`, `[batch, pos]`, and `pixel_values`, `[picture, 3, side, side]`.
-
-        Args:
-            text: Prompts, in which `<|image|>` stands for each picture.
-            images: The pictures of all prompts, in order.
-            padding: Must be true unless all prompts have the same length.
-            padding_side: `left` or `right`.
-            return_tensors: Must be `pt`.
-
-        Raises:
-            ValueError: There are not as many pictures as places for them.
-        """
-        places = sum(one.count(PICTURE) for one in text)
-        if places != len(images):
-            raise ValueError(
-                f"the prompts have {places} places for a picture (`{PICTURE}`), got {len(images)} pictures"
-            )
-        made = self.tokenizer.pad(
-            {"input_ids": [self.ids(one) for one in text]},
-            padding=padding, padding_side=padding_side, return_tensors=return_tensors,
-        )  # fmt: skip
-        read = {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
-        return read | ({"pixel_values": self.pixels(images)} if len(images) else {})
+        content = self.content(conversation, add_generation_prompt=add_generation_prompt, tokenize=tokenize)
+        return "".join(PICTURE if one["type"] == "image" else str(one["text"]) for one in content)
 
     def ids(self, prompt: str) -> list[int]:
         """Return the token ids of one prompt, with the image token where each position of a picture goes."""
@@ -131,9 +90,3 @@ class GILLProcessor:
                 found += self.tokenizer(piece, add_special_tokens=not begun).input_ids
                 begun = True
         return found or [int(self.tokenizer.bos_token_id)]
-
-    def pixels(self, images: Sequence[Image]) -> Tensor:
-        """Return the pictures as CLIP reads them: the middle square, scaled and normalized."""
-        in_color = [one.convert("RGB") for one in images]
-        read: Tensor = self.image_processor(images=in_color, return_tensors="pt").pixel_values
-        return read
