@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import kedit
-from kedit.edit.columns import columns_of
+from kedit.edit.columns import FORMS, columns_of
 from kedit.edit.delta import FILE
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
@@ -126,6 +127,18 @@ def test_weights_that_are_stored_the_other_way_round_and_models_in_memory(to: An
     check = export(Edit({0: [1, 2], 1: [3]}, Zero()), model, tmp_path / "out", to=to).check
     assert check.difference < 1e-6
     assert check.effect > 0
+
+
+def test_the_card_of_a_delta_knows_weights_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    folder = export(Edit({0: [1, 2], 1: [3]}, Scale(0.3)), model, tmp_path / "out", to="delta").folder
+    model.module.save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    lines = (folder / "README.md").read_text().rpartition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    with chdir(tmp_path):
+        exec(lines.replace("BASE", "base"), names)
+    with safe_open(folder / FILE, "pt") as held:
+        assert weights_digest(names["model"]) == held.metadata()["edited"]
 
 
 @pytest.mark.parametrize("to", ["ia3", "merged"])
@@ -299,7 +312,8 @@ def test_a_copy_that_shares_its_weights_leaves_the_model_alone(model: HuggingFac
 
 
 ELSEWHERE = """
-import json, sys
+import json, re, sys
+from pathlib import Path
 
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -313,48 +327,53 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 torch.set_num_threads(1)
-base, held, folder = sys.argv[1], load_file(sys.argv[2]), sys.argv[3]
+base, held = sys.argv[1], load_file(sys.argv[2])
 wanted, plain = held.pop("wanted"), held.pop("plain")
 
 def logits(model):
     with torch.no_grad():
         return model(**held).logits
 
-def fresh(path):
-    return AutoModelForImageTextToText.from_pretrained(path)
+def fresh():
+    return AutoModelForImageTextToText.from_pretrained(base)
 
-found = {"none": logits(fresh(base)), "merged": logits(fresh(f"{folder}/merged"))}
+def by_card(to, part=".after"):
+    *_, lines = re.findall("```python\\n(.*?)```", Path(to, "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(lines.replace(".after", part), names)
+    return logits(names["model"])
+
+found = {to: by_card(to) for to in ("merged", "ia3", "lora", "delta")}
 for to in ("ia3", "lora"):
-    found[f"{to} PeftModel"] = logits(PeftModel.from_pretrained(fresh(base), f"{folder}/{to}"))
-    adapted = fresh(base)
-    adapted.load_adapter(f"{folder}/{to}")
+    adapted = fresh()
+    adapted.load_adapter(to)
     found[f"{to} load_adapter"] = logits(adapted)
-    whole = PeftModel.from_pretrained(fresh(base), f"{folder}/{to}").merge_and_unload()
-    found[f"{to} merge_and_unload"] = logits(whole)
-assert torch.equal(found.pop("none"), plain)
+    found[f"{to} merge_and_unload"] = logits(PeftModel.from_pretrained(fresh(), to).merge_and_unload())
+assert torch.equal(logits(fresh()), plain)
+assert torch.equal(by_card("delta", ".before"), plain)
 print(json.dumps({name: float((one - wanted).abs().max()) for name, one in found.items()}))
 assert "kedit" not in sys.modules
 """
 
 
-def test_others_load_it_where_kedit_is_not_installed(model: HuggingFaceMLLM, base: Path, tmp_path: Path) -> None:
+def test_the_lines_of_each_card_load_it_where_kedit_is_not_installed(
+    model: HuggingFaceMLLM, base: Path, tmp_path: Path
+) -> None:
     edit = Edit(HALF, Zero())
-    for to in ("merged", "ia3", "lora"):
-        export(edit, model, tmp_path / to, to=to)  # type: ignore[arg-type]
+    for to in FORMS:
+        export(edit, model, tmp_path / to, to=to)
     inputs = model.encode(model_prompts(model))
     with torch.no_grad():
         plain = model.module(**inputs).logits
         with edit.applied(model):
             wanted = model.module(**inputs).logits
     save_file({**inputs, "wanted": wanted, "plain": plain}, tmp_path / "held.safetensors")
-    words = [sys.executable, "-c", ELSEWHERE, str(base), str(tmp_path / "held.safetensors"), str(tmp_path)]
+    words = [sys.executable, "-c", ELSEWHERE, str(base), str(tmp_path / "held.safetensors")]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 7
-    assert [found[name] for name in ("merged", "ia3 PeftModel", "ia3 load_adapter", "ia3 merge_and_unload")] == [
-        0.0
-    ] * 4
+    assert found.keys() >= set(FORMS) and len(found) == 8
+    assert {found[name] for name in found if not name.startswith("lora")} == {0.0}
     assert max(found.values()) < 1e-5 < float((wanted - plain).abs().max())
 
 

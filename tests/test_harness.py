@@ -1,14 +1,20 @@
-"""lm-eval reads an edit: in memory, and as the adapter that `kedit export` writes, with the same figures."""
+"""lm-eval reads an edit: in memory, and as the adapter that `kedit export` writes, with the same figures.
+
+Where it is not installed, what it asks of a model is asked here, the way it does it; where it is, both ways agree.
+"""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import kedit
 from kedit.edit.edit import Edit
@@ -18,8 +24,10 @@ from kedit.models.loading import load
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronSet
 
-lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'kedit[harness]'")
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
+installed = pytest.mark.skipif(
+    find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'kedit[harness]'"
+)
 
 # PEFT asks transformers in the words of an older version when it loads an adapter.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -35,10 +43,11 @@ Figures = list[float]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def variable_of_a_library() -> Iterator[None]:
-    """Take away what a library below lm-eval sets for the rest of the process."""
+def variables_of_libraries() -> Iterator[None]:
+    """Take away what lm-eval and a library below it set for the rest of the process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KMP_DUPLICATE_LIB_OK", "True")
+        for name, value in (("KMP_DUPLICATE_LIB_OK", "True"), ("HF_XET_HIGH_PERFORMANCE", "1")):
+            patch.setenv(name, value)
         yield
 
 
@@ -80,6 +89,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(tasks: Path, model: Any, **options: Any) -> Figures:
     """Return what lm-eval reads on the task."""
+    import lm_eval
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
@@ -96,6 +106,39 @@ def evaluate_in_memory(tasks: Path, model: HuggingFaceMLLM) -> Figures:
     return evaluate(tasks, HFLM(pretrained=model.module, tokenizer=model.processor, backend="causal"))
 
 
+def read_by_hand(module: Any, tokenizer: Any) -> Figures:
+    """Return the same, read as lm-eval does: without an attention mask, shorter texts filled up on the right."""
+    pairs = [(row["text"], row["text"] + choice) for row in ROWS for choice in row["choices"]]
+    texts = [(len(tokenizer.encode(asked)), tokenizer.encode(whole)) for asked, whole in pairs]
+    longest = max(len(tokens) for _, tokens in texts)
+    batch = torch.tensor([tokens + [0] * (longest - len(tokens)) for _, tokens in texts])
+    with torch.no_grad():
+        logprobs = module(batch[:, :-1]).logits.log_softmax(-1)
+    return [
+        sum(float(logprobs[row, place - 1, tokens[place]]) for place in range(start, len(tokens)))
+        for row, (start, tokens) in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("to", ["ia3", "lora"])
+def test_what_lm_eval_asks_of_a_model_is_the_same_of_the_hook_and_of_the_adapter(
+    to: Any, base: Path, model: HuggingFaceMLLM, tmp_path: Path
+) -> None:
+    module, tokenizer = model.module, model.processor
+    assert isinstance(module, PreTrainedModel) and isinstance(tokenizer, PreTrainedTokenizerBase)
+    plain = read_by_hand(module, tokenizer)
+    with EDIT.applied(model):
+        module.eval()  # lm-eval calls both on a model that it is given
+        module.tie_weights()
+        edited = read_by_hand(module, tokenizer)
+    adapter = kedit.export(EDIT, model, tmp_path / to, to=to).folder
+    adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+    assert read_by_hand(adapted, AutoTokenizer.from_pretrained(base)) == pytest.approx(edited, rel=1e-5)
+    assert read_by_hand(module, tokenizer) == plain
+    assert min(abs(a - b) for a, b in zip(plain, edited, strict=True)) > 1e-3
+
+
+@installed
 @pytest.mark.parametrize("to", ["ia3", "lora"])
 def test_lm_eval_reads_the_same_from_the_hook_and_from_the_adapter(
     to: Any, base: Path, model: HuggingFaceMLLM, tasks: Path, tmp_path: Path
@@ -105,12 +148,14 @@ def test_lm_eval_reads_the_same_from_the_hook_and_from_the_adapter(
         edited = evaluate_in_memory(tasks, model)
     adapter = kedit.export(EDIT, model, tmp_path / to, to=to).folder
     exported = evaluate(tasks, "hf", model_args={"pretrained": str(base), "peft": str(adapter)})
+    assert plain == pytest.approx(read_by_hand(model.module, model.processor), rel=1e-5)
     assert len(plain) == len(ROWS) * len(ROWS[0]["choices"])
     assert exported == pytest.approx(edited, rel=1e-5)
     assert evaluate_in_memory(tasks, model) == plain  # the hook is gone
     assert min(abs(a - b) for a, b in zip(plain, edited, strict=True)) > 1e-3
 
 
+@installed
 def test_the_command_of_lm_eval_takes_the_folder(
     base: Path, model: HuggingFaceMLLM, tasks: Path, tmp_path: Path
 ) -> None:

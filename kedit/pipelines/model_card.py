@@ -6,6 +6,7 @@ from typing import Any
 
 from kedit.edit.adapters import rank_of, served_rank
 from kedit.edit.columns import Columns
+from kedit.edit.delta import FILE
 from kedit.results.reports import report_markdown
 
 CARD = "README.md"
@@ -62,7 +63,8 @@ def _loading(about: Mapping[str, Any], columns: Sequence[Columns], folder: Path)
     base = about["base"]["name"] or "BASE"
     if about["to"] == "delta":
         lines = f'import kedit\n\nmodel = kedit.load("{base}")\nkedit.apply_delta(model, "{name}")\n'
-        beware = f'`kedit.revert_delta(model, "{name}")` takes it out again, to the bit.'
+        beware = f'`kedit.revert_delta(model, "{name}")` takes it out again, to the bit. '
+        beware += _without_kedit(about, columns, name)
     elif about["to"] == "merged":
         lines = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("{name}")\n'
         beware = "The edit is in the weights. Rounding to fewer bits may bring back a little of what was zeroed."
@@ -73,6 +75,21 @@ def _loading(about: Mapping[str, Any], columns: Sequence[Columns], folder: Path)
         )
         beware = "Without PEFT's class: `model.load_adapter`. " + _beware(about["to"], columns)
     return f"```python\n{lines}```\n\n{beware}"
+
+
+def _without_kedit(about: Mapping[str, Any], columns: Sequence[Columns], name: str) -> str:
+    """Return the lines that put a delta on where kedit is not installed."""
+    kind, base = about["base"]["class"], about["base"]["name"] or "BASE"
+    index, turned = ("", ".T") if columns[0].transposed else (":, ", "")
+    return (
+        "Where kedit is not installed, and nobody looks whether the weights are those that it was made of:\n\n"
+        f"```python\nfrom safetensors.torch import load_file\nfrom transformers import {kind}\n\n"
+        f'model = {kind}.from_pretrained("{base}")\nheld = load_file("{name}/{FILE}")\n'
+        'for path in {key.rpartition(".")[0] for key in held}:\n'
+        '    weight = model.get_parameter(f"{path}.weight").data\n'
+        f'    weight[{index}held[f"{{path}}.indices"]] = held[f"{{path}}.after"]{turned}\n```\n\n'
+        "With `.before` in place of `.after` it is out again."
+    )
 
 
 def _beware(to: str, columns: Sequence[Columns]) -> str:
