@@ -29,6 +29,8 @@ PAGES = [
     *sorted(page for folder in FOLDERS for page in (ROOT / folder).rglob("README.md")),
 ]
 LONGEST = {"README.md": 280, "CONTRIBUTING.md": 45}
+OTHERS = {"pip": "install", "wandb": "sync", "lm_eval": "run", "lmms-eval": "eval"}
+"""The commands of other packages, and what the pages do with them."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -158,8 +160,8 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
             assert rest[0] in COMMANDS or rest[0] == "--help", line
         elif tool == "python":
             assert rest[0] == "-m" and ROOT.joinpath(*rest[1].split(".")).with_suffix(".py").is_file(), line
-        elif tool in ("pip", "wandb", "lm_eval"):
-            assert rest[0] == {"pip": "install", "wandb": "sync", "lm_eval": "run"}[tool], line
+        elif tool in OTHERS:
+            assert rest[0] == OTHERS[tool], line
         else:
             assert (ROOT / tool).is_file(), line
 
