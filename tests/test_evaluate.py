@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kedit
+from kedit.data.pope import Pope
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
 from kedit.edit.weight_change import WeightChange
@@ -68,6 +69,21 @@ def test_an_adapter_and_a_checkpoint_say_what_the_edit_says(
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert content["operator"] == "weights of star"
     assert content["verdict"] == found.report.verdict
+
+
+def test_chair_and_pope_of_other_weights_are_those_of_the_edit(
+    model: HuggingFaceMLLM, result: RunResult, unharmed: None, tmp_path: Path
+) -> None:
+    edit = Edit(result.neurons, Zero())
+    folder = export(edit, model, tmp_path / "star", to="merged").folder
+    asked = {"counts": COUNTS, "chair": True, "pope": Pope("is there {} ?"), "progress": False}
+    by_hook, by_weights = (kedit.evaluate(model, SCENES, "star", edit=one, **asked) for one in (edit, folder))
+    for name in ("chair", "pope"):
+        hook, weights = getattr(by_hook, name), getattr(by_weights, name)
+        assert (hook.before, hook.after) == (weights.before, weights.after)
+        assert hook.before != hook.after
+        assert by_weights.to_json()[name] == weights.to_json()
+    assert len(by_weights.tables) == 3
 
 
 def test_a_module_in_memory_is_measured_and_the_same_weights_do_nothing(model: HuggingFaceMLLM, unharmed: None) -> None:

@@ -67,12 +67,13 @@ def test_a_run_is_exported_beside_it_and_measured_again(
     assert "is there; name another folder, or replace it with `overwrite=true`" in err
     assert kedit_export(folder, "to=ia3", "overwrite=true")[0] == 0
 
-    words = ["edit=none", f"model.adapter={place}", f"hydra.run.dir={tmp_path}/again", "concept=star", *SMALL]
+    words = ["edit=none", f"model.adapter={place}", f"hydra.run.dir={tmp_path}/again", "concept=star", "evaluate.chair=true", *SMALL]
     monkeypatch.setattr(sys, "argv", ["kedit run", *words])
     assert recipe.main() == 0
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert again["suppression"] == report["suppression"]
     assert again["retention"] == report["retention"]
+    assert set(again["chair"]) >= {"words", "target"}
     assert (again["locator"], again["operator"], again["neurons"]) == ("none", "weights of star-ia3", {"count": 0})
     assert (tmp_path / "again" / "captions.jsonl").read_text() == (folder / "captions.jsonl").read_text()
     code, _, err = kedit_export(tmp_path / "again")

@@ -15,7 +15,6 @@ from tiny_minigpt4 import CAT, DOG, FOLDERS, RESERVED, SIDE, SIZES, Golden, pict
 from kedit.data.inpaint import MeanFill
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero
-from kedit.edit.plan import Plan
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
@@ -404,7 +403,7 @@ def test_it_is_located_in_edited_and_evaluated() -> None:
     random = [RESERVED.layer_matched(model.site().widths, seed) for seed in range(2)]
     reports = {}
     for name, neurons in (("located", located.neurons), ("reserved", RESERVED)):
-        outputs = collect_outputs(model, evaluation_set, Plan(Zero()), Zero(), neurons, random, silent)
+        outputs = collect_outputs(model, evaluation_set, [Edit(one, Zero()) for one in (neurons, *random)], silent)
         reports[name] = measure(evaluation_set, *outputs, Similarity(None), neurons=len(neurons)).to_json()
     assert reports["reserved"]["suppression"]["mention_drop"]["value"] == 1.0
     assert reports["reserved"]["retention"]["objects"]["value"] == 1.0

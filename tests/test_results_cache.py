@@ -12,7 +12,6 @@ from test_architecture import imports, modules, within
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
-from kedit.edit.plan import Plan
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.difference import ActivationDifference
@@ -174,8 +173,8 @@ def test_another_threshold_runs_no_model(planted: Planted, cache: Cache) -> None
 def test_cached_outputs_and_reports_are_those_of_a_run_without_a_store(
     planted: Planted, cache: Cache, evaluation_set: EvaluationSet
 ) -> None:
-    controls = [NeuronSet((NeuronId(0, 2),)), NeuronSet((NeuronId(0, 4),))]
-    asked = (planted.model, evaluation_set, Plan(Zero()), Zero(), planted.star, controls, silent)
+    sets = [planted.star, NeuronSet((NeuronId(0, 2),)), NeuronSet((NeuronId(0, 4),))]
+    asked = (planted.model, evaluation_set, [Edit(one, Zero()) for one in sets], silent)
     fresh, similarity = collect_outputs(*asked), Similarity()
     report = measure_outputs(evaluation_set, fresh, similarity, 1, 0)
     for _ in range(2):

@@ -10,7 +10,6 @@ import kedit
 from kedit.data.grammar import CAPTION_PROMPT
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, Scale, Zero
-from kedit.edit.plan import Plan
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.evaluation.fluency import Fluency, Guard, Speech
 from kedit.models.huggingface import HuggingFaceMLLM
@@ -77,7 +76,7 @@ def judged(model: HuggingFaceMLLM, evaluation_set: EvaluationSet, share: float, 
     widths = model.site("mid").widths
     every = [NeuronId(layer, index) for layer, width in widths.items() for index in range(width)]
     neurons = NeuronSet(tuple(random.Random(0).sample(every, int(share * len(every)))), "mid")
-    outputs = collect_outputs(model, evaluation_set, Plan(operator), operator, neurons, [], silent)
+    outputs = collect_outputs(model, evaluation_set, [Edit(neurons, operator)], silent)
     return Guard()(outputs.before, outputs.after)
 
 
@@ -133,7 +132,7 @@ def test_unchanged_captions_are_not_read_again_and_changed_ones_once(
 
     monkeypatch.setattr(outputs, "surprises", counted)
     neurons = NeuronSet(tuple(NeuronId(0, index) for index in range(200)), "mid")
-    told = collect_outputs(model, evaluation_set, Plan(Zero()), Zero(), neurons, [NeuronSet((), "mid")], silent)
+    told = collect_outputs(model, evaluation_set, [Edit(neurons, Zero()), Edit(NeuronSet((), "mid"), Zero())], silent)
     captions = len(evaluation_set.target + evaluation_set.retention)
     before, after = (one.target + one.retention for one in (told.before, told.after))
     changed = sum(new != old for new, old in zip(after, before, strict=True))

@@ -14,8 +14,8 @@ from experiments.training.tiny.pictures import COLORS, KINDS, NOTHING, write_blo
 from kedit.cli import run
 from kedit.data.coco import Coco
 from kedit.data.inpaint_diffusers import DiffusersFill
+from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
-from kedit.edit.plan import Plan
 from kedit.evaluation.measure import measure
 from kedit.evaluation.metrics import Similarity
 from kedit.locate.two_stage import two_stage
@@ -166,12 +166,12 @@ def test_minigpt4_learns_the_blocks_and_the_main_job_runs_on_it(tmp_path: Path) 
     assert right.value is not None
     assert right.value >= 0.9
 
-    inpaint, locator, plan = DiffusersFill("scenes_inpainter"), two_stage().limited(16), Plan(Zero())
+    inpaint, locator = DiffusersFill("scenes_inpainter"), two_stage().limited(16)
     evaluation_set, pairs, _ = prepare(data, "dog", inpaint, Counts(locate=12, target=16, retention=8))
     located = locate(model, locator, pairs, silent)
     assert 0 < len(located.neurons) <= 16
-    controls = [located.neurons.layer_matched(model.site().widths, seed=0)]
-    outputs = collect_outputs(model, evaluation_set, plan, Zero(), located.neurons, controls, silent)
+    sets = [located.neurons, located.neurons.layer_matched(model.site().widths, seed=0)]
+    outputs = collect_outputs(model, evaluation_set, [Edit(one, Zero()) for one in sets], silent)
     report = measure(evaluation_set, *outputs, Similarity(None), neurons=len(located.neurons)).to_json()
     assert report["suppression"]["mention_drop"]["n"] >= 12
     assert report["retention"]["objects"]["value"] is not None

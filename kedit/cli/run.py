@@ -77,7 +77,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
         pipeline.check(locator, plan, select)
         prepared = prepared_for(cfg)
         check_pairs(select, locator, prepared.pairs)
-        words = object_words(cfg.evaluate.chair and (cfg.evaluate.synonyms or True), prepared.evaluation_set.vocabulary)
+        words = object_words(chair_of(cfg.evaluate), prepared.evaluation_set.vocabulary)
     with unchanged(cfg.model) as found:
         with misuse():
             check_model(found.model, locator, prepared.medium)
@@ -100,12 +100,12 @@ def evaluation(cfg: DictConfig) -> Any:
             "`edit=none` measures what an adapter does: give it as `model.adapter=FOLDER`, or choose another `edit`"
         )
     with misuse():
-        data, counts = build(cfg.data), counts_of(cfg.evaluate)
+        data, counts, pope = build(cfg.data), counts_of(cfg.evaluate), pope_of(cfg.evaluate)
         encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with unchanged(OmegaConf.merge(cfg.model, {"adapter": None})) as found, misuse():  # type: ignore[arg-type]
         return evaluate(
             found.model, data, str(cfg.concept), edit=adapter, encoder=encoder or found.encoder, counts=counts,
-            seed=cfg.seed, store=cfg.store, progress=show_progress,
+            chair=chair_of(cfg.evaluate), pope=pope or False, seed=cfg.seed, store=cfg.store, progress=show_progress,
         )  # fmt: skip
 
 
@@ -120,6 +120,11 @@ def prepared_for(cfg: DictConfig) -> Any:
             build(cfg.data), cfg.concept, inpainter(cfg), cfg.evaluate, cfg.seed, pope=pope_of(cfg.evaluate)
         ),
     )
+
+
+def chair_of(settings: DictConfig) -> bool | str:
+    """Return by which words CHAIR is taken: a file of synonyms, or true for kedit's own; false where it is not."""
+    return settings.chair and (settings.synonyms or True)
 
 
 def pope_of(settings: DictConfig) -> Any:

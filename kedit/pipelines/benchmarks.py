@@ -5,16 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from kedit.edit.edit import Edit
-from kedit.edit.operators import Operator
-from kedit.edit.plan import EditPlan
+from kedit.edit.edit import Change, Edit
 from kedit.evaluation.chair import GROUPS, ChairReport, ObjectWords, measure_chair
 from kedit.evaluation.pope import PARSES, Answers, PopeReport, measure_pope
 from kedit.evaluation.report import Figures
 from kedit.fingerprints import of_question
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.yes_no import log_odds
-from kedit.neurons import NeuronSet
 from kedit.pipelines.outputs import EditOutputs
 from kedit.pipelines.preparation import Prepared
 from kedit.pipelines.raw_outputs import captions_of, rows
@@ -46,9 +43,7 @@ def take_benchmarks(
     prepared: Prepared,
     outputs: EditOutputs,
     words: ObjectWords | None,
-    plan: EditPlan,
-    operator: Operator,
-    sets: Sequence[NeuronSet],
+    edits: Sequence[Change],
     seed: int,
     progress: Progress,
     cache: Cache = NO_CACHE,
@@ -60,9 +55,7 @@ def take_benchmarks(
         prepared: The pictures, and POPE's questions if they are to be asked.
         outputs: The captions.
         words: Which words name which object, for CHAIR; None leaves it out.
-        plan: Where the edit acts.
-        operator: What it does.
-        sets: The neurons that are judged, and random ones.
+        edits: The edit that is judged, and random ones.
         seed: Of the bootstrap.
         progress: Shows how far it is.
         cache: What is known from before.
@@ -71,33 +64,35 @@ def take_benchmarks(
     chair = None if words is None else measure_chair(evaluation_set, *outputs, words, seed=seed)
     if not polls:
         return chair, None
-    edits = [plan.edit(one, operator, "POPE") for one in sets]
     before, (after, *others) = poll(model, polls, edits, progress, cache)
     return chair, measure_pope(evaluation_set.concept, polls, before, after, others, seed=seed)
 
 
 def poll(
-    model: MLLM, questions: Sequence[Question], edits: Sequence[Edit], progress: Progress, cache: Cache = NO_CACHE
+    model: MLLM, questions: Sequence[Question], edits: Sequence[Change], progress: Progress, cache: Cache = NO_CACHE
 ) -> tuple[Answers, list[Answers]]:
     """Return what the model answers unedited, and under each edit, if it is not known from before.
 
-    A question that several kinds have is asked once.
+    A question that several kinds have is asked once. What is said under other weights is not kept.
     """
     once = {_key(question): question for question in questions}
     asked = list(once.values())
     about = {"polls": [of_question(one) for one in asked]} if cache.store else {}
 
-    def ask(edits: Sequence[Edit], before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    def ask(edits: Sequence[Change], before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         return _asked(model, asked, edits, captions_of(before["texts"]) if before else None, progress)
 
     before = cache.json("generations", "polls unedited", lambda: about, lambda: ask((), None)[0])
-    acting = [edit for edit in edits if len(edit.neurons)]
-    edited = cache.many(
-        "generations", "polls edited", [about | of_edit(edit) for edit in acting],
-        lambda places: ask([acting[place] for place in places], before),
-    )  # fmt: skip
+    acting = [edit for edit in edits if edit.acts]
+    known = [about | of_edit(edit) for edit in acting if isinstance(edit, Edit)]
+    if len(known) == len(acting):
+        edited = cache.many(
+            "generations", "polls edited", known, lambda places: ask([acting[place] for place in places], before)
+        )
+    else:
+        edited = ask(acting, before)
     changed = iter(edited)
-    said = [before, *(next(changed) if len(edit.neurons) else before for edit in edits)]
+    said = [before, *(next(changed) if edit.acts else before for edit in edits)]
     places = {key: place for place, key in enumerate(once)}
     first, *others = (_answers(one, [places[_key(question)] for question in questions]) for one in said)
     return first, others
@@ -106,7 +101,7 @@ def poll(
 def _asked(
     model: MLLM,
     questions: Sequence[Question],
-    edits: Sequence[Edit],
+    edits: Sequence[Change],
     before: Sequence[Generated] | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from torch import nn
 
 from kedit import __version__
 from kedit.arguments import require
+from kedit.data.pope import Pope
 from kedit.edit.edit import Edit
 from kedit.edit.operators import aim
-from kedit.edit.plan import Plan
 from kedit.edit.weight_change import WeightChange
+from kedit.evaluation.chair import ChairReport, ObjectWords, object_words
 from kedit.evaluation.evaluation_set import EvaluationSet
+from kedit.evaluation.pope import PopeReport
 from kedit.evaluation.report import EditReport
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.texts import TextEncoder
@@ -25,12 +27,11 @@ from kedit.evaluation.verdict import Aim
 from kedit.models.adapters import Adapter
 from kedit.models.loading import load_like
 from kedit.models.mllm import MLLM
-from kedit.pipelines.given import check_common, require_model
+from kedit.pipelines.benchmarks import take_benchmarks
+from kedit.pipelines.given import as_pope, check_common, require_model
 from kedit.pipelines.outputs import (
     EditOutputs,
-    cached_unedited,
     collect_outputs,
-    edited,
     measure_outputs,
     similarity_of,
 )
@@ -65,6 +66,10 @@ class Evaluation(BeforeAfter):
     skipped: Mapping[str, int]
     """How many pictures could not be used, by the reason."""
     seconds: Mapping[str, float]
+    chair: ChairReport | None = None
+    """CHAIR of the captions, if it was asked for."""
+    pope: PopeReport | None = None
+    """POPE, if it was asked for."""
 
     def table(self) -> Table:
         """Return suppression and retention of the edit, beside the random control's."""
@@ -84,6 +89,7 @@ class Evaluation(BeforeAfter):
             "phase": self.phase,
             "neurons": {"count": self.n_neurons},
             **self.report.to_json(),
+            **self.benchmarks_json(),
             "corpus": self.corpus,
             "samples": {
                 "skipped": dict(self.skipped),
@@ -102,6 +108,8 @@ def evaluate(
     edit: Edit | nn.Module | str | Path,
     encoder: TextEncoder | None = None,
     counts: Counts | None = None,
+    chair: bool | str | Path | ObjectWords = False,
+    pope: bool | Pope = False,
     seed: int = 0,
     store: str | Path | None = None,
     progress: Progress | bool = True,
@@ -120,6 +128,8 @@ def evaluate(
             among each weight's inputs at random; of an `Edit`, the same of random neurons.
         encoder: Embeds texts for BERTScore; the model's own layers if None.
         counts: How many pictures and random controls to take; the pictures are those that `kedit.run` evaluates on.
+        chair: Whether to take CHAIR of the captions, by kedit's own words; or the file of synonyms to take it by.
+        pope: Whether to ask POPE's questions; or how.
         seed: Of the pictures drawn, the random controls and the bootstrap.
         store: The folder of results that later jobs may use again; None computes everything.
         progress: Shows how far it is; True in the library's own way, False not at all.
@@ -133,40 +143,40 @@ def evaluate(
     check_common(data, seed, counts, Counts)
     found = find_concept(data.concepts, concept)
     require(edit, (Edit, nn.Module, str, Path), "edit", "an `Edit`, a folder or a module")
+    words, asked = object_words(chair, data.concepts), as_pope(pope)
     require_model(model)
     split, show = draw(data, found, counted, seed=seed), as_progress(progress)
-    prepared = readable(model, Prepared(build_evaluation_set(data, found, split, counted), [], dict(split.skipped)))
+    polls = () if asked is None else asked.questions(data, found, split, seed=seed)
+    prepared = readable(
+        model, Prepared(build_evaluation_set(data, found, split, counted), [], dict(split.skipped), polls=polls)
+    )
     cache, evaluation_set = Cache.of_model(store, model), prepared.evaluation_set
-    about, outputs = _collect_outputs(model, evaluation_set, edit, counted.controls, seed, show, cache)
+    about, edits = _as_changes(model, edit, range(seed, seed + counted.controls))
+    outputs = collect_outputs(model, evaluation_set, edits, show, cache)
     similarity = similarity_of(model, encoder, "image" if evaluation_set.has_pictures else "text")
     measures = partial(
         measure_outputs, evaluation_set, outputs, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim")
     )
     report, corpus = run_stage(measures, show, "measures")
+    chair_report, pope_report = take_benchmarks(model, prepared, outputs, words, edits, seed, show, cache)
     seconds = {"seconds": time.perf_counter() - began}
     return Evaluation(
         model.name, evaluation_set=evaluation_set, outputs=outputs, report=report, corpus=corpus,
-        skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, **about,
+        skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, chair=chair_report, pope=pope_report,
+        **about,
     )  # fmt: skip
 
 
-def _collect_outputs(
-    model: MLLM, evaluation_set: EvaluationSet, edit: Any, controls: int, seed: int, show: Progress, cache: Cache
-) -> tuple[dict[str, Any], EditOutputs]:
-    """Return what is edited, in words, and what the model says before, after, and under random controls."""
-    seeds = range(seed, seed + controls)
+def _as_changes(model: MLLM, edit: Any, seeds: range) -> tuple[dict[str, Any], list[Edit] | list[WeightChange]]:
+    """Return what is edited, in words, and the edit itself with as many random controls as there are seeds."""
     if isinstance(edit, Edit):
         widths = model.site(edit.neurons.site, edit.neurons.scope).widths
-        random = [edit.neurons.layer_matched(widths, one) for one in seeds]
-        plan = Plan(edit.operator, edit.positions, edit.phase)
-        outputs = collect_outputs(model, evaluation_set, plan, edit.operator, edit.neurons, random, show, cache)
-        return _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase), outputs
+        random = [replace(edit, neurons=edit.neurons.layer_matched(widths, one)) for one in seeds]
+        about = _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase)
+        return about, [edit, *random]
     change = WeightChange.between(model.module, _other_module(model, edit))
-    before = cached_unedited(model, evaluation_set, show, cache)
-    changes = [change, *(change.dealt(model, one) for one in seeds)]
-    after, *others = (one.outputs(evaluation_set) for one in edited(model, evaluation_set, changes, before, show))
     name = type(edit).__name__ if isinstance(edit, nn.Module) else Path(edit).resolve().name
-    return _about(f"weights of {name}", "less", None), EditOutputs(before.outputs(evaluation_set), after, others)
+    return _about(f"weights of {name}", "less", None), [change, *(change.dealt(model, one) for one in seeds)]
 
 
 def _about(

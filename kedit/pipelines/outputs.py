@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from kedit.edit.edit import Change, Edit
-from kedit.edit.operators import Operator
-from kedit.edit.plan import EditPlan
 from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Speech
 from kedit.evaluation.measure import measure
@@ -23,7 +21,6 @@ from kedit.models.encoder import OwnLayers
 from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.surprise import surprises
-from kedit.neurons import NeuronSet
 from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.progress import Batched
 from kedit.prompts import Medium, Prompt
@@ -42,20 +39,20 @@ class EditOutputs(NamedTuple):
 def collect_outputs(
     model: MLLM,
     evaluation_set: EvaluationSet,
-    plan: EditPlan,
-    operator: Operator,
-    neurons: NeuronSet,
-    controls: Sequence[NeuronSet],
+    edits: Sequence[Change],
     progress: Progress,
     cache: Cache = NO_CACHE,
 ) -> EditOutputs:
-    """Return what the model says unedited, with `neurons` edited, and with each of the `controls` edited."""
-    before = cached_unedited(model, evaluation_set, progress, cache)
-    names = [evaluation_set.concept.name, *(f"control {number + 1}" for number in range(len(controls)))]
-    edits = [plan.edit(one, operator, name) for one, name in zip((neurons, *controls), names, strict=True)]
-    first, *others = (
-        one.outputs(evaluation_set) for one in cached_edited(model, evaluation_set, edits, before, progress, cache)
-    )
+    """Return what the model says unedited, under the first edit, and under each of the others, the controls.
+
+    What is said under edits is kept in the cache, that under other weights is not.
+    """
+    before, known = cached_unedited(model, evaluation_set, progress, cache), [x for x in edits if isinstance(x, Edit)]
+    if len(known) == len(edits):
+        outputs = cached_edited(model, evaluation_set, known, before, progress, cache)
+    else:
+        outputs = edited(model, evaluation_set, edits, before, progress)
+    first, *others = (one.outputs(evaluation_set) for one in outputs)
     return EditOutputs(before.outputs(evaluation_set), first, others)
 
 

@@ -96,6 +96,8 @@ class BeforeAfter(Saved):
     outputs: EditOutputs
     report: EditReport
     seconds: Mapping[str, float]
+    chair: ChairReport | None
+    pope: PopeReport | None
 
     @property
     def concept(self) -> str:
@@ -144,8 +146,15 @@ class BeforeAfter(Saved):
 
     @property
     def tables(self) -> list[Table]:
-        """The table of suppression and retention, and others where more was asked for."""
-        return [self.table()]
+        """The table of suppression and retention, and those of CHAIR and POPE where they were asked for."""
+        chair = [chair_table(self.chair)] if self.chair else []
+        return [self.table(), *chair, *([pope_table(self.pope, self.concept)] if self.pope else [])]
+
+    def benchmarks_json(self) -> dict[str, Any]:
+        """Return CHAIR and POPE where they were asked for, and what the literature calls the measures."""
+        taken = {"chair": self.chair, "pope": self.pope}
+        known = {name: one.to_json() for name, one in taken.items() if one is not None}
+        return known | {"literature": terms_json(editing_terms(self.report, self.pope))}
 
     def save_in(self, run: Run, *, figures: bool | Style = True, page: bool = True) -> None:
         """Leave captions, report and figures in the folder of a run that is open."""
@@ -263,15 +272,8 @@ class RunResult(BeforeAfter):
         notes = (self.located.neurons_line, *self.located.named.lines, self.report.verdict)
         return Table(columns, tuple(self.effect_rows()), f"{self.concept} in {self.model}", notes)
 
-    @property
-    def tables(self) -> list[Table]:
-        """The table of suppression and retention, and those of CHAIR and POPE where they were asked for."""
-        chair = [chair_table(self.chair)] if self.chair else []
-        return [self.table(), *chair, *([pope_table(self.pope, self.concept)] if self.pope else [])]
-
     def to_json(self) -> dict[str, Any]:
         """Return what report.json holds; a function of what was asked, without times."""
-        benchmarks = {"chair": self.chair, "pope": self.pope}
         return {
             "kedit": __version__,
             "concept": self.concept,
@@ -282,8 +284,7 @@ class RunResult(BeforeAfter):
             "phase": self.phase,
             "neurons": neuron_part(self.neurons, self.site.n_neurons),
             **self.report.to_json(),
-            **{name: one.to_json() for name, one in benchmarks.items() if one is not None},
-            "literature": terms_json(editing_terms(self.report, self.pope)),
+            **self.benchmarks_json(),
             "corpus": self.corpus,
             "samples": {
                 **self.located.sample_counts,
@@ -422,11 +423,13 @@ def run_prepared(
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
     sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
-    outputs = collect_outputs(model, evaluation_set, plan, operator, sets[0], sets[1:], progress, cache)
+    names = [evaluation_set.concept.name, *(f"control {n + 1}" for n in range(controls))]
+    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+    outputs = collect_outputs(model, evaluation_set, edits, progress, cache)
     similarity = similarity_of(model, encoder, prepared.medium)
     report, corpus = run_stage(partial(measure_outputs, evaluation_set, outputs, similarity, len(located.neurons), seed,
                                        cache, aim=aim(operator)), progress, "measures")  # fmt: skip
-    chair, pope = take_benchmarks(model, prepared, outputs, words, plan, operator, sets, seed, progress, cache)
+    chair, pope = take_benchmarks(model, prepared, outputs, words, edits, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
     seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
