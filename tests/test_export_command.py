@@ -67,7 +67,14 @@ def test_a_run_is_exported_beside_it_and_measured_again(
     assert "is there; name another folder, or replace it with `overwrite=true`" in err
     assert kedit_export(folder, "to=ia3", "overwrite=true")[0] == 0
 
-    words = ["edit=none", f"model.adapter={place}", f"hydra.run.dir={tmp_path}/again", "concept=star", "evaluate.chair=true", *SMALL]
+    words = [
+        "edit=none",
+        f"model.adapter={place}",
+        f"hydra.run.dir={tmp_path}/again",
+        "concept=star",
+        "evaluate.chair=true",
+        *SMALL,
+    ]
     monkeypatch.setattr(sys, "argv", ["kedit run", *words])
     assert recipe.main() == 0
     again = json.loads((tmp_path / "again" / "report.json").read_text())

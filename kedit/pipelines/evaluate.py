@@ -143,13 +143,9 @@ def evaluate(
     check_common(data, seed, counts, Counts)
     found = find_concept(data.concepts, concept)
     require(edit, (Edit, nn.Module, str, Path), "edit", "an `Edit`, a folder or a module")
-    words, asked = object_words(chair, data.concepts), as_pope(pope)
+    words, show = object_words(chair, data.concepts), as_progress(progress)
     require_model(model)
-    split, show = draw(data, found, counted, seed=seed), as_progress(progress)
-    polls = () if asked is None else asked.questions(data, found, split, seed=seed)
-    prepared = readable(
-        model, Prepared(build_evaluation_set(data, found, split, counted), [], dict(split.skipped), polls=polls)
-    )
+    prepared = readable(model, _drawn(data, found, counted, as_pope(pope), seed))
     cache, evaluation_set = Cache.of_model(store, model), prepared.evaluation_set
     about, edits = _as_changes(model, edit, range(seed, seed + counted.controls))
     outputs = collect_outputs(model, evaluation_set, edits, show, cache)
@@ -165,6 +161,13 @@ def evaluate(
         skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, chair=chair_report, pope=pope_report,
         **about,
     )  # fmt: skip
+
+
+def _drawn(data: Data, concept: Concept, counts: Counts, pope: Pope | None, seed: int) -> Prepared:
+    """Return what an edit is judged on, without the pictures that one would locate with."""
+    split = draw(data, concept, counts, seed=seed)
+    polls = () if pope is None else pope.questions(data, concept, split, seed=seed)
+    return Prepared(build_evaluation_set(data, concept, split, counts), [], dict(split.skipped), polls=polls)
 
 
 def _as_changes(model: MLLM, edit: Any, seeds: range) -> tuple[dict[str, Any], list[Edit] | list[WeightChange]]:
