@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +87,11 @@ class Edit:
         It is not where the edit acts from the prompt's end on or in one phase: read in one pass, the answer is prompt.
         """
         return self.positions != "last" and self.phase == "both"
+
+    def with_random(self, widths: Mapping[int, int], seeds: Sequence[int]) -> "list[Edit]":
+        """Return this edit, and for each seed that of as many random neurons of each layer."""
+        random = (replace(self, neurons=self.neurons.layer_matched(widths, one), name=f"random {one}") for one in seeds)
+        return [self, *random]
 
     @contextmanager
     def applied(self, model: Any, *, this_thread_only: bool = False) -> Iterator[None]:

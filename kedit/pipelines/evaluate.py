@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,27 +139,35 @@ def evaluate(
         TypeError: Something is of another kind than what is asked for.
         ValueError: There are too few pictures, or the edit is of another model.
     """
-    began, counted = time.perf_counter(), counts or Counts()
+    counted = counts or Counts()
     check_common(data, seed, counts, Counts)
     found = find_concept(data.concepts, concept)
     require(edit, (Edit, nn.Module, str, Path), "edit", "an `Edit`, a folder or a module")
     words, show = object_words(chair, data.concepts), as_progress(progress)
     require_model(model)
     prepared = readable(model, _drawn(data, found, counted, as_pope(pope), seed))
-    cache, evaluation_set = Cache.of_model(store, model), prepared.evaluation_set
-    about, edits = _as_changes(model, edit, range(seed, seed + counted.controls))
+    cache, seeds = Cache.of_model(store, model), range(seed, seed + counted.controls)
+    return _measured(model, prepared, edit, encoder, words, seeds, cache, show)
+
+
+def _measured(
+    model: MLLM, prepared: Prepared, edit: Any, encoder: TextEncoder | None, words: ObjectWords | None, seeds: range,
+    cache: Cache, show: Progress,
+) -> Evaluation:  # fmt: skip
+    """Return what an edit does beside random controls of some seeds; the first is also that of the bootstrap."""
+    began, evaluation_set, seed = time.perf_counter(), prepared.evaluation_set, seeds.start
+    about, edits = _as_changes(model, edit, seeds)
     outputs = collect_outputs(model, evaluation_set, edits, show, cache)
     similarity = similarity_of(model, encoder, "image" if evaluation_set.has_pictures else "text")
     measures = partial(
         measure_outputs, evaluation_set, outputs, similarity, about.pop("neurons"), seed, cache, aim=about.pop("aim")
     )
     report, corpus = run_stage(measures, show, "measures")
-    chair_report, pope_report = take_benchmarks(model, prepared, outputs, words, edits, seed, show, cache)
+    chair, pope = take_benchmarks(model, prepared, outputs, words, edits, seed, show, cache)
     seconds = {"seconds": time.perf_counter() - began}
     return Evaluation(
         model.name, evaluation_set=evaluation_set, outputs=outputs, report=report, corpus=corpus,
-        skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, chair=chair_report, pope=pope_report,
-        **about,
+        skipped=prepared.skipped, seconds=seconds, n_neurons=report.neurons or 0, chair=chair, pope=pope, **about,
     )  # fmt: skip
 
 
@@ -174,9 +182,8 @@ def _as_changes(model: MLLM, edit: Any, seeds: range) -> tuple[dict[str, Any], l
     """Return what is edited, in words, and the edit itself with as many random controls as there are seeds."""
     if isinstance(edit, Edit):
         widths = model.site(edit.neurons.site, edit.neurons.scope).widths
-        random = [replace(edit, neurons=edit.neurons.layer_matched(widths, one)) for one in seeds]
         about = _about(repr(edit.operator), aim(edit.operator), len(edit.neurons), edit.positions, edit.phase)
-        return about, [edit, *random]
+        return about, edit.with_random(widths, seeds)
     change = WeightChange.between(model.module, _other_module(model, edit))
     name = type(edit).__name__ if isinstance(edit, nn.Module) else Path(edit).resolve().name
     return _about(f"weights of {name}", "less", None), [change, *(change.dealt(model, one) for one in seeds)]

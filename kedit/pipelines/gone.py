@@ -220,10 +220,7 @@ def _subject(
     if not named:
         raise ValueError(f"the unedited model names `{concept.name}` in none of {len(target)} pictures of it")
     widths = model.site(edit.neurons.site, edit.neurons.scope).widths
-    random = [
-        Edit(edit.neurons.layer_matched(widths, seed + n), edit.operator, edit.positions, edit.phase)
-        for n in range(controls)
-    ]
+    _, *random = edit.with_random(widths, range(seed, seed + controls))
     kept, captions = zip(*named, strict=True)
     half = min(N_ELSEWHERE, len(absent)) // 2
     return Subject(

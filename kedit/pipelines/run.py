@@ -379,22 +379,11 @@ def check(locator: Locator, plan: EditPlan, select: Choosing | None) -> None:
 
 
 def run_prepared(
-    model: MLLM,
-    prepared: Prepared,
-    locator: Locator,
-    plan: EditPlan,
-    *,
-    select: Choosing | None = None,
-    encoder: TextEncoder | None = None,
-    controls: int = 5,
-    scores: Mapping[str, NeuronScores] | None = None,
-    words: ObjectWords | None = None,
-    seed: int = 0,
-    cache: Cache = NO_CACHE,
-    name: str = "",
-    keep: Callable[[Located], object] | None = None,
-    progress: Progress = silent,
-) -> RunResult:
+    model: MLLM, prepared: Prepared, locator: Locator, plan: EditPlan, *, select: Choosing | None = None,
+    encoder: TextEncoder | None = None, controls: int = 5, scores: Mapping[str, NeuronScores] | None = None,
+    words: ObjectWords | None = None, seed: int = 0, cache: Cache = NO_CACHE, name: str = "",
+    keep: Callable[[Located], object] | None = None, progress: Progress = silent,
+) -> RunResult:  # fmt: skip
     """Do what `run` does with pictures and questions that are prepared; see there.
 
     Args:
@@ -409,31 +398,30 @@ def run_prepared(
         words: Which words name which object, for CHAIR; None leaves it out.
         seed: Of the random controls and the bootstrap.
         cache: What is known from before.
-        name: What to call the locator; its stages if empty.
-        keep: Called with what was located, before the longer part begins, so that an interrupted job leaves it.
+        name: Of the locator; its stages if empty.
+        keep: Called with what was located before the longer part, so that an interrupted job leaves it.
         progress: Shows how far it is.
     """
     began = time.perf_counter()
     check_model(model, locator, prepared.medium)
-    prepared = readable(model, prepared)
+    prepared, site = readable(model, prepared), site_of(model, locator)
     found = locate_prepared(model, prepared, locator, select=select, scores=scores, cache=cache, name=name,
                             progress=progress)  # fmt: skip
-    evaluation_set, located, site = prepared.evaluation_set, found.located, site_of(model, locator)
+    evaluation_set, located = prepared.evaluation_set, found.located
     if keep is not None:
         keep(located)
     operator = plan.operator_for(model, located.pairs, progress=progress)
-    sets = [located.neurons, *(located.neurons.layer_matched(site.widths, seed + n) for n in range(controls))]
-    names = [evaluation_set.concept.name, *(f"control {n + 1}" for n in range(controls))]
-    edits = [plan.edit(one, operator, name) for one, name in zip(sets, names, strict=True)]
+    edit = plan.edit(located.neurons, operator, evaluation_set.concept.name)
+    edits = edit.with_random(site.widths, range(seed, seed + controls))
     outputs = collect_outputs(model, evaluation_set, edits, progress, cache)
-    similarity = similarity_of(model, encoder, prepared.medium)
-    report, corpus = run_stage(partial(measure_outputs, evaluation_set, outputs, similarity, len(located.neurons), seed,
-                                       cache, aim=aim(operator)), progress, "measures")  # fmt: skip
+    measures = partial(measure_outputs, evaluation_set, outputs, similarity_of(model, encoder, prepared.medium),
+                       len(located.neurons), seed, cache, aim=aim(operator))  # fmt: skip
+    report, corpus = run_stage(measures, progress, "measures")
     chair, pope = take_benchmarks(model, prepared, outputs, words, edits, seed, progress, cache)
     heat_maps = HeatMaps(model, site, located, cache)
     run_stage(lambda: heat_maps.measures, progress, "heat maps")  # part of what the job takes
-    seconds = {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began}
     return RunResult(
         model.name, found.locator, repr(operator), plan.positions, site, evaluation_set, located, outputs, report,
-        corpus, heat_maps, found.skipped, seconds, plan.phase, chair, pope,
+        corpus, heat_maps, found.skipped, {"locate_seconds": found.seconds, "seconds": time.perf_counter() - began},
+        plan.phase, chair, pope,
     )  # fmt: skip
