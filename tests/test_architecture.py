@@ -239,16 +239,27 @@ def walk_at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def for_type_checkers(tree: ast.Module) -> set[ast.AST]:
     """Return the nodes under `if TYPE_CHECKING:`, which never run."""
-    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    guards = [n for n in nodes(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     return {node for guard in guards for statement in guard.body for node in ast.walk(statement)}
 
 
-def imports(module: Module) -> Iterator[Import]:
-    """Yield what a module imports; `from kedit import samples` counts as `kedit.samples`."""
+@cache
+def nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Return what `ast.walk` yields, once for all who ask."""
+    return tuple(ast.walk(tree))
+
+
+@cache
+def imports(module: Module) -> tuple[Import, ...]:
+    """Return what a module imports; `from kedit import samples` counts as `kedit.samples`."""
+    return tuple(imported(module))
+
+
+def imported(module: Module) -> Iterator[Import]:
     known = {m.name for m in modules()}
     typed = for_type_checkers(module.tree)
     running = set(walk_at_import(module.tree)) - typed
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -261,18 +272,17 @@ def imports(module: Module) -> Iterator[Import]:
 
 
 def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    yield from (n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    yield from (n for n in nodes(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def called(node: ast.AST) -> str:
     """Return the last name of what a call calls: `load` for `torch.load(...)`; empty if it is no call."""
-    if not isinstance(node, ast.Call):
-        return ""
-    return ast.unparse(node.func).rpartition(".")[2]
+    function = node.func if isinstance(node, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def calls(module: Module, names: frozenset[str]) -> list[ast.Call]:
-    return [node for node in ast.walk(module.tree) if isinstance(node, ast.Call) and called(node) in names]
+    return [node for node in nodes(module.tree) if isinstance(node, ast.Call) and called(node) in names]
 
 
 def is_private(name: str) -> bool:
@@ -282,7 +292,7 @@ def is_private(name: str) -> bool:
 def own_names(module: Module) -> set[str]:
     """Return the names that a module gives to functions, classes, fields and attributes itself."""
     names = set()
-    for node in ast.walk(module.tree):
+    for node in nodes(module.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -313,7 +323,7 @@ def names_at(node: ast.AST) -> list[str]:
 def private_names(module: Module) -> dict[str, str]:
     """Return the private names of other packages that a module uses, and where."""
     ours = own_names(module) | PUBLIC | PIECES
-    found = [(name, module.at(node)) for node in ast.walk(module.tree) for name in names_at(node)]
+    found = [(name, module.at(node)) for node in nodes(module.tree) for name in names_at(node)]
     return {name: place for name, place in found if is_private(name) and name not in ours}
 
 
@@ -442,7 +452,7 @@ def test_the_library_seeds_nothing_global() -> None:
 def test_no_pickle_is_loaded_and_no_code_from_a_model_folder_is_run() -> None:
     offenses = []
     for module in modules():
-        for call in ast.walk(module.tree):
+        for call in nodes(module.tree):
             if not isinstance(call, ast.Call):
                 continue
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
@@ -575,6 +585,6 @@ def test_a_module_is_found_in_its_room(name: str, expected: str | None) -> None:
     ],
 )
 def test_what_runs_at_import_is_told_from_what_does_not(source: str, read: bool) -> None:
-    nodes = list(walk_at_import(ast.parse(source)))
-    names = {n.attr for n in nodes if isinstance(n, ast.Attribute)} | {n.id for n in nodes if isinstance(n, ast.Name)}
+    found = list(walk_at_import(ast.parse(source)))
+    names = {n.attr for n in found if isinstance(n, ast.Attribute)} | {n.id for n in found if isinstance(n, ast.Name)}
     assert bool(names & OUTSIDE_AT_IMPORT) is read
