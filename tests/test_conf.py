@@ -81,6 +81,8 @@ def composed(recipe: str, *overrides: str) -> DictConfig:
 USABLE = [path for path in FILES if is_usable(path)]
 OPTIONS = [path for path in USABLE if len(path.parts) > 1 and path.parts[0] != "hydra"]
 COMPONENTS = [path for path in OPTIONS if "_target_" in OmegaConf.load(CONF / path)]
+BESIDE = [path for path in OPTIONS if "@package" not in (CONF / path).read_text()]
+"""Those that leave what other groups choose as it is."""
 
 
 def single_jobs(words: list[str]) -> Iterator[list[str]]:
@@ -140,7 +142,14 @@ def python_defaults(target: str) -> dict[str, Any]:
 
 
 def chosen_in_run(path: Path) -> DictConfig:
-    return composed("run", f"{path.parent.as_posix()}={path.stem}")
+    """Return a run with the option, beside one of every other group: so few compositions have them all."""
+    if path not in BESIDE:
+        return composed("run", f"{path.parent.as_posix()}={path.stem}")
+    groups: dict[str, list[str]] = {}
+    for one in BESIDE:
+        groups.setdefault(one.parent.as_posix(), []).append(one.stem)
+    place = groups[path.parent.as_posix()].index(path.stem)
+    return composed("run", *(f"{group}={options[place % len(options)]}" for group, options in groups.items()))
 
 
 def is_there(model: DictConfig) -> bool:
