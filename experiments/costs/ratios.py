@@ -86,14 +86,15 @@ def _timed(way: Callable[[], object], now: Callable[[], float]) -> float:
 @contextmanager
 def _garbage_at_rest() -> Iterator[None]:
     """Collect garbage only when asked, and look only at what is made from now on."""
-    enabled = gc.isenabled()
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:  # who froze something before wants it to stay so
+            gc.unfreeze()
         if enabled:
             gc.enable()
 
