@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from test_gill import FOLDER, PARTS
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -22,7 +23,6 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, PADDING, TEXT
 from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronId, NeuronSet
-from tests.test_gill import FOLDER, PARTS
 from tests.tiny import our_hooks
 from tests.tiny_diffusion import text_to_image
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from test_measure import CLEAN, report
+from test_pope import REPORT
 
 from kedit.evaluation.literature import cross_modal_gap, editing_terms, terms_json
 from kedit.evaluation.statistics import Measured
-from tests.test_measure import CLEAN, report
-from tests.test_pope import REPORT
 
 
 def test_each_term_is_the_figure_that_it_names() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_page import FIGURE, NASTY, a_run
 
 from kedit.page import write_page
-from tests.test_page import FIGURE, NASTY, a_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if BROWSER is None:

@@ -12,13 +12,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
-
-import kedit.plots as plots
-from kedit.evaluation.statistics import Measured
-from kedit.neurons import NeuronSet
-from kedit.plots import Drawing, PictureRow, Trial
-from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED, KEPT
-from tests.test_plots import (
+from test_plots import (
     CELLS,
     GRID,
     LACKING,
@@ -34,6 +28,12 @@ from tests.test_plots import (
     share,
     trial,
 )  # fmt: skip
+
+import kedit.plots as plots
+from kedit.evaluation.statistics import Measured
+from kedit.neurons import NeuronSet
+from kedit.plots import Drawing, PictureRow, Trial
+from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED, KEPT
 
 
 def pixels(drawing: Drawing, path: Path) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_architecture import imports, modules, within
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Patch, Scale, Zero
@@ -28,7 +29,6 @@ from kedit.results import cache as module
 from kedit.results.cache import Cache, of_edit
 from kedit.samples import silent
 from kedit.store import Store
-from tests.test_architecture import imports, modules, within
 
 PAIRS = [without(picture(f"p{n}", star=(n,), house=(n + 4,)), STAR_CONCEPT) for n in range(3)]
 

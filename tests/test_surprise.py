@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from test_qwen import picture
 
 import kedit
 from kedit.data.grammar import CAPTION_PROMPT
@@ -22,7 +23,6 @@ from kedit.pipelines.comparison.matrix import Gallery
 from kedit.pipelines.outputs import collect_outputs
 from kedit.prompts import Prompt
 from kedit.samples import find_concept, silent
-from tests.test_qwen import picture
 
 FAMILIES = ("llava", "qwen2_vl", "blip2", "mllama", "llama", "t5")
 shipped = pytest.mark.skipif(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_media import TONE, wav
+from test_qwen import picture, sound, video
 
 import kedit.cli.task as recipe
 from kedit.cli import sharing, table
@@ -23,8 +25,6 @@ from kedit.models.tiny.families import tiny
 from kedit.neurons import NeuronSet
 from kedit.prompts import Prompt
 from kedit.samples import Concept, Counterfactual, Question, Sample
-from tests.test_media import TONE, wav
-from tests.test_qwen import picture, sound, video
 
 TEXTS = [Prompt("what is the name of this?"), Prompt("who?"), Prompt("is it so?")]
 PICTURES = [Prompt("what?", image=picture(24, 16)), Prompt("what is it?", image=picture(40, 32, 1))]
