@@ -18,7 +18,8 @@ from kedit.neurons import load_scores, save_scores
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
-SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
+SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false",
+         "page=false")  # fmt: skip
 Verify = Callable[..., tuple[int, str, str]]
 
 
@@ -46,7 +47,14 @@ def kedit_verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     return call
 
 
-def test_a_run_comes_out_the_same(folder: Path, kedit_verify: Verify) -> None:
+def test_a_run_comes_out_the_same_and_the_store_is_not_asked(
+    folder: Path, kedit_verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the store was asked")
+
+    for name in ("get", "cached", "keep"):
+        monkeypatch.setattr(f"kedit.store.Store.{name}", refuse)
     assert kedit_verify(folder) == (0, f"{folder}: the same\n", "")
 
 
@@ -64,15 +72,6 @@ def test_every_file_that_differs_is_named(folder: Path, kedit_verify: Verify) ->
         for name, content in before.items():
             (folder / name).write_bytes(content)
     assert (code, out) == (1, f"{folder}: scores.safetensors, report.json came out differently\n")
-
-
-def test_the_store_is_not_asked(folder: Path, kedit_verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("the store was asked")
-
-    for name in ("get", "cached", "keep"):
-        monkeypatch.setattr(f"kedit.store.Store.{name}", refuse)
-    assert kedit_verify(folder)[0] == 0
 
 
 @pytest.mark.parametrize(
