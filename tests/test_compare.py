@@ -381,7 +381,8 @@ needs_scenes = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
 TINY = (
-    "evaluate.locate=3", "evaluate.target=3", "evaluate.retention=2", "random_seeds=2", "matrix.target=2",
+    "evaluate.locate=3", "evaluate.target=3", "evaluate.retention=2", "evaluate.text=false", "random_seeds=2",
+    "matrix.target=2",
     "matrix.concepts=[star,house]", "methods=[difference,two_stage,gradcam,random]",
     "overrides.difference={stages: {difference: {scorer: {control: true}}}}", "budget=[two_stage,2]",
 )  # fmt: skip
@@ -438,7 +439,7 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_was(
     assert "Specificity" in done.out and "difference: not measured" in done.out
 
     refuse_to_run(monkeypatch)
-    again = kedit_compare("concept=star", *TINY)
+    again = kedit_compare("concept=star", *TINY, "page=false")
     assert again.code == 0, again.err
     resumed = json.loads((folder / "compare.json").read_text())
     assert {**resumed, "seconds": 0} == {**found, "seconds": 0}
@@ -467,7 +468,7 @@ def _check_table(table: Mapping[str, Any]) -> None:
 
 
 FEW = ("concept=star", "methods=[two_stage,gradcam]", "matrix.concepts=[]", "evaluate.locate=2", "evaluate.target=2",
-       "evaluate.retention=1", "figures=false", "page=false")  # fmt: skip
+       "evaluate.retention=1", "evaluate.text=false", "figures=false", "page=false")  # fmt: skip
 
 
 @needs_scenes
@@ -544,7 +545,7 @@ def test_an_interruption_leaves_what_there_is_and_the_next_run_goes_on_with_it(
 def test_one_call_compares_prints_itself_and_saves_what_it_says(tmp_path: Path) -> None:
     model: MLLM = kedit.load("scenes")
     mine = Locator({"mine": Stage(GradCAM(), TopK(3))})
-    counts = kedit.Counts(locate=2, target=2, retention=1, controls=2)
+    counts = kedit.Counts(locate=2, target=2, retention=1, controls=2, text=False)
     found = kedit.compare(
         model, kedit.Scenes(), "star", methods=["two_stage", mine, "random"], budget=[2], counts=counts
     )

@@ -37,12 +37,14 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
-TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "figures=false")
+TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "evaluate.text=false",
+        "figures=false")  # fmt: skip
 LEAST = (
     "evaluate.locate=1",
     "evaluate.target=1",
     "evaluate.retention=0",
     "evaluate.controls=0",
+    "evaluate.text=false",
     "figures=false",
     "page=false",
 )

@@ -18,7 +18,8 @@ pytest.importorskip("peft")
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
-SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
+SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1",
+         "evaluate.text=false", "figures=false", "page=false")  # fmt: skip
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -17,7 +17,8 @@ from kedit.results.run_folder import clear
 pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
-SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1", "figures=false")
+SMALL = ("evaluate.locate=4", "evaluate.target=3", "evaluate.retention=2", "evaluate.controls=1",
+         "evaluate.text=false", "figures=false", "page=false")  # fmt: skip
 FEW = ("steps=1", "captions=2", "controls=1", "figures=false")
 Command = Callable[..., tuple[int, str, str]]
 

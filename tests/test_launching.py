@@ -24,7 +24,7 @@ from kedit.paths import conf_dir
 from tests import slurm
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "evaluate.controls=0")
+LEAST = ("evaluate.locate=1", "evaluate.target=1", "evaluate.retention=0", "evaluate.controls=0", "evaluate.text=false")
 COUNT = st.integers(1, 200)
 
 needs_ray = pytest.mark.skipif(

@@ -33,6 +33,7 @@ LEAST = (
     "evaluate.target=2",
     "evaluate.retention=1",
     "evaluate.controls=1",
+    "evaluate.text=false",
     "figures=false",
     "page=false",
 )
