@@ -16,6 +16,7 @@ LOCK := requirements.lock
 # Nothing here needs the hub, and a look for it without a network takes 23 seconds.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 # Some machines forbid Python to keep what it compiles; a test process would then compile all the tests for itself.
+# A worker has whole files, for their fixtures, in the order of tests/conftest.py: xdist's own leaves slow ones for the end.
 PYTEST := $(OFFLINE) PYTHONDONTWRITEBYTECODE=
 
 # $(call install,WHAT): uv where it works, for speed; else pip. Both compile what they install, once for every process.
@@ -60,20 +61,20 @@ run: setup  ## edit one concept of the shipped model (CONCEPT=star, ARGS='edit=p
 	$(OFFLINE) $(BIN)/kedit run concept=$(CONCEPT) $(ARGS)
 
 test: setup  ## run the tests (ARGS='-m slow' for the long ones)
-	$(PYTEST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-newest:  ## run the tests with the newest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q uv '$(NEWEST_TORCH)'
 	$(NEWEST)/bin/uv pip install -q --compile-bytecode --python $(NEWEST)/bin/python -e '.[dev]'
-	$(PYTEST) $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	$(call note,$(NEWEST)/bin)
 
 test-lowest:  ## run the tests with the oldest libraries that pyproject.toml admits
 	$(PY) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q uv
 	$(LOWEST)/bin/uv pip install -q --compile-bytecode --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
-	$(PYTEST) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

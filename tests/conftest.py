@@ -1,5 +1,6 @@
 """What every test gets: one thread, no network, folders of its own, and checks that it leaves nothing behind."""
 
+import copy
 import dataclasses
 import functools
 import gc
@@ -7,12 +8,14 @@ import logging
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
@@ -27,6 +30,9 @@ gc.disable()
 torch.set_num_threads(1)
 OF_LIBRARIES = {"PYTEST_CURRENT_TEST", "WANDB_SERVICE", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"}
 """Variables that pytest, W&B, OpenCV and torch set on their own, for as long as the process lasts."""
+TOOK = "kedit/seconds"
+seconds: Counter[str] = Counter()
+"""How long each file took in this session."""
 settings.register_profile("kedit", deadline=None, derandomize=True)
 settings.load_profile("kedit")
 
@@ -61,7 +67,28 @@ def pytest_collection_finish() -> None:
     """Spare the collector what the imports have made: looking through it again takes a second each time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # Python's own 700 cost a twentieth of all tests
     gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that took longest so far: none of them is left for one process at the end."""
+    cache = getattr(config, "cache", None)
+    took = cache.get(TOOK, {}) if cache else {}
+    items.sort(key=lambda item: -took.get(item.nodeid.partition("::")[0], 0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note how long each file takes."""
+    seconds[report.nodeid.partition("::")[0]] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep it for the next time; of workers, the process that started them does."""
+    cache = getattr(session.config, "cache", None)  # none with `-p no:cacheprovider`
+    if cache and not hasattr(session.config, "workerinput"):
+        took = Counter(cache.get(TOOK, {}))
+        cache.set(TOOK, dict(took | seconds))  # the longer time: part of a file tells nothing of it
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:
@@ -128,12 +155,49 @@ def no_hooks_left(hook_ledger: HookLedger) -> Iterator[None]:
     assert not left, f"{len(left)} hooks still registered after the test: {sorted(set(left))}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def yaml_read_once() -> Iterator[None]:
+    """Parse each text once: Hydra reads the same files twice for every command, which is a fifth of its work."""
+    parse, known = yaml.load, dict[tuple[str, str], Any]()
+
+    def load(stream: Any, Loader: Any) -> Any:  # noqa: N803 - PyYAML's
+        if not hasattr(stream, "read"):
+            return parse(stream, Loader)
+        start, text = stream.tell(), stream.read()
+        key = Loader.__qualname__, text
+        if key not in known:
+            stream.seek(start)  # whose name is in the error of a text that cannot be parsed
+            known[key] = parse(stream, Loader)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "load", load)
+        yield
+
+
 @pytest.fixture(scope="session")
 def planted() -> Planted:
     """The hand-written model whose right answer is known; nobody changes it."""
     from kedit.models.planted import planted as build
 
     return build()
+
+
+@pytest.fixture(scope="session")
+def scenes_model() -> Any:
+    """The shipped model as `kedit.load` gives it; nobody changes it."""
+    import kedit
+
+    return kedit.load("scenes")
+
+
+@pytest.fixture(scope="session")
+def star_run(scenes_model: Any) -> Any:
+    """A small run on the shipped model, which nobody changes."""
+    import kedit
+
+    counts = kedit.Counts(locate=4, target=6, retention=3, controls=1)
+    return kedit.run(scenes_model, kedit.Scenes(), "star", counts=counts)
 
 
 def process_state() -> dict[str, Any]:

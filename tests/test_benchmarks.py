@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_refusals import prepared as squares
+from test_refusals import sample
 
 import kedit
 from kedit.data.pope import Pope
@@ -19,15 +21,13 @@ from kedit.pipelines.run import RunResult
 from kedit.prompts import Prompt
 from kedit.samples import Question
 from tests.coco_maker import CocoMaker, rle
-from tests.test_refusals import prepared as squares
-from tests.test_refusals import sample
 
 FEW = kedit.Counts(locate=4, target=6, retention=4, controls=1, text=False)
 
 
 @pytest.fixture(scope="module")
-def model() -> HuggingFaceMLLM:
-    return kedit.load("scenes")
+def model(scenes_model: HuggingFaceMLLM) -> HuggingFaceMLLM:
+    return scenes_model
 
 
 @pytest.fixture(scope="module")

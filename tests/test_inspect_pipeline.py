@@ -22,20 +22,19 @@ pytestmark = pytest.mark.skipif(
     not (HERE / "scenes" / "model.safetensors").is_file(), reason="the shipped model is not in this checkout"
 )
 
-FEW = kedit.Counts(locate=4, target=4, retention=3, controls=1)
-LOOKS = kedit.Looks(
-    locate=4, target=4, retention=3, controls=2, splits=1, shares=(0.5,), singles=2, permutations=1, others=1
+LOOKS = kedit.Looks(  # of as many pictures as `star_run`
+    locate=4, target=6, retention=3, controls=2, splits=1, shares=(0.5,), singles=2, permutations=1, others=1
 )
 
 
 @pytest.fixture(scope="module")
-def model() -> MLLM:
-    return kedit.load("scenes")
+def model(scenes_model: MLLM) -> MLLM:
+    return scenes_model
 
 
 @pytest.fixture(scope="module")
-def result(model: MLLM) -> RunResult:
-    return kedit.run(model, kedit.Scenes(), "star", counts=FEW)
+def result(star_run: RunResult) -> RunResult:
+    return star_run
 
 
 @pytest.fixture(scope="module")

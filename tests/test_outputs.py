@@ -22,8 +22,8 @@ EDIT = Edit(NEURONS, Zero())
 
 
 @pytest.fixture(scope="module")
-def model() -> MLLM:
-    return kedit.load("scenes")
+def model(scenes_model: MLLM) -> MLLM:
+    return scenes_model
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,18 @@ from kedit.results.run_folder import FinishedRunError, Run
 from tests.page_reader import EVIL, read_page
 
 FEW = kedit.Counts(locate=4, target=6, retention=3, controls=1)
+"""Those of `star_run`."""
+SILENT = dataclasses.replace(FEW, text=False)
 
 
 @pytest.fixture(scope="module")
-def model() -> MLLM:
-    return kedit.load("scenes")
+def model(scenes_model: MLLM) -> MLLM:
+    return scenes_model
 
 
 @pytest.fixture(scope="module")
-def result(model: MLLM) -> RunResult:
-    return kedit.run(model, kedit.Scenes(), "star", counts=FEW)
+def result(star_run: RunResult) -> RunResult:
+    return star_run
 
 
 def test_one_call_locates_edits_and_measures(result: RunResult) -> None:
@@ -216,7 +218,7 @@ def swept(model: MLLM) -> Counted:
         # A method, which a mock alone is not.
         patch.setattr(kedit.Locator, "score", lambda *words, **options: score(*words, **options))
         patch.setattr(pipeline, "run_prepared", measure)
-        result = kedit.sweep(model, kedit.Scenes(), ["star", "house"], SELECT, counts=FEW)
+        result = kedit.sweep(model, kedit.Scenes(), ["star", "house"], SELECT, counts=SILENT)
     return Counted(result, score.call_count, measure.call_count)
 
 
@@ -233,7 +235,7 @@ def test_a_sweep_scores_each_concept_once_and_measures_each_set_once(swept: Coun
 def test_a_point_of_a_sweep_is_what_a_run_finds(model: MLLM, swept: Counted) -> None:
     stages = kedit.two_stage().stages
     locator = kedit.Locator({**stages, "gradcam": kedit.Stage(stages["gradcam"].scorer, kedit.TopK(3))})
-    alone = kedit.run(model, kedit.Scenes(), "house", locate=locator, counts=FEW)
+    alone = kedit.run(model, kedit.Scenes(), "house", locate=locator, counts=SILENT)
     assert swept.result.rows[3].run.to_json() == alone.to_json()
 
 

@@ -26,8 +26,8 @@ FEW = kedit.Counts(locate=2, target=3, controls=1)
 
 
 @pytest.fixture(scope="module")
-def model() -> MLLM:
-    return kedit.load("scenes")
+def model(scenes_model: MLLM) -> MLLM:
+    return scenes_model
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import kedit
 from kedit.cli.sweeping.leaderboard import as_json, as_markdown, best, flat
 from kedit.cli.sweeping.pareto import pareto
 from kedit.cli.sweeping.picture import draw, trials
@@ -46,9 +45,8 @@ shipped = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fine() -> RunResult:
-    few = kedit.Counts(locate=4, target=6, retention=3, controls=2)
-    return kedit.run(kedit.load("scenes"), kedit.Scenes(), "star", counts=few)
+def fine(star_run: RunResult) -> RunResult:
+    return star_run
 
 
 @pytest.fixture(scope="module")
