@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 if TYPE_CHECKING:
@@ -107,3 +108,22 @@ def test_a_test_that_puts_back_what_it_changed_passes(conftest: ModuleType) -> N
         for change in CHANGES.values():
             change(patch)
     assert list(watch) == []
+
+
+def test_files_that_took_longest_come_first_and_keep_the_order_of_their_tests(conftest: ModuleType) -> None:
+    took = {conftest.TOOK: {"a.py": 1.0, "b.py": 9.0}}
+    items = [SimpleNamespace(nodeid=f"{name}.py::{test}") for name in "cab" for test in ("one[x::y]", "two")]
+    conftest.pytest_collection_modifyitems(SimpleNamespace(cache=took), items)
+    assert [one.nodeid[0] for one in items] == [*"bbaacc"]
+    assert [one.nodeid.partition("::")[2] for one in items] == ["one[x::y]", "two"] * 3
+    conftest.pytest_collection_modifyitems(SimpleNamespace(), items)  # without a cache they stay as they are
+    assert [one.nodeid[0] for one in items] == [*"bbaacc"]
+
+
+def test_a_text_of_yaml_is_the_same_however_often_it_is_read_and_belongs_to_the_reader() -> None:
+    first, again = (yaml.load(io.StringIO("a: [1, {b: 2}]"), yaml.SafeLoader) for _ in range(2))
+    first["a"].append(3)
+    assert again == {"a": [1, {"b": 2}]} == yaml.load(io.StringIO("a: [1, {b: 2}]"), yaml.SafeLoader)
+    for _ in range(2):
+        with pytest.raises(yaml.YAMLError, match="line 1"):
+            yaml.load(io.StringIO("a: ["), yaml.SafeLoader)
