@@ -32,7 +32,7 @@ CHAT = (
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
 )
 """The format of a prompt: the picture or none, what is asked or is to be drawn, and where the answer starts."""
-GUIDANCE = 2.0
+GUIDANCE = 1.5
 
 
 def processor() -> JanusProcessor:
