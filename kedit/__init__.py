@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kedit.locate.contribution import Contribution
     from kedit.locate.difference import ActivationDifference
     from kedit.locate.domain_entropy import DomainEntropy
+    from kedit.locate.drawn import NAMImage
     from kedit.locate.gradcam import GradCAM
     from kedit.locate.gradient import Gradient
     from kedit.locate.knowledge_neurons import KnowledgeNeurons
@@ -90,6 +91,7 @@ _HOMES = {
     "Method": "kedit.pipelines.comparison.choices",
     "Miner": "kedit.locate.miner",
     "NAM": "kedit.locate.nam",
+    "NAMImage": "kedit.locate.drawn",
     "NeuronSet": "kedit.neurons",
     "Patch": "kedit.edit.operators",
     "PlantedBenchmark": "kedit.pipelines.comparison.planted",
@@ -139,7 +141,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "FolderCheck", "Gone", "Lessons",
     "HuggingFaceMLLM", "Scenes", "Coco", "Folder", "Prompts", "Concept", "Sample", "Question", "Counterfactual",
     "Exact", "MeanFill", "two_stage", "Locator", "Stage", "ActivationDifference", "GradCAM", "Activation", "Gradient",
-    "Contribution", "NAM", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
+    "Contribution", "NAM", "NAMImage", "KnowledgeNeurons", "DomainEntropy", "CausalEffect", "Miner", "Vote", "Quantile",
     "RatioOfMax", "TopK", "NeuronSet", "Edit", "Zero", "Scale", "amplify", "Patch", "EvaluationSet", "Outputs",
     "Similarity", "measure", "diagnose", "rank_planted", "PlantedBenchmark", "__version__",
 ]  # fmt: skip

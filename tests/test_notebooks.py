@@ -119,6 +119,24 @@ def check_thresholds(shown: Shown) -> None:
     assert "The edit suppresses `star`" in again and share(again, "mention_drop") > 0.8
 
 
+def check_models_that_draw(shown: Shown) -> None:
+    drawn, said, result, layers = shown.texts
+    assert "Drawings('a yellow star and a blue circle'" in drawn
+    assert "star" in said and "circle" in said and "a red house" in said
+    rows = {name: list(map(float, re.findall(r"│ (\d\.\d\d) \[", row))) for name, row in in_rows(result).items()}
+    by_image, by_text, random = rows["captions that"]
+    assert by_text > 0.7 and by_image == random == 0
+    assert max(rows["drawings without"]) < 0.3
+    assert "3 of them are T-neurons as well" in result and "No evidence that the edit takes `star` out" in result
+    assert "Layer 0 holds the most neurons" in layers
+
+
+def in_rows(table: str) -> dict[str, str]:
+    """Return the first line of each row of a table by how it begins."""
+    lines = [line for line in table.splitlines() if line.startswith("│ ")]
+    return {line[2:].split("│")[0].strip(): line for line in lines}
+
+
 def check_ship_an_edit(shown: Shown) -> None:
     verdict, exported, _, elsewhere, measured, card = shown.texts
     assert verdict.startswith("The edit suppresses `star`")
@@ -134,6 +152,7 @@ CLAIMS: Mapping[str, tuple[Callable[[Shown], None], int]] = {
     "02": (check_own_model_and_pictures, 4),
     "03": (check_which_method, 3),
     "04": (check_thresholds, 3),
+    "05": (check_models_that_draw, 3),
     "06": (check_ship_an_edit, 2),
 }
 """What the text of each notebook says, and how many pictures it shows at least."""
