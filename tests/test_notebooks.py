@@ -123,7 +123,7 @@ def check_models_that_draw(shown: Shown) -> None:
     drawn, said, result, layers = shown.texts
     assert "Drawings('a yellow star and a blue circle'" in drawn
     assert "star" in said and "circle" in said and "a red house" in said
-    rows = {name: list(map(float, re.findall(r"│ (\d\.\d\d) \[", row))) for name, row in in_rows(result).items()}
+    rows = {name: list(map(float, re.findall(r"│ +(\d\.\d\d) \[", row))) for name, row in in_rows(result).items()}
     by_image, by_text, random = rows["captions that"]
     assert by_text > 0.7 and by_image == random == 0
     assert max(rows["drawings without"]) < 0.3
