@@ -62,7 +62,7 @@ def test_a_table_has_a_row_for_each_method_or_concept(name: str, artist: Artist,
     rows = {
         "layers": 3 * len(CONFIG.sizes), "words": n_concepts, "relevance": n_methods + 1,
         "specificity": n_methods, "invariance": n_methods,
-        "edits": n_concepts * (n_methods + 2), "turns": n_concepts * (n_methods + 1),
+        "edits": (n_concepts + 1) * (n_methods + 2), "turns": n_concepts * (n_methods + 1),
     }  # fmt: skip
     assert len(table.rows) == rows[name]
     assert table.markdown()

@@ -12,7 +12,7 @@ from kedit.edit.operators import Zero
 from kedit.evaluation.bertscore import bert_scores
 from kedit.evaluation.drawings import judge_drawings
 from kedit.evaluation.moverscore import mover_scores
-from kedit.evaluation.statistics import bootstrap_mean
+from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.inspection.concepts import best, by_layer, in_all, its_own
 from kedit.inspection.decode import mean_words
 from kedit.locate.drawn import Depicted, score_drawn
@@ -120,8 +120,11 @@ def invariance(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
 
 
 def edits(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
-    """Return what zeroing does, by each method, by T-neurons and at random: pooled over concepts, each its own test."""
-    widths, rows = artist.model.site("mid").widths, []
+    """Return what zeroing does to each concept, by each method, by T-neurons and at random, and the mean over concepts.
+
+    `n` is of `drawing_drop`; that of a mean are the concepts.
+    """
+    widths, rows, values = artist.model.site("mid").widths, [], {}
     for name, one in found.items():
         evaluation_set = DrawingSet.of(one.prepared.evaluation_set)
         sets = {**one.sets(cfg.k), "T-neurons": best(one.words, cfg.k)}
@@ -133,6 +136,11 @@ def edits(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
         for method, effect in {**report.arms, "random": report.control}.items():
             figures = {**effect.suppression, **effect.retention}
             rows.append((name, method, *(figures[measure] for measure in MEASURES), figures["drawing_drop"].n))
+            values.setdefault(method, []).append([figures[measure].value for measure in MEASURES])
+    for method, some in values.items():
+        known = [[value for value in column if value is not None] for column in zip(*some, strict=True)]
+        means = [bootstrap_mean(one) if one else Measured.missing("in no concept") for one in known]
+        rows.append(("mean", method, *means, means[0].n))
     return Table(("concept", "neurons", *MEASURES, "n"), tuple(rows), f"{cfg.k} neurons zeroed")
 
 
