@@ -242,7 +242,7 @@ def test_logits_that_are_no_numbers_are_reported_with_the_sample_and_the_way_out
         ({"shortlist": KnowledgeNeurons()}, "`shortlist` is a scorer of neurons, such as GradCAM, or null, got Know"),
         ({"m": 0}, "`m` is a number of neurons, 1 or more, got 0"),
         ({"at_once": 0}, "`at_once` is a number of neurons, 1 or more, got 0"),
-        ({"positions": "last"}, "`positions` is one of all, image, text, target, got 'last'"),
+        ({"positions": "last"}, "`positions` is one of all, image, text, image_end, target, got 'last'"),
         ({"over_samples": "median"}, "`over_samples` is one of mean, max, vote, got 'median'"),
     ],
 )

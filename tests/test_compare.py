@@ -272,7 +272,7 @@ def test_overrides_change_a_method_and_its_row_says_so() -> None:
         ({"budget": 2.5}, r"got 2\.5"),
         ({"budget": "random"}, "got random"),
         ({"site": "foo"}, "`site` is `own` or one of mid, act, pre; got foo"),
-        ({"positions": "foo"}, "`positions` is `own` or one of all, image, text, target; got foo"),
+        ({"positions": "foo"}, "`positions` is `own` or one of all, image, text, image_end, target; got foo"),
         ({"samples": {"gradcam": 0}}, r"`samples\.gradcam` is a number of pairs, 1 or more; got 0"),
         ({"overrides": {"nobody": {}}}, "`overrides`: no method `nobody`"),
         ({"overrides": {"gradcam": {"stage": {}}}}, r"`overrides\.gradcam`: .*stage"),

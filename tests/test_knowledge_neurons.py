@@ -193,7 +193,7 @@ def test_logits_that_are_no_numbers_are_reported_with_the_sample_and_the_way_out
         ({"steps": 0}, "`steps` is a number of steps, 1 or more, got 0"),
         ({"at_once": 2.5}, "`at_once` is a number of steps, 1 or more, got 2.5"),
         ({"value": "odds"}, "`value` is one of logit, logprob, prob, margin, got 'odds'"),
-        ({"positions": "first"}, "`positions` is one of all, image, text, target, got 'first'"),
+        ({"positions": "first"}, "`positions` is one of all, image, text, image_end, target, got 'first'"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
