@@ -324,7 +324,7 @@ WRONG_VALUES = {
     ("locate.scope=vision", "edit.positions=image"): ("mean the language model's sequence", "of scope `vision`"),
     ("locate.scope=vision", "edit=patch"): ("a reference is measured in the language model",),
     ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, margin, got 'guess'"),
-    ("edit.positions=moon",): ("`positions` is one of all, image, text, last, got 'moon'",),
+    ("edit.positions=moon",): ("`positions` is one of all, image, text, image_end, last, got 'moon'",),
     ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
     ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
     ("inpaint=diffusers", "inpaint.path=/no/pipeline"): ("no pipeline folder `/no/pipeline`", "`model_index.json`"),
