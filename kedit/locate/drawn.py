@@ -211,22 +211,29 @@ def _gather(
 ) -> None:
     """Read some drawings and add what each scorer makes of them."""
     forced, region = draws.teacher_forced(shown.drawings[rows]), shown.region[rows]
-    module, steep = forced.module, any("gradient" in one.needs for one in scorers.values())
+    module, needs = forced.module, frozenset[Need]().union(*(one.needs for one in scorers.values()))
+    steep = "gradient" in needs
     with torch.set_grad_enabled(steep), record(module, site, differentiable=steep) as activations:
         states = forced.states()
-    asked = towards(forced, states, region)
-    found: dict[int, Tensor] = {}
-    if steep:
-        gradients = torch.autograd.grad(states, list(activations.values()), asked.to(states.dtype))
-        found = dict(zip(activations, gradients, strict=True))
+    gradients: dict[int, Tensor] = {}
+    regions: dict[int, Region] = {}
+    if needs:
+        # R takes a whole diffusion with GILL, and activations alone need none.
+        asked = towards(forced, states, region)
+        if steep:
+            found = torch.autograd.grad(states, list(activations.values()), asked.to(states.dtype))
+            gradients = dict(zip(activations, found, strict=True))
+        if "region" in needs:
+            values = {layer: site.value_matrix(module, layer) for layer in site.blocks}
+            regions = _regions(forced, asked, region, values)
     token_types = region_token_types(forced, region)
     layers = [
         LayerEvidence(
             layer,
             token_types,
             _apart(activations[layer], token_types),
-            gradient=_apart(found[layer], token_types) if steep else None,
-            region=_region(forced, asked, region, site.value_matrix(module, layer)),
+            gradient=_apart(gradients[layer], token_types) if steep else None,
+            region=regions.get(layer),
         )
         for layer in site.blocks
     ]
@@ -254,8 +261,8 @@ def towards(forced: ForcedDrawings, states: Tensor, region: Tensor) -> Tensor:
     return torch.stack(gradients)
 
 
-def _region(forced: ForcedDrawings, asked: Tensor, region: Tensor, values: Tensor) -> Region:
-    """Return R at all columns, zero where nothing of the region is drawn from."""
+def _regions(forced: ForcedDrawings, asked: Tensor, region: Tensor, values: Mapping[int, Tensor]) -> dict[int, Region]:
+    """Return R at all columns, zero where nothing of the region is drawn from, with each layer's value vectors."""
     inside = forced.inside(region).to(asked.device)[..., None]
     asked = asked.float()
     low, high = (
@@ -264,7 +271,7 @@ def _region(forced: ForcedDrawings, asked: Tensor, region: Tensor, values: Tenso
     )
     normal = ((asked - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)).masked_fill(~inside, 0.0)
     plain, scaled = (_at_columns(forced, one) for one in (asked.masked_fill(~inside, 0.0), normal))
-    return Region(plain, scaled, values.detach().float())
+    return {layer: Region(plain, scaled, matrix.detach().float()) for layer, matrix in values.items()}
 
 
 def _at_columns(forced: ForcedDrawings, cellwise: Tensor) -> Tensor:
