@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from kedit.edit.edit import Change, Edit
+from kedit.edit.edit import Change
 from kedit.evaluation.chair import GROUPS, ChairReport, ObjectWords, measure_chair
 from kedit.evaluation.pope import PARSES, Answers, PopeReport, measure_pope
 from kedit.evaluation.report import Figures
@@ -16,7 +16,7 @@ from kedit.pipelines.outputs import EditOutputs
 from kedit.pipelines.preparation import Prepared
 from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.progress import Batched
-from kedit.results.cache import NO_CACHE, Cache, of_edit
+from kedit.results.cache import NO_CACHE, Cache
 from kedit.results.table import Cell, Table
 from kedit.samples import TARGET, Progress, Question
 
@@ -73,7 +73,7 @@ def poll(
 ) -> tuple[Answers, list[Answers]]:
     """Return what the model answers unedited, and under each edit, if it is not known from before.
 
-    A question that several kinds have is asked once. What is said under other weights is not kept.
+    A question that several kinds have is asked once. See `Cache.under_changes`.
     """
     once = {_key(question): question for question in questions}
     asked = list(once.values())
@@ -84,14 +84,7 @@ def poll(
 
     before = cache.json("generations", "polls unedited", lambda: about, lambda: ask((), None)[0])
     acting = [edit for edit in edits if edit.acts]
-    known = [about | of_edit(edit) for edit in acting if isinstance(edit, Edit)]
-    if len(known) == len(acting):
-        edited = cache.many(
-            "generations", "polls edited", known, lambda places: ask([acting[place] for place in places], before)
-        )
-    else:
-        edited = ask(acting, before)
-    changed = iter(edited)
+    changed = iter(cache.under_changes("polls edited", about, acting, lambda some: ask(some, before)))
     said = [before, *(next(changed) if edit.acts else before for edit in edits)]
     places = {key: place for place, key in enumerate(once)}
     first, *others = (_answers(one, [places[_key(question)] for question in questions]) for one in said)

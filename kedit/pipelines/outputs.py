@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kedit.edit.edit import Change, Edit
+from kedit.edit.edit import Change
 from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Speech
 from kedit.evaluation.measure import measure
@@ -24,7 +24,7 @@ from kedit.models.surprise import surprises
 from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.progress import Batched
 from kedit.prompts import Medium, Prompt
-from kedit.results.cache import NO_CACHE, Cache, of_edit, of_encoder, of_evaluation_set
+from kedit.results.cache import NO_CACHE, Cache, of_encoder, of_evaluation_set
 from kedit.samples import AnySample, Concept, Progress, silent
 
 
@@ -43,16 +43,11 @@ def collect_outputs(
     progress: Progress,
     cache: Cache = NO_CACHE,
 ) -> EditOutputs:
-    """Return what the model says unedited, under the first edit, and under each of the others, the controls.
-
-    What is said under edits is kept in the cache, that under other weights is not.
-    """
-    before, known = cached_unedited(model, evaluation_set, progress, cache), [x for x in edits if isinstance(x, Edit)]
-    if len(known) == len(edits):
-        outputs = cached_edited(model, evaluation_set, known, before, progress, cache)
-    else:
-        outputs = edited(model, evaluation_set, edits, before, progress)
-    first, *others = (one.outputs(evaluation_set) for one in outputs)
+    """Return what the model says unedited, under the first edit, and under each of the others, the controls."""
+    before = cached_unedited(model, evaluation_set, progress, cache)
+    first, *others = (
+        one.outputs(evaluation_set) for one in cached_edited(model, evaluation_set, edits, before, progress, cache)
+    )
     return EditOutputs(before.outputs(evaluation_set), first, others)
 
 
@@ -70,20 +65,18 @@ def cached_unedited(
 def cached_edited(
     model: MLLM,
     evaluation_set: EvaluationSet,
-    edits: Sequence[Edit],
+    edits: Sequence[Change],
     before: RawOutputs,
     progress: Progress,
     cache: Cache = NO_CACHE,
 ) -> list[RawOutputs]:
-    """Return what the model says under each edit, if it is not known from before; equal edits are asked once."""
+    """Return what the model says under each edit, if it is not known from before; see `Cache.under_changes`."""
 
-    def make(places: Sequence[int]) -> list[dict[str, Any]]:
-        said = edited(model, evaluation_set, [edits[place] for place in places], before, progress)
-        return [one.to_json() for one in said]
+    def make(some: Sequence[Change]) -> list[dict[str, Any]]:
+        return [one.to_json() for one in edited(model, evaluation_set, some, before, progress)]
 
     about = {"evaluation_set": of_evaluation_set(evaluation_set)} if cache.store else {}
-    abouts = [{**about, **of_edit(edit)} for edit in edits]
-    return [RawOutputs.of(one) for one in cache.many("generations", "edited", abouts, make)]
+    return [RawOutputs.of(one) for one in cache.under_changes("edited", about, edits, make)]
 
 
 def unedited(model: MLLM, evaluation_set: EvaluationSet, progress: Progress) -> RawOutputs:

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kedit.edit.edit import Edit
+from kedit.edit.edit import Change, Edit
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.locate.strongest import keeping
@@ -163,6 +163,29 @@ class Cache:
             if self.store is not None:
                 self.store.keep(keys[place], made, {"kind": kind, "what": what})
         return [json.loads(found[key] or b"null") for key in keys]
+
+    def under_changes(
+        self,
+        what: str,
+        about: Mapping[str, Any],
+        changes: Sequence[Change],
+        make: Callable[[Sequence[Change]], Sequence[Any]],
+    ) -> list[Any]:
+        """Return plain data of what a model says under each change; that under edits is kept, equal ones are made once.
+
+        What is said under other weights is made anew: nothing short of the weights tells them apart.
+
+        Args:
+            what: What they are, for people.
+            about: What else decides them.
+            changes: Edits, or other weights.
+            make: Makes those under some changes.
+        """
+        edits = [one for one in changes if isinstance(one, Edit)]
+        if len(edits) < len(changes):
+            return list(make(changes))
+        abouts = [{**about, **of_edit(edit)} for edit in edits]
+        return self.many("generations", what, abouts, lambda places: make([changes[place] for place in places]))
 
     def _scores_key(self, locator: Any, about: Mapping[str, Any]) -> tuple[str, str]:
         """Return the key of a locator's scores, and what they are, for people."""
