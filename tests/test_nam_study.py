@@ -10,6 +10,7 @@ from PIL.Image import Image
 
 from experiments.nam_2024 import run, tables
 from kedit.data.scenes import Scenes
+from kedit.models.encoder import OwnLayers
 from kedit.models.tiny.families import tiny
 from kedit.pipelines.artist import Artist
 from kedit.pipelines.seers import Seen
@@ -67,6 +68,21 @@ def test_a_table_has_a_row_for_each_method_or_concept(name: str, artist: Artist,
     assert len(table.rows) == rows[name]
     assert table.markdown()
     assert table.to_json()
+
+
+def test_relevance_is_the_mean_over_captions_and_pictures_and_has_clip_where_there_is_one(artist: Artist) -> None:
+    pytest.importorskip("ot", reason="POT is not installed")
+    captions = {"data": ["a red star", "a moon"], "drawn": ["a red star"]}
+    pictures = {"data": [1, 3], "drawn": [5]}
+
+    def clip(texts: Sequence[str], images: Sequence[int]) -> list[list[float]]:
+        return [[float(one) for one in images] for _ in texts]
+
+    scores = tables.near("a red star", captions, pictures, OwnLayers(artist.model), clip)
+    assert (scores["CLIPScore, data"], scores["CLIPScore, drawn"]) == (2, 5)
+    assert scores["BERTScore, drawn"] == scores["MoverScore, drawn"] == 1
+    assert scores["BERTScore, data"] < 1 and scores["MoverScore, data"] < 1
+    assert not [name for name in tables.near("a", captions, pictures, OwnLayers(artist.model), None) if "CLIP" in name]
 
 
 def test_what_drawings_are_located_with_is_scored_by_every_method(found: dict[str, Any]) -> None:

@@ -53,34 +53,35 @@ def relevance(cfg: DictConfig, artist: Any, found: Mapping[str, Any]) -> Table:
     """
     encoder = OwnLayers(artist.model) if cfg.encoder is None else build(cfg.encoder)
     clip = None if cfg.clip is None else build(cfg.clip)
-    rows = []
-    for method in ("T-neurons", *cfg.methods):
-        scores: dict[str, list[float]] = {}
-        for one in found.values():
-            neurons = best(one.words, cfg.k) if method == "T-neurons" else one.sets(cfg.k)[method]
+    scores: dict[str, dict[str, list[float]]] = {}
+    for one in found.values():
+        samples, drawings = [pair.sample for pair in one.prepared.pairs], list(one.shown.drawings.images)
+        pictures = {"data": [sample.image for sample in samples], "drawn": drawings}
+        captions = {
+            "data": [caption_of(sample) for sample in samples],
+            "drawn": [caption.text for caption in artist.model.caption(drawings)],
+        }
+        for method, neurons in {"T-neurons": best(one.words, cfg.k), **one.sets(cfg.k)}.items():
             text = " ".join(mean_words(artist.model, neurons))
-            for name, value in _near(text, one, artist.model, encoder, clip).items():
-                scores.setdefault(name, []).append(value)
-        rows.append((method, *(bootstrap_mean(some) for some in scores.values())))
+            for name, value in near(text, captions, pictures, encoder, clip).items():
+                scores.setdefault(method, {}).setdefault(name, []).append(value)
+    rows = [(method, *map(bootstrap_mean, some.values())) for method, some in scores.items()]
     title = f"top words of {cfg.k} neurons, mean over {len(found)} concepts; encoder: {encoder.name}"
-    return Table(("neurons", *scores), tuple(rows), title)
+    return Table(("neurons", *next(iter(scores.values()))), tuple(rows), title)
 
 
-def _near(text: str, one: Any, model: Any, encoder: Any, clip: Any) -> dict[str, float]:
-    """Return the mean score of a text by each measure with the data's captions or pictures, and with drawn ones."""
-    samples, drawings = [pair.sample for pair in one.prepared.pairs], one.shown.drawings.images
-    captions = {
-        "data": [caption_of(sample) for sample in samples],
-        "drawn": [caption.text for caption in model.caption(list(drawings))],
-    }
+def near(
+    text: str, captions: Mapping[str, list[str]], pictures: Mapping[str, list[Any]], encoder: Any, clip: Any
+) -> dict[str, float]:
+    """Return the mean score of a text by each measure with some captions and, where there is a CLIP, some pictures."""
     scores = {}
     for side, some in captions.items():
         texts = [text] * len(some)
         scores[f"BERTScore, {side}"] = fmean(match.f1 for match in bert_scores(encoder, texts, some))
         scores[f"MoverScore, {side}"] = fmean(mover_scores(encoder, texts, some))
     if clip is not None:
-        for side, pictures in {"data": [sample.image for sample in samples], "drawn": list(drawings)}.items():
-            scores[f"CLIPScore, {side}"] = fmean(clip([text], pictures)[0])
+        for side, images in pictures.items():
+            scores[f"CLIPScore, {side}"] = fmean(clip([text], images)[0])
     return scores
 
 
