@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from kedit.arguments import require
 from kedit.internals.wrappers import evaluating
 from kedit.models.drawing_families import Family
-from kedit.models.drawings import Drawings, check_numbers, checked_prompts
+from kedit.models.drawings import Drawer, Drawings, check_numbers
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.media import Pictures, pictures
 from kedit.models.passes import declares
 from kedit.models.sequences import columns
 from kedit.models.special_tokens import modalities, places
 from kedit.progress import Batched
-from kedit.samples import Mask, Progress, silent
+from kedit.samples import Mask, Progress
 
 COVERED = 0.25
 """How much of a cell a region has to cover for the cell to be part of it."""
@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenDrawer:
+class TokenDrawer(Drawer):
     """A model that draws code by code."""
 
     model: HuggingFaceMLLM
@@ -69,42 +69,24 @@ class TokenDrawer:
         return self.grid[0] * self.grid[1]
 
     @torch.no_grad()
-    def draw(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        guidance: float | None = None,
-        progress: Progress = silent,
+    def draw_checked(
+        self, prompts: Sequence[str], seed: int, temperature: float, guidance: float | None, progress: Progress
     ) -> Drawings:
-        """Return a picture of each prompt; one is the same whatever is drawn beside it.
+        """Return a picture of each prompt; see `draw`.
 
         Codes are drawn from softmax((u + guidance * (c - u)) / temperature), c and u the logits after the prompt and
         without it (classifier-free guidance, arXiv 2207.12598): each prompt is a row of its own in the batch, and a
-        second one for u unless `guidance` is 1. Edits act on both.
-
-        Args:
-            prompts: What to draw.
-            seed: With the prompt's text, of the random numbers of its row, which are made on the CPU. An edited and an
-                unedited drawing of one seed have the same ones.
-            temperature: 0 takes the likeliest code.
-            guidance: None for the family's own.
-            progress: Shows the batches.
-
-        Raises:
-            TypeError: The prompts are no texts, or a number is none.
-            ValueError: A number is out of its range.
+        second one for u unless `guidance` is 1. Edits act on both. Temperature 0 takes the likeliest code.
         """
-        asked, strength = checked_prompts(prompts), self._strength(guidance)
+        strength = self._strength(guidance)
         size = max(1, self.model.batch_size // (1 if strength == 1 else 2))
-        chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
+        chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         codes = [torch.empty(0, self.n_cells, dtype=torch.long)]
         for chunk in progress(Batched(chunks, [*map(len, chunks)]), len(chunks), "drawings"):
             steps = self.steps(chunk, seed=seed, temperature=temperature, guidance=strength)
             codes.append(torch.stack([step.codes for step in steps], dim=1).cpu())
         drawn = torch.cat(codes)
-        return Drawings(tuple(asked), tuple(self.decode(drawn)), drawn, seed)
+        return Drawings(tuple(prompts), tuple(self.decode(drawn)), drawn, seed)
 
     @torch.no_grad()
     def steps(

@@ -1,5 +1,6 @@
 """Drawings and what draws them: what models that draw code by code share with those that paint by diffusion."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -48,27 +49,27 @@ class Drawings:
         return (len(self), height, width)
 
 
-class Drawer(Protocol):
+class Drawer(ABC):
     """What draws with a model."""
 
     @property
+    @abstractmethod
     def grid(self) -> tuple[int, int]:
         """The rows and columns of cells that a drawing has; (0, 0) where a model has no codes."""
-        ...
 
     @property
+    @abstractmethod
     def codebook(self) -> int:
         """How many codes a cell may have; 0 where a model has none."""
-        ...
 
     @property
+    @abstractmethod
     def unembedding(self) -> Tensor | None:
         """The rows that score the codes, `[code, d_model]`; None where the head is not linear."""
-        ...
 
+    @abstractmethod
     def check_ready(self) -> None:
         """Raise a ValueError where the model lacks something to draw with."""
-        ...
 
     def draw(
         self,
@@ -79,28 +80,51 @@ class Drawer(Protocol):
         guidance: float | None = None,
         progress: Progress = silent,
     ) -> Drawings:
-        """Return a picture of each prompt; see `TokenDrawer.draw`."""
-        ...
+        """Return a picture of each prompt; one is the same whatever is drawn beside it.
 
+        Args:
+            prompts: What to draw.
+            seed: With the prompt's text, of the random numbers of its row, which are made on the CPU. An edited and an
+                unedited drawing of one seed have the same ones.
+            temperature: 0 takes the likeliest code.
+            guidance: How strongly a drawing follows its prompt; None for the family's own.
+            progress: Shows the batches.
+
+        Raises:
+            TypeError: The prompts are no texts, or a number is none.
+            ValueError: A number is out of its range, or the model cannot be drawn with so.
+        """
+        asked = [prompts] if isinstance(prompts, str) else prompts
+        require(asked, Sequence, "prompts", "a list of texts")
+        for one in asked:
+            require(one, str, "prompts", "a list of texts")
+        return self.draw_checked(list(asked), seed, temperature, guidance, progress)
+
+    @abstractmethod
+    def draw_checked(
+        self, prompts: Sequence[str], seed: int, temperature: float, guidance: float | None, progress: Progress
+    ) -> Drawings:
+        """Return a picture of each prompt, which are texts; see `draw`."""
+
+    @abstractmethod
     def region_of(self, mask: Mask) -> Tensor:
         """Return where something is in a drawing, of `Drawings.region_shape` but the first, from its pixels."""
-        ...
 
+    @abstractmethod
     def teacher_forced(self, drawings: Drawings) -> "ForcedDrawings":
         """Return the one pass that reads some drawings as they were made.
 
         Raises:
             ValueError: The drawings are another model's.
         """
-        ...
 
+    @abstractmethod
     def decode(self, codes: Tensor) -> list[Image]:
         """Return the pictures of codes `[n, cell]`."""
-        ...
 
+    @abstractmethod
     def encode(self, images: Pictures) -> Tensor:
         """Return the codes of pictures, `[n, cell]`."""
-        ...
 
 
 class ForcedDrawings(Protocol):
@@ -148,15 +172,6 @@ class ForcedDrawings(Protocol):
     def repeated(self, n: int) -> "ForcedDrawings":
         """Return `n` copies of a pass over one drawing."""
         ...
-
-
-def checked_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """Return what to draw as a list; a TypeError says that it is no texts."""
-    asked = [prompts] if isinstance(prompts, str) else prompts
-    require(asked, Sequence, "prompts", "a list of texts")
-    for one in asked:
-        require(one, str, "prompts", "a list of texts")
-    return list(asked)
 
 
 def check_numbers(seed: int, temperature: float, guidance: float) -> None:

@@ -9,17 +9,17 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from kedit.arguments import require
-from kedit.models.drawings import Drawings, check_numbers, checked_prompts
+from kedit.models.drawings import Drawer, Drawings, check_numbers
 from kedit.models.gill.model import GILLModel
 from kedit.models.gill.painter import Painter
 from kedit.models.media import Pictures
 from kedit.models.mllm import TeacherForced
 from kedit.prompts import Prompt
-from kedit.samples import Mask, Progress, silent
+from kedit.samples import Mask, Progress
 
 
 @dataclass(frozen=True, eq=False)
-class GILLDrawer:
+class GILLDrawer(Drawer):
     """GILL as something that draws. There are no codes: where something is, is told by pixels."""
 
     model: GILLModel
@@ -31,30 +31,23 @@ class GILLDrawer:
         """Raise a ValueError where the model was loaded without a Stable Diffusion."""
         self.model.require_painter()
 
-    def draw(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        guidance: float | None = None,
-        progress: Progress = silent,
+    def draw_checked(
+        self, prompts: Sequence[str], seed: int, temperature: float, guidance: float | None, progress: Progress
     ) -> Drawings:
-        """Return a picture of each prompt, each the same whatever is drawn beside it; see `GILLModel.draw`.
+        """Return a picture of each prompt; see `draw` and `GILLModel.draw`.
 
         Raises:
             ValueError: A temperature or a guidance is asked for: the noise has none, and the painter's is the model's.
         """
-        asked = checked_prompts(prompts)
         check_numbers(seed, temperature, 1.0)
         if temperature != 1 or guidance is not None:
             raise ValueError(
                 f"`{self.model.name}` paints by diffusion, without a temperature, and its `guidance` is said where it "
                 "is loaded: `model.guidance=`"
             )
-        drawn = self.model.draw(asked, seed, progress=progress)
+        drawn = self.model.draw(prompts, seed, progress=progress)
         images = tuple(one.picture.convert("RGB") for one in drawn)
-        return Drawings(tuple(asked), images, torch.empty(len(asked), 0, dtype=torch.long), seed)
+        return Drawings(tuple(prompts), images, torch.empty(len(prompts), 0, dtype=torch.long), seed)
 
     def region_of(self, mask: Mask) -> Tensor:
         """Return the pixels themselves, `[height, width]`."""
