@@ -140,7 +140,7 @@ TOLD: dict[str, list[tuple[Call, type[Exception], str]]] = {
         (lambda m: kedit.wrap("scenes", m.processor), ValueError, "`module` is a model in memory, got str"),
         (lambda m: kedit.wrap(m, m.processor), ValueError, "`module` is a model in memory, got HuggingFaceMLLM"),
         (lambda m: kedit.wrap(m.module, "processor"), ValueError, "needs a processor or a tokenizer of transformers"),
-        (lambda m: kedit.wrap(m.module, m.processor, prompt=None), TypeError, "`prompt` is a text, got NoneType None"),
+        (lambda m: kedit.wrap(m.module, m.processor, prompt=7), TypeError, "`prompt` is a text, got int 7"),
     ],
     "caption": [
         (lambda m: m.caption(3), TypeError, "`images` is a picture of Pillow, a file of one, or a list of these"),

@@ -21,7 +21,8 @@ from kedit.cli.errors import ConfigurationError
 from kedit.data.scenes import Scenes
 from kedit.locate.shipped import FORMER, shipped
 from kedit.locate.target import Target
-from kedit.models.shipped import HERE, SHIPPED
+from kedit.models.huggingface import HuggingFaceMLLM
+from kedit.models.shipped import ASKED, HERE, SHIPPED
 from kedit.paths import conf_dir
 
 CONF = conf_dir()
@@ -285,3 +286,11 @@ def test_what_a_run_of_0_7_kept_is_built_under_its_name_of_now(former: str, now:
     OmegaConf.set_readonly(kept, True)
     assert repr(build(kept.inner[0])) == repr(build(OmegaConf.create({"_target_": now})))
     assert kept.inner[0]._target_ == former, "what was kept is left as it is"
+
+
+@pytest.mark.parametrize("name", ["huggingface", "smollm2", "smollm2_scenes", *SHIPPED])
+def test_a_command_asks_a_model_as_a_notebook_does(name: str) -> None:
+    node = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+    usual = {field.name: field.default for field in dataclasses.fields(HuggingFaceMLLM)} | ASKED.get(name, {})
+    for key in ("prompt", "batch_size", "max_new_tokens", "template"):
+        assert node[key] in (usual[key], None), key

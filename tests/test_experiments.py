@@ -21,6 +21,7 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
+import kedit
 import kedit.cli.run as recipe
 from kedit import __version__, cli
 from kedit.cli import jobs as commands
@@ -130,6 +131,20 @@ def measured(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 # What a good run leaves and says
+
+
+def test_a_notebook_finds_in_the_store_what_a_command_left(
+    good: tuple[Path, Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the model was run again")
+
+    model = kedit.load("scenes")
+    for name in ("ask", "caption", "logits"):
+        monkeypatch.setattr(type(model), name, refuse)
+    counts = kedit.Counts(**{key.removeprefix("evaluate."): int(n) for key, n in (one.split("=") for one in SMALL)})
+    result = kedit.run(model, kedit.Scenes(), "star", counts=counts, store=os.environ["KEDIT_STORE"])
+    assert result.to_json() == report_of(good[0])
 
 
 def test_a_run_leaves_what_the_design_lists_and_nothing_else(good: tuple[Path, Finished]) -> None:

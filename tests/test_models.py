@@ -305,7 +305,7 @@ def saved(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_saved_model_says_the_same_when_loaded(planted: Planted, saved: Path) -> None:
     model = load(saved, prompt=planted.model.prompt, max_new_tokens=6)
-    assert (model.name, model.batch_size) == ("own-model", 16)
+    assert (model.name, model.batch_size) == ("own-model", 8)
     assert model.caption(IMAGES) == planted.model.caption(IMAGES)
     assert load(saved, name="mine").name == "mine"
 

@@ -40,8 +40,8 @@ class HuggingFaceMLLM:
     processor: Any
     name: str = "model"
     prompt: str = "Describe this image."
-    batch_size: int = 16
-    max_new_tokens: int = 40
+    batch_size: int = 8
+    max_new_tokens: int = 60
     template: chat.Template = "chat"
     """How a prompt is written: in the chat format, if the model has one, or as it is (`none`), to be gone on with."""
 

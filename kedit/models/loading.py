@@ -19,7 +19,7 @@ from kedit.models.fitting import complete, refuse_misfit
 from kedit.models.frames import read_processor
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.placing import Bits, Placement
-from kedit.models.shipped import FETCHED, PROMPT, BrokenModelError, asking, located, unreadable
+from kedit.models.shipped import ASKED, FETCHED, BrokenModelError, located, unreadable
 from kedit.models.tasks import Task, TaskError, checked, chosen_task, loader
 
 WITH_MEDIA: frozenset[Task] = frozenset({"image-text-to-text", "audio-text-to-text"})
@@ -34,8 +34,8 @@ def load(
     task: Task | None = None,
     name: str | None = None,
     prompt: str | None = None,
-    batch_size: int = 16,
-    max_new_tokens: int = 40,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
     template: Template = "chat",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
@@ -55,8 +55,8 @@ def load(
         task: `image-text-to-text`, `audio-text-to-text`, `seq2seq`, `causal` or `masked`; by default its own.
         name: What reports call the model; by default the last part of `path`.
         prompt: What asks for a caption; by default what a shipped model was trained with, or "Describe this image."
-        batch_size: How many pictures are read at once.
-        max_new_tokens: Where a caption ends at the latest.
+        batch_size: How many pictures are read at once; by default 8, or what suits a shipped model.
+        max_new_tokens: Where a caption ends at the latest; by default 60, or what suits a shipped model.
         template: How a prompt is written: in the chat format (`chat`), or as it is, to be gone on with (`none`).
         device: See `Placement`, also for the next five.
         dtype: What the weights are computed in.
@@ -82,17 +82,18 @@ def load(
     module.requires_grad_(False)
     complete(module, processor, called)
     refuse_misfit(module, processor, called)
-    return HuggingFaceMLLM(module, processor, called, prompt or asking(str(path)), batch_size, max_new_tokens, template)
+    asked = ASKED.get(str(path), {}) | _given(prompt, batch_size, max_new_tokens)
+    return HuggingFaceMLLM(module, processor, called, template=template, **asked)
 
 
 def wrap(
     module: nn.Module,
     processor: Any,
     *,
-    prompt: str = PROMPT,
+    prompt: str | None = None,
     name: str | None = None,
-    batch_size: int = 16,
-    max_new_tokens: int = 40,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
     template: Template = "chat",
 ) -> HuggingFaceMLLM:
     """Return a model of yours as kedit sees it: the same object, not copied and not changed.
@@ -105,10 +106,10 @@ def wrap(
     Args:
         module: A model of transformers with a head over words.
         processor: Its processor, or for a model that reads text alone its tokenizer.
-        prompt: What asks the model for a caption.
+        prompt: What asks the model for a caption; by default "Describe this image."
         name: What reports call the model; by default the last part of what it was loaded from, or its class.
-        batch_size: How many prompts are read at once.
-        max_new_tokens: Where an answer ends at the latest.
+        batch_size: How many prompts are read at once; by default 8.
+        max_new_tokens: Where an answer ends at the latest; by default 60.
         template: How a prompt is written; see `load`.
 
     Raises:
@@ -121,7 +122,14 @@ def wrap(
     origin = getattr(getattr(module, "config", None), "name_or_path", "")
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
-    return HuggingFaceMLLM(module, processor, called, prompt, batch_size, max_new_tokens, template)
+    asked = _given(prompt, batch_size, max_new_tokens)
+    return HuggingFaceMLLM(module, processor, called, template=template, **asked)
+
+
+def _given(prompt: str | None, batch_size: int | None, max_new_tokens: int | None) -> dict[str, Any]:
+    """Return what somebody says of how a model is asked; the rest is as the model's class has it."""
+    given = {"prompt": prompt, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    return {name: one for name, one in given.items() if one is not None}
 
 
 def _check(path: object, task: Task | None, template: Template) -> None:

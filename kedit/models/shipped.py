@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from kedit.models.smollm2.language import language_folder
 from kedit.models.smollm2.scenes import PROMPT as DESCRIBE
@@ -12,12 +13,17 @@ SHIPPED = ("scenes", "scenes_draw", "scenes_plain", "scenes_soft")
 SCENES = "smollm2_scenes"
 FETCHED = {"smollm2": language_folder, SCENES: scenes_folder}
 """The models that `kedit fetch` keeps, and what says in which folder."""
-PROMPT = "Describe this image."
-"""What asks a model for a caption, unless somebody says otherwise."""
-TRAINED_PROMPT = "describe the picture ."
-"""What asks a shipped model, which has seen no other."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 """Files of weights that can run code when they are read."""
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    # They have seen no other prompt.
+    **{key: {"prompt": "describe the picture .", "batch_size": 128, "max_new_tokens": 28} for key in SHIPPED},
+    SCENES: {"prompt": DESCRIBE, "batch_size": 16, "max_new_tokens": 28},
+    "smollm2": {"batch_size": 16, "max_new_tokens": 28},
+}
+"""How these models are asked, unless somebody says otherwise, in a notebook as by a command."""
 
 
 class BrokenModelError(FileNotFoundError):
@@ -61,13 +67,6 @@ def located(path: str, *, language: str | None = None, download: bool = False) -
     if path.startswith((".", "/")):
         raise FileNotFoundError(f"no model folder `{path}`; shipped models: {', '.join(SHIPPED)}")
     return path
-
-
-def asking(path: str) -> str:
-    """Return what asks the model at `path` for a caption."""
-    if path in SHIPPED:
-        return TRAINED_PROMPT
-    return DESCRIBE if path == SCENES else PROMPT
 
 
 def unreadable(path: str, reason: str) -> BrokenModelError:
