@@ -229,6 +229,8 @@ def test_points_are_at_their_values_and_what_was_not_measured_says_so() -> None:
     assert [x for x, _ in dots(drawing, EDITED)] == [1.0]
     assert [x for x, _ in dots(drawing, CONTROL)] == [0.5, 0.2]
     assert {"not measured: no encoder", "1.00 [0.90, 1.00]"} <= set(written(drawing))
+    nothing = plots.draw_effects({"mention_drop": (share(1.0), share(0.5)), "bleu": (missing, missing)}, {}, title="t")
+    assert written(nothing).count("not measured: no encoder") == 1
 
 
 def test_an_axis_reaches_as_far_as_the_values_and_begins_high_where_all_are_high() -> None:

@@ -52,6 +52,8 @@ def intervals(
     What was not measured says so. With `numbers`, the others stand beside the row as text too.
     """
     for row, several in enumerate(rows):
+        if len({one for one, _ in several}) == 1 and several[0][0].value is None:
+            several = several[:1]  # what is said of all is said once
         apart = min(0.28, 0.8 / len(several))
         for number, (one, look) in enumerate(several):
             y = row + apart * (number - (len(several) - 1) / 2)
