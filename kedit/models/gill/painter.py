@@ -71,7 +71,7 @@ class Painter:
         """Return the picture that `paint` returns, with a graph: `[channel, height, width]`, 0 to 1.
 
         The graph goes through the last `gradient_steps` steps of the diffusion. Each step is computed again for its
-        gradient (checkpointing), so that memory is that of one step, whatever their number.
+        gradient (checkpointing): a further one costs what its blocks hand on, not what they compute.
 
         Raises:
             PainterError: The pipeline reads states of another width.
