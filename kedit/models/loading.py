@@ -72,17 +72,16 @@ def load(
         ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
     """
     _check(path, task, template)
-    stored = str(dtype).removeprefix("torch.")
-    how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
+    kind = str(dtype).removeprefix("torch.")
+    how = Placement(str(device), kind, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path), language=None if language is None else str(language), download=download)
     called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
     found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)
     processor, module = _read_adapted(found, task, source, how) if found else _read(folder, task, source, how)
-    module.requires_grad_(False)
-    complete(module, processor, called)
+    complete(module.requires_grad_(False), processor, called)
     refuse_misfit(module, processor, called)
-    asked = ASKED.get(str(path), {}) | _given(prompt, batch_size, max_new_tokens)
+    asked = _asked(str(path), prompt=prompt, batch_size=batch_size, max_new_tokens=max_new_tokens)
     return HuggingFaceMLLM(module, processor, called, template=template, **asked)
 
 
@@ -122,14 +121,13 @@ def wrap(
     origin = getattr(getattr(module, "config", None), "name_or_path", "")
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
-    asked = _given(prompt, batch_size, max_new_tokens)
+    asked = _asked(None, prompt=prompt, batch_size=batch_size, max_new_tokens=max_new_tokens)
     return HuggingFaceMLLM(module, processor, called, template=template, **asked)
 
 
-def _given(prompt: str | None, batch_size: int | None, max_new_tokens: int | None) -> dict[str, Any]:
-    """Return what somebody says of how a model is asked; the rest is as the model's class has it."""
-    given = {"prompt": prompt, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    return {name: one for name, one in given.items() if one is not None}
+def _asked(path: str | None, **given: Any) -> dict[str, Any]:
+    """Return how a model is asked: as is `given`, else as suits that at `path`; the rest is as the class has it."""
+    return ASKED.get(path or "", {}) | {name: one for name, one in given.items() if one is not None}
 
 
 def _check(path: object, task: Task | None, template: Template) -> None:

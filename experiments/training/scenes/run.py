@@ -26,14 +26,12 @@ N_STANDARD = 256
 def train_scenes(cfg: DictConfig) -> None:
     """Train the tower, then the language model, examine it and write the folder."""
     import torch
-    from hydra.core.hydra_config import HydraConfig
 
-    from experiments.training.scenes import evaluation, export, language, objective, rows
+    from experiments.training.scenes import export, language, objective, rows
     from experiments.training.scenes.loop import Schedule, train
     from experiments.training.scenes.recipes import RECIPES
-    from kedit.data.grammar import CAPTION_PROMPT, CATEGORIES
+    from kedit.data.grammar import CATEGORIES
     from kedit.data.scene import scene
-    from kedit.models.loading import load
 
     if cfg.variant not in RECIPES:
         raise ConfigurationError(f"`variant` is one of {', '.join(RECIPES)}, got `{cfg.variant}`")
@@ -69,6 +67,18 @@ def train_scenes(cfg: DictConfig) -> None:
     curve = [json.loads(line) for line in (folder / f"{cfg.variant}.jsonl").read_text().splitlines()]
     (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     export.draw_curve(curve).save(out / "curve.png")
+
+    examine(cfg, out, curve)
+
+
+def examine(cfg: DictConfig, out: Path, curve: list[dict[str, Any]]) -> None:
+    """Ask the model in `out` about held-out scenes, and write its card there."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from experiments.training.scenes import evaluation, export
+    from kedit.data.grammar import CAPTION_PROMPT
+    from kedit.data.scene import scene
+    from kedit.models.loading import load
 
     shipped = load(out, name=cfg.variant, prompt=CAPTION_PROMPT, batch_size=64, max_new_tokens=28)
     seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + cfg.exam.scenes)
