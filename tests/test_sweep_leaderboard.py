@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kedit.cli.leaderboard as recipe
-from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys, ordered
+from kedit.cli.sweeping.axes import grid, highest, line, numeric_keys, ordered
 from kedit.cli.sweeping.leaderboard import HEADER, as_csv, as_json, as_markdown, flat, ranked
 from kedit.cli.sweeping.pareto import pareto
 from kedit.cli.sweeping.rows import read
@@ -133,9 +133,9 @@ def test_maps_hold_what_each_job_found_where_it_belongs(sweep: Path) -> None:
     assert (maps.rows, maps.columns, jobs) == (("0.5", "0.9", "1.5"), ("0.5", "0.95", "0.998"), 1)
     np.testing.assert_equal(maps.maps["neurons"], [[np.nan, 51, 2], [102, 10, 0], [np.nan] * 3])
     assert maps.undone.tolist() == [[True, False, False], [False] * 3, [True] * 3]
-    assert best_cell(maps) == "1.00, at difference.q=0.5 gradcam.q=0.998"
+    assert np.argwhere(maps.best).tolist() == [[0, 2]] and highest(maps) == "1.00, at 1 of 9 points"
     maps.maps["selectivity"][1, 1] = maps.maps["selectivity"][0, 2]
-    assert best_cell(maps) == "1.00, at difference.q=0.5 gradcam.q=0.998 and 1 more"
+    assert highest(maps) == "1.00, at 2 of 9 points"
 
 
 def test_seeds_are_no_axis_and_are_averaged_over(tmp_path: Path) -> None:

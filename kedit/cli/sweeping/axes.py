@@ -52,14 +52,11 @@ def grid(sweep: Sweep, names: tuple[str, str]) -> tuple[Grid, int]:
     return Grid(names, rows, columns, maps, undone, doubtful), max(map(len, cells.values()))
 
 
-def best_cell(found: Grid) -> str | None:
-    """Return the highest selectivity of a grid and where it is, in words; None where nothing has one and evidence."""
-    if not found.best.any():
+def highest(found: Grid) -> str | None:
+    """Return the highest selectivity of a grid and at how many points; None where nothing has one and evidence."""
+    if not (where := found.best).any():
         return None
-    row, column = np.argwhere(found.best)[0]
-    where = f"{found.names[0]}={found.rows[row]} {found.names[1]}={found.columns[column]}"
-    others = int(found.best.sum()) - 1
-    return f"{found.maps['selectivity'][row, column]:.2f}, at {where}" + (f" and {others} more" if others else "")
+    return f"{found.maps['selectivity'][where].max():.2f}, at {where.sum()} of {where.size} points"
 
 
 def line(sweep: Sweep, name: str) -> tuple[tuple[str, ...], dict[str, list[Measured]], int]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import figure_style
-from kedit.cli.sweeping.axes import best_cell, grid, line, numeric_keys
+from kedit.cli.sweeping.axes import grid, highest, line, numeric_keys
 from kedit.cli.sweeping.leaderboard import best, sample_counts
 from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
@@ -101,9 +101,8 @@ def _thresholds(sweep: Sweep) -> Drawing | str:
         title = f"What `{names[0]}` changes: {_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
         return draw_setting(values, measures, title=title, setting=names[0])
     found, jobs = grid(sweep, (names[0], names[1]))
-    highest = best_cell(found)
     where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-    finding = f"Selectivity is highest, {highest}" if highest else NO_EVIDENCE
+    finding = f"Selectivity is highest, {best_points}" if (best_points := highest(found)) else NO_EVIDENCE
     return draw_thresholds(found, title=f"{finding}; {where}")
 
 
