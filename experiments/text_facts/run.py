@@ -16,6 +16,7 @@ from kedit.cli.configuration import build, misuse, use_threads
 from kedit.cli.jobs import guarded, reported
 from kedit.cli.pairs import counts_of
 from kedit.cli.sharing import loaded
+from kedit.progress import show_progress
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.resolve()), config_name="config")
@@ -36,6 +37,7 @@ def study(cfg: DictConfig) -> None:
         found = kedit.compare(
             model, data, list(cfg.concepts), methods=list(methods(cfg)), budget=list(cfg.budgets),
             reference=cfg.methods[0], edit=edit, counts=counts, seed=cfg.seed, store=cfg.store,
+            progress=show_progress,
         )  # fmt: skip
         found.save_in(kept)
         for ranking in found.means or found.tables:
