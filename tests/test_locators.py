@@ -140,7 +140,9 @@ def one_by_one(method: str, name: str) -> dict[str, NeuronScores]:
     return scored(method, name, order=OTHERWISE, batch_size=1)
 
 
-def assert_close(locator: Any, found: dict[str, NeuronScores], expected: dict[str, NeuronScores], within: float) -> None:
+def assert_close(
+    locator: Any, found: dict[str, NeuronScores], expected: dict[str, NeuronScores], within: float
+) -> None:
     """Assert that scores are as expected, `within` a part of the largest, and choose the same neurons."""
     assert list(found) == list(expected)
     for stage, one in found.items():
