@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ("evaluate.locate=6", "evaluate.target=10", "evaluate.retention=6", "evaluate.controls=2")
+SMALL = ("evaluate.locate=4", "evaluate.target=6", "evaluate.retention=3", "evaluate.controls=2")
 TINY = ("evaluate.locate=2", "evaluate.target=2", "evaluate.retention=1", "evaluate.controls=1", "evaluate.text=false",
         "figures=false")  # fmt: skip
 LEAST = (
@@ -163,13 +163,13 @@ def test_the_report_keeps_the_contract(good: tuple[Path, Finished]) -> None:
     assert {"mention_drop", "substitutions", "bleu", "rougeL", "bertscore"} <= set(report["suppression"])
     assert {"objects", "others", "text", "bleu", "rougeL", "bertscore"} <= set(report["retention"])
     assert report["samples"] == {
-        "located": 6,
+        "located": 4,
         "skipped": {"counterfactual_names_it": 0, "caption_does_not_name_it": 0},
-        "target": 10,
-        "retention": 12,
+        "target": 6,
+        "retention": 6,
         "text": {"right_before": 48, "wrong_before": 0, "no_right_answer_known": 0},
     }
-    assert report["cost"] == {"forwards": 2 * 6, "backwards": 6}
+    assert report["cost"] == {"forwards": 2 * 4, "backwards": 4}
     timing = json.loads((good[0] / "timing.json").read_text())
     assert timing["seconds"] > timing["locate_seconds"] > 0
     assert report["control"]["seeds"] == 2
@@ -230,7 +230,7 @@ def test_the_saved_neurons_are_those_the_saved_scores_select(good: tuple[Path, F
 def test_captions_are_there_for_each_sample_and_question(good: tuple[Path, Finished]) -> None:
     rows = [json.loads(line) for line in (good[0] / "captions.jsonl").read_text().splitlines()]
     groups = [row["group"] for row in rows]
-    assert {group: groups.count(group) for group in ("target", "near", "far")} == {"target": 10, "near": 6, "far": 6}
+    assert {group: groups.count(group) for group in ("target", "near", "far")} == {"target": 6, "near": 3, "far": 3}
     assert all(set(row) == {"id", "group", "before", "after"} for row in rows)
     named = [row for row in rows if row["group"] == "target" and "star" in row["before"]]
     assert len(named) == report_of(good[0])["suppression"]["mention_drop"]["n"]
@@ -250,7 +250,7 @@ def test_the_same_seed_gives_the_same_report_and_the_tracker_mirrors_it(
     mirror = offline_run(tmp_path / "out")
     assert mirror["exit"] == 0
     assert mirror["config"]["concept"] == "star"
-    assert mirror["config"]["evaluate"]["target"] == 10
+    assert mirror["config"]["evaluate"]["target"] == 6
     drop = again["suppression"]["mention_drop"]
     assert mirror["summary"]["suppression/mention_drop"] == drop["value"]
     assert mirror["summary"]["suppression/mention_drop/low"] == drop["low"]
