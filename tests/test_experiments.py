@@ -603,7 +603,7 @@ def test_the_operators_act_on_a_fading_concept_as_they_are_called(
 ) -> None:
     from experiments.operators.run import main
 
-    few = ["located=12", "evaluate.target=24", "strengths=[0.35,1.0]"]  # the first has a new name
+    few = ["located=6", "evaluate.target=12", "strengths=[0.35,1.0]"]  # the first has a new name
     monkeypatch.setattr(sys, "argv", ["run.py", "hydra.run.dir=out", *few])
     with chdir(tmp_path):
         assert main() == 0
