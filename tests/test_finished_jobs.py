@@ -33,6 +33,10 @@ defaults:
   - experiment: null
   - override /hydra/hydra_logging: none
   - override /hydra/job_logging: none
+  - override /hydra/help: null
+  - override /hydra/hydra_help: null
+  - override /hydra/output: null
+  - override /hydra/env: null
 seed: 0
 match: contains
 on_error: continue

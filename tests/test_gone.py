@@ -182,7 +182,7 @@ class World:
         return Split(tuple(shown[:locate]), tuple(shown[locate:]), tuple(absent[:retention]), tuple(absent[retention:]))
 
 
-COUNTS = Counts(locate=4, target=8, retention=8)
+COUNTS = Counts(locate=4, target=4, retention=4)
 LESSONS = Lessons(pictures=4, steps=(0, 1, 2, 4), rate=1e-3)
 
 
@@ -203,7 +203,7 @@ def test_what_is_stored_twice_is_still_named_at_once_and_what_is_stored_once_is_
     assert shown(second, "nothing taught").edited.value == 1.0
     assert shown(second, "steps to half").edited.value == 0.0
     assert shown(once, "steps to half").edited.value != 0.0
-    assert shown(once, "named after NF4").control.n == 8
+    assert shown(once, "named after NF4").control.n == 4
     # The eye still sees red: what was taken is the word, not the sight.
     assert shown(once, "steps to half").control.why == "no never-knew model: not measured"
     assert shown(once, "depth").edited.why == "no never-knew model: not measured"

@@ -32,13 +32,13 @@ IN_DRAWINGS = {"nam_image"}
 METHODS = sorted({path.stem for path in (conf_dir() / "locate").glob("*.yaml")} - FORMER.keys() - IN_DRAWINGS)
 SHORTLIST = {"_target_": "kedit.locate.gradcam.GradCAM", "positions": "all", "over_positions": "sum"}
 SHORTENED: dict[tuple[str, str], dict[str, Any]] = {
-    ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 40},
-    ("knowledge_neurons", "scenes"): {"steps": 3},
-    ("nam_grai", "scenes"): {"steps": 3},
-    ("nam_ce", "scenes"): {"group": 64, "repeats": 1},
-    ("causal_effect", "minigpt4"): {"shortlist": SHORTLIST, "m": 16},
-    ("knowledge_neurons", "minigpt4"): {"steps": 3},
-    ("nam_grai", "minigpt4"): {"steps": 3},
+    ("causal_effect", "scenes"): {"shortlist": SHORTLIST, "m": 12},
+    ("knowledge_neurons", "scenes"): {"steps": 2},
+    ("nam_grai", "scenes"): {"steps": 2},
+    ("nam_ce", "scenes"): {"group": 256, "repeats": 1},
+    ("causal_effect", "minigpt4"): {"shortlist": SHORTLIST, "m": 8},
+    ("knowledge_neurons", "minigpt4"): {"steps": 2},
+    ("nam_grai", "minigpt4"): {"steps": 2},
     ("nam_ce", "minigpt4"): {"repeats": 1},
 }
 """Options of the scorer with which a method takes seconds, not minutes, on a model."""

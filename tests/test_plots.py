@@ -170,18 +170,18 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
 
 def texts_of(drawing: Drawing, path: Path, style: Style, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Save a drawing and return what it writes: the box of each text in pixels by the text and a number."""
-    boxes: dict[int, tuple[str, Any]] = {}
-    draw = Text.draw
+    written, draw = list[Text](), Text.draw
 
-    def watched(text: Text, renderer: Any, *rest: Any, **more: Any) -> None:
-        draw(text, renderer, *rest, **more)
+    def watched(text: Text, *more: Any, **options: Any) -> None:
+        draw(text, *more, **options)
         if text.get_visible() and text.get_text().strip():
-            boxes[id(text)] = text.get_text(), text.get_window_extent(renderer)
+            written.append(text)
 
     with patch.context() as here:
         here.setattr(Text, "draw", watched)
         drawing.save(path, style)
-    return {f"{text} ({number})": box for number, (text, box) in enumerate(boxes.values())}
+    distinct = enumerate(dict.fromkeys(written))
+    return {f"{text.get_text()} ({number})": text.get_window_extent() for number, text in distinct}
 
 
 def test_every_figure_is_held_to_the_laws_below() -> None:

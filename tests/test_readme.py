@@ -93,7 +93,7 @@ def python(page: str, mark: str) -> str:
 def test_the_first_block_does_the_main_job(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "Counts", partial(Counts, locate=4, target=6, retention=3, controls=1))
+    monkeypatch.setattr(pipeline, "Counts", partial(Counts, locate=2, target=2, retention=1, controls=1))
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks(ROOT / "README.md", "python")[0], "README.md", "exec"), {})
     assert "mention_drop" in capsys.readouterr().out

@@ -27,6 +27,10 @@ defaults:
   - edit: zero
   - override /hydra/hydra_logging: none
   - override /hydra/job_logging: none
+  - override /hydra/help: null
+  - override /hydra/hydra_help: null
+  - override /hydra/output: null
+  - override /hydra/env: null
 seed: 0
 scores: null
 data: {folder: data}

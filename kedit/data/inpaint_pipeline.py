@@ -40,9 +40,9 @@ def pipeline_folder(path: str, *, download: bool) -> Path:
 
 
 def _fetched(path: str, *, download: bool) -> Path:
-    from diffusers import DiffusionPipeline
-
     if not path.startswith((".", "/", "~")) and path.count("/") == 1:
+        from diffusers import DiffusionPipeline
+
         try:
             with quiet():
                 return Path(DiffusionPipeline.download(path, local_files_only=not download, use_safetensors=True))
