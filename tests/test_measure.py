@@ -331,6 +331,13 @@ def test_what_the_unedited_model_does_as_well_is_not_the_edits_fault() -> None:
     assert group.perplexity == pytest.approx(10 * group.perplexity_before, rel=1e-2)
 
 
+@pytest.mark.parametrize(("n_cut", "passed"), [(11, True), (10, False)])
+def test_where_most_texts_are_cut_off_anyhow_their_ends_say_nothing(n_cut: int, passed: bool) -> None:
+    half = (True,) * n_cut + (False,) * (20 - n_cut)
+    before = dataclasses.replace(BEFORE, cut=half * 2)
+    assert Guard()(before, dataclasses.replace(before, cut=(True,) * 40)).passed is passed
+
+
 def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
     def odds(nats: float) -> Outputs:
         return dataclasses.replace(BEFORE, logprobs=tuple(nats + i / 100 for i in range(20)))

@@ -57,7 +57,8 @@ def methods(cfg: DictConfig) -> Iterator[Any]:
     for name in cfg.methods:
         locator = shipped(name)
         if name not in cfg.as_published:
-            locator = with_fields(locator, {"positions": "target"})
+            # The two texts of a pair may be of different lengths: `selective` compares at the answer alone.
+            locator = with_fields(locator, {"positions": "target", "path": "direct"})
         if name == "causal_effect":
             stage = locator.stages[name]
             scorer = replace(stage.scorer, shortlist=kedit.GradCAM("all", "sum"), m=cfg.shortlist)

@@ -48,7 +48,8 @@ class Guard:
     neurons zeroed at 2.5; of captions with their words shuffled 95 % are above 9,900; half of the babble that 9 in 10
     neurons zeroed leave is above 460. Of captions of other pictures, fluent but all wrong, 22 % are above 100."""
     cut: float = 0.1
-    """Texts that end only because they may not be longer."""
+    """Texts that end only because they may not be longer. Where more than half of the unedited ones do, this is not
+    asked: the limit is too short for an end, as for texts to be gone on with."""
     length_ratio: tuple[float, float] = (0.5, 2.0)
     """The range for the words of all edited texts over the words of all unedited ones."""
 
@@ -75,11 +76,12 @@ class Guard:
         return Fluency(found, not faults, "; ".join(faults) or None)
 
     def _faults(self, group: "GroupFluency", what: str) -> Iterable[str]:
+        limited = group.cut_before is not None and group.cut_before > 0.5
         for now, was, most, fault in (
             (group.empty, group.empty_before, self.empty, "are empty"),
             (group.repetition, group.repetition_before, self.repetition, "repeat themselves"),
             (group.strange, group.strange_before, self.strange, "are no language to the unedited model"),
-            (group.cut, group.cut_before, self.cut, "run on until they are cut off"),
+            (None if limited else group.cut, group.cut_before, self.cut, "run on until they are cut off"),
         ):
             if now is not None and was is not None and now - was > most:
                 yield f"{now:.0%} of the {what} {fault} (before: {was:.0%})"
