@@ -21,7 +21,7 @@ from kedit.evaluation.verdict import has_evidence
 from kedit.models.shipped import HERE
 from kedit.pipelines.comparison.effects import Effect
 from kedit.pipelines.comparison.result import Ranking
-from kedit.pipelines.comparison.rows import Row
+from kedit.pipelines.comparison.rows import Row, mean_row
 from kedit.pipelines.run import RunResult
 from kedit.pipelines.sweep import SweepResult, SweepRow
 from kedit.results.reports import report_markdown, report_metrics
@@ -175,6 +175,10 @@ def test_a_comparison_says_which_method_broke_the_language() -> None:
     assert ranking.table().notes == ("two_stage: no evidence: broken language, it babbles",)
     assert [one.label for one in rows] == ["two_stage (broken language)", "gradcam"]
     assert [one["broken_language"] for one in ranking.to_json()["rows"]] == ["it babbles", None]
+    mean = mean_row(
+        [rows[0], dataclasses.replace(rows[0], concept="moon"), dataclasses.replace(rows[1], method="two_stage")]
+    )
+    assert (mean.label, mean.broken) == ("two_stage (broken language: 2 of 3)", "with the neurons of star, moon")
 
 
 def half() -> Any:

@@ -72,7 +72,8 @@ def draw_layers(
 
 def _scale(every: "Sequence[Axes]", layers: Sequence[int], highest: float, *, alone: bool) -> None:
     """Let the axes run over the layers and up to the highest share, with room for a count above it."""
-    ticks = range(0, len(layers), -(-len(layers) // (24 if alone else 12)))
+    most = 24 if alone else 12 if len(layers) <= 10 else 6  # numbers of two digits take twice the room
+    ticks = range(0, len(layers), -(-len(layers) // most))
     every[0].set_xticks(ticks, [str(layers[tick]) for tick in ticks])
     room = 1.2 if alone else 1.3
     every[0].set(xlim=(-0.6, len(layers) - 0.4), ylim=(0, room * highest))

@@ -44,6 +44,8 @@ class Row:
     note: str = ""
     drawn: bool = False
     """Whether its neurons are random."""
+    extent: str = ""
+    """For how many concepts the language broke, of the mean over several."""
     tests: Mapping[str, Difference] | None = None
     """For each of `TESTED`, the comparison with the reference; None for the reference itself."""
 
@@ -70,7 +72,7 @@ class Row:
     @property
     def label(self) -> str:
         """The method, and whether what its edit did is none of its own."""
-        return f"{self.method} (broken language)" if self.broken else self.method
+        return f"{self.method} (broken language{self.extent})" if self.broken else self.method
 
     def figure(self, name: str) -> Measured:
         """Return one of `FIGURES`, or why there is none."""
@@ -183,21 +185,18 @@ def mean_row(several: Sequence[Row]) -> Row:
     cost = None
     if measured[0].cost is not None:
         cost = {name: sum(row.cost[name] for row in measured if row.cost) / len(measured) for name in COST}
+    broken = [row.concept for row in measured if row.broken]
+    why = f"with the neurons of {', '.join(broken)}" if broken else None
     return replace(
         first,
         concept="mean",
+        extent=f": {len(broken)} of {len(measured)}",
         sets=tuple(one for row in measured for one in row.sets),
-        effect=Effect(figures, weakest.pop() if len(weakest) == 1 else None, {}, broken=_broken(measured)),
+        effect=Effect(figures, weakest.pop() if len(weakest) == 1 else None, {}, broken=why),
         cost=cost,
         why=None,
         tests=None,
     )
-
-
-def _broken(several: Sequence[Row]) -> str | None:
-    """Return for which concepts the language broke, if for any."""
-    names = [row.concept for row in several if row.broken]
-    return f"with the neurons of {', '.join(names)}" if names else None
 
 
 def _mean(several: Sequence[Measured]) -> Measured:
