@@ -72,8 +72,8 @@ def load(
         ValueError: The model is for another task, brings its own code, cannot be placed, or needs peft.
     """
     _check(path, task, template)
-    kind = str(dtype).removeprefix("torch.")
-    how = Placement(str(device), kind, device_map, max_memory, offload_folder, quantization).options()
+    stored = str(dtype).removeprefix("torch.")
+    how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path), language=None if language is None else str(language), download=download)
     called = name or (str(path) if path in FETCHED else Path(folder).name)
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
