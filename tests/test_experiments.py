@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 import kedit
@@ -28,11 +26,9 @@ import kedit.cli.run as recipe
 from kedit import __version__, cli
 from kedit.cli import jobs as commands
 from kedit.cli import sharing
-from kedit.cli.errors import ConfigurationError, explained
 from kedit.models import loading
 from kedit.models.shipped import HERE
 from kedit.neurons import NeuronSet, load_scores
-from kedit.paths import conf_dir
 from kedit.pipelines import outputs
 from tests.wandb_reader import offline_run
 
@@ -334,13 +330,35 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WRONG_VALUES = {
     ("concept=strr",): ("no concept `strr`", "nearest: star, tree"),
+    ("concept=spaceship",): ("no concept `spaceship`", "there are arrow, circle,"),
+    ("locate.stages.gradcam.select.q=1.5",): ("`locate.stages.gradcam.select`", "`q` is", "between 0 and 1, got 1.5"),
+    ("locate=gradcam", "locate.stages.gradcam.select.k=-1"): ("`k` is a number of neurons", "got -1"),
+    ("locate.site=nowhere",): ("`locate`", "`site` is one of mid, act, pre, got 'nowhere'"),
+    ("locate.scope=nowhere",): ("`locate`", "`scope` is one of language, vision", "got 'nowhere'"),
+    ("locate=causal_effect", "locate.scope=vision"): ("`locate`", "cannot score neurons of scope `vision`"),
+    ("locate.scope=vision", "edit.positions=image"): ("mean the language model's sequence", "of scope `vision`"),
+    ("locate.scope=vision", "edit=patch"): ("a reference is measured in the language model",),
+    ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, margin, got 'guess'"),
+    ("edit.positions=moon",): ("`positions` is one of all, image, text, image_end, last, got 'moon'",),
+    ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
+    ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
+    ("inpaint=diffusers", "inpaint.path=/no/pipeline"): ("no pipeline folder `/no/pipeline`", "`model_index.json`"),
+    ("inpaint=mean", "segment=sam", "segment.path=/no/sam"): ("no SamModel in `/no/sam`", "`segment.download=true`"),
+    ("data.colors=some",): ("`data`", "`colors` is `distinct` or `free`, got 'some'"),
     ("tracker=wandb", "tracker.mode=loud"): ("`tracker`", "offline, online, disabled; got 'loud'"),
     ("evaluate.target=0",): ("`evaluate.target` is a whole number, 1 or more; got 0",),
     ("evaluate.target=2.5",): ("`evaluate.target` is a whole number", "got 2.5"),
     ("threads=-1",): ("`threads` is a whole number, 1 or more or null; got -1",),
     ("seed=-1",): ("`seed` is a whole number, 0 or more; got -1",),
+    ("evaluate.encoder={_target_: kedit.models.encoder.FolderEncoder, path: /no/bert, layer: 9}",): ("`/no/bert`",),
     ("model=huggingface",): ("`model.path` has no value; give it as `model.path=...`",),
     ("edit.operator._target_=os.system",): ("`_target_` must start with `kedit.`, got `os.system`",),
+    ("edit.operator._target_=kedit.results.run_folder.os.system",): (
+        "`_target_` must start with",
+        "got `kedit.results.run_folder.os.system`",
+    ),
+    ("edit.operator._target_=kedit.edit.operators.Zeroes",): ("no `_target_` `kedit.edit.operators.Zeroes`",),
+    ("+edit.operator.extra=1",): ("`edit.operator`", "unexpected keyword argument 'extra'"),
 }
 
 
@@ -354,55 +372,6 @@ def test_a_wrong_value_is_named_before_the_model_is_loaded(
     assert "Traceback" in (tmp_path / "out" / "kedit.log").read_text()
     left = {name for name in files_in(tmp_path / "out") if not name.startswith(".hydra/")}
     assert left == {"STATUS", "kedit.log"}
-
-
-WRONG_IN_THE_JOB = {
-    ("concept=spaceship",): ("no concept `spaceship`", "there are arrow, circle,"),
-    ("locate.stages.gradcam.select.q=1.5",): ("`locate.stages.gradcam.select`", "`q` is", "between 0 and 1, got 1.5"),
-    ("locate=gradcam", "locate.stages.gradcam.select.k=-1"): ("`k` is a number of neurons", "got -1"),
-    ("locate.site=nowhere",): ("`locate`", "`site` is one of mid, act, pre, got 'nowhere'"),
-    ("locate.scope=nowhere",): ("`locate`", "`scope` is one of language, vision", "got 'nowhere'"),
-    ("locate=causal_effect", "locate.scope=vision"): ("`locate`", "cannot score neurons of scope `vision`"),
-    ("locate.scope=vision", "edit.positions=image"): ("mean the language model's sequence", "of scope `vision`"),
-    ("edit=patch", "locate.scope=vision"): ("a reference is measured in the language model",),
-    ("locate.target.value=guess",): ("`locate.target`", "logit, logprob, prob, margin, got 'guess'"),
-    ("edit.positions=moon",): ("`positions` is one of all, image, text, image_end, last, got 'moon'",),
-    ("edit=scale", "edit.operator.factor=x"): ("`edit.operator`", "`factor`", "got 'x'"),
-    ("inpaint=mean", "inpaint.dilation=-1"): ("`inpaint`", "`dilation`", "got -1"),
-    ("inpaint=diffusers", "inpaint.path=/no/pipeline"): ("no pipeline folder `/no/pipeline`", "`model_index.json`"),
-    ("inpaint=mean", "segment=sam", "segment.path=/no/sam"): ("no SamModel in `/no/sam`", "`segment.download=true`"),
-    ("data.colors=some",): ("`data`", "`colors` is `distinct` or `free`, got 'some'"),
-    ("evaluate.encoder={_target_: kedit.models.encoder.FolderEncoder, path: /no/bert, layer: 9}",): ("`/no/bert`",),
-    ("edit.operator._target_=kedit.results.run_folder.os.system",): (
-        "`_target_` must start with",
-        "got `kedit.results.run_folder.os.system`",
-    ),
-    ("edit.operator._target_=kedit.edit.operators.Zeroes",): ("no `_target_` `kedit.edit.operators.Zeroes`",),
-    ("+edit.operator.extra=1",): ("`edit.operator`", "unexpected keyword argument 'extra'"),
-}
-
-
-@cache
-def composed(*options: str) -> DictConfig:
-    """Return the settings of `kedit run` with these options of groups; nobody changes them."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("run", list(options))
-
-
-@pytest.mark.parametrize(("words", "parts"), WRONG_IN_THE_JOB.items(), ids=" ".join)
-def test_what_is_wrong_inside_the_job_is_named_before_the_model_is_loaded(
-    words: tuple[str, ...], parts: tuple[str, ...], no_model: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without the command around the job, which passes on what the job raises, as the test above shows."""
-    options = [word for word in words if word.partition("=")[0] in ("edit", "inpaint", "locate", "segment")]
-    cfg = composed(*options).copy()
-    for word in words[len(options) :]:
-        key, _, value = word.partition("=")
-        OmegaConf.update(cfg, key.lstrip("+"), yaml.safe_load(value), force_add=key.startswith("+"))
-    with pytest.raises(ConfigurationError) as wrong:
-        recipe.job(cfg, "two_stage", None)
-    assert all(part in explained(wrong.value) for part in parts), explained(wrong.value)
-    assert capsys.readouterr() == ("", "")
 
 
 WRONG_KEYS = {

@@ -184,6 +184,7 @@ def test_a_sweep_that_failed_altogether_says_why_and_keeps_no_old_figure(sweep: 
 
 
 def test_the_figures_of_a_sweep_have_the_style_of_its_jobs(sweep: Path) -> None:
+    assert all(figure.endswith(".png") for figure in written(sweep, page=False).figures)
     (sweep / "0" / ".hydra").mkdir(exist_ok=True)
     for asked, format in (("{format: svg, titles: false}", "svg"), ("false", "png"), ("{format: gif}", "png")):
         (sweep / "0" / ".hydra" / "config.yaml").write_text(f"figures: {asked}\n")
