@@ -161,6 +161,9 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
     ),
     "one concept": lambda: plots.draw_pareto(TRIALS, title="t"),
     "two concepts": lambda: plots.draw_matrix({"star": {"star": None, "moon": 0.2}}, title="t", what="in common"),
+    "many layers of several": lambda: plots.draw_layers(
+        {one: {n: n for n in range(30)} for one in "abcde"}, dict.fromkeys(range(30), 1536)
+    ),
     "many layers": lambda: plots.draw_layers({"": {n: 10 * n for n in range(32)}}, dict.fromkeys(range(32), 11008)),
     "close points": lambda: plots.draw_scores(
         scores(CLOSE, CLOSE[::-1] + 1), dict.fromkeys(STAGES, NeuronSet(tuple(NeuronId(0, n) for n in range(8))))
