@@ -121,13 +121,13 @@ def wrap(
     origin = getattr(getattr(module, "config", None), "name_or_path", "")
     called = name or Path(str(origin)).name or type(module).__name__
     refuse_misfit(module, processor, called)
-    asked = _asked(None, prompt=prompt, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    asked = _asked(prompt=prompt, batch_size=batch_size, max_new_tokens=max_new_tokens)
     return HuggingFaceMLLM(module, processor, called, template=template, **asked)
 
 
-def _asked(path: str | None, **given: Any) -> dict[str, Any]:
+def _asked(path: str = "", **given: Any) -> dict[str, Any]:
     """Return how a model is asked: as is `given`, else as suits that at `path`; the rest is as the class has it."""
-    return ASKED.get(path or "", {}) | {name: one for name, one in given.items() if one is not None}
+    return ASKED.get(path, {}) | {name: one for name, one in given.items() if one is not None}
 
 
 def _check(path: object, task: Task | None, template: Template) -> None:

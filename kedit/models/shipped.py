@@ -15,8 +15,6 @@ FETCHED = {"smollm2": language_folder, SCENES: scenes_folder}
 """The models that `kedit fetch` keeps, and what says in which folder."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 """Files of weights that can run code when they are read."""
-
-
 ASKED: dict[str, dict[str, Any]] = {
     # They have seen no other prompt.
     **{key: {"prompt": "describe the picture .", "batch_size": 128, "max_new_tokens": 28} for key in SHIPPED},

@@ -102,7 +102,8 @@ def _thresholds(sweep: Sweep) -> Drawing | str:
         return draw_setting(values, measures, title=title, setting=names[0])
     found, jobs = grid(sweep, (names[0], names[1]))
     where = f"{_about(sweep)}{_averaged(sweep, jobs)}, n = {_samples(sweep)}"
-    finding = f"Selectivity is highest, {best_points}" if (best_points := highest(found)) else NO_EVIDENCE
+    most = highest(found)
+    finding = f"Selectivity is highest, {most}" if most else NO_EVIDENCE
     return draw_thresholds(found, title=f"{finding}; {where}")
 
 
