@@ -187,7 +187,6 @@ def test_pictures_are_chosen_by_what_else_they_show(maker: CocoMaker, caplog: py
     assert chosen(max_others=0) == {alone}
     assert chosen(without=["person"]) == {alone}
     data = Coco(folder)
-    assert data.data_set.cooccurrence(named(data, "dog")) == {"person": 0.5, "cat": 0.5}
     data.split(named(data, "dog"), locate=1, target=1, retention=0, seed=0)
     assert "2 of 3 pictures of `dog` show `person` too" in caplog.text
 

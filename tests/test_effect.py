@@ -15,7 +15,7 @@ from kedit.locate.choosing import choose_neurons
 from kedit.locate.damage import Damage
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.effect import Effect, EffectPath, Selective
-from kedit.locate.enough import Enough, says_word, sizes
+from kedit.locate.enough import Enough, names_concept, sizes
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
@@ -263,7 +263,7 @@ def test_no_smaller_set_on_the_path_takes_the_word(planted: HuggingFaceMLLM, sta
     scores = locator.score(planted, starry)
     cases, site = locator.cases(planted, starry), planted.site("mid")
     ranked = scores["effect"].ranking()
-    still = {size: says_word(planted, site, cases, MARGIN, ranked[:size]) for size in (0, *sizes(32))}
+    still = {size: names_concept(planted, site, cases, ranked[:size]) for size in (0, *sizes(32))}
     assert all(still[0])
     expected = min(size for size, says in still.items() if not any(says))
     choice = choose_neurons(Enough(at_most=32), planted, locator, starry, scores)
@@ -277,14 +277,16 @@ def test_where_no_number_suffices_all_are_kept_with_a_warning(
     scores, cases = locator.score(planted, starry)["effect"], locator.cases(planted, starry)
     house = planted_model().house
     assert Enough().choose(planted, locator, cases, scores, house) == house
-    assert "zeroing the best 1 neurons takes the word from 0 % of the pictures, not from 90 %" in caplog.text
+    assert "zeroing the best 1 neurons takes the word from 0 % of the pictures, not from 100 %" in caplog.text
 
 
-def test_a_word_that_the_model_does_not_say_cannot_be_taken(tiny: HuggingFaceMLLM, captions: list[Generated]) -> None:
-    locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=MARGIN)
-    scores = locator.score(tiny, PAIRS, captions=captions)
-    with pytest.raises(ValueError, match="says the word in none of the pictures"):
-        choose_neurons(Enough(), tiny, locator, PAIRS, scores, captions=captions)
+def test_a_word_that_the_model_does_not_say_cannot_be_taken(planted: HuggingFaceMLLM) -> None:
+    """Where the word is forced, pictures without it are located with."""
+    locator = Locator({"effect": Stage(Effect("all"), TopK(1))}, target=replace(MARGIN, on_missing="force"))
+    starless = [Counterfactual(picture("c", house=(3,)), STAR_CONCEPT, picture("c").image)]
+    scores = locator.score(planted, starless)
+    with pytest.raises(ValueError, match="names the concept in none of the pictures"):
+        choose_neurons(Enough(), planted, locator, starless, scores)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,12 @@ def scores(*values: float) -> NeuronScores:
 def test_overlaps_count_what_two_sets_share() -> None:
     a, b = neurons(1, 2, 3, 4), neurons(3, 4, 5)
     assert a.jaccard(b) == 2 / 5
-    assert overlap.containment(a, b) == 2 / 4
-    assert overlap.containment(b, a) == 2 / 3
     assert overlap.shared(a, b) == overlap.shared(b, a) == 2 / 4
 
 
 def test_two_empty_sets_overlap_fully_and_an_empty_one_shares_nothing_with_another() -> None:
     empty = neurons()
-    assert empty.jaccard(empty) == overlap.shared(empty, empty) == overlap.containment(empty, empty) == 1
+    assert empty.jaccard(empty) == overlap.shared(empty, empty) == 1
     assert empty.jaccard(neurons(1)) == overlap.shared(empty, neurons(1)) == 0
 
 

@@ -285,18 +285,19 @@ def test_scores_saved_through_a_run_come_back(tmp_path: Path) -> None:
 
 
 def test_figures_are_drawn_under_their_own_suffix_and_listed(tmp_path: Path) -> None:
-    suffixes = []
+    suffixes, listed = [], []
 
     def draw(draft: Path) -> None:
         suffixes.append(draft.suffix)
-        assert run.figures == ()  # a draft is not a figure
+        listed.append(run.figures)  # a draft is none
         draft.write_bytes(b"png")
 
     run = Run(tmp_path)
     assert run.figures == ()
     run.save_figure("layers.png", draw)
-    run.figure_path("heatmaps.png").write_bytes(b"png")
-    assert suffixes == [".png"]
+    run.save_figure("heatmaps.png", draw)
+    assert suffixes == [".png", ".png"]
+    assert listed == [(), ("figures/layers.png",)]
     assert run.figures == ("figures/heatmaps.png", "figures/layers.png")
 
 

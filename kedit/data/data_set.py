@@ -9,7 +9,7 @@ import numpy as np
 
 from kedit.data.masks import Outline, union
 from kedit.data.pictures import SampleError, Size, Source, fitted, fitted_mask, read
-from kedit.samples import Concept, Mask, Sample, find_concept
+from kedit.samples import Concept, Mask, Sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,12 +147,6 @@ class AnnotatedDataSet:
     def counts(self) -> Counter[str]:
         """How many pictures show each concept, by its name."""
         return Counter(name for record in self.records for name in record.objects)
-
-    def cooccurrence(self, concept: Concept) -> dict[str, float]:
-        """Return, for each other concept, the share of the concept's pictures that show it too; the largest first."""
-        name = find_concept(self.concepts, concept.name).name
-        beside = Counter(other for record in self.records if name in record.objects for other in record.objects)
-        return {other: n / self.counts[name] for other, n in beside.most_common() if other != name}
 
     def shuffled(self, seed: int) -> list[Record]:
         """Return all records in the order that `seed` gives, whatever order the annotation has."""

@@ -1,6 +1,5 @@
 """An edit as arithmetic on the columns of weights, which other programs can hold; and why some edits are none."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -38,11 +37,6 @@ class Columns:
     def name(self) -> str:
         """The name of the weight among the model's parameters."""
         return f"{self.path}.weight"
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether multiplying a column rounds nothing: the factors are zero or powers of two."""
-        return all(factor == 0 or abs(math.frexp(factor)[0]) == 0.5 for factor in self.factors.tolist())
 
     def of(self, weight: Tensor) -> Tensor:
         """Return the edited columns of a weight as it is stored: a copy, `[d_model, k]`."""

@@ -11,11 +11,6 @@ from kedit.neurons import NeuronScores, NeuronSet
 Overlap = Callable[[NeuronSet, NeuronSet], float]
 
 
-def containment(a: NeuronSet, b: NeuronSet) -> float:
-    """Return the share of `a` that `b` holds too; an empty set is contained in every set."""
-    return len(a & b) / len(a) if a else 1.0
-
-
 def shared(a: NeuronSet, b: NeuronSet) -> float:
     """Return |a & b| / n, n the size of the larger set (Pan et al. 2023); two empty sets overlap fully."""
     largest = max(len(a), len(b))

@@ -8,11 +8,9 @@ import torch
 
 from kedit.internals.hooks import Some, intervene
 from kedit.internals.sites import Site
-from kedit.locate.evidence import together
 from kedit.locate.locator import Locator
 from kedit.locate.scorer import Case
 from kedit.locate.selection import check_count
-from kedit.locate.target import Target
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.samples import Progress, silent
@@ -24,13 +22,13 @@ logger = logging.getLogger(__name__)
 class Enough:
     """The fewest of the last stage's best neurons whose zeroing takes the word from `share` of the pictures.
 
-    The word is taken where another token has the largest logit in its place, the caption before it forced. Sizes are
-    tried on a path (1, 2, 3, 4, 6, 8, 12, ...: `sizes`), by halving, so that the model reads the pictures about five
-    times; that supposes that more neurons never give the word back. It looks at suppression alone: whether the rest is
-    retained, the held-out pictures say.
+    The word is taken from a picture where the caption that the edited model writes no longer names the concept, as on
+    the held-out pictures. Sizes are tried on a path (1, 2, 3, 4, 6, 8, 12, ...: `sizes`), by halving, so that the model
+    describes the pictures about five times; that supposes that more neurons never give the word back. It looks at
+    suppression alone: whether the rest is retained, the held-out pictures say.
     """
 
-    share: float = 0.9
+    share: float = 1.0
     at_most: int = 512
 
     def __post_init__(self) -> None:
@@ -60,19 +58,19 @@ class Enough:
             progress: Shows the batches go by.
 
         Raises:
-            ValueError: The unedited model says the word in none of them, as where it was forced.
+            ValueError: The unedited model names the concept in no picture, as where the word was forced.
         """
         ranked = scores.ranking(among)[: self.at_most]
         path = [size for size in sizes(self.at_most) if size <= len(ranked)] or [len(ranked)]
         site = model.site(locator.site, locator.scope)
 
-        said = says_word(model, site, cases, locator.target, (), progress)
-        cases = [case for case, says in zip(cases, said, strict=True) if says]
+        named = names_concept(model, site, cases, (), progress)
+        cases = [case for case, names in zip(cases, named, strict=True) if names]
         if not cases:
-            raise ValueError("the model says the word in none of the pictures, so no number of neurons takes it")
+            raise ValueError("the model names the concept in none of the pictures, so no number of neurons takes it")
 
         def taken(size: int) -> float:
-            still = says_word(model, site, cases, locator.target, ranked[:size], progress)
+            still = names_concept(model, site, cases, ranked[:size], progress)
             return 1 - sum(still) / len(still)
 
         low, high = 0, len(path) - 1
@@ -97,27 +95,13 @@ def sizes(at_most: int) -> list[int]:
     return sorted({one for one in path if one < at_most} | {at_most})
 
 
-@torch.no_grad()
-def says_word(
-    model: MLLM,
-    site: Site,
-    cases: Sequence[Case],
-    target: Target,
-    neurons: Sequence[NeuronId],
-    progress: Progress = silent,
+def names_concept(
+    model: MLLM, site: Site, cases: Sequence[Case], neurons: Sequence[NeuronId], progress: Progress = silent
 ) -> list[bool]:
-    """Return for each case whether the word's token has the largest logit with `neurons` zeroed everywhere."""
+    """Return for each case whether the model's answer names the concept with `neurons` zeroed everywhere."""
     by_layer = NeuronSet(tuple(neurons)).by_layer()
     rewrites = {layer: Some(torch.tensor(indices), torch.zeros_like) for layer, indices in by_layer.items()}
-    batches = together(model, site, cases, target)
-    says = [False] * len(cases)
-    for places in progress(batches, len(batches), f"{len(neurons)} neurons"):
-        some = [cases[place] for place in places]
-        batch = model.read(
-            [case.pair.sample.asked(model.prompt) for case in some], [target.prefix(case.mention) for case in some]
-        )
-        with intervene(model.module, site, rewrites, label="enough"):
-            best = model.logits(batch)[:, -1].argmax(-1).tolist()
-        for place, case, token in zip(places, some, best, strict=True):
-            says[place] = token == target.token(case.mention)
-    return says
+    prompts = [case.pair.sample.asked(model.prompt) for case in cases]
+    with intervene(model.module, site, rewrites, label="enough"):
+        answers = model.ask(prompts, progress=progress, what=f"captions without {len(neurons)} neurons")
+    return [case.pair.concept.mentioned_in(answer.text) for case, answer in zip(cases, answers, strict=True)]

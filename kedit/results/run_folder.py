@@ -218,12 +218,6 @@ class Run:
         write_jsonl(self.folder / name, rows)
         return self.folder / name
 
-    def figure_path(self, name: str) -> Path:
-        """Return where the figure `name` belongs, its folder made."""
-        path = self.folder / "figures" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
     def save_figure(self, name: str, draw: Callable[[Path], object]) -> Path:
         """Let `draw` make `figures/<name>` and return its path."""
         return self.save_file(f"figures/{name}", draw)

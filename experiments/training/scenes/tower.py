@@ -97,14 +97,3 @@ def losses(model: PatchLabeler, batch: tuple[Tensor, Tensor, Tensor, Tensor]) ->
         "color": functional.cross_entropy(model.color(features).flatten(0, 1), color.flatten()),
         "background": 0.1 * functional.cross_entropy(model.background(features).flatten(0, 1), background.flatten()),
     }
-
-
-@torch.no_grad()
-def accuracy(model: PatchLabeler, scenes: list[Scene]) -> dict[str, float]:
-    """Return the share of object patches with the right category and the right color."""
-    truth = labels(scenes)
-    features = model.features(pixel_values(scenes))
-    on_object = (truth.category != IGNORED) & (truth.category != len(CATEGORIES))
-    right = {"category": model.category(features).argmax(-1) == truth.category}
-    right["color"] = model.color(features).argmax(-1) == truth.color
-    return {name: hits[on_object].float().mean().item() for name, hits in right.items()}
