@@ -35,8 +35,8 @@ LEADS_OUT = re.compile(r'("video"\s*:\s*)?("(?:/|\.\./)(?:[^"\\]|\\.)+")')
 
 
 def of_picture(image: Image) -> str:
-    """Return the digest of a picture: its mode, size and pixels."""
-    return digest({"mode": image.mode, "size": image.size}, image.tobytes())
+    """Return the digest of a picture: its mode, size, palette and pixels."""
+    return digest({"mode": image.mode, "size": image.size, "palette": image.getpalette()}, image.tobytes())
 
 
 def of_concept(concept: Concept) -> dict[str, Any]:

@@ -248,6 +248,16 @@ def best_first(neurons: NeuronSet, scores: Mapping[str, NeuronScores]) -> list[N
     return list(dict.fromkeys([*ranked, *neurons]))
 
 
+def ids_to(ids: Iterable[str]) -> str:
+    """Return the ids of samples as a provenance has them: any id may hold a comma."""
+    return json.dumps(list(ids), ensure_ascii=False)
+
+
+def ids_from(text: str) -> list[str]:
+    """Return the ids that `ids_to` wrote, or kedit before 0.7, with commas between them."""
+    return list(json.loads(text)) if text.startswith("[") else text.split(",")
+
+
 def save_scores(stages: Mapping[str, NeuronScores], path: str | Path) -> None:
     """Write the scores of all stages into one safetensors file."""
     Path(path).write_bytes(scores_to(stages))

@@ -18,8 +18,8 @@ _AFTER = rf"(?!(?![{UNSPACED}{HANGUL}])[\w{_ACCENTS}])"
 _BETWEEN = re.compile(r"[\s_-]+")
 
 _IRREGULAR = (
-    (r"f$", "ves"), (r"fe$", "ves"), (r"o$", "oes"), (r"us$", "i"), (r"is$", "es"), (r"man$", "men"),
-    (r"(?<=[ml])ouse$", "ice"), (r"oose$", "eese"), (r"oot$", "eet"), (r"ooth$", "eeth"), (r"person$", "people"),
+    (r"f$", "ves"), (r"(?<=i)fe$", "ves"), (r"o$", "oes"), (r"(?<=\w{3})us$", "i"), (r"is$", "es"), (r"man$", "men"),
+    (r"(?<=[ml])ouse$", "ice"), (r"oose$", "eese"), (r"(?<=f)oot$", "eet"), (r"ooth$", "eeth"), (r"person$", "people"),
     (r"child$", "children"), (r"ox$", "oxen"), (r"z$", "zzes"),
 )  # fmt: skip
 """Endings, and those of the plural that some words which end so have: leaf, knife, tomato, cactus, axis, woman, ..."""

@@ -20,6 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "kedit.deprecations",
             "kedit.words",
             "kedit.paths",
+            "kedit.pixels",
             "kedit.arguments",
             "kedit.figure_style",
             "kedit.notebook",

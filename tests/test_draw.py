@@ -82,6 +82,7 @@ def test_the_report_has_each_edit_its_control_and_how_far_the_tokenizer_is_off()
     assert report.control is not None
     assert report.control.suppression["drawing_drop"].value == 0.25
     assert report.main.reconstruction.value == pytest.approx(0.1)
+    assert (report.arms["T"].reconstruction.low, report.arms["T"].reconstruction.high) == (0.0, 0.0)
     assert report.before.value == pytest.approx(2 / 3)
     assert not report.has_evidence
     assert report.verdict.startswith("No evidence that the edit takes `star` out of drawings: the drawings are broken")

@@ -131,6 +131,17 @@ def test_the_control_of_a_change_is_as_large_and_reads_other_inputs() -> None:
     assert torch.equal(change.dealt(base, 3).tensors[name], change.dealt(base, 3).tensors[name])
 
 
+def test_the_control_of_a_neurons_change_reads_another_neuron_however_the_weight_is_stored() -> None:
+    base, other, name = tiny("gpt2"), tiny("gpt2"), "transformer.h.0.mlp.c_proj.weight"
+    other.module.get_parameter(name)[3] += 1
+    changed = WeightChange.between(base.module, other.module).dealt(base, 1).tensors[name] - base.module.get_parameter(
+        name
+    )
+    (row,) = changed.abs().sum(1).gt(1e-4).nonzero().flatten().tolist()
+    assert row != 3
+    torch.testing.assert_close(changed[row], torch.ones(changed.shape[1]))
+
+
 def test_models_that_are_not_alike_are_told_apart() -> None:
     with pytest.raises(ValueError, match="is in one of the two models alone, so they are not alike"):
         WeightChange.between(tiny("llava").module, tiny("gpt2").module)

@@ -1,6 +1,7 @@
 """Every family of models that read pictures: what kedit does with one holds for all, whatever its processor is like."""
 
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -208,6 +209,24 @@ def test_a_picture_in_front_of_an_encoder_is_captioned_and_read_and_no_neuron_is
     assert (together - torch.stack(alone)).abs().max() < 1e-4
     with pytest.raises(ValueError, match="is an encoder-decoder, whose neurons cannot be located"):
         two_stage().score(model, pairs())
+
+
+@pytest.mark.parametrize("family", ["t5", "blip2_t5"])
+def test_the_encoder_of_two_sequences_encodes_texts(family: str) -> None:
+    """Such models can be edited and evaluated, and their captions compared as other models' are."""
+    model = built(family)
+    (found,) = OwnLayers(model).encode(["a dog"])
+    assert found.shape == (len(model.tokenizer("a dog").input_ids), 16)
+    assert found.isfinite().all()
+
+
+def test_pictures_that_a_model_would_pad_to_one_size_are_not_read_together() -> None:
+    model, (wide, square) = built("emu3"), (Image.new("RGB", size, "red") for size in ((100, 40), (64, 64)))
+    assert len(model.caption([square, square.copy()])) == 2
+    with pytest.raises(ValueError, match=r"`tiny-emu3` pads the pictures of a batch to one size .* set `batch_size=1`"):
+        model.caption([square, wide])
+    alone = replace(model, batch_size=1)
+    assert alone.caption([square, wide])[0] == alone.caption([square])[0]
 
 
 def test_the_language_model_of_one_that_insists_on_pictures_encodes_texts_alone() -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from datetime import date
 from itertools import combinations
 from pathlib import Path
 
@@ -35,6 +37,10 @@ def test_a_picture_is_its_mode_its_size_and_its_pixels() -> None:
     assert of_picture(one) == of_picture(one.copy())
     others = [Image.new("RGB", (6, 4), (1, 2, 3)), Image.new("RGB", (4, 6), (1, 2, 4)), one.convert("RGBA")]
     assert len({of_picture(other) for other in (one, *others)}) == 4
+    red, blue = Image.new("P", (4, 6)), Image.new("P", (4, 6))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    assert red.tobytes() == blue.tobytes() and of_picture(red) != of_picture(blue)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +263,26 @@ def test_what_changes_what_a_model_says_changes_its_identity(
     planted: Planted, change: Callable[[Planted], object]
 ) -> None:
     assert identity(change(planted_again())) != identity(planted.model)  # type: ignore[arg-type]
+
+
+def test_a_template_that_writes_todays_date_makes_another_model_of_another_day(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tomorrow(date):
+        @classmethod
+        def today(cls) -> date:
+            return date(2031, 1, 2)
+
+    def told() -> list[str | None]:
+        return [identity(one) for one in (plain, dated)]
+
+    plain, dated = planted.model, deepcopy(planted.model)
+    dated.processor.chat_template = "{{ strftime_now('%d %b %Y') }}"
+    before = told()
+    monkeypatch.setattr("kedit.models.identity.date", Tomorrow)
+    after = told()
+    assert before[0] == after[0]
+    assert before[1] != after[1]
 
 
 def test_the_batch_size_is_a_part_of_a_models_identity_as_it_moves_the_last_digits(planted: Planted) -> None:

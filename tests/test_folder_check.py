@@ -137,6 +137,8 @@ def test_an_export_is_known_by_where_its_files_lie(tmp_path: Path, instances: st
     assert check.command is not None
     assert "data=coco2017" in check.command and message in check.command
     assert len(drawn_by(check.command).target) == 4
+    asked = recipe.data_of(str(folder), ["data.boxes=xyxy"])
+    assert isinstance(asked, kedit.Coco) and (asked.boxes, asked.data_set.counts["dog"]) == ("xyxy", 6)
     with pytest.raises(FileNotFoundError, match=rf"`.*{message}.*` reads what is there"):
         kedit.Coco(str(folder)).concepts  # noqa: B018
 

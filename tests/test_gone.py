@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import IdeficsConfig, IdeficsForVisionText2Text
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
@@ -20,7 +21,7 @@ from kedit.inspection.depth import Depth, losses
 from kedit.inspection.probe import Ridge, probe
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.identity import weights_digest
-from kedit.models.planted.pictures import STAR_CONCEPT, planted_pairs
+from kedit.models.planted.pictures import STAR_CONCEPT, picture, planted_pairs
 from kedit.models.planted.smallest import Planted
 from kedit.neurons import NeuronSet
 from kedit.pipelines.gone import gone
@@ -225,6 +226,20 @@ def test_equal_models_learn_equally_and_only_in_the_language_model(planted: Plan
     assert "lm_head.weight" in language_weights(planted.model.module)
 
 
+def test_an_eye_beside_the_blocks_of_the_language_model_is_not_taught() -> None:
+    seeing = {"embed_dim": 16, "image_size": 16, "patch_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,
+              "intermediate_size": 16}  # fmt: skip
+    asking = {"resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 8, "resampler_n_latents": 4}
+    config = IdeficsConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        cross_layer_interval=1, use_resampler=True, vision_config=seeing, perceiver_config=asking,
+    )  # fmt: skip
+    names = language_weights(IdeficsForVisionText2Text(config))
+    parts = {name.removeprefix("model.").partition(".")[0] for name in names}
+    assert parts >= {"embed_tokens", "layers", "norm", "lm_head"}
+    assert not parts & {"vision_model", "perceiver_resampler"}
+
+
 def test_the_result_saves_itself_beside_a_run_and_is_found_again_in_the_store(planted: Planted, tmp_path: Path) -> None:
     edit, asked = Edit(planted.star, Zero()), {"counts": COUNTS, "lessons": LESSONS, "controls": 1, "progress": False}
     first = gone(edit, planted.model, World(), "star", store=tmp_path / "store", never_knew=planted.model, **asked)
@@ -234,6 +249,36 @@ def test_the_result_saves_itself_beside_a_run_and_is_found_again_in_the_store(pl
     names = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.*")}
     assert names == {"gone.json", "gone.md", "figures/gone.png", "figures/relearning.png"}
     assert first.table().markdown().count("steps to half") == 1
+
+
+class Asking(World):
+    """The same with questions that need no picture."""
+
+    def __init__(self, *questions: Question) -> None:
+        self.questions = questions
+
+
+def test_other_questions_words_and_pictures_of_equal_ids_are_asked_anew(planted: Planted, tmp_path: Path) -> None:
+    asked = {"counts": COUNTS, "lessons": LESSONS, "controls": 1, "progress": False}
+
+    def answers(data: Any, store: Path | None) -> dict[str, Any]:
+        found = gone(Edit(planted.star, Zero()), planted.model, data, "star", store=store, **asked)
+        return {one.question: one.to_json() for one in found.answers}
+
+    said = planted.model.answer([Question("picture", "star", "about")])[0]
+    known, other = (Question(text, f"{said} star", "about", others=(said,)) for text in ("picture", "house"))
+    alone = World()
+    alone.concepts = (STAR_CONCEPT,)
+    worlds = (World(), Asking(known), Asking(other, known), alone)
+    assert [answers(one, tmp_path) for one in worlds] == [answers(one, None) for one in worlds]
+
+    class Painted(World):
+        def split(self, *given: Any, **counts: Any) -> Split:
+            shown = super().split(*given, **counts)
+            return replace(shown, target=tuple(replace(one, image=picture("plain").image) for one in shown.target))
+
+    with pytest.raises(ValueError, match="the unedited model names `star` in none of 4 pictures"):
+        answers(Painted(), tmp_path)
 
 
 def test_an_edit_that_cannot_be_merged_and_data_without_pictures_are_refused(planted: Planted) -> None:

@@ -1,11 +1,13 @@
 """What neurons say in words, where the output matrix is written by hand."""
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from kedit.inspection.decode import Decoded, decode, decoding_rows
+from kedit.internals.unembedding import Unembedding
 from kedit.models import planted as written
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted
@@ -38,6 +40,21 @@ def test_a_neuron_decodes_to_what_its_value_vector_says_through_the_final_norm(s
     assert decoded.words == ("star", "house")
     assert decoded.raw == ("house", "star")
     assert decoded.opposite[0] == "what"
+
+
+def test_many_neurons_are_decoded_some_at_a_time(speaking: HuggingFaceMLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits over all words of all neurons at once would fill the memory for a large model."""
+    every, rows, logits = NeuronSet(tuple(NeuronId(0, index) for index in range(7))), [], Unembedding.logits
+
+    def noted(self: Unembedding, vectors: torch.Tensor, **how: bool) -> torch.Tensor:
+        rows.append(len(vectors))
+        return logits(self, vectors, **how)
+
+    at_once = decode(speaking, every, k=3, below={NeuronId(0, 5)})
+    monkeypatch.setattr(Unembedding, "logits", noted)
+    monkeypatch.setattr(sys.modules["kedit.inspection.decode"], "AT_ONCE", 3)
+    assert decode(speaking, every, k=3, below={NeuronId(0, 5)}) == at_once
+    assert set(rows) == {3, 1}
 
 
 def test_a_neuron_that_fires_below_zero_says_what_its_negated_value_vector_says(speaking: HuggingFaceMLLM) -> None:

@@ -55,6 +55,14 @@ def test_a_saved_model_is_loaded_for_its_own_task_and_says_the_same(family: str,
     assert not any(weight.requires_grad for weight in model.module.parameters())
 
 
+def test_a_model_in_the_working_folder_is_called_as_that_folder(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(gpt2)
+    assert load(".").name == "gpt2"
+    (gpt2 / "inside").mkdir()
+    monkeypatch.chdir(gpt2 / "inside")
+    assert load("..").name == "gpt2"
+
+
 def test_a_saved_masked_model_predicts_the_same_at_its_mask(tmp_path: Path) -> None:
     model, asked = load(saved("bert", tmp_path)), [Prompt("it is [MASK].")]
     assert model.architecture == "encoder"

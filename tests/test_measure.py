@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedit.evaluation.fluency import Guard, repetitive
-from kedit.evaluation.measure import WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
+from kedit.evaluation.measure import NO_LOGPROBS, WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
@@ -358,7 +358,7 @@ def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
     unknown = measure(
         EVALUATION_SET, odds(-2), dataclasses.replace(BEFORE, logprobs=None), [BEFORE], Similarity(), aim="more"
     )
-    assert unknown.verdict.endswith("logodds_drop was not measured, no log-probabilities were recorded.")
+    assert unknown.verdict.endswith(f"logodds_drop was not measured, {NO_LOGPROBS}.")
 
 
 @pytest.mark.parametrize(
@@ -400,6 +400,13 @@ def test_few_distinct_bigrams_are_repetition_without_an_immediate_one() -> None:
     assert repetitive(babble)
 
 
+def test_an_edit_that_changes_no_probability_has_no_interval_of_shares_in_nats() -> None:
+    before = dataclasses.replace(BEFORE, logprobs=(-0.5,) * 20)
+    found = measure(EVALUATION_SET, before, before, [before], Similarity())
+    for name in ("logprob_drop", "logodds_drop"):
+        assert (found.suppression[name].value, found.suppression[name].high) == (0.0, 0.0)
+
+
 def test_selectivity_is_the_harmonic_mean_of_values_and_of_ends() -> None:
     fluency = report(BEFORE).fluency
     found = selectivity(Measured(0.5, 0.25, 0.75, 20), Measured(1.0, 0.75, 1.0, 30), fluency)
@@ -415,7 +422,7 @@ def test_a_measure_that_could_not_be_taken_is_null_with_a_why() -> None:
     found = measure(evaluation_set, before, Outputs(CLEAN.target), [before], Similarity())
     assert found.suppression["mention_drop"].value == 1.0
     assert found.suppression["bertscore"].why == "no text encoder was given"
-    assert found.suppression["logprob_drop"].why == "no log-probabilities were recorded"
+    assert found.suppression["logprob_drop"].why == NO_LOGPROBS
     assert {figure.value for figure in found.retention.values()} == {None}
     assert all(figure.why for figure in found.retention.values())
     assert found.weakest is None

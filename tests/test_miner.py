@@ -388,7 +388,7 @@ def test_miner_reads_each_picture_once_and_needs_no_caption_that_names_the_conce
         }
         assert told == {
             "concept": "elephant", "forwards": "6", "backwards": "0", "skipped": "0", "target": "none",
-            "samples": "one,two,one,two,one,two",
+            "samples": '["one", "two", "one", "two", "one", "two"]',
         }  # fmt: skip
         assert float(one.provenance["seconds"]) > 0
 

@@ -10,9 +10,12 @@ import kedit
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
 from kedit.evaluation.evaluation_set import EvaluationSet
+from kedit.evaluation.measure import NO_LOGPROBS, measure
+from kedit.evaluation.metrics import Similarity
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.outputs import edited, logprobs, unedited
+from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.samples import Concept, Sample, find_concept, silent
 
 STARS = Concept("star", ("star", "blue star", "yellow star"))
@@ -53,6 +56,24 @@ def test_the_probability_of_a_word_is_the_product_over_its_tokens(model: MLLM, s
         with EDIT.applied(model):
             assert under == pytest.approx(token_by_token(model, sample, mention.prefix, mention.word), abs=1e-4)
         assert abs(plain - under) > 1e-3
+
+
+@pytest.mark.parametrize("where", [{"phase": "decode"}, {"positions": "last"}], ids=str)
+def test_an_edit_of_written_tokens_alone_has_no_probability_of_a_word_that_is_forced(
+    model: MLLM, samples: tuple[Sample, ...], where: dict[str, Any]
+) -> None:
+    """Read after the caption's own words, all of it would be the prompt: the edit would not act as where it wrote."""
+    evaluation_set = EvaluationSet(STARS, (STARS,), samples[:3], (), (), ())
+    before = unedited(model, evaluation_set, silent)
+    first = NeuronSet(tuple(NeuronId(0, index) for index in range(model.site("mid").widths[0])))
+    edits = [Edit(first, Zero(), **where), EDIT]
+    limited, everywhere = edited(model, evaluation_set, edits, before, silent)
+    assert [one.text for one in limited.texts] != [one.text for one in before.texts]
+    assert limited.outputs(evaluation_set).logprobs is None
+    assert everywhere.outputs(evaluation_set).logprobs is not None
+    report = measure(evaluation_set, *(one.outputs(evaluation_set) for one in (before, limited)), [], Similarity())
+    assert report.suppression["logprob_drop"].why == NO_LOGPROBS
+    assert RawOutputs.of(limited.to_json()) == limited
 
 
 def test_nothing_is_run_for_an_edit_of_no_neurons(

@@ -3,12 +3,15 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from kedit.data.pictures import MaskFile, SampleError, fitted, fitted_mask, read, shown
+from kedit.models import media
+from kedit.prompts import Prompt
 from tests.coco_maker import mask_of, picture
 
 TURNED = 0x0112
@@ -35,6 +38,24 @@ def test_gray_pictures_become_rgb_of_the_same_levels() -> None:
 def test_sixteen_bits_of_gray_are_scaled_to_eight() -> None:
     levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     assert np.array_equal(np.array(read(lambda: stored(Image.fromarray(levels))))[..., 0].ravel(), np.arange(256))
+
+
+def test_floats_are_refused_since_nothing_says_what_is_white() -> None:
+    with pytest.raises(SampleError, match="its levels are floats"):
+        read(lambda: stored(Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)), "TIFF"))
+
+
+def test_a_file_for_a_model_is_read_as_one_of_a_data_set(tmp_path: Path) -> None:
+    deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
+    cut_out = Image.new("RGBA", (20, 10), (30, 30, 30, 255))
+    cut_out.paste((0, 0, 0, 0), (0, 0, 10, 10))
+    for name, image in {"deep.png": deep, "cut-out.png": cut_out}.items():
+        image.save(tmp_path / name)
+        wanted = np.array(read(lambda name=name: tmp_path / name))
+        (of_file,) = media.pictures(tmp_path / name)
+        assert np.array_equal(of_file, wanted)
+        handed = media.given(SimpleNamespace(image_processor=1), [Prompt("What?", Image.open(tmp_path / name))])
+        assert np.array_equal(handed["images"][0], wanted)
 
 
 def test_a_cmyk_jpeg_becomes_rgb() -> None:

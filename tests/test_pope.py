@@ -165,7 +165,9 @@ def test_what_is_wrong_with_published_questions_is_told(tmp_path: Path) -> None:
     odd = write(tmp_path / "odd.json", {"image": name, "text": "a dog?", "label": "maybe"})
     with pytest.raises(ValueError, match=r"odd.json`, line 1: `label` is yes or no, got 'maybe'"):
         published([odd], data, [], frozenset())
-    other = write(tmp_path / "other.json", {"image": "x", "text": "a dog?", "label": "no"})
+    # Elsewhere than in COCO, the number in a file's name is not the picture's id.
+    frame = f"frame_{int(name)}.jpg"
+    other = write(tmp_path / "other.json", *({"image": one, "text": "a dog?", "label": "no"} for one in ("x", frame)))
     with pytest.raises(ValueError, match="the data has none of the pictures"):
         published([other], data, [], frozenset())
     with pytest.raises(ValueError, match="which this data set has not"):

@@ -81,6 +81,19 @@ def test_no_neuron_is_drawn_that_a_narrower_layer_does_not_have() -> None:
     assert drawn == {NeuronSet((NeuronId(0, 1),)), NeuronSet((NeuronId(0, 2),))}
 
 
+def test_neurons_that_a_method_leaves_out_are_there_to_be_drawn(
+    tiny: HuggingFaceMLLM, captions: list[Generated]
+) -> None:
+    """Only some of a layer's neurons have a score, none of them at its end: how wide it is, the scores cannot tell."""
+    made = INSIDE.score(tiny, PAIRS, captions=captions)["gradcam"]
+    some = torch.full_like(made.values, torch.nan)
+    some[:, 3] = 1.0
+    matched = LayerMatched(Locator({"gradcam": Stage(GradCAM("all"), TopK(1))}))
+    drawn = {replace(matched, seed=seed).select({"gradcam": replace(made, values=some)}).ids[0] for seed in range(50)}
+    assert max(one.index for one in drawn) > 3
+    assert all(one.index < D_FF for one in drawn)
+
+
 def test_a_layer_with_too_few_other_neurons_is_named() -> None:
     scores = {"a": NeuronScores(torch.tensor([[3.0, 2.0, 1.0]]), "a")}
     with pytest.raises(ValueError, match="layer 0 has 3 neurons: too few for 2 random ones"):

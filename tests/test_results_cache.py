@@ -63,6 +63,16 @@ def test_without_a_store_everything_is_made() -> None:
     assert made.n_times == 2
 
 
+def test_nothing_is_kept_or_found_while_an_edit_acts_on_the_model(
+    planted: Planted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Edit(planted.star, Zero(), name="outer").applied(planted.model):
+        planted.model.caption([PAIRS[0].image])
+        assert Cache.of_model(tmp_path, planted.model).store is None
+    assert "`outer` acts on the model" in caplog.text
+    assert Cache.of_model(tmp_path, planted.model).store is not None
+
+
 def test_whatever_decides_a_result_makes_another_entry(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(1)
     cache.json("report", "it", lambda: {"x": 1}, made)

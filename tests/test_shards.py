@@ -23,7 +23,7 @@ from kedit.locate.shards import Shard, check_shareable, merge
 from kedit.locate.target import Target
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
-from kedit.neurons import NeuronScores, load_scores, save_scores
+from kedit.neurons import NeuronScores, ids_to, load_scores, save_scores
 
 LOCATOR = Locator({"difference": Stage(ActivationDifference(), TopK(8)), "gradcam": Stage(GradCAM(), TopK(4))})
 SMALL = Locator({"gradcam": Stage(GradCAM(), TopK(4))})
@@ -71,11 +71,15 @@ def test_means_are_weighed_by_how_many_samples_they_are_of() -> None:
     few, many = (NeuronScores(torch.tensor([[mean]]), "m", "mid", about(n)) for mean, n in ((1.0, 1), (5.0, 3)))
     merged = merge([{"a": few}, {"a": many}])["a"]
     assert merged.values.item() == 4.0
-    assert merged.provenance == about(4) | {"samples": "1a,3a,3b,3c", "seconds": "3.5", "skipped": "4"}
+    assert merged.provenance == about(4) | {
+        "samples": ids_to(["1a", "3a", "3b", "3c, d"]),
+        "seconds": "3.5",
+        "skipped": "4",
+    }
 
 
 def about(n: int) -> dict[str, str]:
-    names = ",".join(f"{n}{letter}" for letter in "abcd"[:n])
+    names = ids_to(f"{n}{letter}" for letter in ("a", "b", "c, d")[:n])
     return {"n_samples": str(n), "samples": names, "skipped": str(n), "seconds": f"{n}.5", "model": "m"}
 
 

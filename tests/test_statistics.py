@@ -47,6 +47,11 @@ def test_twenty_of_twenty_is_not_certain() -> None:
     assert figure.low == pytest.approx(20 / (20 + 1.959964**2))
 
 
+def test_numbers_that_happen_to_be_0_or_1_are_no_shares() -> None:
+    assert bootstrap_mean([0.0] * 4, shares=False) == Measured(0.0, 0.0, 0.0, 4)
+    assert bootstrap_mean([0.0] * 4).high > 0.4
+
+
 def test_bootstrap_interval_of_a_large_sample_is_the_normal_one() -> None:
     values = np.random.default_rng(5).normal(3.0, 2.0, size=2000)
     figure = bootstrap_mean(list(values))

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import kedit.cli.run as recipe
-from kedit.cli import verify
+from kedit.cli import export, gone, verify
 from kedit.models.shipped import HERE
 from kedit.neurons import load_scores, save_scores
 
@@ -87,6 +89,38 @@ def test_what_cannot_be_verified_is_one_line(kedit_verify: Verify, words: list[s
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kedit_command", [verify.main, export.main, gone.main], ids=["verify", "export", "gone"])
+def test_the_folder_of_another_command_is_told_as_such(
+    kedit_command: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / ".hydra").mkdir()
+    for name, text in {
+        "STATUS": "done\n",
+        "report.json": "{}",
+        ".hydra/hydra.yaml": "hydra: {job: {config_name: task}}",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys, "argv", ["kedit", str(tmp_path)])
+    assert kedit_command() == 2
+    assert capsys.readouterr().err == f"kedit: `{tmp_path}` is no finished run of `kedit run`, but of `kedit task`\n"
+
+
+def test_pictures_that_were_painted_and_kept_are_painted_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    had = OmegaConf.create({"inpaint": {"cache": "somewhere", "steps": 2}, "store": "somewhere", "threads": 1})
+    monkeypatch.setattr(verify, "settings_of", lambda run: had)
+    monkeypatch.setattr(
+        recipe, "job", lambda settings, *_: asked.append(settings) or SimpleNamespace(save_in=lambda *_, **__: 0)
+    )
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {locate: two_stage}}}")
+    assert verify.differing(tmp_path) == []
+    assert asked[0].inpaint == {"cache": None, "steps": 2} and asked[0].store is None
 
 
 def test_a_run_that_is_not_finished_is_refused(folder: Path, kedit_verify: Verify) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from kedit.data.coco_words import UNLESS, WORDS
 from kedit.samples import Concept
-from kedit.words import bleu_tokens, numbers, whole_words
+from kedit.words import bleu_tokens, numbers, plural, whole_words
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,24 @@ def test_a_name_of_nothing_but_hyphens_is_found_as_it_is(word: str) -> None:
     pattern = whole_words([word])
     assert pattern.search(f"a {word.strip()} b")
     assert not pattern.search("a b")
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [("bus", "a bi-plane in the sky"), ("boot", "a beet salad"), ("safe", "a goalkeeper saves a ball"),
+     ("cafe", "the caves of the coast")],
+)  # fmt: skip
+def test_a_plural_that_is_another_word_is_none(word: str, other: str) -> None:
+    assert not Concept(word).mentioned_in(other)
+    assert Concept(word).mentioned_in(f"two {plural(word)}")
+
+
+@pytest.mark.parametrize(
+    ("word", "several"),
+    [("wife", "wives"), ("cactus", "cacti"), ("foot", "feet"), ("bus", "buses"), ("boot", "boots"), ("tooth", "teeth")],
+)
+def test_irregular_plurals_are_found(word: str, several: str) -> None:
+    assert Concept(word).mentioned_in(f"two {several}")
 
 
 def test_a_word_counts_itself_among_its_numbers() -> None:

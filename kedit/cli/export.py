@@ -36,7 +36,7 @@ def export_run(run: Path, arguments: Sequence[str]) -> Any:
     """
     asked = asked_for(arguments, KEYS, "an export", "to=ia3")
     to = asked.get("to", "merged")
-    folder = Path(asked.get("folder") or run.resolve().with_name(f"{run.resolve().name}-{to}"))
+    folder = Path(str(asked.get("folder") or run.resolve().with_name(f"{run.resolve().name}-{to}")))
     from kedit.pipelines.export import export
     from kedit.pipelines.export_check import N_PICTURES
 

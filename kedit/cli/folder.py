@@ -22,7 +22,7 @@ from kedit.progress import show_progress
 
 def data_of(path: str, arguments: Sequence[str]) -> Any:
     """Return the data set in the folder `path`, read as `arguments` such as `data.boxes=xyxy` say."""
-    from kedit.pipelines.folder_check import opened
+    from kedit.pipelines.folder_check import export_layout, opened
 
     if not Path(path).is_dir():
         raise ConfigurationError(f"no folder `{path}`")
@@ -33,7 +33,9 @@ def data_of(path: str, arguments: Sequence[str]) -> Any:
     ]:
         raise ConfigurationError(f"`{wrong[0]}` is no setting of the data; write `data=coco2017` or `data.KEY=VALUE`")
     groups = [argument.removeprefix("data=") for argument in arguments if argument.startswith("data=")]
-    settings = OmegaConf.load(conf_dir() / "data" / f"{(groups or ['folder'])[-1]}.yaml")
+    layout = None if groups else export_layout(Path(path))
+    group = groups[-1] if groups else "folder" if layout is None else "coco2017"
+    settings = OmegaConf.merge(OmegaConf.load(conf_dir() / "data" / f"{group}.yaml"), layout or {})
     OmegaConf.set_struct(settings, True)
     own = OmegaConf.from_dotlist(
         [argument.removeprefix("data.") for argument in arguments if argument.startswith("data.")]

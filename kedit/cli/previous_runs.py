@@ -26,6 +26,8 @@ def settings_of(run: Path) -> DictConfig:
     """
     if not (run / "report.json").is_file() or not is_finished(run):
         raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
+    if (command := OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.job.config_name) != "run":
+        raise ConfigurationError(f"`{run}` is no finished run of `kedit run`, but of `kedit {command}`")
     settings = OmegaConf.load(run / ".hydra" / "config.yaml")
     assert isinstance(settings, DictConfig)
     return settings

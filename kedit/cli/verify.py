@@ -28,7 +28,7 @@ def differing(run: Path) -> list[str]:
     with misuse():
         had = settings_of(run)
         chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
-        settings = OmegaConf.merge(had, UNKEPT)
+        settings = OmegaConf.merge(had, UNKEPT, {"inpaint": {"cache": None}} if "cache" in had.inpaint else {})
     with TemporaryDirectory(prefix="kedit-verify-") as scratch:
         again = Path(scratch)
         with Run(again) as kept:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from kedit import pixels
 from kedit.samples import Mask
 
 Source = Callable[[], Path | IO[bytes]]
@@ -85,12 +86,15 @@ def read(source: Source, size: Size | None = None, *, upright: bool | None = Non
     opened = _decoded(source)
     stored = opened.size
     if upright or (upright is None and stored != size):
-        opened = _upright(opened)
+        opened = pixels.upright(opened)
     if size is not None and size not in ((opened.size, stored) if upright else (opened.size,)):
         raise SampleError("wrong_size", f"the picture has {opened.size} pixels, annotated are {size} (width, height)")
     if min(opened.size) < LEAST_SIDE:
         raise SampleError("too_small", f"the picture has {opened.size} pixels, each side needs {LEAST_SIDE} or more")
-    return _in_rgb(opened)
+    try:
+        return pixels.in_rgb(opened)
+    except ValueError as error:
+        raise SampleError("unreadable_image", str(error)) from error
 
 
 class Frame(NamedTuple):
@@ -157,26 +161,6 @@ def _decoded(source: Source) -> Image.Image:
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
         raise SampleError("unreadable_image", f"the picture cannot be read ({_explain(error)})") from error
     return opened
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # Nothing says how a picture with broken EXIF is turned.
-        return picture
-
-
-def _in_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        levels = np.array(picture).astype(np.int64)
-        # Pillow would clip 16 bits to 8 instead of scaling them.
-        deep = picture.mode != "I" or levels.max() > 255
-        picture = Image.fromarray((levels >> 8 if deep else levels).clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        layers = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), layers)
-    # From the pixels alone: processors would turn the picture once more if it kept its EXIF.
-    return Image.fromarray(np.asarray(picture.convert("RGB")))
 
 
 def _explain(error: Exception) -> str:

@@ -193,7 +193,8 @@ def _ids(name: str) -> Iterator[str]:
     """Yield what a picture called `name` may be called in the data."""
     path = Path(name)
     yield from (name, path.name, path.stem)
-    if digits := re.search(r"(\d+)$", path.stem):
+    # COCO's own names end in the picture's id; the numbers of other exports have nothing to do with theirs.
+    if digits := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", path.stem):
         yield str(int(digits[1]))
 
 

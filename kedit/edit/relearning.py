@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kedit.arguments import require_count
-from kedit.internals.block_stacks import named_by_model
-from kedit.internals.sites import decoder_path
+from kedit.internals.block_stacks import find_block_stacks, named_by_model
+from kedit.internals.sites import decoder_path, feed_forwards
 from kedit.prompts import Prompt
 
 LARGEST_NORM = 1.0
@@ -39,11 +39,20 @@ class Lessons:
 def language_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of the language model by name: embeddings, blocks, last norm, head; no eye, no projector."""
     inside = f"{decoder_path(module)}.".lstrip(".")
+
+    def part(path: str) -> str:
+        return path.removeprefix(inside).partition(".")[0]
+
+    # Some models hold an eye beside the blocks of the language model (IDEFICS, Chameleon).
+    beside = {part(path) for path in find_block_stacks(module) if path.startswith(inside)}
+    beside -= {part(block.output) for block in feed_forwards(module)}
     head = named_by_model(module, "get_output_embeddings")
     of_head = {id(one) for one in head.parameters()} if head is not None else set()
     return {
-        name: one for name, one in module.named_parameters() if name.startswith(inside) or id(one) in of_head
-    }  # fmt: skip
+        name: one
+        for name, one in module.named_parameters()
+        if id(one) in of_head or (name.startswith(inside) and part(name) not in beside)
+    }
 
 
 def relearn(model: Any, prompts: Sequence[Prompt], texts: Sequence[str], lessons: Lessons) -> Iterator[int]:

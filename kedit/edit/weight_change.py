@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kedit.edit.columns import check_edit, check_plain, columns_of
 from kedit.edit.edit import Edit, module_of
+from kedit.internals.weights import is_conv1d
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,9 @@ class WeightChange:
         generator = torch.Generator().manual_seed(seed)
         for name, new in self.tensors.items():
             was = module.get_parameter(name).detach().cpu()
-            order = torch.randperm(new.shape[-1], generator=generator)
-            tensors[name] = (was.float() + (new.float() - was.float())[..., order]).to(new.dtype)
+            inputs = 0 if new.ndim == 2 and is_conv1d(module.get_submodule(name.rpartition(".")[0])) else -1
+            order = torch.randperm(new.shape[inputs], generator=generator)
+            tensors[name] = (was.float() + (new.float() - was.float()).index_select(inputs, order)).to(new.dtype)
         return WeightChange(tensors)
 
 

@@ -271,6 +271,8 @@ def _effect(scores: Scores, was: Sequence[float] | None, now: Sequence[float] | 
     return Effect(
         {name: figures[name] for name in SUPPRESSION},
         {name: figures[name] for name in RETENTION},
-        bootstrap_mean(worse, seed=seed) if worse else Measured.missing("the model draws without a VQ tokenizer"),
+        bootstrap_mean(worse, shares=False, seed=seed)
+        if worse
+        else Measured.missing("the model draws without a VQ tokenizer"),
         figures["unasked"],
     )

@@ -37,8 +37,9 @@ NO_RETENTION = "the evaluation set has no sample without the concept"
 NO_QUESTIONS = "no text-only question was asked"
 UNKNOWN = "the right answer to no text-only question is known"
 NO_CONTROL = "no random control was run"
-NO_LOGPROBS = "no log-probabilities were recorded"
+NO_LOGPROBS = "no log-probabilities were recorded, as under an edit of written tokens alone"
 STRENGTHENS = "it is of suppression, and the edit is to strengthen the concept"
+IN_NATS = ("logprob_drop", "logodds_drop")
 _WHY_SUPPRESSION = {"bertscore": NO_ENCODER, "logprob_drop": NO_LOGPROBS, "logodds_drop": NO_LOGPROBS}
 _WHY_RETENTION = {
     "objects": "no unedited caption of a sample without the concept rightly names an object",
@@ -213,7 +214,9 @@ def _references(evaluation_set: EvaluationSet, before: Outputs, after: Outputs, 
 
 def _summary(scores: Scores, names: Sequence[str], whys: Mapping[str, str], seed: int) -> dict[str, Measured]:
     return {
-        name: bootstrap_mean(scores[name], seed=seed) if scores.get(name) else Measured.missing(whys[name])
+        name: bootstrap_mean(scores[name], shares=name not in IN_NATS, seed=seed)
+        if scores.get(name)
+        else Measured.missing(whys[name])
         for name in names
     }
 

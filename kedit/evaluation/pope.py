@@ -152,7 +152,9 @@ class _Asked:
         """Return the mean log-odds, in nats, of the concept being there, on pictures with and without it."""
         odds = np.mean([one.log_odds or () for one in answers], axis=0)
         return {
-            f"log_odds_{which}": bootstrap_mean([float(odds[place]) for place in self._of_target(answer)], seed=seed)
+            f"log_odds_{which}": bootstrap_mean(
+                [float(odds[place]) for place in self._of_target(answer)], shares=False, seed=seed
+            )
             for which, answer in (("present", "yes"), ("absent", "no"))
         }
 

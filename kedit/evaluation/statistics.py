@@ -69,17 +69,20 @@ def two_places(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Measured:
+def bootstrap_mean(
+    values: Sequence[float], *, shares: bool = True, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Measured:
     """Return the mean of `values` and its interval.
 
     Percentile bootstrap over samples (Efron and Tibshirani 1993, chapter 13). Where every value is 0 or
     1, Wilson's score interval instead (Wilson 1927; Brown, Cai and DasGupta 2001): the bootstrap of 20
-    successes in 20 is [1, 1], which claims a certainty that 20 samples do not give.
+    successes in 20 is [1, 1], which claims a certainty that 20 samples do not give. That is right for `shares` alone:
+    with false, numbers such as nats or differences, which may happen to be 0 or 1, have the bootstrap's in any case.
     """
     checked = _checked(values, "values")
     if not len(checked):
         return Measured.missing("there is no sample to measure it on")
-    if np.isin(checked, (0.0, 1.0)).all():
+    if shares and np.isin(checked, (0.0, 1.0)).all():
         return _wilson(int(checked.sum()), len(checked), level)
     return _percentile_bootstrap(checked, seed, resamples, level)
 

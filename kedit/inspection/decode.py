@@ -70,19 +70,21 @@ def decode(model: MLLM, neurons: NeuronSet, k: int = 10, below: Collection[Neuro
     if neurons.scope != "language":
         raise ValueError(f"neurons of scope `{neurons.scope}` do not write into the stream that becomes words")
     unembedding, site = Unembedding.of(model.module), model.site(neurons.site)
-    vectors = torch.stack([site.value_vector(model.module, one) * (-1 if one in below else 1) for one in neurons]).to(
-        unembedding.weight.device
-    )
-    told = {
-        "words": unembedding.logits(vectors),
-        "raw": unembedding.logits(vectors, raw=True),
-        "opposite": unembedding.logits(-vectors),
-    }
-    listed = {name: _strongest(model, logits, k) for name, logits in told.items()}
-    return [
-        Decoded(one, **{name: words[number] for name, words in listed.items()}, below=one in below)
-        for number, one in enumerate(neurons)
-    ]
+    ids, decoded = list(neurons), list[Decoded]()
+    for some in (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)):
+        signed = [site.value_vector(model.module, one) * (-1 if one in below else 1) for one in some]
+        vectors = torch.stack(signed).to(unembedding.weight.device)
+        told = {
+            "words": unembedding.logits(vectors),
+            "raw": unembedding.logits(vectors, raw=True),
+            "opposite": unembedding.logits(-vectors),
+        }
+        listed = {name: _strongest(model, logits, k) for name, logits in told.items()}
+        decoded += [
+            Decoded(one, **{name: words[number] for name, words in listed.items()}, below=one in below)
+            for number, one in enumerate(some)
+        ]
+    return decoded
 
 
 @torch.no_grad()

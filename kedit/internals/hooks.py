@@ -139,7 +139,8 @@ def with_graph(activation: Tensor) -> Tensor:
 def traced(activation: Tensor, roots: list[Tensor], see: Callable[[Tensor], None]) -> Tensor:
     """Return `activation` in a graph; when its gradient is known, `see` gets it.
 
-    `roots` collects what `torch.autograd.grad` has to start from: all that is traced depends on one of them.
+    `roots` collects what `torch.autograd.grad` has to start from: all that is traced depends on one of them, if the
+    model is `frozen`.
     """
     result = with_graph(activation)
     result.register_hook(see)
@@ -147,6 +148,19 @@ def traced(activation: Tensor, roots: list[Tensor], see: Callable[[Tensor], None
         # Two blocks that run beside each other, as experts and a shared one, are a root each.
         roots.append(result)
     return result
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let no weight of `module` ask for a gradient, so that what is `traced` alone begins a graph."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 @contextmanager

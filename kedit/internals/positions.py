@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -82,6 +82,8 @@ class _Call:
 
     tokens: Tensor | None = None
     """The token ids of the latest call, `[batch, pos]`."""
+    whole: Tensor | None = None
+    """Those that the model around the decoder was called with."""
     prompt: Tensor | None = None
     """Those of the call that began the sequence; None before there was one."""
     last: Tensor | None = None
@@ -122,11 +124,17 @@ class Sequence:
         self.image_token, self.grows = image_token, grows
         self._calls: dict[int, _Call] = {}
 
+    def saw_model(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """Take note of the token ids of the whole model: some embed padding in place of image tokens (Gemma 4)."""
+        call = self._calls.setdefault(threading.get_ident(), _Call())
+        call.whole = _if_matrix(named.get("input_ids", given[0] if given else None))
+
     def saw_tokens(self, tokens: Tensor) -> None:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
         if tokens.ndim == 2:
             call = self._calls.setdefault(threading.get_ident(), _Call())
-            call.tokens, call.settled = tokens, False
+            same = call.whole is not None and call.whole.shape == tokens.shape
+            call.tokens, call.settled = call.whole.to(tokens.device) if same else tokens, False
 
     def saw_call(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Take note of the arguments of a decoder call."""
@@ -137,6 +145,7 @@ class Sequence:
         if isinstance(tokens := named.get("input_ids"), Tensor):
             # Encoders and decoders may have an embedding of their own beside the one that the model names.
             self.saw_tokens(tokens)
+        call.whole = None
         call.cached = _cached_columns([*given, *named.values()])
         call.mask = _if_matrix(named.get("attention_mask"))
         call.numbers = named.get("position_ids")
@@ -275,10 +284,12 @@ def following(module: nn.Module, image_token: int | None, *, this_thread_only: b
     *encoder, decoder = language_paths(module)
     two = bool(encoder) and "encoder" in encoder[0].split(".") and "decoder" in decoder.split(".")
     read, reader = Sequence(image_token, grows=not two), encoder[0] if two else decoder
-    see_tokens = before(
-        module, embedding, lambda args, kwargs: read.saw_tokens(args[0]), this_thread_only=this_thread_only
-    )
-    with see_tokens, before(module, reader, read.saw_call, this_thread_only=this_thread_only):
+    parts = reader.split(".")
+    calls = [(".".join(parts[:end]), read.saw_model) for end in range(len(parts))]
+    calls += [(embedding, lambda args, kwargs: read.saw_tokens(args[0])), (reader, read.saw_call)]
+    with ExitStack() as watched:
+        for path, see in calls:
+            watched.enter_context(before(module, path, see, this_thread_only=this_thread_only))
         yield Columns({reader: read, decoder: Written()} if two else {decoder: read})
 
 

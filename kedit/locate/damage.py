@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kedit.internals.hooks import intervene, traced
+from kedit.internals.hooks import frozen, intervene, traced
 from kedit.internals.sites import Site
 from kedit.locate.reduction import OverSamples, check_over_samples
 from kedit.locate.scorer import Case, LayerEvidence, Need
@@ -85,7 +85,7 @@ def read_references(
     n_last = max(len(whole(case)) for case in cases) + 1
     try:
         with torch.enable_grad():
-            with intervene(model.module, site, rewrites, label="locate"):
+            with frozen(model.module), intervene(model.module, site, rewrites, label="locate"):
                 logits = model.logits(batch, n_last=n_last)
             kept = [_mean_margin(row, case) for row, case in zip(logits, cases, strict=True)]
             torch.autograd.grad(torch.stack(kept).sum(), roots, allow_unused=True)

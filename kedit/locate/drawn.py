@@ -26,7 +26,7 @@ from kedit.locate.scoring import Tally, probed, stacked_batch
 from kedit.models.drawing import drawer
 from kedit.models.drawings import Drawer, Drawings, ForcedDrawings
 from kedit.models.mllm import MLLM
-from kedit.neurons import NeuronScores
+from kedit.neurons import NeuronScores, ids_to
 from kedit.progress import Batched
 from kedit.samples import Concept, Mask, Progress, silent
 
@@ -174,7 +174,7 @@ def score_drawn(
         "model": model.name,
         "concept": shown.concept.name,
         "target": cases[0].forced.target,
-        "samples": ",".join(shown.drawings.prompts),
+        "samples": ids_to(shown.drawings.prompts),
         "n_samples": str(len(cases)),
         "skipped": "0",
         "forwards": str(len(cases) * bool(scorers) + sum(one.forwards for one in made.values())),

@@ -61,7 +61,9 @@ class Enough:
             ValueError: The unedited model names the concept in no picture, as where the word was forced.
         """
         ranked = scores.ranking(among)[: self.at_most]
-        path = [size for size in sizes(self.at_most) if size <= len(ranked)] or [len(ranked)]
+        if not ranked:
+            return scores.chosen(())
+        path = sizes(len(ranked))
         site = model.site(locator.site, locator.scope)
 
         named = names_concept(model, site, cases, (), progress)

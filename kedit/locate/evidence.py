@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kedit.internals.hooks import intervene, record, traced
+from kedit.internals.hooks import frozen, intervene, record, traced
 from kedit.internals.sites import Site
 from kedit.internals.unembedding import Unembedding
 from kedit.locate.damage import read_references, whole
@@ -227,7 +227,7 @@ class _Reading:
             unembedding = self._unembedding()
             with watched(model.module, needs) as attention, last_stream(model.module, unembedding) as streams:
                 rewrites = {layer: partial(self._see, layer, attention) for layer in site.blocks}
-                with intervene(model.module, site, rewrites, label="locate"):
+                with frozen(model.module), intervene(model.module, site, rewrites, label="locate"):
                     logits = model.logits(self.original, n_last=target.n_last(mentions))
             if unembedding is not None:
                 tokens = torch.tensor([target.token(mention) for mention in mentions])

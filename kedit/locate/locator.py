@@ -1,5 +1,6 @@
 """A locator: named stages, each a scorer and a selector, the later ones choosing among the earlier ones' picks."""
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from kedit.locate.selection import Selector, TopK
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.models.sequences import refuse_two_sequences
-from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName
+from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName, ids_to
 from kedit.samples import Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Locator:
             "model": model.name,
             "concept": pairs[0].concept.name,
             "target": repr(self.target),
-            "samples": ",".join(case.pair.sample.id for case in cases),
+            "samples": ids_to(case.pair.sample.id for case in cases),
             "n_samples": str(len(cases)),
             "skipped": str(len(pairs) - len(cases)),
             "forwards": str(forwards),
@@ -193,7 +194,9 @@ class Locator:
     ) -> NeuronScores:
         """Return what one stage made of the samples, and what else decided it."""
         scorer, ties = self.stages[name].scorer, tally.sums.ties()
-        own = {"invalid": str(tally.n_invalid)} | {key: f"{value:.6g}" for key, value in tally.notes.items()}
+        own = {"invalid": str(tally.n_invalid), "widths": json.dumps(site.widths)} | {
+            key: f"{value:.6g}" for key, value in tally.notes.items()
+        }
         return NeuronScores(
             site.by_layer_number(tally.values(scorer)).to(dtype),
             repr(scorer),

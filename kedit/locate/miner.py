@@ -15,7 +15,7 @@ from kedit.locate.scorer import Case
 from kedit.locate.scoring import Tally, gathered, passes
 from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
-from kedit.neurons import NeuronScores, NeuronSet, SiteName
+from kedit.neurons import NeuronScores, NeuronSet, SiteName, ids_to
 from kedit.prompts import Prompt
 from kedit.samples import Pair, Progress, silent
 
@@ -109,7 +109,7 @@ class Miner:
         pairs = [pair for one in sets.values() for pair in one]
         about = {
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
-            "samples": ",".join(pair.sample.id for pair in pairs),
+            "samples": ids_to(pair.sample.id for pair in pairs),
         }
         return self._scores(made, site, self._provenance(model, about, len(pairs), began))
 

@@ -1,11 +1,11 @@
 """What chance finds: uniform scores, and random neurons in the layers that another method chose."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from kedit.internals.sites import Site
 from kedit.locate.locator import Locator
@@ -82,11 +82,13 @@ class LayerMatched:
         """Return what the locator inside keeps after each stage, with random neurons in place of the last."""
         each = self.locator.select_each(scores)
         name, found = list(each.items())[-1]
-        return each | {name: found.layer_matched(_widths(scores[name].values), self.seed)}
+        return each | {name: found.layer_matched(_widths(scores[name]), self.seed)}
 
 
-def _widths(scores: Tensor) -> dict[int, int]:
-    """Return the number of neurons of each layer: `[layer, neuron]` scores of narrower layers end in NaN."""
-    known = ~scores.isnan()
-    numbers = torch.arange(1, scores.shape[1] + 1)
+def _widths(scores: NeuronScores) -> dict[int, int]:
+    """Return the number of neurons of each layer; where nobody noted it, the scores of narrower layers end in NaN."""
+    if noted := scores.provenance.get("widths"):
+        return {int(layer): width for layer, width in json.loads(noted).items()}
+    known = ~scores.values.isnan()
+    numbers = torch.arange(1, scores.values.shape[1] + 1)
     return {layer: int((row * numbers).max()) for layer, row in enumerate(known)}

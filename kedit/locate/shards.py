@@ -9,7 +9,7 @@ import torch
 
 from kedit.locate.locator import Stage
 from kedit.locate.scorer import AcrossSamples
-from kedit.neurons import NeuronScores
+from kedit.neurons import NeuronScores, ids_from, ids_to
 
 T = TypeVar("T")
 
@@ -88,12 +88,12 @@ def _joined(key: str, told: Sequence[str]) -> str:
     if key in COUNTS:
         return str(sum(map(int, told)))
     if key == "samples":
-        ids = [one for some in told for one in some.split(",")]
+        ids = [one for some in told for one in ids_from(some)]
         name, times = Counter(ids).most_common(1)[0]
         if times > 1:
             raise ValueError(f"sample `{name}` would count {times} times: it is in several shards")
-        return ",".join(told)
-    if key in ("model", "concept", "target", "method", "site", "scope"):
+        return ids_to(ids)
+    if key in ("model", "concept", "target", "method", "site", "scope", "widths"):
         if len(differ := sorted(set(told))) > 1:
             raise ValueError(f"the shards do not belong together: `{key}` is {' and '.join(map(repr, differ))}")
         return told[0]

@@ -13,6 +13,7 @@ from kedit.internals.wrappers import evaluating
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.passes import declares, input_device
 from kedit.models.prompting import reader
+from kedit.models.sequences import architecture
 
 KNOWN_BYTES = 1 << 28
 """How much of what it has encoded an encoder keeps for the next time that it is asked."""
@@ -98,6 +99,8 @@ def _encode(module: Any, tokenizer: Any, texts: Sequence[str], layer: int) -> li
             chunk = alike[start : start + READ_AT_ONCE]
             inputs = tokenizer(chunk, return_tensors="pt", truncation=True).to(input_device(module))
             read = reader(module, inputs)
+            if architecture(read) == "encoder-decoder":
+                read = read.get_encoder()
             how = {"logits_to_keep": 1} if declares(read, "logits_to_keep") else {}
             with evaluating(module):
                 states = read(**inputs, **how, output_hidden_states=True).hidden_states

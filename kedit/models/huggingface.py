@@ -251,6 +251,7 @@ class HuggingFaceMLLM:
         whole = media or chat.in_chat(self.processor, self.template)
         encoded = self.processor(text=texts, **media, **how) if whole else self.tokenizer(texts, **how)
         inputs = {key: value.to(self.device) for key, value in encoded.items() if isinstance(value, Tensor)}
+        prompting.refuse_padded_pictures(self.module, inputs, self.name)
         return prompting.tidied(inputs)
 
     def _ids(self, text: str) -> tuple[int, ...]:

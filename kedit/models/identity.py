@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
+from datetime import date
 from typing import Any
 
 import torch
@@ -131,6 +132,8 @@ def _of_processor(processor: Any) -> Any:
     if processor is None:
         return None
     about: dict[str, Any] = {"template": getattr(processor, "chat_template", None)}
+    if "strftime_now" in str(about["template"]):
+        about["date"] = date.today().isoformat()  # which such a template writes into every prompt
     if hasattr(processor, "get_vocab"):
         return about | {"tokenizer": _of_tokenizer(processor)}
     held: dict[str, Any] = getattr(processor, "__dict__", {})

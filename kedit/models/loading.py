@@ -75,7 +75,7 @@ def load(
     stored = str(dtype).removeprefix("torch.")
     how = Placement(str(device), stored, device_map, max_memory, offload_folder, quantization).options()
     folder = located(str(path), language=None if language is None else str(language), download=download)
-    called = name or (str(path) if path in FETCHED else Path(folder).name)
+    called = name or (str(path) if path in FETCHED else _name_of(Path(folder)))
     source: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": trust_remote_code}
     found = Adapter.at(folder, download=download) if adapter is None else _beside(adapter, folder)
     processor, module = _read_adapted(found, task, source, how) if found else _read(folder, task, source, how)
@@ -128,6 +128,10 @@ def wrap(
 def _asked(path: str = "", **given: Any) -> dict[str, Any]:
     """Return how a model is asked: as is `given`, else as suits that at `path`; the rest is as the class has it."""
     return ASKED.get(path, {}) | {name: one for name, one in given.items() if one is not None}
+
+
+def _name_of(folder: Path) -> str:
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def _check(path: object, task: Task | None, template: Template) -> None:

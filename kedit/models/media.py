@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ImageOps
 from PIL.Image import Image
 from PIL.Image import open as open_picture
 from torch.nn import functional
 
 from kedit.arguments import require
 from kedit.models.prompting import for_each
+from kedit.pixels import in_rgb, upright
 from kedit.prompts import Medium, Prompt, Sound, Video
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ ZEROS, ROLLOFF = 6, 0.99
 
 
 def pictures(given: Pictures) -> list[Image]:
-    """Return pictures as a list, given one or several; files are read, and turned upright as their EXIF says.
+    """Return pictures as a list, given one or several; files are read as those of a data set are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -45,7 +45,7 @@ def pictures(given: Pictures) -> list[Image]:
 
 def _read(path: str | Path) -> Image:
     with open_picture(Path(path).expanduser()) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return in_rgb(upright(opened))
 
 
 def given(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def given(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
         taken = [name for name, part in PARTS.items() if getattr(processor, part, None) is not None]
         raise ValueError(f"{type(processor).__name__} takes {' and '.join(['text', *taken])}, got a prompt of {medium}")
     if medium == "image":
-        return {"images": for_each(processor, [one.image.convert("RGB") for one in prompts if one.image is not None])}
+        return {"images": for_each(processor, [in_rgb(one.image) for one in prompts if one.image is not None])}
     if medium == "video":
         videos = [one.video for one in prompts if one.video is not None]
         about = [_metadata(one) for one in videos]

@@ -57,6 +57,17 @@ def tidied(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return kept | {key: kept[key].gather(1, order) for key in ("qformer_input_ids", "qformer_attention_mask")}
 
 
+def refuse_padded_pictures(module: nn.Module, inputs: Mapping[str, Tensor], name: str) -> None:
+    """Raise a ValueError if pictures are padded to one size before a tokenizer reads them whole, as Emu3's does."""
+    sizes = inputs.get("image_sizes")
+    if sizes is None or len(sizes.unique(dim=0)) < 2 or not hasattr(getattr(module, "model", None), "get_image_tokens"):
+        return
+    raise ValueError(
+        f"`{name}` pads the pictures of a batch to one size before it reads them, so that each would depend on the "
+        "others; set `batch_size=1`, or give pictures of one size"
+    )
+
+
 def seen_on(seen: Tensor, mask: Tensor, prefixes: Sequence[tuple[int, ...]], width: int) -> Tensor:
     """Return which tiles each position looks at, padded on the left: `[batch, width, picture, tile]`.
 

@@ -148,9 +148,14 @@ def check_folder(
     )
 
 
+def export_layout(folder: Path) -> dict[str, Any] | None:
+    """Return where the files of an export of another tool lie in `folder`, as `Coco` takes it; None of a list."""
+    return None if (folder / "pictures.jsonl").is_file() else layout_of(folder)
+
+
 def opened(folder: Path) -> AnnotatedPictures:
     """Return the data set in a folder: an export that is known by where its files lie, or else a list."""
-    layout = None if (folder / "pictures.jsonl").is_file() else layout_of(folder)
+    layout = export_layout(folder)
     return Folder(str(folder)) if layout is None else Coco(str(folder), **layout)
 
 

@@ -10,6 +10,7 @@ from kedit.arguments import require, require_count
 from kedit.edit.columns import check_edit
 from kedit.edit.edit import Edit
 from kedit.edit.relearning import Lessons
+from kedit.fingerprints import of_sample
 from kedit.models.mllm import MLLM
 from kedit.pipelines.given import check_common, require_model
 from kedit.pipelines.preparation import Counts, draw
@@ -211,7 +212,7 @@ def _subject(
         raise ValueError(f"no caption of the data names `{concept.name}`, so there is nothing to teach it again with")
     prompts = [one.asked(model.prompt) for one in target]
     answers = cache.json(
-        "gone", "captions", lambda: {"samples": [one.id for one in target], "prompt": model.prompt, "seed": seed},
+        "gone", "captions", lambda: {"samples": [of_sample(one) for one in target]},
         lambda: rows(model.ask(prompts, progress=show, what="captions")),
     )  # fmt: skip
     named = [

@@ -41,7 +41,7 @@ class HeatMaps:
         if self.site.scope != "language":
             scope = self.site.scope
             return {"why": f"the neurons are of scope `{scope}`, and heat maps are of the language model's positions"}
-        about = {"pairs": of_pairs(self.located.pairs), "neurons": self.located.neurons.to_json()}
+        about = {"pairs": of_pairs([pair for pair, _ in self.located.used]), "neurons": self.located.neurons.to_json()}
         found: Mapping[str, Any] = self.cache.json("report", "heat maps", lambda: about, self._measure)
         return found
 
@@ -57,13 +57,13 @@ class HeatMaps:
 
     @cached_property
     def _fired(self) -> Fired:
-        pairs = pictured(self.located.pairs, "a heat map")
+        pairs = pictured([pair for pair, _ in self.located.used], "a heat map")
         images = [pair.sample.image for pair in pairs]
         grids = picture_grids(self.model, images)
         peaks = strongest(self.model, self.site, self.located.neurons, images)
         below = {neuron for neuron, peak in peaks.items() if peak < 0}
         seen = at_image(self.model, self.site, [self.located.neurons], images, below)
-        captions = [caption.text for caption in self.located.captions]
+        captions = [caption.text for _, caption in self.located.used]
         return Fired(pairs[0].concept, pairs, captions, seen, grids, peaks)
 
     @cached_property

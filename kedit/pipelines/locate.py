@@ -17,7 +17,7 @@ from kedit.locate.shards import who_scores
 from kedit.models.memory import announce
 from kedit.models.mllm import MLLM, Generated
 from kedit.models.sequences import refuse_two_sequences
-from kedit.neurons import NeuronScores, NeuronSet, save_scores
+from kedit.neurons import NeuronScores, NeuronSet, ids_from, ids_to, save_scores
 from kedit.page import leave_page
 from kedit.pipelines.display import display
 from kedit.pipelines.given import as_inpainter, as_locator, check_common, name_of_concept, require_model
@@ -70,6 +70,12 @@ class Located:
     def provenance(self) -> Mapping[str, str]:
         """What all stages' scores have in common: model, concept, target, samples."""
         return next(iter(self.scores.values())).provenance
+
+    @property
+    def used(self) -> list[tuple[Pair, Generated]]:
+        """The pairs that the scores rest on, and the captions of their originals."""
+        ids = set(ids_from(self.provenance["samples"]))
+        return [both for both in zip(self.pairs, self.captions, strict=True) if both[0].sample.id in ids]
 
     @property
     def neurons_line(self) -> str:
@@ -151,7 +157,7 @@ class LocateResult(Saved):
             "target": about["target"],
             "stages": self._stages(),
             "neurons": neuron_part(self.neurons, sum(self.located.widths.values())),
-            "samples": counts | {"skipped": {**self.skipped, **counts["skipped"]}, "ids": about["samples"].split(",")},
+            "samples": counts | {"skipped": {**self.skipped, **counts["skipped"]}, "ids": ids_from(about["samples"])},
             "cost": self.located.cost,
         }
 
@@ -377,7 +383,7 @@ def check_given(
     check_scorers(given, locator)
     about = next(iter(given.values()))
     pairs = zip(found.pairs, found.captions, strict=True)
-    named = ",".join(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
+    named = ids_to(pair.sample.id for pair, told in pairs if model.mention(told, pair.concept) is not None)
     asked = {"model": model.name, "concept": found.pairs[0].concept.name, "samples": named}
     asked |= {"target": repr(locator.target), "site": locator.site, "scope": locator.scope}
     for key, wants in asked.items():

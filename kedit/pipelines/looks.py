@@ -363,13 +363,10 @@ class Depths:
         if not self.zeroed:
             return {}
         edited = dict(_curves(next(iter(self.zeroed.values()))))
-        # As a difference from zero: cosines that are all 0 or 1 are no successes and failures.
-        pair = partial(paired_difference, seed=self.seed)
+        # Cosines that are all 0 or 1 are no successes and failures.
+        mean = partial(bootstrap_mean, shares=False, seed=self.seed)
         return {
-            name: [
-                (pair(list(was), [0.0] * len(was)), pair(list(now), list(was)))
-                for was, now in zip(before.T, edited[name].T, strict=True)
-            ]
+            name: [(mean(list(was)), mean(list(now - was))) for was, now in zip(before.T, edited[name].T, strict=True)]
             for name, before in _curves(self.plain)
         }
 

@@ -95,8 +95,9 @@ def edited(
 ) -> list[RawOutputs]:
     """Return what the model says under each edit, whose texts are compared with those `before`.
 
-    Log-probabilities are taken after the words said before, and the unedited model reads the captions that changed. An
-    edit of no neurons leaves all as it was, and nothing is run for it.
+    Log-probabilities are taken after the words said before, but not under an edit that acts otherwise on words that
+    are read than on those that it writes. The unedited model reads the captions that changed. An edit of no neurons
+    leaves all as it was, and nothing is run for it.
     """
     prompts, named = _prompts(model, evaluation_set), before.texts[: len(evaluation_set.target)]
     acting, texts = [edit for edit in edits if edit.acts], []
@@ -104,7 +105,9 @@ def edited(
         drafts = before.texts if edit.teacher_forceable else None
         with edit.applied(model):
             texts.append(model.ask(prompts, drafts=drafts, progress=progress, what="captions of a set"))
-    spoken = logprobs(model, evaluation_set.concept, evaluation_set.target, named, acting)
+    forced = [edit for edit in acting if edit.teacher_forceable]
+    read = iter(logprobs(model, evaluation_set.concept, evaluation_set.target, named, forced))
+    spoken = [next(read) if edit.teacher_forceable else () for edit in acting]
     changed = (_read_outputs(model, prompts, before, *one) for one in zip(texts, spoken, strict=True))
     return [next(changed) if edit.acts else before for edit in edits]
 

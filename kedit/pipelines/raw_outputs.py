@@ -15,7 +15,7 @@ class RawOutputs:
     texts: tuple[Generated, ...]
     """Of the target, near and far samples and of the questions."""
     logprobs: tuple[float, ...]
-    """For each target sample; NaN where none was taken."""
+    """For each target sample; NaN where none was taken, and empty where none could be."""
     surprise: tuple[float | None, ...]
     """Of each caption to the unedited model; None where it is too short to tell."""
     cut: tuple[bool, ...]
@@ -26,7 +26,7 @@ class RawOutputs:
         texts = iter(one.text for one in self.texts)
         asked = (evaluation_set.target, evaluation_set.near, evaluation_set.far, evaluation_set.questions)
         target, near, far, answers = (tuple(next(texts) for _ in part) for part in asked)
-        return Outputs(target, near, far, answers, self.logprobs, self.surprise, self.cut)
+        return Outputs(target, near, far, answers, self.logprobs or None, self.surprise, self.cut)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, where a log-probability that was not taken is null."""

@@ -186,11 +186,16 @@ class Subject:
     @cached_property
     def named(self) -> list[tuple[Counterfactual, Generated]]:
         """The pairs that the scores rest on, and the captions of their originals, which name the concept."""
-        every = zip(pictured(self.located.pairs, "an inspection"), self.located.captions, strict=True)
-        if not self.located.scores:
-            return [(pair, caption) for pair, caption in every if self.model.mention(caption, self.concept)]
-        used = set(next(iter(self.located.scores.values())).provenance["samples"].split(","))
-        return [(pair, caption) for pair, caption in every if pair.sample.id in used]
+        used = (
+            self.located.used
+            if self.located.scores
+            else [
+                (pair, caption)
+                for pair, caption in zip(self.located.pairs, self.located.captions, strict=True)
+                if self.model.mention(caption, self.concept)
+            ]
+        )
+        return list(zip(pictured([pair for pair, _ in used], "an inspection"), [said for _, said in used], strict=True))
 
     @property
     def pairs(self) -> list[Counterfactual]:

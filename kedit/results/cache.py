@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kedit.edit.edit import Change, Edit
+from kedit.edit.edit import Change, Edit, active
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
 from kedit.locate.strongest import keeping
@@ -74,6 +74,9 @@ class Cache:
         from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
 
         if folder is None:
+            return cls()
+        if acting := active(model):
+            logger.warning("the edit `%s` acts on the model: nothing is kept for other jobs", acting[0].name)
             return cls()
         try:
             weights = weights_digest(model.module)

@@ -22,7 +22,7 @@ from kedit.locate.fdr.significance import benjamini_hochberg, fewest_found
 from kedit.locate.locator import Locator
 from kedit.locate.scorer import Case, Prober, Scorer
 from kedit.models.mllm import MLLM, Generated
-from kedit.neurons import NeuronId, NeuronScores, NeuronSet
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet, ids_to
 from kedit.samples import Concept, Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class FDRSelector:
         for name, null in nulls.by_stage.items():
             values = null.among(candidates)
             made = scores[name]
-            about = {**made.provenance, "samples": ",".join(null.samples), "n_samples": str(len(null.samples))}
+            about = {**made.provenance, "samples": ids_to(null.samples), "n_samples": str(len(null.samples))}
             method = f"p-value of {made.method}"
             pvalues[name] = NeuronScores(values.float(), method, made.site, about, scope=made.scope)
             tests[name] = self._tested(name, null, values, made)

@@ -12,7 +12,7 @@ import torch
 from kedit.edit.edit import Edit
 from kedit.edit.weight_change import WeightChange
 from kedit.evaluation.statistics import Measured
-from kedit.fingerprints import of_concept, of_sample
+from kedit.fingerprints import of_concept, of_question, of_sample
 from kedit.models.mllm import Generated
 from kedit.pipelines.raw_outputs import captions_of, rows
 from kedit.results.cache import Cache, of_edit
@@ -82,7 +82,9 @@ class Subject:
     def about(self) -> dict[str, Any]:
         """What decides the answers, but for the edit."""
         pictures = {name: [of_sample(one) for one in getattr(self, name)] for name in ("target", "absent")}
-        return {"concept": of_concept(self.concept), "seed": self.seed, **pictures}
+        words = {"concepts": [of_concept(one) for one in self.data.concepts]}
+        asked = {"questions": [of_question(one) for one in self.data.questions]}
+        return {"concept": of_concept(self.concept), "seed": self.seed, **pictures, **words, **asked}
 
     def under(self, edit: Edit | None) -> AbstractContextManager[Any]:
         """Return a context in which the model is edited; None, and an edit of no neurons, leave it as it is."""
