@@ -16,6 +16,7 @@ from torch import Tensor
 from kedit.evaluation.fluency import Guard, repetitive
 from kedit.evaluation.measure import NO_LOGPROBS, WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
 from kedit.evaluation.metrics import Similarity
+from kedit.evaluation.report import as_text
 from kedit.evaluation.scores import text_counts
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.texts import rouge_l
@@ -405,6 +406,11 @@ def test_an_edit_that_changes_no_probability_has_no_interval_of_shares_in_nats()
     found = measure(EVALUATION_SET, before, before, [before], Similarity())
     for name in ("logprob_drop", "logodds_drop"):
         assert (found.suppression[name].value, found.suppression[name].high) == (0.0, 0.0)
+
+
+def test_a_figure_of_one_sample_is_told_although_it_has_no_interval() -> None:
+    assert as_text(Measured(0.43, None, None, 1, "an interval needs at least 2 samples")).startswith("0.43")
+    assert as_text(Measured.missing("nothing was asked")) == "nothing was asked"
 
 
 def test_selectivity_is_the_harmonic_mean_of_values_and_of_ends() -> None:

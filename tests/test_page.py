@@ -259,6 +259,14 @@ def files_of_other_commands() -> Iterator[Any]:
                        ["two_stage ranks first", "Interrupted", "no such layer"], id="compare")  # fmt: skip
     seen = {"words": {"decodes to the concept": {"located": FIGURE, "random": FIGURE | {"value": 0.1}}}}
     row = {"layer": 0, "index": 1, "words": ["star"], "opposite": ["moon"], "alone": 1.25, "serves": ["heart"]}
+    broken = {"value": None, "n": 0, "why": "the fluency guard failed"}
+    none = {
+        "model": "m",
+        "tables": [{"concept": "star", "budget": "8", "rows": [table["rows"][0] | {"selectivity": broken}]}],
+    }
+    yield pytest.param("compare.json", none, ["No method can be ranked: the fluency guard failed."], id="no winner")
+    drawn = {"drawn_concept": "star", "concept": "", "model": "m", "verdict": "gone"}
+    yield pytest.param("report.json", drawn, ["star in m", "draw", "gone"], id="draw")
     yield pytest.param("inspect.json", {"concept": "star", "neurons": {"count": 1}, "measures": seen, "rows": [row]},
                        ["0.75 [0.50,\u00a01.00]", "1.25 nats", "also located for", "heart"], id="inspect")  # fmt: skip
     score = {"before": {"all": FIGURE}, "after": {"all": FIGURE | {"value": 0.55}}}

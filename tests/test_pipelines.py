@@ -12,6 +12,7 @@ import pytest
 
 import kedit
 from kedit.models.mllm import MLLM
+from kedit.neurons import ids_from
 from kedit.pipelines import sweep as pipeline
 from kedit.pipelines.preparation import prepare
 from kedit.pipelines.run import RunResult
@@ -294,3 +295,34 @@ def test_a_sweep_that_cannot_be_done_is_told_before_the_model_runs(
     asked = {"concepts": ["star"], "select": SELECT, "counts": FEW} | wrong
     with pytest.raises(error, match=message):
         kedit.sweep(None, kedit.Scenes(), **asked)
+
+
+def test_heat_maps_are_of_the_pictures_that_neurons_were_located_with(model: MLLM) -> None:
+    """A caption that does not name the concept has no place in the scores, nor has its picture here."""
+    few = dataclasses.replace(FEW, locate=3)
+    result = kedit.run(model, kedit.Scenes(), "star", counts=few)
+    silent = dataclasses.replace(result.located.captions[1], text="a moon", tokens=())
+    told = [result.located.captions[0], silent, result.located.captions[2]]
+    locator = kedit.two_stage()
+    scores = locator.score(model, result.located.pairs, captions=told)
+    located = dataclasses.replace(result.located, scores=scores, captions=told)
+    assert [caption for _, caption in located.used] == [told[0], told[2]]
+    maps = dataclasses.replace(result.heat_maps, located=located)
+    assert maps.measures["pointing"]["n"] == located.sample_counts["located"] == 2
+
+
+def test_names_of_pictures_may_hold_commas(model: MLLM) -> None:
+    """Exports of other tools call pictures `scene, 12.png`."""
+    pairs = prepare(kedit.Scenes(), "star", None, FEW).pairs
+    renamed = [dataclasses.replace(one, sample=dataclasses.replace(one.sample, id=f"scene, {place}"))
+               for place, one in enumerate(pairs)]  # fmt: skip
+    scores = kedit.two_stage().score(model, renamed)
+    assert ids_from(scores["gradcam"].provenance["samples"]) == [one.sample.id for one in renamed]
+    assert ids_from("one,two") == ["one", "two"]
+
+
+def test_methods_are_not_ranked_by_an_edit_that_strengthens(model: MLLM) -> None:
+    with pytest.raises(ValueError, match=r"ranked by what their edit takes, and `Scale\(factor=2.0\)` strengthens"):
+        kedit.compare(
+            model, kedit.Scenes(), "star", methods=["gradcam"], reference="gradcam", edit=kedit.amplify(), counts=FEW
+        )

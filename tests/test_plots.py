@@ -44,6 +44,7 @@ from kedit.plots.style import (
     sentence,
     setting_name,
 )  # fmt: skip
+from kedit.samples import Concept
 
 WIDTHS = {0: 8, 1: 8, 2: 8}
 LACKING = Measured.missing("no caption named it")
@@ -69,7 +70,7 @@ def heat_row(**changed: object) -> HeatRow:
 
 
 def caption_row(before: str = "a red star", after: str = "a red shape") -> plots.CaptionRow:
-    return plots.CaptionRow(Image.new("RGB", (16, 16), (0, 128, 0)), before, after, ("star",))
+    return plots.CaptionRow(Image.new("RGB", (16, 16), (0, 128, 0)), before, after, Concept("star"))
 
 
 def scores(*maps: NDArray[np.float64]) -> dict[str, NeuronScores]:

@@ -34,6 +34,7 @@ from kedit.evaluation.statistics import Measured
 from kedit.neurons import NeuronSet
 from kedit.plots import Drawing, PictureRow, Trial
 from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED, KEPT
+from kedit.samples import Concept
 
 
 def pixels(drawing: Drawing, path: Path) -> NDArray[np.int64]:
@@ -195,8 +196,10 @@ def test_a_caption_that_never_named_the_concept_is_not_counted_as_silenced() -> 
     assert never.title == "None of these 1 captions named `star` before the edit"
     both = plots.draw_before_after([caption_row("a tree", "a tree"), caption_row()])
     assert both.title == "`star` is gone from 1 of these 1 captions that named it"
-    with pytest.raises(ValueError, match="`concept_words` is empty"):
-        plots.CaptionRow(Image.new("RGB", (1, 1)), "", "", ())
+    dog, person = Concept("dog", unless=("hot dog",)), Concept("person", ("man", "woman"))
+    for concept, before, after in ((dog, "a dog", "a hot dog"), (person, "a man", "a person")):
+        counted = plots.draw_before_after([plots.CaptionRow(Image.new("RGB", (16, 16)), before, after, concept)])
+        assert counted.title == f"`{concept.name}` is gone from 1 of these 1 captions that named it"
 
 
 def painted_row(*, control: bool) -> PictureRow:

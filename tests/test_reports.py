@@ -93,6 +93,11 @@ def test_an_edit_of_nothing_and_an_unmeasured_selectivity_are_said_in_words() ->
     report["selectivity"] = {"value": None, "low": None, "high": None, "n": 40, "why": "40 of 40 captions are empty"}
     page = report_markdown(report)
     assert "**0 neurons** (0.00% of all), by layer {};" in page
+    report |= {"neurons": {"count": 0}, "operator": "WeightChange()"}
+    assert "\nedited by `WeightChange()`\n" in report_markdown(report)
+    del report["locator"]
+    report["neurons"] = {"count": 3}
+    assert "**3 neurons**, edited by `WeightChange()`" in report_markdown(report)
     assert "**selectivity** not measured: 40 of 40 captions are empty" in page
 
 

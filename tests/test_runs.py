@@ -211,6 +211,16 @@ def test_a_result_does_not_replace_another_unless_asked(tmp_path: Path) -> None:
     assert names_in(tmp_path / "out") == {"STATUS", "report.json"}
 
 
+def test_a_result_that_took_another_time_is_the_same(tmp_path: Path) -> None:
+    save(tmp_path / "out", {"drop": 0.1, "rows": [{"seconds": 1.5, "n": 3}], "seconds": 4.0})
+    save(tmp_path / "out", {"drop": 0.1, "rows": [{"seconds": 9.5, "n": 3}], "seconds": 2.0})
+    with pytest.raises(FinishedRunError):
+        save(tmp_path / "out", {"drop": 0.1, "rows": [{"seconds": 1.5, "n": 4}], "seconds": 4.0})
+    (tmp_path / "out" / "report.json").write_text("{")
+    with pytest.raises(FinishedRunError):
+        save(tmp_path / "out", {"drop": 0.1})
+
+
 def test_a_result_takes_the_place_of_a_run_that_failed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="disk"), result_folder(tmp_path, "report.json", 1, overwrite=False) as run:
         run.save_text("captions.jsonl", "old")

@@ -131,6 +131,8 @@ def test_a_report_claims_nothing_without_evidence() -> None:
     assert "answers none of 4 questions right" in judged(asked, wrong, wrong, [wrong], neurons=3).verdict
     assert "no neuron was located" in judged(asked, right_ones, wrong, [right_ones], neurons=0).verdict
     assert "no random control was run" in judged(asked, right_ones, wrong, [], neurons=3).verdict
+    nothing = judged(asked, wrong, wrong, [wrong], neurons=3).to_json()["control"]
+    assert "no answer was right before the edit" in json.dumps(nothing) and "no random" not in json.dumps(nothing)
     alike = judged(asked, right_ones, wrong, [wrong, wrong], neurons=3)
     assert not alike.comparison.beats and alike.verdict.startswith("No evidence that these neurons matter more")
     silent = judged(asked[:3], right_ones[:3], [""] * 3, [right_ones[:3]] * 3, neurons=3)

@@ -251,7 +251,7 @@ def judge_drawings(
         {name: _effect(scores, before.error, arms[name].error, seed) for name, scores in every.items()},
         control,
         len(controls),
-        compare(first, [one["drawing_drop"] for one in random] if first else [], seed=seed),
+        compare(first, [one["drawing_drop"] for one in random], nothing=WHY["drawing_drop"], seed=seed),
         neurons,
     )
 

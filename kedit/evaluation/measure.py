@@ -137,7 +137,12 @@ def selectivity(mention_drop: Measured, retained: Measured, fluency: Fluency) ->
 
 
 def compare(
-    edited: Sequence[float], by_seed: Sequence[Sequence[float]], *, shares: bool = True, seed: int = 0
+    edited: Sequence[float],
+    by_seed: Sequence[Sequence[float]],
+    *,
+    shares: bool = True,
+    nothing: str = "no target caption named the concept before the edit",
+    seed: int = 0,
 ) -> Comparison:
     """Return whether what the edit did beats the random controls, `[seed][sample]`, on the same samples.
 
@@ -147,10 +152,10 @@ def compare(
 
     Each guards against what the others miss: an edit's outcomes are 0 or 1 and the controls' mean is not, so
     their difference is skewed, and the sign-flip test alone calls up to a tenth of null edits significant. Without
-    `shares`, the values may be any numbers.
+    `shares`, the values may be any numbers; `nothing` is why there may be no sample.
     """
     if not by_seed or not edited:
-        why = NO_CONTROL if not by_seed else "no target caption named the concept before the edit"
+        why = NO_CONTROL if not by_seed else nothing
         return Comparison(False, Measured.missing(why), None)
     control = [sum(values) / len(values) for values in zip(*by_seed, strict=True)]
     difference = share_difference(edited, control) if shares else paired_difference(edited, control, seed=seed)

@@ -155,7 +155,7 @@ class EditReport(Judged):
 
 def as_text(figure: Measured) -> str:
     """Return a figure for people, or why there is none."""
-    return figure.why or str(figure)
+    return str(figure.why) if figure.value is None else str(figure)
 
 
 def as_json(figures: Figures) -> dict[str, object]:

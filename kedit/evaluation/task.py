@@ -118,6 +118,7 @@ def judged(
 
     was, now, others = marks(spoken.texts), marks(edited.texts), [marks(one) for one in controls]
     known = [place for place, mark in enumerate(was) if mark]
+    nothing = "no answer was right before the edit"
     lost, lost_by_seed = [1 - now[place] for place in known], [[1 - one[place] for place in known] for one in others]
     pooled = [sum(one) / len(others) for one in zip(*others, strict=True)]
     return TaskReport(
@@ -125,8 +126,8 @@ def judged(
         after=_by_kind(questions, now, seed),
         control=_by_kind(questions, pooled, seed),
         by_seed=tuple(sum(one) / len(one) for one in others),
-        lost=bootstrap_mean(lost, seed=seed) if lost else Measured.missing("no answer was right before the edit"),
-        comparison=compare(lost, lost_by_seed if lost else [], seed=seed),
+        lost=bootstrap_mean(lost, seed=seed) if lost else Measured.missing(nothing),
+        comparison=compare(lost, lost_by_seed, nothing=nothing, seed=seed),
         fluency=GUARD.judge({"answers": (spoken, edited)}, what="answers", where=""),
         neurons=neurons,
     )

@@ -1,7 +1,7 @@
 """Which positions of a sequence a forward pass computes, and what they hold."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
@@ -133,8 +133,9 @@ class Sequence:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
         if tokens.ndim == 2:
             call = self._calls.setdefault(threading.get_ident(), _Call())
-            same = call.whole is not None and call.whole.shape == tokens.shape
-            call.tokens, call.settled = call.whole.to(tokens.device) if same else tokens, False
+            if call.whole is not None and call.whole.shape == tokens.shape:
+                tokens = call.whole.to(tokens.device)
+            call.tokens, call.settled = tokens, False
 
     def saw_call(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Take note of the arguments of a decoder call."""
@@ -285,7 +286,8 @@ def following(module: nn.Module, image_token: int | None, *, this_thread_only: b
     two = bool(encoder) and "encoder" in encoder[0].split(".") and "decoder" in decoder.split(".")
     read, reader = Sequence(image_token, grows=not two), encoder[0] if two else decoder
     parts = reader.split(".")
-    calls = [(".".join(parts[:end]), read.saw_model) for end in range(len(parts))]
+    around = [".".join(parts[:end]) for end in range(len(parts))]
+    calls: list[tuple[str, Callable[..., None]]] = [(path, read.saw_model) for path in around]
     calls += [(embedding, lambda args, kwargs: read.saw_tokens(args[0])), (reader, read.saw_call)]
     with ExitStack() as watched:
         for path, see in calls:

@@ -28,7 +28,7 @@ class Enough:
     suppression alone: whether the rest is retained, the held-out pictures say.
     """
 
-    share: float = 1.0
+    share: float = 0.95
     at_most: int = 512
 
     def __post_init__(self) -> None:

@@ -36,11 +36,14 @@ def heading(folder: Folder) -> Heading | None:
 
 def _report(report: Mapping[str, Any]) -> Heading:
     is_task = bool(report.get("task"))
-    what = ", ".join((report["task"] or {}).get("kinds") or ["questions"]) if is_task else report.get("concept", "?")
+    what = report.get("concept") or report.get("drawn_concept") or "?"
+    if is_task:
+        what = ", ".join(report["task"].get("kinds") or ["questions"])
     evidence = report.get("evidence")
     state = {True: "evidence", False: "none"}.get(evidence, "") if isinstance(evidence, bool) else ""
+    kind = "task" if is_task else "draw" if "drawn_concept" in report else "run"
     verdict = sentence(str(report.get("verdict") or "No verdict was left."))
-    return Heading(f"{what} in {report.get('model', '?')}", "task" if is_task else "run", verdict, state)
+    return Heading(f"{what} in {report.get('model', '?')}", kind, verdict, state)
 
 
 def _inspection(found: Mapping[str, Any]) -> Heading:
@@ -60,6 +63,8 @@ def _comparison(found: Mapping[str, Any]) -> Heading:
     if rows:
         selective = Interval.of(rows[0].get("selectivity"))
         text = f"{rows[0]['method']} ranks first, with a selectivity of {selective.text} (n = {selective.n})."
+        if selective.value is None:
+            text = f"No method can be ranked: {selective.why}."
     if found.get("complete") is False:
         text += " Interrupted: these are the methods that were done."
     return Heading(f"Locating methods on {found.get('model', '?')}", "compare", text)

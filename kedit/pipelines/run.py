@@ -211,12 +211,14 @@ class BeforeAfter(Saved):
 
     def _caption_rows(self) -> list[CaptionRow]:
         evaluation_set, before, after = self.evaluation_set, self.outputs.before, self.outputs.after
-        words = (evaluation_set.concept.name, *evaluation_set.concept.words)
         told = zip(evaluation_set.target, before.target, after.target, strict=True)
         changed = sorted(told, key=lambda row: row[1] == row[2])[:N_SHOWN]
         kept = zip(evaluation_set.near[:2], before.near[:2], after.near[:2], strict=True)
-        rows = (*changed, *kept)
-        return [CaptionRow(one.image, old, new, words) for one, old, new in rows if isinstance(one, Sample)]
+        return [
+            CaptionRow(one.image, old, new, evaluation_set.concept)
+            for one, old, new in (*changed, *kept)
+            if isinstance(one, Sample)
+        ]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -168,12 +168,8 @@ class CaptionRow:
     image: Image
     before: str
     after: str
-    concept_words: tuple[str, ...]
-    """The words that name the edited concept, its name first."""
-
-    def __post_init__(self) -> None:
-        if not self.concept_words:
-            raise ValueError("`concept_words` is empty; pass at least the name of the edited concept")
+    concept: Concept
+    """What was edited."""
 
 
 # DejaVu Sans Mono here: a letter is 1233/2048 of the size wide, so words can be set without measuring.
@@ -214,13 +210,12 @@ def draw_before_after(rows: Sequence[CaptionRow], *, title: str | None = None) -
 
 def _captions_finding(rows: Sequence[CaptionRow]) -> str:
     """Return in how many of the captions that named the concept it is named no longer."""
-    concept_name, *_ = words = rows[0].concept_words
-    concept = Concept(concept_name, words)
+    concept = rows[0].concept
     naming = [row for row in rows if concept.mentioned_in(row.before)]
     gone = sum(not concept.mentioned_in(row.after) for row in naming)
     if not naming:
-        return f"None of these {len(rows)} captions named `{concept_name}` before the edit"
-    return f"`{concept_name}` is gone from {gone} of these {len(naming)} captions that named it"
+        return f"None of these {len(rows)} captions named `{concept.name}` before the edit"
+    return f"`{concept.name}` is gone from {gone} of these {len(naming)} captions that named it"
 
 
 Word = tuple[str, bool]

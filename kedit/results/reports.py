@@ -56,10 +56,13 @@ def _neurons_line(report: Mapping[str, Any]) -> str:
     neurons = report.get("neurons") or {}
     if not neurons:
         return ""
+    how = f"edited by `{report.get('operator', '?')}`"
+    if not neurons["count"] and "by_layer" not in neurons:
+        return how
     layers = ", ".join(f"{layer}: {count}" for layer, count in (neurons.get("by_layer") or {}).items())
+    located = f", by layer {{{layers}}}; located by `{report.get('locator', '?')}`" if "by_layer" in neurons else ""
     share = f" ({neurons['share']:.2%} of all)" if neurons.get("share") is not None else ""
-    how = f"located by `{report.get('locator', '?')}`, edited by `{report.get('operator', '?')}`"
-    return f"**{neurons['count']} neurons**{share}, by layer {{{layers}}}; {how}"
+    return f"**{neurons['count']} neurons**{share}{located}, {how}"
 
 
 def _results_table(title: str, report: Mapping[str, Any], control: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from kedit.figure_style import Style
 
@@ -325,11 +325,17 @@ def result_folder(folder: str | Path, name: str, content: object, *, overwrite: 
 
 
 def _says(path: Path, content: object) -> bool:
-    """Return whether the JSON file at `path` says `content`."""
+    """Return whether the JSON file at `path` says `content`, however long it took."""
     try:
-        return path.read_text(encoding="utf-8") == _json(content, indent=2) + "\n"
-    except (OSError, UnicodeDecodeError):
+        return bool(_timeless(json.loads(path.read_text(encoding="utf-8"))) == _timeless(json.loads(_json(content))))
+    except (OSError, ValueError):
         return False
+
+
+def _timeless(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _timeless(value) for key, value in content.items() if key != "seconds"}
+    return [_timeless(one) for one in content] if isinstance(content, list) else content
 
 
 def _outcome(error: BaseException | None) -> str:
