@@ -10,13 +10,13 @@ import tiny
 import tiny_families
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache, DynamicCache, EncoderDecoderCache, Gemma4Config, Gemma4ForConditionalGeneration
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Scale, Zero
-from kedit.internals.hooks import before
+from kedit.internals.hooks import before, record
 from kedit.internals.positions import Sequence, behind_pictures, following
-from kedit.internals.sites import decoder_path
+from kedit.internals.sites import Site, decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
@@ -536,3 +536,21 @@ def test_a_model_that_counts_positions_in_three_axes_is_edited_alike_from_a_cach
     assert torch.equal(cached, whole) and torch.equal(cached[1:], tokens) and torch.equal(cached, again)
     assert not torch.equal(cached, plain)
     torch.testing.assert_close(logits, whole_logits, atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("positions", "wanted"), [("image", [1, 2, 3]), ("text", [0, 4, 5, 6, 7]), ("image_end", [4])])
+def test_image_tokens_are_known_where_the_model_embeds_padding_in_their_place(
+    positions: Any, wanted: list[int]
+) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "global_head_dim": 8, "num_kv_shared_layers": 0,
+             "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 64, "pad_token_id": 0, "eos_token_id": 1,
+             "bos_token_id": 2, "layer_types": ["full_attention"] * 2}  # fmt: skip
+    marks = {"image_token_id": 50, "video_token_id": 51, "audio_token_id": 52, "boi_token_id": 53, "eoi_token_id": 54}
+    config = Gemma4Config(text_config=sizes, vision_config=None, audio_config=None, **marks)
+    module = tiny.seeded(lambda: Gemma4ForConditionalGeneration(config))
+    ids = torch.tensor([[2, 50, 50, 50, 54, 7, 8, 9]])
+    every = NeuronSet(tuple(NeuronId(layer, index) for layer in range(2) for index in range(24)))
+    with Edit(every, Zero(), positions=positions).applied(module), record(module, Site.of(module, "mid")) as seen:
+        module(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids))
+    assert (seen[0].reshape(8, -1).abs().sum(-1) == 0).nonzero().flatten().tolist() == wanted

@@ -21,16 +21,19 @@ from kedit.internals.sites import Site, SiteError, language_paths
 from kedit.locate.activation import Activation
 from kedit.locate.causal_effect import CausalEffect
 from kedit.locate.contribution import Contribution
+from kedit.locate.damage import Damage
 from kedit.locate.difference import ActivationDifference
 from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.modality_importance import ModalityImportance
 from kedit.locate.random import LayerMatched, Uniform
 from kedit.locate.selection import TopK
+from kedit.locate.target import Target
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, without
 from kedit.models.reading import prompted
+from kedit.models.tiny.families import tiny as tiny_of
 from kedit.neurons import NeuronId, NeuronScores, NeuronSet, load_scores, save_scores
 from kedit.samples import Counterfactual
 
@@ -393,3 +396,18 @@ def test_two_linear_maps_beside_a_stack_are_a_projector_only_with_an_activation(
             self.projector = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4))
 
     assert [block.output for block in Site.of(Bare(), "mid", "projector").blocks.values()] == ["projector.2"]
+
+
+def test_weights_that_may_be_trained_change_no_score_and_may_be_trained_afterwards() -> None:
+    """As `from_pretrained` gives a model: the layers of its eye do not lie on the way from one to the other."""
+    model = tiny_of("mllama")
+    pairs = [without(picture("a", star=(5,)), STAR_CONCEPT)]
+    for scorer in (GradCAM("all", "sum"), Damage()):
+        locator = Locator({"only": Stage(scorer, TopK(3))}, target=Target(on_missing="force"), scope="all")
+        model.module.requires_grad_(False)
+        frozen = locator.score(model, pairs)["only"].values
+        model.module.requires_grad_(True)
+        trained = locator.score(model, pairs)["only"].values
+        torch.testing.assert_close(trained, frozen, equal_nan=True)
+        assert all(weight.requires_grad for weight in model.module.parameters())
+        assert frozen[0].nan_to_num().abs().max() > 0

@@ -1,5 +1,7 @@
 """Tests of the unembedding: found by structure, and exactly what the model does to its last hidden state."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,15 +13,26 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
 )
 
-from kedit.internals.sites import decoder_path
-from kedit.internals.unembedding import Unembedding, UnembeddingError
+from kedit.internals.hooks import Some, before, intervene, record
+from kedit.internals.sites import Site, decoder_path
+from kedit.internals.unembedding import Unembedding, UnembeddingError, norm_behind
+from kedit.locate.contribution import Contribution
+from kedit.locate.locator import Locator, Stage
+from kedit.locate.readout import Readout
+from kedit.locate.selection import TopK
+from kedit.locate.target import Target
 from kedit.models.planted import Planted
+from kedit.models.tiny.families import tiny as tiny_of
+from kedit.samples import Concept, TextPair, TextSample
+from tests.tiny import SIZES, seeded
 
 VOCAB, WIDTH = 40, 16
 
@@ -131,3 +144,33 @@ def test_in_an_mllm_it_is_the_language_models(planted: Planted) -> None:
     found = Unembedding.of(module)
     assert found.weight is module.lm_head.weight
     assert found.norm is module.get_submodule(decoder_path(module)).norm
+
+
+def test_what_a_model_multiplies_behind_its_blocks_is_part_of_what_neurons_write() -> None:
+    """Granite multiplies all that a block writes: zeroing a neuron takes its readout from the stream, and no more."""
+    module = seeded(lambda: GraniteForCausalLM(GraniteConfig(**SIZES, num_key_value_heads=2, residual_multiplier=0.22)))
+    site, ids, streams = Site.of(module, "mid"), torch.tensor([[5, 6, 7]]), []
+    layer, neuron = max(site.blocks), 3
+
+    def stream(edits: dict[int, Any]) -> dict[int, torch.Tensor]:
+        seen = before(module, "model.norm", lambda args, kwargs: streams.append(args[0].detach()))
+        with seen, record(module, site) as activations, intervene(module, site, edits):
+            module(input_ids=ids)
+        return activations
+
+    activation = stream({})[layer][0, :, neuron]
+    stream({layer: Some(torch.tensor([neuron]), torch.zeros_like)})
+    written = Readout(module, site, layer, Unembedding.of(module)).values[neuron]
+    torch.testing.assert_close(streams[0][0] - streams[1][0], activation[:, None] * written)
+
+
+@pytest.mark.parametrize(("family", "norm"), [("gemma2", "post_feedforward_layernorm"), ("llama", None)])
+def test_a_norm_behind_the_blocks_is_told_where_value_vectors_are_read(
+    family: str, norm: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_of(family)
+    assert norm_behind(model.module, model.site("mid").block(1).output) == norm
+    pair = TextPair(TextSample("one", "The sky is", counterfactual="The hay is"), Concept("blue"))
+    locator = Locator({"only": Stage(Contribution(), TopK(1))}, target=Target(on_missing="force"))
+    locator.score(model, [pair])
+    assert ("passes a norm (`post_feedforward_layernorm`)" in caplog.text) == (norm is not None)

@@ -111,7 +111,7 @@ class Site:
         return NeuronId(layer, expert * width + index)
 
     def value_vector(self, module: nn.Module, one: NeuronId) -> Tensor:
-        """Return what the neuron writes into the residual stream, for an activation of 1: `[d_model]`.
+        """Return what the neuron writes into the stream, or a norm before it, for an activation of 1: `[d_model]`.
 
         An expert's is what it writes with a routing weight of 1. The result is a view of the weight where that is
         what the module multiplies with; see `kedit.internals.weights.weight_of`.

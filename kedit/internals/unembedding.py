@@ -17,6 +17,10 @@ FinalNorm = Literal["none", "gamma"]
 """What of the final norm a direction is weighed with: nothing, or its learned scale (and centering)."""
 
 
+NORMS_BEHIND = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Names in transformers of a norm between a feed-forward block and the residual stream."""
+
+
 class UnembeddingError(LookupError):
     """The model has no output matrix over its words."""
 
@@ -107,6 +111,24 @@ class Ending:
         """Return what becomes of `logits`."""
         logits = logits * self.factor
         return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
+def residual_factor(module: nn.Module) -> float:
+    """Return what the configuration multiplies with whatever a block writes into the residual stream (Granite)."""
+    described: Any = getattr(module, "config", None)
+    text = described.get_text_config(decoder=True) if hasattr(described, "get_text_config") else described
+    return _number(text, "residual_multiplier") or 1.0
+
+
+def norm_behind(module: nn.Module, output: str) -> str | None:
+    """Return the name of the norm that what the feed-forward block with the matrix at `output` writes passes first.
+
+    Gemma 2 and 3, OLMo 2, GLM-4 and their like divide it by its length there, which no value vector shows.
+    """
+    parts = output.split(".")
+    end = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    block = module.get_submodule(".".join(parts[: end + 1]))
+    return next((name for name in NORMS_BEHIND if hasattr(block, name)), None)
 
 
 def _number(described: Any, name: str) -> float | None:

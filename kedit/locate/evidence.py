@@ -4,6 +4,7 @@ The activations and gradients of a batch are computed once, shared by all scorer
 tensors exist, so that scores need memory for layers x neurons, not layers x positions x neurons.
 """
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from kedit.internals.hooks import frozen, intervene, record, traced
 from kedit.internals.sites import Site
-from kedit.internals.unembedding import Unembedding
+from kedit.internals.unembedding import Unembedding, norm_behind
 from kedit.locate.damage import read_references, whole
 from kedit.locate.effect import answer_of, last_stream
 from kedit.locate.outside import seen_whole
@@ -28,6 +29,8 @@ from kedit.models.lengths import of_prompts
 from kedit.models.mllm import MLLM, PADDING, TeacherForced
 from kedit.prompts import Prompt
 from kedit.samples import TextPair
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_AT_ONCE = 4
 """How many samples of a batch a scorer sees at once, so that its own tensors stay small."""
@@ -52,6 +55,11 @@ def gather(
     if "unembedding" in needs:
         unembedding = Unembedding.of(model.module)
         readouts = {layer: Readout(model.module, site, layer, unembedding) for layer in site.blocks}
+        if norm := norm_behind(model.module, next(iter(site.blocks.values())).output):
+            logger.warning(
+                "what the feed-forward blocks of `%s` write passes a norm (`%s`) before the residual stream: scores by "
+                "value vectors leave it out, so compare them within a layer alone", model.name, norm,
+            )  # fmt: skip
     for places in batches:
         yield _Batch(model, site, [cases[place] for place in places], target, needs, readouts).scores(scorers)
 

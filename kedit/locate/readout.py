@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from kedit.internals.sites import Site
-from kedit.internals.unembedding import FinalNorm, Unembedding
+from kedit.internals.unembedding import FinalNorm, Unembedding, residual_factor
 from kedit.locate.strongest import kept_words, strongest_words
 
 
@@ -22,8 +22,11 @@ class Readout:
 
     @property
     def values(self) -> Tensor:
-        """The value vectors of the layer's neurons: `[neuron, d_model]`, 32-bit."""
-        return self.site.value_matrix(self.module, self.layer).detach().float()
+        """What the layer's neurons write into the residual stream, for an activation of 1: `[neuron, d_model]`, 32-bit.
+
+        Where a norm stands between (see `norm_behind`), before that norm.
+        """
+        return self.site.value_matrix(self.module, self.layer).detach().float() * residual_factor(self.module)
 
     def onto(self, tokens: Sequence[int] | Tensor, norm: FinalNorm = "none") -> Tensor:
         """Return how much each neuron raises each token's logit directly, for an activation of 1: `[token, neuron]`.
