@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
@@ -294,3 +295,13 @@ def test_a_command_asks_a_model_as_a_notebook_does(name: str) -> None:
     usual = {field.name: field.default for field in dataclasses.fields(HuggingFaceMLLM)} | ASKED.get(name, {})
     for key in ("prompt", "batch_size", "max_new_tokens", "template"):
         assert node[key] in (usual[key], None), key
+
+
+@pytest.mark.parametrize(
+    "group", ["model", "data", "inpaint", "segment", "select", "edit", "tracker", "launch", "experiment"]
+)
+def test_the_table_of_groups_names_each_option(group: str) -> None:
+    rows = (CONF / "README.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [row for row in rows if row.startswith(f"| `{group}` |")]
+    told = set(re.findall(r"[\w.]+", row))
+    assert {one.stem for one in (CONF / group).glob("*.yaml")} <= told
