@@ -23,7 +23,7 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.loading import load
 from kedit.models.mllm import Generated
 from kedit.models.planted import STAR_CONCEPT, picture, planted, without
-from kedit.neurons import NeuronScores, load_scores, save_scores
+from kedit.neurons import NeuronScores, ids_from, load_scores, save_scores
 from kedit.paths import conf_dir
 from kedit.samples import Counterfactual
 
@@ -231,7 +231,7 @@ def test_the_provenance_says_what_it_took_and_of_what(method: str, name: str) ->
         assert float(about["seconds"]) >= 0
         concept = bench.pairs[0].concept.name
         assert (about["skipped"], about["concept"], about["model"]) == ("0", concept, bench.model.name)
-        assert about["samples"].split(",") == [pair.sample.id for pair in bench.pairs]
+        assert ids_from(about["samples"]) == [pair.sample.id for pair in bench.pairs]
         assert about["n_samples"] == str(len(bench.pairs))
         assert about["target"]
         assert all(isinstance(value, str) for value in about.values())

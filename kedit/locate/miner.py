@@ -11,10 +11,8 @@ from kedit.locate.importance import SPLITS, AttentionMode, Modality, Norm, Split
 from kedit.locate.modality_importance import WEIGHTS, Importances, ModalityImportance
 from kedit.locate.modality_selection import RANDOM, Strategy, best, check_selection, picks
 from kedit.locate.prompted import over_prompts
-from kedit.locate.scorer import Case
-from kedit.locate.scoring import Tally, gathered, passes
-from kedit.locate.target import Target
-from kedit.models.mllm import MLLM, Generated, Mention
+from kedit.locate.scoring import Tally, passes
+from kedit.models.mllm import MLLM, Generated
 from kedit.neurons import NeuronScores, NeuronSet, SiteName, ids_to
 from kedit.prompts import Prompt
 from kedit.samples import Pair, Progress, silent
@@ -23,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 UNION = "union"
 """The name of the last set that `Miner.select_each` returns."""
-NO_MENTION = Mention((), (0,))
-"""Forces nothing: the prompt alone is read. The word is never looked at."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,8 @@ class Miner:
         _refuse_empty(sets, "counterfactual pairs")
         began = time.perf_counter()
         site = model.site(self.site)
-        made = [self._made(model, site, pairs, progress) for pairs in sets.values()]
+        asked = [[pair.sample.asked(model.prompt) for pair in pairs] for pairs in sets.values()]
+        made = [over_prompts(model, site, prompts, self.scorer, progress) for prompts in asked]
         pairs = [pair for one in sets.values() for pair in one]
         about = {
             "concept": ",".join(dict.fromkeys(pair.concept.name for pair in pairs)),
@@ -184,11 +181,6 @@ class Miner:
         if not wanted and self.k != 0:
             self._warn(known)
         return sets | {UNION: NeuronSet(tuple(wanted), site)}
-
-    def _made(self, model: MLLM, site: Site, pairs: Sequence[Pair], progress: Progress) -> Tally:
-        """Return the importance over the samples of one set, `[modality, layer, neuron]`."""
-        cases = [Case(pair, NO_MENTION) for pair in pairs]
-        return gathered(model, site, cases, Target(), {"miner": self.scorer}, progress)["miner"]
 
     def _stage(self, name: Modality) -> ModalityImportance:
         return ModalityImportance(name, self.weights, self.attn_mode, self.norm, self.faithful)
