@@ -23,6 +23,7 @@ from kedit.cli.comparison.choices import several, understood
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.sharing import forget
 from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
+from kedit.evaluation.scores import paired_scores, pooled
 from kedit.evaluation.statistics import Measured, holm
 from kedit.locate.activation import Activation
 from kedit.locate.difference import ActivationDifference
@@ -36,7 +37,7 @@ from kedit.models.shipped import HERE
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.paths import conf_dir
 from kedit.pipelines.comparison.choices import Choices, Method
-from kedit.pipelines.comparison.effects import FIGURES, Effect, objects_kept
+from kedit.pipelines.comparison.effects import FIGURES, Effect
 from kedit.pipelines.comparison.matrix import Matrix
 from kedit.pipelines.comparison.result import Comparison, Ranking, overlap
 from kedit.pipelines.comparison.rows import Row, mean_row, ranked, with_tests
@@ -180,8 +181,9 @@ def test_what_is_kept_of_the_other_objects_is_counted_in_every_picture_that_name
     one = Outputs(("a house", "nothing"), ("nothing",), ("a house",))
     other = Outputs(("a house and a moon", "nothing"), ("a house",), ("nothing",))
     # Of picture b nothing else was named; the house said of d is not there.
-    assert objects_kept(evaluation_set, before, [one]) == [0.5, 0.0]
-    assert objects_kept(evaluation_set, before, [one, other]) == [0.75, 0.5]
+    alone, also = (paired_scores(evaluation_set, before, after) for after in (one, other))
+    assert alone["kept"] == [0.5, 0.0]
+    assert pooled([alone, also])["kept"] == [0.75, 0.5]
 
 
 def test_the_csv_has_a_line_for_each_row_and_nothing_where_nothing_was_measured() -> None:

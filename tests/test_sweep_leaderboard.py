@@ -78,7 +78,7 @@ def test_the_csv_has_one_line_for_each_job_and_a_header_that_stays(sweep: Path) 
 def test_a_sweep_over_concepts_has_both_columns() -> None:
     found = read(REAL)
     renamed = type(found)(found.folder, found.rows, {"concept": "concept"})
-    columns, _ = flat(renamed, pareto(renamed))
+    columns = flat(renamed, pareto(renamed)).columns
     assert len(set(columns)) == len(columns)
     assert {"concept", "swept.concept"} <= set(columns)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.counterfactual_sources.rows import FIGURES, Row
 from kedit.evaluation.statistics import Measured
-from kedit.results.reports import markdown_table
+from kedit.results.table import Table
 
 TITLES = {
     "removed": "removed",
@@ -51,7 +51,7 @@ def page(rows: Sequence[Row], about: Mapping[str, Any], figures: Sequence[str]) 
     parts = ["# Counterfactual sources", _counts(about)]
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model]
-        table = markdown_table(header(top), [cells(row) for row in own])
+        table = Table(header(top), tuple(cells(row) for row in own)).markdown()
         lost = [f"- {row.source}: `{name}`: {why}" for row in own for name, why in row.whys.items()]
         parts += [f"## {model}", table, *(["Not located:\n\n" + "\n".join(lost)] if lost else [])]
     parts += [ABOUT.format(top=top, reference=reference), *(f"![{one}]({one})" for one in figures)]

@@ -24,7 +24,7 @@ from kedit.locate.selection import Quantile
 from kedit.neurons import NeuronSet
 from kedit.pipelines.locate import locate
 from kedit.progress import show_progress
-from kedit.results.reports import markdown_table
+from kedit.results.table import Table
 
 HEADER = ("concept", "chosen by", "neurons", "selectivity", "mention drop", "retention", "above points of the grid")
 OWN, BEST = "the locator's own", "the best of the grid"
@@ -137,6 +137,6 @@ def report(rows: Sequence[Row], cfg: DictConfig, kept: Any, tracker: Any) -> Non
     )
     cells = [row.cells() for row in rows]
     kept.save_json("grid.json", {"about": about, "rows": [row.to_json() for row in rows]})
-    kept.save_text("grid.md", markdown_table(HEADER, cells) + f"\n\n{about}\n")
+    kept.save_text("grid.md", Table(HEADER, tuple(cells)).markdown() + f"\n\n{about}\n")
     tracker.table("grid", HEADER, cells)
-    sys.stdout.write(markdown_table(HEADER, cells) + f"\n\n{about}\nfiles: {kept.folder}\n")
+    sys.stdout.write(Table(HEADER, tuple(cells)).markdown() + f"\n\n{about}\nfiles: {kept.folder}\n")

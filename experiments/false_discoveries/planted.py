@@ -22,7 +22,7 @@ from kedit.models.mllm import Generated
 from kedit.models.planted.nulls import NAMES, PlantedNulls, null_pairs, planted_nulls
 from kedit.neurons import NeuronSet
 from kedit.progress import show_progress
-from kedit.results.reports import markdown_table
+from kedit.results.table import Table
 from kedit.samples import Concept, Counterfactual
 
 HEADER = ("stage", "asked for", "false discoveries", "found of the true", "any where nothing is")
@@ -103,9 +103,9 @@ def report(measured: Sequence[Rate], cfg: DictConfig, kept: Any, tracker: Any) -
     )
     table = rows(measured)
     kept.save_json("calibration.json", plain(measured, about))
-    kept.save_text("calibration.md", markdown_table(HEADER, table) + f"\n\n{about}\n\n{told(measured)}\n")
+    kept.save_text("calibration.md", Table(HEADER, tuple(table)).markdown() + f"\n\n{about}\n\n{told(measured)}\n")
     kept.save_figures({"calibration": drawn(measured)}, figure_style(cfg))
     tracker.table("calibration", HEADER, table)
     tell_figures(tracker, kept)
     tracker.log({f"calibration/{one.stage}/{one.q:g}": one.false_share.value for one in measured})
-    sys.stdout.write(markdown_table(HEADER, table) + f"\n\n{told(measured)}\nfiles: {kept.folder}\n")
+    sys.stdout.write(Table(HEADER, tuple(table)).markdown() + f"\n\n{told(measured)}\nfiles: {kept.folder}\n")

@@ -91,6 +91,26 @@ def retention_scores(evaluation_set: EvaluationSet, before: Outputs, after: Outp
     }
 
 
+def paired_scores(evaluation_set: EvaluationSet, before: Outputs, after: Outputs) -> Scores:
+    """Return what methods are compared by, sample by sample.
+
+    `mention_drop` as in `suppression_scores`; `kept`: the share of its other objects, rightly named before, that are
+    named still, of every sample that has such.
+    """
+    kept = [
+        share
+        for group in ("target", "near", "far")
+        for share in _objects_kept(
+            evaluation_set.others, *(getattr(one, group) for one in (evaluation_set, before, after))
+        )
+    ]
+    named = named_targets(evaluation_set, before)
+    return {
+        "mention_drop": [float(not evaluation_set.concept.mentioned_in(after.target[i])) for i in named],
+        "kept": kept,
+    }
+
+
 def reference_scores(evaluation_set: EvaluationSet, outputs: Outputs) -> list[float]:
     """Return the ROUGE-L of each retention caption with the best of its sample's references, where it has any."""
     pairs = zip(outputs.retention, evaluation_set.retention, strict=True)

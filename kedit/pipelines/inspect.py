@@ -67,7 +67,7 @@ from kedit.plots import (
     draw_words,
 )  # fmt: skip
 from kedit.progress import as_progress, run_stage
-from kedit.results.reports import markdown_table, neurons_line
+from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run
 from kedit.results.table import Cell, Table
 from kedit.samples import Concept, Data, Progress, pictured, silent
@@ -201,7 +201,8 @@ class Inspection(Saved):
         run.save_text("neurons.csv", self.neuron_table().csv())
         if self.words:
             note = f"The words that firing neurons of `{self.concept.name}` raise most; the strongest first."
-            run.save_text("decode.md", f"{note}\n\n{markdown_table(*decoding_rows(self.words.decoded, shown=8))}\n")
+            columns, rows = decoding_rows(self.words.decoded, shown=8)
+            run.save_text("decode.md", f"{note}\n\n{Table(columns, tuple(rows)).markdown()}\n")
             run.save_json("decode.json", [one.to_json() for one in self.words.decoded])
         if figures:
             run.save_figures(self.figures, figures)

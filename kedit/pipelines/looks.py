@@ -32,7 +32,7 @@ from kedit.pipelines.outputs import logprobs
 from kedit.pipelines.preparation import draw
 from kedit.pipelines.subject import Measure, Subject, exact
 from kedit.plots import HeatRow
-from kedit.results.reports import markdown_table
+from kedit.results.table import Table
 from kedit.samples import AnySample, Concept, Sample
 
 logger = logging.getLogger(__name__)
@@ -380,7 +380,7 @@ class Depths:
             for name, steps in self.steps.items()
         ]
         note = "Modalities by layer, and in brackets what zeroing the located neurons changes:"
-        return f"{note}\n\n{markdown_table(columns, rows)}"
+        return f"{note}\n\n{Table(columns, tuple(rows)).markdown()}"
 
     def _measure(self, name: str, before: Numbers) -> Measure:
         moved, at_random = (np.abs(dict(_curves(one))[name] - before).mean(1) for one in self.zeroed.values())

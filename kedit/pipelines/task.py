@@ -32,7 +32,7 @@ from kedit.pipelines.saved import Saved
 from kedit.plots import Drawing, Style, draw_answers, draw_layers
 from kedit.progress import Batched, as_progress
 from kedit.prompts import Prompt
-from kedit.results.reports import markdown_table, neurons_line
+from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import HasQuestions, Progress, Question, QuestionSplit, silent
@@ -185,7 +185,7 @@ class TaskResult(Saved):
                 f"**{name}** " + (", ".join(f"{key} {value}" for key, value in counts.items()) or "none")
                 for name, counts in self._samples().items()
             ),
-            markdown_table(("question", "right", "before", "after"), examples) if examples else "",
+            Table(("question", "right", "before", "after"), tuple(examples)).markdown() if examples else "",
             *(f"![{Path(figure).stem}]({figure})" for figure in figures),
         ]
         return "\n\n".join(block for block in blocks if block) + "\n"

@@ -1,12 +1,11 @@
-"""`report.json` as a page for people and as flat numbers for a tracker; tables as text."""
+"""`report.json` as a page for people and as flat numbers for a tracker."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kedit.neurons import NeuronSet
+from kedit.results.table import Table
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
@@ -71,28 +70,12 @@ def _results_table(title: str, report: Mapping[str, Any], control: Mapping[str, 
         return ""
     seeds = f" ({control['seeds']} seeds)" if "seeds" in control else ""
     rows = [(name, _shown(value), _shown(random[name]) if name in random else "-") for name, value in edited.items()]
-    return markdown_table((title, "edited", f"random control{seeds}"), rows)
+    return Table((title, "edited", f"random control{seeds}"), tuple(rows)).markdown()
 
 
 def _examples_table(examples: Iterable[Mapping[str, Any]]) -> str:
     rows = [tuple(str(one.get(key, "")) for key in ("id", "before", "after")) for one in examples]
-    return markdown_table(("sample", "before", "after"), rows) if rows else ""
-
-
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table; marks that would break a cell are escaped."""
-    lines = [list(header), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    cells = (" | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells)
-
-
-def csv_text(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """Return a table as CSV; what is missing is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *cells])
-    return text.getvalue()
+    return Table(("sample", "before", "after"), tuple(rows)).markdown() if rows else ""
 
 
 def _list_line(name: str, values: Any) -> str:

@@ -8,7 +8,7 @@ from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import FIGURES, Result
 from kedit.cli.sweeping.rows import Row, Sweep
 from kedit.evaluation.statistics import Measured, two_places
-from kedit.results.reports import csv_text, markdown_table
+from kedit.results.table import Table
 
 ASKED = ("concept", "model", "locator", "operator", "positions")
 OUTCOME = ("weakest_retention", "fluency_passed", "beats_control", "p", "pareto", "same_neurons_as")
@@ -46,11 +46,11 @@ def best(sweep: Sweep) -> tuple[Row, Result] | None:
     return next((one for one in convincing if one[1].figures["selectivity"].value is not None), None)
 
 
-def flat(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[Any]]]:
-    """Return the columns and the cells of leaderboard.csv: one line for each job, by number."""
+def flat(sweep: Sweep, front: Pareto) -> Table:
+    """Return leaderboard.csv as a table: one line for each job, by number."""
     same, names = sweep.same_neurons(), list(sweep.keys.values())
     cells = [_flat_row(row, front, same) + [row.swept.get(name) for name in names] for row in sweep.rows]
-    return [*HEADER, *(f"swept.{name}" for name in names)], cells
+    return Table((*HEADER, *(f"swept.{name}" for name in names)), tuple(map(tuple, cells)))
 
 
 def _flat_row(row: Row, front: Pareto, same: dict[int, int]) -> list[Any]:
@@ -66,7 +66,7 @@ def _flat_row(row: Row, front: Pareto, same: dict[int, int]) -> list[Any]:
 
 def as_csv(sweep: Sweep, front: Pareto) -> str:
     """Return leaderboard.csv."""
-    return csv_text(*flat(sweep, front))
+    return flat(sweep, front).csv()
 
 
 def as_json(sweep: Sweep, front: Pareto) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def as_markdown(sweep: Sweep, front: Pareto, figures: Sequence[str], lacking: Se
     """
     blocks = [f"# {headline(sweep)}", *constants(sweep), *_findings(sweep, front)]
     blocks += [
-        markdown_table(*_table(sweep, front)),
+        _table(sweep, front).markdown(),
         f"n: {', '.join(f'{name} {n}' for name, n in sample_counts(sweep).items()) or 'none'}.",
         INTERVALS,
     ]
@@ -163,7 +163,7 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     )
 
 
-def _table(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[str]]]:
+def _table(sweep: Sweep, front: Pareto) -> Table:
     names, same = list(sweep.keys.values()), sweep.same_neurons()
     differing = [name for name in ASKED if name not in names and len(_values(sweep, name)) > 1]
     header = ["job", *names, *differing, "neurons", "mention_drop", "retention", "weakest", "others", "substitutions"]
@@ -175,7 +175,7 @@ def _table(sweep: Sweep, front: Pareto) -> tuple[list[str], list[list[str]]]:
     for row in sweep.undone:
         asked = [row.swept.get(name, "-") for name in names]
         lines.append([str(row.number), *asked, *[""] * (len(header) - len(names) - 2), f"{row.status}: {row.why}"])
-    return header, lines
+    return Table(tuple(header), tuple(map(tuple, lines)))
 
 
 def _cells(result: Result) -> list[str]:

@@ -65,7 +65,8 @@ def written(folder: str | Path, tracker: Tracker | None = None, *, page: bool = 
 def tell(tracker: Tracker, board: Board) -> None:
     """Mirror the counts, the best job, the table and the figures."""
     tracker.log(dict(metrics(board)))
-    tracker.table("leaderboard", *leaderboard.flat(board.sweep, board.front))
+    table = leaderboard.flat(board.sweep, board.front)
+    tracker.table("leaderboard", table.columns, table.rows)
     for figure in board.figures:
         tracker.figure(Path(figure).stem, board.sweep.folder / figure)
 

@@ -10,14 +10,14 @@ from kedit.evaluation.evaluation_set import EvaluationSet, Outputs
 from kedit.evaluation.fluency import Guard, middle
 from kedit.evaluation.measure import measure, overall, selectivity
 from kedit.evaluation.metrics import Similarity
-from kedit.evaluation.scores import named_targets
+from kedit.evaluation.scores import Scores, paired_scores, pooled
 from kedit.evaluation.statistics import Measured
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronSet
 from kedit.pipelines.outputs import cached_edited, cached_unedited
 from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.results.cache import NO_CACHE, Cache
-from kedit.samples import Pair, Progress, mentioned, silent
+from kedit.samples import Pair, Progress, silent
 
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
 """What a table shows of an edit; retention is the weakest of the retention measures."""
@@ -110,26 +110,6 @@ class Trial:
         figures = {**suppression, "retention": retention, "selectivity": balance}
         return Effect(figures, weakest, self._by_sample(edited), control.by_seed, fluency.why)
 
-    def _by_sample(self, edited: Sequence[Outputs]) -> dict[str, list[float]]:
+    def _by_sample(self, edited: Sequence[Outputs]) -> Scores:
         """Return the means over `edited` of what the paired tests compare."""
-        concept = self.evaluation_set.concept
-        dropped = [
-            sum(not concept.mentioned_in(after.target[place]) for after in edited) / len(edited)
-            for place in named_targets(self.evaluation_set, self.before)
-        ]
-        return {"mention_drop": dropped, "kept": objects_kept(self.evaluation_set, self.before, edited)}
-
-
-def objects_kept(evaluation_set: EvaluationSet, before: Outputs, edited: Sequence[Outputs]) -> list[float]:
-    """Return for each sample the share of the other objects, rightly named before, that are named still.
-
-    The mean over `edited`; samples of which no other object was named are left out.
-    """
-    kept = []
-    for group in ("target", "near", "far"):
-        for place, sample in enumerate(getattr(evaluation_set, group)):
-            known = mentioned(evaluation_set.others, getattr(before, group)[place]) & sample.objects
-            if known:
-                still = [known & mentioned(evaluation_set.others, getattr(after, group)[place]) for after in edited]
-                kept.append(sum(map(len, still)) / len(known) / len(edited))
-    return kept
+        return pooled([paired_scores(self.evaluation_set, self.before, after) for after in edited])
