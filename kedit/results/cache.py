@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MODEL = (
     *("models", "internals"),
-    *("neurons", "prompts", "words"),
+    *("neurons", "prompts", "words", "pixels"),
 )
 """The parts of kedit that run a model."""
 ROOMS = {
