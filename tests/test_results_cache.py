@@ -1,7 +1,6 @@
 """What is cached: found when everything that decides it is the same, made again when anything is not."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
