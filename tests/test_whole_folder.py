@@ -17,6 +17,8 @@ from kedit.results.whole_folder import whole_folder
 
 with whole_folder(sys.argv[1], "mark") as draft:
     (draft / "half").write_text("half")
+    (draft / "folder").mkdir()
+    (draft / "folder" / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -105,5 +105,6 @@ def names_concept(
     rewrites = {layer: Some(torch.tensor(indices), torch.zeros_like) for layer, indices in by_layer.items()}
     prompts = [case.pair.sample.asked(model.prompt) for case in cases]
     with intervene(model.module, site, rewrites, label="enough"):
-        answers = model.ask(prompts, progress=progress, what=f"captions without {len(neurons)} neurons")
+        what = f"captions without {len(neurons)} neurons" if neurons else "captions"
+        answers = model.ask(prompts, progress=progress, what=what)
     return [case.pair.concept.mentioned_in(answer.text) for case, answer in zip(cases, answers, strict=True)]

@@ -65,7 +65,7 @@ def _only_here(draft: Path) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left in list(draft.iterdir()):
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     except BlockingIOError as error:
         raise FinishedRunError(f"another process is writing `{draft}`: wait for it, or name another folder") from error
