@@ -17,7 +17,7 @@ from kedit import __version__
 from kedit.data.inpaint import Inpainter
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Operator, aim
-from kedit.edit.plan import EditPlan
+from kedit.edit.plan import EditPlan, Plan
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.texts import TextEncoder
 from kedit.locate.locator import Locator
@@ -137,10 +137,10 @@ def compare_prepared(
         keep: Called with what there is when the comparison is broken off after the first method.
         progress: Shows how far it is.
     """
-    if aim(getattr(plan, "operator", None)) == "more":  # type: ignore[arg-type]
+    if isinstance(plan, Plan) and aim(plan.operator) == "more":
         raise ValueError(
-            f"methods are ranked by what their edit takes, and `{plan.operator!r}` strengthens; "  # type: ignore[attr-defined]
-            "compare them with `edit=zero`, `patch` or a scale below 1"
+            f"methods are ranked by what their edit takes, and `{plan.operator!r}` strengthens; compare them with "
+            "`edit=zero`, `patch` or a scale below 1"
         )
     check_model(model, choices.method(choices.reference).locator, asked[0].medium)
     method = choices.method(matrix_method or choices.reference, "matrix.method")
