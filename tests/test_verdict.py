@@ -135,7 +135,8 @@ def test_a_leaderboard_without_evidence_names_no_best_job(doubtful: Path, monkey
     page = as_markdown(found, front, (), ())
     claims_nothing(page)
     assert "**No evidence**" in page and "jobs: none" not in page and "5 are no evidence" in page
-    columns, lines = flat(found, front)
+    table = flat(found, front)
+    columns, lines = table.columns, table.rows
     assert {line[columns.index("beats_control")] for line in lines} == {False, None}
     jobs = [job for job in as_json(found, front)["jobs"] if job["status"] == "done"]
     assert {job["beats_control"]["mention_drop"] for job in jobs} == {False}
