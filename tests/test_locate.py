@@ -32,7 +32,7 @@ from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.mllm import IMAGE, PADDING, TEXT, Generated, Mention
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
 from kedit.models.planted import planted as planted_from
-from kedit.neurons import NeuronId, NeuronScores, NeuronSet, ids_to
+from kedit.neurons import NeuronId, NeuronScores, NeuronSet
 from kedit.samples import Concept, Counterfactual
 
 SAMPLES = (
@@ -716,7 +716,7 @@ def test_the_provenance_counts_what_was_skipped(planted: Planted) -> None:
     captions = [Generated("picture star", (7, 5)), Generated("picture", (7,)), Generated("picture star", (7, 5))]
     about = Locator(BOTH).score(planted.model, pairs, captions=captions)["gradcam"].provenance
     assert about["skipped"] == "1"
-    assert about["samples"] == ids_to(["one star", "a star and houses"])
+    assert about["samples"] == '["one star", "a star and houses"]'
     assert about["concept"] == "star"
     assert about["model"] == "planted"
     assert about["target"] == repr(Target())

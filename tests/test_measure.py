@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedit.evaluation.fluency import Guard, repetitive
-from kedit.evaluation.measure import NO_LOGPROBS, WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
+from kedit.evaluation.measure import WEAKEST_OF, EditReport, EvaluationSet, Outputs, measure, selectivity
 from kedit.evaluation.metrics import Similarity
 from kedit.evaluation.report import as_text
 from kedit.evaluation.scores import text_counts
@@ -359,7 +359,9 @@ def test_an_edit_that_is_to_strengthen_is_judged_by_more() -> None:
     unknown = measure(
         EVALUATION_SET, odds(-2), dataclasses.replace(BEFORE, logprobs=None), [BEFORE], Similarity(), aim="more"
     )
-    assert unknown.verdict.endswith(f"logodds_drop was not measured, {NO_LOGPROBS}.")
+    assert unknown.verdict.endswith(
+        "logodds_drop was not measured, no log-probabilities were recorded, as under an edit of written tokens alone."
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,7 +430,9 @@ def test_a_measure_that_could_not_be_taken_is_null_with_a_why() -> None:
     found = measure(evaluation_set, before, Outputs(CLEAN.target), [before], Similarity())
     assert found.suppression["mention_drop"].value == 1.0
     assert found.suppression["bertscore"].why == "no text encoder was given"
-    assert found.suppression["logprob_drop"].why == NO_LOGPROBS
+    assert found.suppression["logprob_drop"].why == (
+        "no log-probabilities were recorded, as under an edit of written tokens alone"
+    )
     assert {figure.value for figure in found.retention.values()} == {None}
     assert all(figure.why for figure in found.retention.values())
     assert found.weakest is None
