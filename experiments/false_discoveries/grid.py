@@ -136,7 +136,8 @@ def report(rows: Sequence[Row], cfg: DictConfig, kept: Any, tracker: Any) -> Non
         "other half, with a 95 % interval. The last column is of the first half: how many of the points do worse there."
     )
     cells = [row.cells() for row in rows]
+    page = f"{Table(HEADER, tuple(cells)).markdown()}\n\n{about}\n"
     kept.save_json("grid.json", {"about": about, "rows": [row.to_json() for row in rows]})
-    kept.save_text("grid.md", Table(HEADER, tuple(cells)).markdown() + f"\n\n{about}\n")
+    kept.save_text("grid.md", page)
     tracker.table("grid", HEADER, cells)
-    sys.stdout.write(Table(HEADER, tuple(cells)).markdown() + f"\n\n{about}\nfiles: {kept.folder}\n")
+    sys.stdout.write(f"{page}files: {kept.folder}\n")

@@ -102,10 +102,11 @@ def report(measured: Sequence[Rate], cfg: DictConfig, kept: Any, tracker: Any) -
         "those that do not say its word; the last column is how often a stage finds anything on pictures without it."
     )
     table = rows(measured)
+    page = Table(HEADER, tuple(table)).markdown()
     kept.save_json("calibration.json", plain(measured, about))
-    kept.save_text("calibration.md", Table(HEADER, tuple(table)).markdown() + f"\n\n{about}\n\n{told(measured)}\n")
+    kept.save_text("calibration.md", f"{page}\n\n{about}\n\n{told(measured)}\n")
     kept.save_figures({"calibration": drawn(measured)}, figure_style(cfg))
     tracker.table("calibration", HEADER, table)
     tell_figures(tracker, kept)
     tracker.log({f"calibration/{one.stage}/{one.q:g}": one.false_share.value for one in measured})
-    sys.stdout.write(Table(HEADER, tuple(table)).markdown() + f"\n\n{told(measured)}\nfiles: {kept.folder}\n")
+    sys.stdout.write(f"{page}\n\n{told(measured)}\nfiles: {kept.folder}\n")

@@ -96,9 +96,7 @@ class Ending:
     @classmethod
     def of(cls, module: nn.Module) -> "Ending":
         """Read it from the configuration of the language model; there is no module that would show it."""
-        described: Any = getattr(module, "config", None)
-        text = described.get_text_config(decoder=True) if hasattr(described, "get_text_config") else described
-        factor = 1.0
+        text, factor = _described(module), 1.0
         for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
             factor *= _number(text, name) or 1.0
         if scaling := _number(text, "logits_scaling"):
@@ -115,9 +113,7 @@ class Ending:
 
 def residual_factor(module: nn.Module) -> float:
     """Return what the configuration multiplies with whatever a block writes into the residual stream (Granite)."""
-    described: Any = getattr(module, "config", None)
-    text = described.get_text_config(decoder=True) if hasattr(described, "get_text_config") else described
-    return _number(text, "residual_multiplier") or 1.0
+    return _number(_described(module), "residual_multiplier") or 1.0
 
 
 def norm_behind(module: nn.Module, output: str) -> str | None:
@@ -129,6 +125,12 @@ def norm_behind(module: nn.Module, output: str) -> str | None:
     end = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     block = module.get_submodule(".".join(parts[: end + 1]))
     return next((name for name in NORMS_BEHIND if hasattr(block, name)), None)
+
+
+def _described(module: nn.Module) -> Any:
+    """Return the configuration of the language model."""
+    described: Any = getattr(module, "config", None)
+    return described.get_text_config(decoder=True) if hasattr(described, "get_text_config") else described
 
 
 def _number(described: Any, name: str) -> float | None:

@@ -57,13 +57,14 @@ class HeatMaps:
 
     @cached_property
     def _fired(self) -> Fired:
-        pairs = pictured([pair for pair, _ in self.located.used], "a heat map")
+        used = self.located.used
+        pairs = pictured([pair for pair, _ in used], "a heat map")
         images = [pair.sample.image for pair in pairs]
         grids = picture_grids(self.model, images)
         peaks = strongest(self.model, self.site, self.located.neurons, images)
         below = {neuron for neuron, peak in peaks.items() if peak < 0}
         seen = at_image(self.model, self.site, [self.located.neurons], images, below)
-        captions = [caption.text for _, caption in self.located.used]
+        captions = [caption.text for _, caption in used]
         return Fired(pairs[0].concept, pairs, captions, seen, grids, peaks)
 
     @cached_property

@@ -186,15 +186,11 @@ class Subject:
     @cached_property
     def named(self) -> list[tuple[Counterfactual, Generated]]:
         """The pairs that the scores rest on, and the captions of their originals, which name the concept."""
-        used = (
-            self.located.used
-            if self.located.scores
-            else [
-                (pair, caption)
-                for pair, caption in zip(self.located.pairs, self.located.captions, strict=True)
-                if self.model.mention(caption, self.concept)
-            ]
-        )
+        if self.located.scores:
+            used = self.located.used
+        else:
+            every = zip(self.located.pairs, self.located.captions, strict=True)
+            used = [(pair, caption) for pair, caption in every if self.model.mention(caption, self.concept)]
         return list(zip(pictured([pair for pair, _ in used], "an inspection"), [said for _, said in used], strict=True))
 
     @property
