@@ -30,6 +30,11 @@ HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 """How an id on the hub looks."""
 RUN = frozenset({".hydra", "multirun.yaml", "sweep.json"})
 """What tells that a folder is a run or a sweep: one that lies among the inputs is none of them."""
+OF_MODELS = (
+    *("torch", "torchvision", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "safetensors"),
+    *("numpy", "pillow"),
+)
+"""The packages that decide what a model reads and says."""
 LEADS_OUT = re.compile(r'("video"\s*:\s*)?("(?:/|\.\./)(?:[^"\\]|\\.)+")')
 """A path in a list of files that leads out of its folder, as JSON has it; that of a video may be a folder."""
 

@@ -2,13 +2,25 @@
 
 import re
 import secrets
+import sys
+import sysconfig
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from logging import Logger
-from pathlib import PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from pathlib import Path, PurePath
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -20,8 +32,12 @@ from kedit.fingerprints import of_picture
 from kedit.internals.weights import unwrapped
 from kedit.store import digest
 
-TOLD_BY_REPR = (float, complex, bytes, Enum, PurePath, re.Pattern, range, np.generic, torch.dtype, torch.device)
+TOLD_BY_REPR = (float, complex, bytes, Enum, PurePath, range, np.generic, torch.dtype, torch.device)
 """Types whose `repr` is all that they hold."""
+SLOTS = (MemberDescriptorType, GetSetDescriptorType)
+"""What a class has for the attributes of its objects, which hold them."""
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+"""The folders of Python's own modules and of installed packages."""
 NO_MATTER = frozenset({"training", "name_or_path", "warnings_issued", "hf_device_map"})
 """Values on a module that change nothing of what it computes in evaluation mode."""
 
@@ -32,9 +48,10 @@ _met: dict[int, object] = {}
 def of_settings(value: Any) -> Any:
     """Return what decides what `value` does, as plain data: its class, and what it holds, however deep.
 
-    Tensors, arrays, pictures and modules count by their content; functions and classes by name and, unless they are
-    kedit's, by their code, since somebody may write them anew under the same name. An object that shows nothing of what
-    it holds equals itself alone, and nothing in another process.
+    Tensors, arrays, pictures and modules count by their content. Functions and classes count by name and, unless they
+    are kedit's, by their code, since somebody may write them anew under the same name; those of no installed package
+    also by what the code uses: other functions, constants of its module, values around it. An object that shows nothing
+    of what it holds equals itself alone, and nothing in another process.
     """
     return _describe(value, {})
 
@@ -45,6 +62,7 @@ def of_module(module: nn.Module) -> str:
     Such as the scaling of an adapter, and which of several is switched on. What is None until it is first used is left
     out, and what a part notes for itself under a name with an underscore in front, but for the switches of adapters.
     """
+    kinds = {kind: _describe(kind, {}) for kind in {type(part) for part in module.modules()}}
     parts = []
     for path, part in module.named_modules():
         switches = unwrapped(part) is not part
@@ -53,7 +71,7 @@ def of_module(module: nn.Module) -> str:
             for name, one in vars(part).items()
             if name not in NO_MATTER and (switches and _switch(one) if name.startswith("_") else _plain(one))
         }
-        parts.append([path, _of_class(part), held])
+        parts.append([path, kinds[type(part)], held])
     return digest(parts)
 
 
@@ -77,30 +95,36 @@ def _describe(value: Any, seen: dict[int, int]) -> Any:
         return value
     if (content := _of_content(value)) is not None:
         return content
+    if isinstance(value, Mapping | list | tuple | set | frozenset) and not _is_own(type(value)):
+        return _of_items(value, seen)
+    if isinstance(value, partial):
+        return ["partial", _describe([value.func, value.args, value.keywords], seen)]
+    if isinstance(value, MethodType):
+        return ["method", _describe(value.__self__, seen), _describe(value.__func__, seen)]
+    if id(value) in seen:
+        return ["the same as", seen[id(value)]]
+    seen[id(value)] = len(seen)
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return _of_code(value, seen)
+    items = [_of_items(value, seen)] if isinstance(value, Mapping | list | tuple | set | frozenset) else []
+    return ["object", _describe(type(value), seen), _of_held(value, seen), *items]
+
+
+def _of_items(value: Any, seen: dict[int, int]) -> Any:
+    """Return what a container holds."""
     if isinstance(value, Mapping):
         return ["mapping", [[_describe(key, seen), _describe(one, seen)] for key, one in value.items()]]
     if isinstance(value, list | tuple):
         return [type(value).__qualname__, [_describe(one, seen) for one in value]]
-    if isinstance(value, set | frozenset):
-        return ["set", sorted(digest(_describe(one, {})) for one in value)]
-    if isinstance(value, partial):
-        return ["partial", _describe([value.func, value.args, value.keywords], seen)]
-    if isinstance(value, MethodType):
-        return ["method", _describe(value.__self__, seen), _of_code(value.__func__)]
-    if isinstance(value, type | BuiltinFunctionType):
-        return ["code", *_of_code(value)]
-    if id(value) in seen:
-        return ["the same as", seen[id(value)]]
-    seen[id(value)] = len(seen)
-    if isinstance(value, FunctionType):
-        return ["code", *_of_code(value), [_describe(cell.cell_contents, seen) for cell in value.__closure__ or ()]]
-    return ["object", _of_class(value), _of_held(value, seen)]
+    return ["set", sorted(digest(_describe(one, {})) for one in value)]
 
 
 def _of_content(value: Any) -> Any:
     """Return what tells numbers, pictures and modules by their content; None for all else."""
     if isinstance(value, TOLD_BY_REPR):
         return [type(value).__qualname__, repr(value)]
+    if isinstance(value, re.Pattern):
+        return ["pattern", value.pattern if isinstance(value.pattern, str) else repr(value.pattern), value.flags]
     if isinstance(value, ModuleType | Logger):
         return [type(value).__qualname__, str(value.name if isinstance(value, Logger) else value.__name__)]
     if isinstance(value, Tensor) and not value.is_meta:
@@ -117,15 +141,31 @@ def _of_content(value: Any) -> Any:
 
 
 def _of_held(value: Any, seen: dict[int, int]) -> Any:
-    """Return what an object holds: the fields of a dataclass, the attributes of another, or that nothing shows it."""
-    if is_dataclass(value):
+    """Return what an object holds: fields, attributes and slots, or that nothing shows it.
+
+    Of kedit's own, what a dataclass is made with: the rest is what it keeps for itself.
+    """
+    kind: Any = type(value)
+    kinds = kind.__mro__
+    if is_dataclass(value) and not _is_own(kind):
         held = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
-    elif hasattr(value, "__dict__"):
-        held = vars(value)
     else:
-        _met[id(value)] = value
-        return [_process(), id(value)]
-    return {str(name): _describe(one, seen) for name, one in held.items()}
+        names = {name: None for one in kinds for name in _slots(one)} | dict.fromkeys(getattr(value, "__dict__", ()))
+        held = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        if not hasattr(value, "__dict__") and not any("__slots__" in vars(one) for one in kinds):
+            _met[id(value)] = value
+            return [_process(), id(value)]
+    derived = {name for part in kinds for name, one in vars(part).items() if isinstance(one, cached_property)}
+    return {str(name): _describe(one, seen) for name, one in held.items() if name not in derived}
+
+
+def _slots(kind: type) -> Iterator[str]:
+    """Yield the slots that a class adds, under the names that its objects have them by."""
+    given = vars(kind).get("__slots__", ())
+    for name in (given,) if isinstance(given, str) else given:
+        if name not in ("__dict__", "__weakref__"):
+            private = name.startswith("__") and not name.endswith("__")
+            yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
 @cache
@@ -133,35 +173,89 @@ def _process() -> str:
     return secrets.token_hex(8)
 
 
-def _of_class(value: object) -> list[Any]:
-    kind: Any = type(value)
-    return _of_code(kind)
+def _of_code(value: Any, seen: dict[int, int]) -> list[Any]:
+    """Return the name of a class or function, and what it does; kedit's own code has a digest elsewhere."""
+    told: list[Any] = ["code", *_name(value)]
+    if isinstance(value, BuiltinFunctionType) or _ours(value):
+        return told
+    if not _is_own(value):
+        return [*told, _of_installed(value)]
+    if isinstance(value, FunctionType):
+        return [*told, *_of_function(value, seen)]
+    others = [kind for kind in value.__mro__[1:] if kind is not object]
+    members = {name: _describe(one, seen) for name, one in _members(value)}
+    return [*told, members, [_describe(kind, seen) for kind in others]]
+
+
+def _of_function(value: FunctionType, seen: dict[int, int]) -> list[Any]:
+    """Return the code of a function and what it uses: defaults, values around it, and names of its module."""
+    used = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
+    around = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
+    held = [value.__defaults__, value.__kwdefaults__, used, {name: _content(cell) for name, cell in around.items()}]
+    return [digest(_steps(value.__code__)), *(_describe(one, seen) for one in held)]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # a name that has no value yet
 
 
 @cache
-def _of_code(value: Any) -> list[Any]:
-    """Return the name of a class or function and the digest of its code; kedit's own has a digest elsewhere."""
-    name = [str(value.__module__), str(value.__qualname__)]
+def _of_installed(value: Any) -> str:
+    """Return the digest of the code of a class or function in an installed package."""
     if isinstance(value, FunctionType):
-        return name if _ours(value) else [*name, digest(_steps(value.__code__)), repr(value.__defaults__)]
-    if isinstance(value, type):
-        kinds = [kind for kind in value.__mro__ if kind is not object and not _ours(kind)]
-        return [*name, digest([[kind.__qualname__, sorted(_members(kind))] for kind in kinds])]
-    return name
+        return digest([_steps(value.__code__), repr(value.__defaults__)])
+    kinds = [kind for kind in value.__mro__ if kind is not object and not _ours(kind)]
+    return digest([[kind.__qualname__, sorted(_told(kind))] for kind in kinds])
+
+
+def _name(value: Any) -> list[str]:
+    return [str(value.__module__), str(value.__qualname__)]
 
 
 def _ours(value: Any) -> bool:
     return str(value.__module__).partition(".")[0] == "kedit"
 
 
-def _members(kind: type) -> Iterator[list[str]]:
-    """Yield the name and the code or value of each thing that a class defines."""
+@cache
+def _is_own(value: Any) -> bool:
+    """Return whether a class or function is the user's: neither kedit's nor of Python or an installed package."""
+    module = str(value.__module__)
+    if _ours(value) or (module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"):
+        return False
+    source = getattr(sys.modules.get(module), "__file__", None)
+    return source is None or not any(Path(source).is_relative_to(folder) for folder in INSTALLED)
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the functions or the value of each thing that a class defines."""
+    for name, one in vars(kind).items():
+        if isinstance(one, property):
+            yield name, [one.fget, one.fset]
+        elif isinstance(one, cached_property):
+            yield name, one.func
+        elif isinstance(one, staticmethod | classmethod):
+            yield name, one.__func__
+        elif isinstance(one, FunctionType) or not (
+            name.startswith("__") or name in vars(ABC) or isinstance(one, SLOTS)
+        ):
+            yield name, one
+
+
+def _told(kind: type) -> Iterator[list[str]]:
     for name, one in vars(kind).items():
         one = one.fget if isinstance(one, property) else getattr(one, "__func__", one)
         if isinstance(one, FunctionType):
             yield [name, digest(_steps(one.__code__))]
         elif isinstance(one, bool | int | float | str | tuple) and not name.startswith("__"):
             yield [name, repr(one)]
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return the names that a function may look up in its module, those of the functions in it as well."""
+    return set(code.co_names).union(*(_names(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _steps(code: CodeType) -> list[Any]:

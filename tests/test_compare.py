@@ -170,6 +170,11 @@ def test_specificity_is_the_diagonal_less_the_mean_of_the_rest() -> None:
     assert found.own.value == 0.75
     assert found.others.value == pytest.approx(0.05)
     assert Matrix({}, {}, {"star": "broken"}).specificity.why
+    names = ("star", "house")
+    alike = Matrix(
+        {own: {one: share(float(one == own)) for one in names} for own in names}, dict.fromkeys(names, 3), {}
+    )
+    assert (alike.specificity.low, alike.specificity.high) == (1.0, 1.0)  # a difference has no interval of a share
 
 
 def test_what_is_kept_of_the_other_objects_is_counted_in_every_picture_that_named_one() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import kedit
 from kedit.data.pope import Pope
@@ -143,6 +144,11 @@ def test_the_control_of_a_neurons_change_reads_another_neuron_however_the_weight
 
 
 def test_models_that_are_not_alike_are_told_apart() -> None:
+    base, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    assert isinstance(other.running_mean, torch.Tensor)
+    other.running_mean += 1
+    with pytest.raises(ValueError, match="the buffer `running_mean` differs"):
+        WeightChange.between(base, other)
     with pytest.raises(ValueError, match="is in one of the two models alone, so they are not alike"):
         WeightChange.between(tiny("llava").module, tiny("gpt2").module)
     wider = tiny("gpt2")

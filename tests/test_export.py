@@ -121,6 +121,17 @@ def test_a_model_in_bfloat16_of_files_in_float32(base: Path, tmp_path: Path) -> 
     assert load_file(tmp_path / "lora" / WEIGHTS).popitem()[1].dtype == torch.float32
 
 
+def test_an_edit_too_small_for_the_check_is_exported_with_a_warning(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit = Edit(NeuronSet.of({0: [1]}), Scale(0.999))
+    assert not export(edit, load(base, max_new_tokens=4, dtype="bfloat16"), tmp_path / "few", to="ia3").check.tells
+    assert "the check cannot tell it from none; load the model with `dtype=float32`" in caplog.text
+    caplog.clear()
+    assert export(Edit(HALF, Zero()), load(base, max_new_tokens=4), tmp_path / "all", to="ia3").check.tells
+    assert "cannot tell it from none" not in caplog.text
+
+
 @pytest.mark.parametrize("to", ["ia3", "merged", "delta", "lora"])
 def test_weights_that_are_stored_the_other_way_round_and_models_in_memory(to: Any, tmp_path: Path) -> None:
     model = tiny("gpt2")

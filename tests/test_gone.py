@@ -27,6 +27,8 @@ from kedit.neurons import NeuronSet
 from kedit.pipelines.gone import gone
 from kedit.pipelines.preparation import Counts
 from kedit.samples import Concept, Question, Split
+from tests.tiny import SIZES
+from tests.tiny_families import mixtral
 
 # --- weights in few bits
 
@@ -71,6 +73,18 @@ def test_a_column_set_to_zero_stays_zero_and_the_head_is_left_alone(planted: Pla
                                        if isinstance(one, torch.nn.Linear) and path != "lm_head"}  # fmt: skip
 
 
+def test_the_maps_of_experts_take_the_round_trip_one_by_one() -> None:
+    module = mixtral()
+    for form, small in (("int8", int8), ("NF4", nf4)):
+        change = round_trip(module, form).tensors
+        assert sum(name.endswith((".down_proj", ".gate_up_proj")) for name in change) == 2 * SIZES["num_hidden_layers"]
+        name = "model.layers.1.mlp.experts.down_proj"
+        assert all(
+            torch.equal(one, small(weight))
+            for one, weight in zip(change[name], module.get_parameter(name), strict=True)
+        )
+
+
 # --- curves
 
 
@@ -82,6 +96,9 @@ def test_area_and_way_to_half_of_a_known_curve() -> None:
     assert [one.value for one in curve.curve()] == [0.0, 0.5, 0.5]
     whole = Recovery((0, 8), np.ones((2, 10)))
     assert (whole.area().value, whole.steps_to_half().value) == (1.0, 0.0)
+    single = Recovery((0, 2, 4), np.array([[0.0], [1.0], [1.0]])).steps_to_half()
+    assert (single.value, single.low, single.n) == (1.0, None, 1)
+    assert Recovery((0, 8), np.ones((2, 0))).steps_to_half().why == "there is no sample to measure it on"
     never = Recovery((0, 8), np.zeros((2, 10))).steps_to_half()
     assert (never.value, never.why) == (None, "half is not reached in 8 steps")
     assert reached((0, 4, 8), (0.0, 0.25, 0.75)) == 6.0
@@ -224,6 +241,32 @@ def test_equal_models_learn_equally_and_only_in_the_language_model(planted: Plan
     assert changed <= set(language_weights(planted.model.module))
     assert not any("vision" in name or "projector" in name for name in language_weights(planted.model.module))
     assert "lm_head.weight" in language_weights(planted.model.module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_learn_what_thirty_two_learn(dtype: torch.dtype, planted: Planted) -> None:
+    prompts = [one.sample.asked(planted.model.prompt) for one in planted_pairs(2)]
+
+    def learned(dtype: torch.dtype, steps: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        module = deepcopy(planted.model.module).to(dtype)
+        list(relearn(replace(planted.model, module=module), prompts, ["picture star"] * 2, Lessons(steps=steps)))
+        return {name: one.float() for name, one in language_weights(module).items()}
+
+    exact, found = (learned(one, (0, 8)) for one in (torch.float32, dtype))
+    for name in exact:
+        assert found[name].isfinite().all()
+        torch.testing.assert_close(found[name], exact[name], rtol=0.01, atol=3e-4, msg=name)
+    moved = [(found[name] - weight.to(dtype).float()).abs().max() for name, weight in
+             language_weights(planted.model.module).items()]  # fmt: skip
+    assert max(moved) > 4e-4
+
+
+def test_a_gradient_that_is_no_number_ends_the_lessons(planted: Planted) -> None:
+    module = deepcopy(planted.model.module)
+    module.get_parameter("lm_head.weight")[0, 0] = float("nan")
+    prompts = [one.sample.asked(planted.model.prompt) for one in planted_pairs(1)]
+    with pytest.raises(ValueError, match=r"the gradient of step 1 in which .* is taught is nan"):
+        list(relearn(replace(planted.model, module=module), prompts, ["picture star"], Lessons(steps=(0, 1))))
 
 
 def test_an_eye_beside_the_blocks_of_the_language_model_is_not_taught() -> None:

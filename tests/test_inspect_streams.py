@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
+from kedit.inspection import convergence
 from kedit.inspection.convergence import streams
 from kedit.inspection.grid import NoGridError, token_grids
 from kedit.inspection.heatmap import other_regions
@@ -215,6 +216,12 @@ def test_a_neuron_that_fires_below_zero_is_known_for_it_and_turned_round() -> No
         for one, below in ((plain, ()), (turned, {star}))
     )
     assert all(np.array_equal(a.values, b.values) for a, b in zip(expected, seen, strict=True))
+
+
+def test_padding_counts_for_nothing_in_a_mean_even_where_it_is_no_number() -> None:
+    values, mask = torch.ones(1, 1, 2, 3), torch.tensor([[True, False]])
+    values[:, :, 1] = torch.nan
+    assert convergence._mean(values, mask).tolist() == [[[1.0, 1.0, 1.0]]]
 
 
 def test_the_strongest_activation_is_a_mean_over_pictures_and_unknown_without_any(planted: Planted) -> None:

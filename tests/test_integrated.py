@@ -56,6 +56,12 @@ def asked(name: str, site: SiteName, number: int, kind: str = "prompt_ids") -> A
     )
 
 
+def test_a_gradient_that_is_no_number_is_refused() -> None:
+    one = asked("gpt2", "pre", 0)
+    with pytest.raises(ValueError, match="a gradient on the way from a silent layer to the real one is no number"):
+        IntegratedGradients(2).attribute(one.module, one.site, 0, lambda n: one.outputs(n) * torch.nan, one.moves, 1.0)
+
+
 # --- the published code
 
 

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from kedit.locate.gradcam import GradCAM
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.selection import TopK
 from kedit.models.planted import HOUSE_CONCEPT, STAR_CONCEPT, Planted, picture, without
+from kedit.models.planted import planted as build
 from kedit.neurons import NeuronId, NeuronSet
 from kedit.pipelines.locate import check_given, locate
 from kedit.pipelines.outputs import collect_outputs, measure_outputs
@@ -71,6 +74,30 @@ def test_nothing_is_kept_or_found_while_an_edit_acts_on_the_model(
         assert Cache.of_model(tmp_path, planted.model).store is None
     assert "`outer` acts on the model" in caplog.text
     assert Cache.of_model(tmp_path, planted.model).store is not None
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("act", ["hook", "pre-hook", "method", "partial"])
+def test_nothing_is_kept_or_found_while_code_of_anothers_acts_on_the_model(
+    act: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build().model
+    (path, part), *_ = [one for one in model.module.named_modules() if one[0].endswith("down_proj")]
+    assert Cache.of_model(tmp_path, model).store is not None
+    if act == "hook":
+        part.register_forward_hook(nothing)
+    elif act == "pre-hook":
+        part.register_forward_pre_hook(nothing)
+    else:
+        forward: Any = type(part).forward
+        part.forward = MethodType(forward, part) if act == "method" else partial(nothing, part)
+    kept = Cache.of_model(tmp_path, model).store is not None
+    # A method that is torch's own does what the class does.
+    assert kept == (act == "method")
+    assert (f"foreign code acts in `{path}`" in caplog.text) != kept
 
 
 def test_whatever_decides_a_result_makes_another_entry(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Whatever decides a result is in its key: what is changed under the same name, in size and time alike, counts."""
 
+import functools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from kedit import fingerprints
 from kedit.cli.sweep_folder import key_of
 from kedit.edit.edit import Edit
 from kedit.edit.operators import Zero
@@ -194,6 +197,17 @@ def test_what_changes_a_model_under_its_name_changes_what_tells_it(name: str) ->
     assert [old != new for old, new in zip(before, after, strict=True)] == [part == "weights", part == "reading", True]
 
 
+@pytest.mark.parametrize("package", ["pillow", "torchvision", "numpy", "accelerate", "bitsandbytes"])
+def test_a_library_that_reads_pictures_or_runs_weights_tells_a_model(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llava")
+    before = identity(model)
+    release = fingerprints._version
+    monkeypatch.setattr(fingerprints, "_version", lambda name: "99" if name == package else release(name))
+    assert identity(model) != before
+
+
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 def test_weights_of_eight_bits_count() -> None:
     digests = []
@@ -247,15 +261,6 @@ def adding(number: int) -> Callable[[int], int]:
     return lambda value: value + number
 
 
-class Silent:
-    """Shows nothing of what it holds."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-
 def region(last: float) -> torch.Tensor:
     """Return a vector so long that its `repr` leaves out what differs."""
     values = torch.zeros(4000)
@@ -280,9 +285,48 @@ def test_settings_are_equal_where_all_that_they_do_is(one: Any, same: Any, other
     json.dumps(of_settings(one))
 
 
+MINE = {
+    "a method under a decorator": "class Op:\n @torch.no_grad()\n def __call__(self, v): return v * NOW\nop = Op()",
+    "a function under a decorator": "@torch.no_grad()\ndef op(v): return v * NOW",
+    "a default of a method": "class Op:\n def __call__(self, v, f=NOW): return v * f\nop = Op()",
+    "a default by keyword": "def op(v, *, f=NOW): return v * f",
+    "a constant of the module": "F = NOW\nclass Op:\n def __call__(self, v): return v * F\nop = Op()",
+    "a function that is called": "def double(v): return v * NOW\ndef op(v): return double(v)",
+    "a list on the class": "class Op:\n f = [NOW]\n def __call__(self, v): return v * self.f[0]\nop = Op()",
+    "a value around a class": (
+        "def make(k):\n class Op:\n  def __call__(self, v): return v * k\n return Op()\nop = make(NOW)"
+    ),
+    "a cached property": "class Op:\n @functools.cached_property\n def f(self): return NOW\nop = Op()",
+    "a static method": "class Op:\n @staticmethod\n def f(v): return v * NOW\nop = Op()",
+    "a class that is inherited": "class Base:\n def f(self): return NOW\nclass Op(Base): pass\nop = Op()",
+    "a field that is set later": "@dataclass\nclass Op:\n f: float = field(init=False)\nop = Op()\nop.f = NOW",
+    "a further attribute": "@dataclass\nclass Op:\n f: float = 0\nop = Op()\nop.g = NOW",
+    "an attribute of a mapping": "class Op(dict): pass\nop = Op()\nop.f = NOW",
+    "a slot": "class Base:\n __slots__ = ('__f',)\n def __init__(self, f): self.__f = f\nop = Base(NOW)",
+    "a slot that is inherited": (
+        "class Base:\n __slots__ = 'f'\nclass Op(Base):\n __slots__ = ()\nop = Op()\nop.f = NOW"
+    ),
+    "a long pattern": "op = re.compile('a' * 300 + str(NOW))",
+    "a part": "op = functools.partial(max, NOW)",
+}
+
+
+def written(source: str, now: int) -> Any:
+    names: dict[str, Any] = {"torch": torch, "re": re, "functools": functools, "dataclass": dataclass, "field": field}
+    names["__name__"] = "mine"
+    exec(source.replace("NOW", str(now)), names)
+    return of_settings(names["op"])
+
+
+@pytest.mark.parametrize("source", MINE.values(), ids=MINE)
+def test_all_that_code_of_ones_own_uses_tells_it_apart(source: str) -> None:
+    assert written(source, 2) == written(source, 2) != written(source, 3)
+    json.dumps(written(source, 2))
+
+
 def test_an_object_that_shows_nothing_equals_itself_alone() -> None:
-    one = Silent(1)
-    assert of_settings(one) == of_settings(one) != of_settings(Silent(1))
+    one = object()
+    assert of_settings(one) == of_settings(one) != of_settings(object())
 
 
 def test_objects_that_hold_each_other_come_to_an_end() -> None:

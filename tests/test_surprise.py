@@ -34,6 +34,13 @@ def prompts_of(model: HuggingFaceMLLM) -> list[Prompt]:
     return [Prompt("what is it?", picture(32, 32, number) if seeing else None) for number in range(3)]
 
 
+def test_where_no_unedited_text_is_long_enough_nothing_is_called_strange() -> None:
+    before, after = Speech(["yes", "no it is not"], [None, None]), Speech(["a red star is there", "no"], [4.7, None])
+    judged = Guard().judge({"target": (before, after)})
+    assert judged.passed
+    assert judged.groups["target"].strange is None is judged.groups["target"].strange_before
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_surprise_is_that_of_the_median_token_read_alone(family: str) -> None:
     model = tiny(family)

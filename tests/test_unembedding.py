@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -23,7 +24,7 @@ from transformers import (
 
 from kedit.internals.hooks import Some, before, intervene, record
 from kedit.internals.sites import Site, decoder_path
-from kedit.internals.unembedding import Unembedding, UnembeddingError, norm_behind
+from kedit.internals.unembedding import Unembedding, UnembeddingError, left_out, norm_behind
 from kedit.locate.contribution import Contribution
 from kedit.locate.locator import Locator, Stage
 from kedit.locate.readout import Readout
@@ -33,6 +34,7 @@ from kedit.models.planted import Planted
 from kedit.models.tiny.families import tiny as tiny_of
 from kedit.samples import Concept, TextPair, TextSample
 from tests.tiny import SIZES, seeded
+from tests.tiny_families import mixtral, qwen2_moe
 
 VOCAB, WIDTH = 40, 16
 
@@ -146,14 +148,16 @@ def test_in_an_mllm_it_is_the_language_models(planted: Planted) -> None:
     assert found.norm is module.get_submodule(decoder_path(module)).norm
 
 
-def test_what_a_model_multiplies_behind_its_blocks_is_part_of_what_neurons_write() -> None:
-    """Granite multiplies all that a block writes: zeroing a neuron takes its readout from the stream, and no more."""
-    module = seeded(lambda: GraniteForCausalLM(GraniteConfig(**SIZES, num_key_value_heads=2, residual_multiplier=0.22)))
+@pytest.mark.parametrize("family", ["granite", "falcon", "minicpm"])
+def test_what_a_model_multiplies_behind_its_blocks_is_part_of_what_neurons_write(family: str) -> None:
+    """Zeroing a neuron takes its readout from the stream, and no more."""
+    module = seeded({"granite": granite, "falcon": falcon, "minicpm": minicpm}[family])
     site, ids, streams = Site.of(module, "mid"), torch.tensor([[5, 6, 7]]), []
     layer, neuron = max(site.blocks), 3
 
     def stream(edits: dict[int, Any]) -> dict[int, torch.Tensor]:
-        seen = before(module, "model.norm", lambda args, kwargs: streams.append(args[0].detach()))
+        norm = "model.final_layernorm" if family == "falcon" else "model.norm"
+        seen = before(module, norm, lambda args, kwargs: streams.append(args[0].detach()))
         with seen, record(module, site) as activations, intervene(module, site, edits):
             module(input_ids=ids)
         return activations
@@ -162,6 +166,25 @@ def test_what_a_model_multiplies_behind_its_blocks_is_part_of_what_neurons_write
     stream({layer: Some(torch.tensor([neuron]), torch.zeros_like)})
     written = Readout(module, site, layer, Unembedding.of(module)).values[neuron]
     torch.testing.assert_close(streams[0][0] - streams[1][0], activation[:, None] * written)
+
+
+def granite() -> nn.Module:
+    return GraniteForCausalLM(GraniteConfig(**SIZES, num_key_value_heads=2, residual_multiplier=0.22))
+
+
+def falcon() -> nn.Module:
+    mamba = {"mamba_d_ssm": 16, "mamba_n_heads": 4, "mamba_d_head": 4, "mamba_d_state": 4, "mamba_n_groups": 1}
+    factors = {"mlp_multipliers": [1.0, 0.25], "head_dim": 8}
+    config = transformers.FalconH1Config(**SIZES, **mamba, **factors, num_key_value_heads=2)
+    return transformers.FalconH1ForCausalLM(config)
+
+
+def minicpm() -> nn.Module:
+    if not hasattr(transformers, "MiniCPM3Config"):
+        pytest.skip("this transformers has no MiniCPM3")
+    heads = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4}
+    config = transformers.MiniCPM3Config(**SIZES, **heads, num_key_value_heads=2, scale_depth=1.4)
+    return transformers.MiniCPM3ForCausalLM(config)
 
 
 @pytest.mark.parametrize(("family", "norm"), [("gemma2", "post_feedforward_layernorm"), ("llama", None)])
@@ -174,3 +197,16 @@ def test_a_norm_behind_the_blocks_is_told_where_value_vectors_are_read(
     locator = Locator({"only": Stage(Contribution(), TopK(1))}, target=Target(on_missing="force"))
     locator.score(model, [pair])
     assert ("passes a norm (`post_feedforward_layernorm`)" in caplog.text) == (norm is not None)
+
+
+@pytest.mark.parametrize(
+    ("build", "found"),
+    [
+        (mixtral, ["the weights by which tokens are routed to experts"]),
+        (qwen2_moe, ["the weights by which tokens are routed to experts", "the gate of the shared expert"]),
+        (llama, []),
+    ],
+)
+def test_what_weighs_experts_is_told_where_value_vectors_are_read(build: Any, found: list[str]) -> None:
+    module = build()
+    assert left_out(module, Site.of(module, "mid").blocks.values()) == found

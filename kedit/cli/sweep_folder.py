@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.previous_runs import ASIDE, NO_MATTER, other_settings, overwrites
-from kedit.fingerprints import PACKAGE, of_files, of_libraries
+from kedit.fingerprints import OF_MODELS, PACKAGE, of_files, of_libraries
 from kedit.results.run_folder import clear, is_finished, write_atomic, write_json
 from kedit.store import digest
 
@@ -33,8 +33,8 @@ PLAN = "sweep.json"
 KEY = "KEY"
 """The file in the folder of a job that is done: what its results belong to, and what the job returned."""
 LIBRARIES = (
-    *("torch", "torchvision", "transformers", "tokenizers", "accelerate", "diffusers", "numpy", "pillow"),
-    *("evaluate", "sacrebleu", "rouge-score", "pycocotools", "datasets", "opencv-python-headless"),
+    *OF_MODELS,
+    *("diffusers", "evaluate", "sacrebleu", "rouge-score", "pycocotools", "datasets", "opencv-python-headless"),
 )
 
 

@@ -1,5 +1,6 @@
 """A model taught again, in its weights, what it was edited to lose: how fast it comes back is what was left of it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +67,15 @@ def relearn(model: Any, prompts: Sequence[Prompt], texts: Sequence[str], lessons
         prompts: What is asked.
         texts: What is right to say.
         lessons: For how long, and how fast.
+
+    Raises:
+        ValueError: A gradient is no number, as 16 bits may have it; the model is then as the step before left it.
     """
     weights = list(language_weights(model.module).values())
+    # In 16 bits small steps round to nothing, and AdamW's squares of gradients to zero: 32 bits learn, and are copied.
+    learning = [one if one.dtype == torch.float32 else nn.Parameter(one.detach().float()) for one in weights]
     answers = [(*model.tokenizer(text, add_special_tokens=False).input_ids, _end(model)) for text in texts]
-    optimizer = torch.optim.AdamW(weights, lr=lessons.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learning, lr=lessons.rate, weight_decay=0.0)
     for step in range(lessons.steps[-1] + 1):
         if step in lessons.steps:
             yield step
@@ -81,11 +87,21 @@ def relearn(model: Any, prompts: Sequence[Prompt], texts: Sequence[str], lessons
             for start in range(0, len(prompts), model.batch_size):
                 part = slice(start, start + model.batch_size)
                 (_loss(model, prompts[part], answers[part]) / len(prompts)).backward()
-        nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
+        for weight, one in zip(weights, learning, strict=True):
+            weight.requires_grad_(False)
+            if one is not weight and weight.grad is not None:
+                one.grad, weight.grad = weight.grad.float(), None
+        norm = float(nn.utils.clip_grad_norm_(learning, LARGEST_NORM))
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"the gradient of step {step + 1} in which `{model.name}` is taught is {norm}; where 16 bits are too "
+                "few for it, load the model with `dtype=bfloat16` or `float32`"
+            )
         optimizer.step()
         optimizer.zero_grad()
-        for weight in weights:
-            weight.requires_grad_(False)
+        with torch.no_grad():
+            for weight, one in zip(weights, learning, strict=True):
+                weight.copy_(one)
 
 
 def _loss(model: Any, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kedit.edit.weight_change import WeightChange
 from kedit.internals.block_stacks import named_by_model
+from kedit.internals.blocks import is_fused
 from kedit.internals.weights import is_conv1d
 
 BLOCK = 64
@@ -59,4 +60,14 @@ def round_trip(module: nn.Module, form: str) -> WeightChange:
         weight = one.weight
         assert isinstance(weight, Tensor)
         tensors[f"{path}.weight"] = FORMATS[form](weight.T).T if is_conv1d(one) else FORMATS[form](weight)
+    for path, one in module.named_modules():
+        if is_fused(one):  # maps of all experts in one, `[expert, out, in]` or `[expert, in, out]`
+            maps = {name: weight for name, weight in one.named_parameters(path, recurse=False) if weight.ndim == 3}
+            turned = bool(getattr(one, "is_transposed", True))
+            tensors |= {name: _of_experts(weight, form, turned=turned) for name, weight in maps.items()}
     return WeightChange(tensors)
+
+
+def _of_experts(weights: Tensor, form: str, *, turned: bool) -> Tensor:
+    maps = [FORMATS[form](one.T).T if turned else FORMATS[form](one) for one in weights]
+    return torch.stack(maps)

@@ -26,8 +26,12 @@ class WeightChange:
         """Return what makes the weights of `base` those of `other`, a model of the same architecture.
 
         Raises:
-            ValueError: A weight of the one is not in the other, or has another shape.
+            ValueError: A weight of the one is not in the other, or has another shape; or a saved buffer differs.
         """
+        saved, others_saved = base.state_dict(), dict(other.named_buffers())
+        for name, one in base.named_buffers():
+            if name in saved and not (name in others_saved and torch.equal(one.cpu(), others_saved[name].cpu())):
+                raise ValueError(f"the buffer `{name}` differs: weights alone can be put into a model and taken out")
         mine, others = dict(base.named_parameters()), dict(other.named_parameters())
         if odd := sorted(mine.keys() ^ others.keys()):
             raise ValueError(f"the weight `{odd[0]}` is in one of the two models alone, so they are not alike")

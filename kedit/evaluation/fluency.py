@@ -119,6 +119,12 @@ class GroupFluency:
         words_before, words_after = _words(before.texts), _words(after.texts)
         usual, now = _median(before.surprise), _median(after.surprise)
         bound = (usual or 0.0) + math.log(ratio)
+
+        def strange(speech: Speech) -> float | None:
+            # Texts that are too short to be judged say nothing of what is usual.
+            known = usual is not None and speech.surprise is not None
+            return _share((one or 0) > bound for one in speech.surprise or ()) if known else None
+
         return cls(
             empty=_share(not text.strip() for text in after.texts),
             empty_before=_share(not text.strip() for text in before.texts),
@@ -126,8 +132,8 @@ class GroupFluency:
             repetition_before=_share(map(repetitive, before.texts)),
             length_ratio=words_after / words_before if words_before else None,
             n=len(after.texts),
-            strange=None if after.surprise is None else _share((one or 0) > bound for one in after.surprise),
-            strange_before=None if before.surprise is None else _share((one or 0) > bound for one in before.surprise),
+            strange=strange(after),
+            strange_before=strange(before),
             perplexity=None if now is None else _perplexity(now),
             perplexity_before=None if usual is None else _perplexity(usual),
             cut=None if after.cut is None else _share(after.cut),

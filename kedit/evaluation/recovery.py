@@ -39,9 +39,13 @@ class Recovery:
 
         Its interval is over pictures; in a draw of them that never comes so far, the last step stands for more.
         """
-        value, n = reached(self.steps, self.named.mean(1).tolist()), self.named.shape[1]
+        if not (n := self.named.shape[1]):
+            return Measured.missing("there is no sample to measure it on")
+        value = reached(self.steps, self.named.mean(1).tolist())
         if value is None:
             return Measured.missing(f"half is not reached in {self.steps[-1]} steps")
+        if n == 1:
+            return Measured(value, None, None, 1, "an interval needs at least 2 samples")
         rng = np.random.default_rng(seed)
         drawn = [self.named[:, rng.integers(n, size=n)].mean(1).tolist() for _ in range(resamples)]
         ends = [self.steps[-1] if (one := reached(self.steps, row)) is None else one for row in drawn]

@@ -106,4 +106,6 @@ def _cosines(states: Tensor, batch: TeacherForced) -> dict[tuple[str, str], Tens
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the positions in `mask`, `[batch, depth, width]`; NaN where there are none."""
     weights = mask[:, None, :, None].to(values)
-    return (values * weights).sum(2) / weights.sum(2).clamp(min=1).where(weights.sum(2) > 0, torch.nan)
+    return values.masked_fill(~mask[:, None, :, None], 0).sum(2) / weights.sum(2).clamp(min=1).where(
+        weights.sum(2) > 0, torch.nan
+    )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from kedit.internals.sites import Site
 
 Rewrite = Callable[[Tensor], Tensor | None]
 """Takes the activations of one layer and returns new ones, or None to leave them alone."""
+
+LOADERS = frozenset({"torch", "transformers", "accelerate", "peft", "bitsandbytes"})
+"""Packages whose own hooks are part of what a model is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +199,31 @@ def labels(module: nn.Module) -> list[object]:
             if isinstance(hook, Hook) and hook.label is not None:
                 found[id(hook.label)] = hook.label
     return list(found.values())
+
+
+def foreign(module: nn.Module) -> list[str]:
+    """Return the paths of the parts in which something acts that their class and configuration do not tell.
+
+    Hooks and a replaced `forward`, but for those of the libraries that models are loaded with.
+    """
+
+    def is_told(act: Any) -> bool:
+        while isinstance(act, partial):
+            act = act.func
+        return str(getattr(act, "__module__", None) or type(act).__module__).partition(".")[0] in LOADERS
+
+    return [
+        path
+        for path, one in module.named_modules()
+        if not all(
+            is_told(act)
+            for act in (
+                *one._forward_pre_hooks.values(),
+                *one._forward_hooks.values(),
+                *(act for name, act in vars(one).items() if name == "forward"),
+            )
+        )
+    ]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """How a direction of the residual stream becomes words: the model's final norm and its output matrix."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from kedit.internals.block_stacks import find_block_stacks, named_by_model
+from kedit.internals.blocks import FeedForward
 from kedit.internals.sites import decoder_path
 from kedit.internals.weights import features_of, unwrapped, weight_of
 from kedit.internals.wrappers import evaluating
@@ -112,8 +114,17 @@ class Ending:
 
 
 def residual_factor(module: nn.Module) -> float:
-    """Return what the configuration multiplies with whatever a block writes into the residual stream (Granite)."""
-    return _number(_described(module), "residual_multiplier") or 1.0
+    """Return what the configuration multiplies with whatever a feed-forward block writes into the residual stream.
+
+    Granite and MiniCPM3 have a factor for all branches, Falcon-H1 one for the block's output.
+    """
+    text = _described(module)
+    factor = _number(text, "residual_multiplier") or 1.0
+    if getattr(text, "model_type", None) == "minicpm3":
+        factor *= text.scale_depth / math.sqrt(text.num_hidden_layers)
+    if of_block := getattr(text, "mlp_multipliers", None):
+        factor *= of_block[1]
+    return factor
 
 
 def norm_behind(module: nn.Module, output: str) -> str | None:
@@ -125,6 +136,20 @@ def norm_behind(module: nn.Module, output: str) -> str | None:
     end = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     block = module.get_submodule(".".join(parts[: end + 1]))
     return next((name for name in NORMS_BEHIND if hasattr(block, name)), None)
+
+
+def left_out(module: nn.Module, blocks: Iterable[FeedForward]) -> list[str]:
+    """Return what weighs what blocks write by token, and no value vector shows: a norm, experts' weights, a gate."""
+    found = dict[str, None]()
+    for block in blocks:
+        if norm := norm_behind(module, block.output):
+            found[f"a norm (`{norm}`)"] = None
+        if block.experts:
+            found["the weights by which tokens are routed to experts"] = None
+        owner = block.output.split(".")[:-2]
+        if hasattr(module.get_submodule(".".join(owner)), "shared_expert_gate"):
+            found["the gate of the shared expert"] = None
+    return list(found)
 
 
 def _described(module: nn.Module) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kedit.internals.hooks import frozen, intervene, record, traced
 from kedit.internals.sites import Site
-from kedit.internals.unembedding import Unembedding, norm_behind
+from kedit.internals.unembedding import Unembedding, left_out
 from kedit.locate.damage import read_references, whole
 from kedit.locate.effect import answer_of, last_stream
 from kedit.locate.outside import seen_whole
@@ -55,10 +55,11 @@ def gather(
     if "unembedding" in needs:
         unembedding = Unembedding.of(model.module)
         readouts = {layer: Readout(model.module, site, layer, unembedding) for layer in site.blocks}
-        if norm := norm_behind(model.module, next(iter(site.blocks.values())).output):
+        if between := left_out(model.module, site.blocks.values()):
+            alone = "an expert" if any(block.experts for block in site.blocks.values()) else "a layer"
             logger.warning(
-                "what the feed-forward blocks of `%s` write passes a norm (`%s`) before the residual stream: scores by "
-                "value vectors leave it out, so compare them within a layer alone", model.name, norm,
+                "what the feed-forward blocks of `%s` write passes %s before the residual stream: scores by "
+                "value vectors leave it out, so compare them within %s alone", model.name, " and ".join(between), alone,
             )  # fmt: skip
     for places in batches:
         yield _Batch(model, site, [cases[place] for place in places], target, needs, readouts).scores(scorers)

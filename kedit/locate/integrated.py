@@ -114,5 +114,10 @@ class _Path:
         if self.original is None or self.scaled is None:
             raise RuntimeError("the model never ran the layer whose neurons are to be attributed")
         (gradient,) = torch.autograd.grad(outputs.sum(), self.scaled)
+        if not gradient.isfinite().all():
+            raise ValueError(
+                "a gradient on the way from a silent layer to the real one is no number; where 16 bits are too few for "
+                "it, load the model with `dtype=bfloat16` or `float32`"
+            )
         apart = gradient.reshape(len(self.shares), len(self.moves), -1)
         return (self.original * apart[:, self.moves.to(apart.device)].float()).sum((0, 1))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedit.fingerprints import of_libraries
+from kedit.fingerprints import OF_MODELS, of_libraries
 from kedit.models.attention import implementation
 from kedit.models.mllm import MLLM
 from kedit.settings import of_module, of_settings
@@ -46,7 +46,7 @@ def identity(model: MLLM, weights: str | None = None) -> str:
         "reading": _reading(model, ()),
         "device": sorted({tensor.device.type for _, tensor in _tensors(module)}),
         "attention": sorted({str(implementation(getattr(part, "config", None))) for part in module.modules()}),
-        "libraries": of_libraries("torch", "transformers", "tokenizers", "peft"),
+        "libraries": of_libraries(*OF_MODELS),
         "weights": weights or weights_digest(module),
     }
     return digest(about)

@@ -102,6 +102,11 @@ def export(
         (draft / CARD).write_text(model_card(about, report, columns, Path(folder)), encoding="utf-8")
         write_json(draft / REPRODUCE, about | {"files": {path.name: of_file(path) for path in sorted(draft.iterdir())}})
     logger.info("exported %s to `%s`: %s", to, folder, check)
+    if not check.tells:
+        logger.warning(
+            "the edit moves no logit by more than rounding may (%.0e of the largest), so the check cannot tell it from "
+            "none; load the model with `dtype=float32` to check it closer", check.tolerance,
+        )  # fmt: skip
     return Exported(Path(folder), to, check)
 
 

@@ -49,6 +49,11 @@ class Check:
         """Whether the difference is rounding; a NaN is none."""
         return self.difference <= self.tolerance
 
+    @property
+    def tells(self) -> bool:
+        """Whether the edit moves logits by more than rounding may: if not, a form that does nothing would pass, too."""
+        return self.effect > self.tolerance
+
     def to_json(self) -> dict[str, Any]:
         """Return the check as plain data."""
         return {**vars(self), "identical": self.is_identical}

@@ -251,7 +251,7 @@ def over_samples(subject: Subject) -> Stability:
     ranks = [overlap.rank_correlation(*(list(scores.values())[-1] for scores in both)) for both in halves]
     measures = [
         _shares(subject, SAMPLES[0], [overlap.shared(*both) for both in sets]),
-        Measure("stability", SAMPLES[1], bootstrap_mean(ranks, seed=seed), exact(0.0)),
+        Measure("stability", SAMPLES[1], bootstrap_mean(ranks, shares=False, seed=seed), exact(0.0)),
     ]
     for share in asked.shares:
         draws = [overlap.part(n, share, seed + draw) for draw in range(asked.splits)]

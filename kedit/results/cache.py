@@ -16,6 +16,7 @@ from typing import Any
 from kedit.edit.edit import Change, Edit, active
 from kedit.evaluation.evaluation_set import EvaluationSet
 from kedit.fingerprints import of_code, of_concept, of_files, of_libraries, of_pair, of_question, of_sample
+from kedit.internals.hooks import foreign
 from kedit.locate.strongest import keeping
 from kedit.models.mllm import MLLM
 from kedit.neurons import NeuronScores, scores_from, scores_to
@@ -77,6 +78,12 @@ class Cache:
             return cls()
         if acting := active(model):
             logger.warning("the edit `%s` acts on the model: nothing is kept for other jobs", acting[0].name)
+            return cls()
+        if parts := foreign(model.module):
+            where = parts[0] or type(model.module).__name__
+            logger.warning(
+                "foreign code acts in `%s` (a hook, or its `forward`): nothing is kept for other jobs", where
+            )
             return cls()
         try:
             weights = weights_digest(model.module)

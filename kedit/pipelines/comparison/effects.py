@@ -19,6 +19,8 @@ from kedit.pipelines.raw_outputs import RawOutputs
 from kedit.results.cache import NO_CACHE, Cache
 from kedit.samples import Pair, Progress, silent
 
+NATS = frozenset({"logprob_drop"})
+"""Those of `FIGURES` that are no shares."""
 FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
 """What a table shows of an edit; retention is the weakest of the retention measures."""
 SUPPRESSED = ("mention_drop", "logprob_drop", "substitutions")

@@ -35,7 +35,11 @@ class Matrix:
         bootstrap over concepts.
         """
         gaps = [own - others for own, others in self._own_and_others()]
-        return bootstrap_mean(gaps) if gaps else Measured.missing("no edited concept has a drop of its own and others'")
+        return (
+            bootstrap_mean(gaps, shares=False)
+            if gaps
+            else Measured.missing("no edited concept has a drop of its own and others'")
+        )
 
     @property
     def own(self) -> Measured:

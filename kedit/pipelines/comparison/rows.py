@@ -7,7 +7,7 @@ from typing import Any
 from kedit.evaluation.statistics import Measured, bootstrap_mean, holm, permutation_pvalue, share_difference
 from kedit.neurons import NeuronSet
 from kedit.pipelines.comparison.choices import OWN, Budget, Choices, Method
-from kedit.pipelines.comparison.effects import FIGURES, Effect, Trial
+from kedit.pipelines.comparison.effects import FIGURES, NATS, Effect, Trial
 from kedit.pipelines.comparison.scoring import Failed, Scores
 
 TESTED = ("mention_drop", "kept")
@@ -180,7 +180,7 @@ def mean_row(several: Sequence[Row]) -> Row:
     first = several[0]
     if not measured:
         return replace(first, concept="mean", why=first.why)
-    figures = {name: _mean([row.figure(name) for row in measured]) for name in FIGURES}
+    figures = {name: _mean([row.figure(name) for row in measured], name not in NATS) for name in FIGURES}
     weakest = {row.effect.weakest for row in measured if row.effect}
     cost = None
     if measured[0].cost is not None:
@@ -199,8 +199,8 @@ def mean_row(several: Sequence[Row]) -> Row:
     )
 
 
-def _mean(several: Sequence[Measured]) -> Measured:
+def _mean(several: Sequence[Measured], shares: bool) -> Measured:
     values = [one.value for one in several if one.value is not None]
     if len(values) == 1:
         return next(one for one in several if one.value is not None)
-    return bootstrap_mean(values) if values else several[0]
+    return bootstrap_mean(values, shares=shares) if values else several[0]

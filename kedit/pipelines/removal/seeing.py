@@ -10,7 +10,7 @@ from torch import Tensor
 from kedit.edit.edit import Edit
 from kedit.evaluation.measure import NO_CONTROL
 from kedit.evaluation.statistics import Measured, bootstrap_mean, paired_difference
-from kedit.fingerprints import of_sample
+from kedit.fingerprints import of_concept, of_sample
 from kedit.inspection.convergence import residuals
 from kedit.inspection.depth import Depth, Reading, losses, stitched
 from kedit.inspection.probe import Probed, probe
@@ -42,6 +42,7 @@ def probed(subject: Subject) -> Layers:
     labels = [True] * n + [False] * n
     edits = (None, subject.edit)
     asked = {"samples": [of_sample(one) for one in samples], "seed": subject.seed}
+    asked["concept"] = of_concept(subject.concept)  # whose words the control task is made of
     abouts = [asked | about_edit(one) for one in edits]
     content = subject.cache.many(
         "gone", "probes", abouts, lambda places: [_right(subject, samples, labels, edits[one]) for one in places]
