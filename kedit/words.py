@@ -44,6 +44,11 @@ def plural(word: str) -> str:
     return word + "s"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `count` of what `noun` names: `1 seed`, `2 seeds`."""
+    return f"{count} {noun if count == 1 else plural(noun)}"
+
+
 def numbers(word: str) -> set[str]:
     """Return `word` and all that may be its plural; some is no English ("leafs" beside "leaves"), which nobody writes.
 

@@ -114,6 +114,13 @@ WRONG = {
     "inspect launch=joblib": "no `launch` here",
     "locate shard.index=3 shard.count=2": "3",
     "table ''": "an empty word is no folder",
+    "run model=huggingface": "`model.path` has no value; give it as `model.path=...`",
+    "run model=huggingface model.path=./nowhere evaluate.locate=500": "no model folder `./nowhere`",
+    "locate model.device=cuda:99 evaluate.locate=500": "`device` is 'cuda:99'",
+    "run model.path=123 model=huggingface": "`model.path` is a text, and 123 was read as a number",
+    "locate folder": "`folder` is a folder, and no setting",
+    "compare methods=[grad_act,random]": "set `reference=grad_act`",
+    "folder check folder data.fodler=3": "no key `data.fodler`; nearest: `data.folder`",
     "verify --all": "no option `--all`; usage: kedit verify RUN",
     "leaderboard nowhere": "`nowhere` is no sweep",
 }

@@ -290,7 +290,7 @@ def test_a_bad_sample_is_skipped_and_counted(
     ):
         data.split(named(data, "dog"), locate=3, target=2, retention=0, seed=0)
     assert "2" not in ids(split)
-    assert re.search(rf"skipped 1 samples \({reason}\), the first `2`: .*{message}", caplog.text)
+    assert re.search(rf"skipped 1 sample \({reason}\), the first `2`: .*{message}", caplog.text)
 
 
 def test_a_bad_outline_of_something_else_is_counted_and_the_picture_used(

@@ -420,7 +420,7 @@ def test_a_concept_that_no_caption_names_fails_with_the_way_out(
     kedit_run: Callable[..., Finished], tmp_path: Path
 ) -> None:
     done = kedit_run(*TINY, "model.max_new_tokens=1")
-    fails(done, 1, "none of the model's 2 captions names `star`", "set `target.on_missing` to `force`")
+    fails(done, 1, "none of the model's 2 captions names `star`", "(`locate.target.on_missing=force`)")
     assert status(tmp_path / "out").startswith("failed: ValueError: none of the model's 2 captions names `star`")
     log = (tmp_path / "out" / "kedit.log").read_text()
     assert "Traceback (most recent call last)" in log

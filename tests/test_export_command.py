@@ -1,6 +1,7 @@
 """`kedit export` of a finished run, and `kedit run edit=none` of what it left: the files, the lines, the exit codes."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import chdir
@@ -123,6 +124,7 @@ def test_a_patch_that_was_measured_is_measured_again_on_the_same_pictures(
     ("words", "line"),
     [
         (("to=ia4",), "`to` is one of merged, ia3, lora, delta, got 'ia4'; nearest: ia3"),
+        (("to=xx",), "`to` is one of merged, ia3, lora, delta, got 'xx'"),
         (("form=ia3",), "`form=ia3` is no setting of an export; keys: to, folder, overwrite, as in `to=ia3`"),
         (("overwrite=1",), "`overwrite` is true or false; got 1"),
     ],
@@ -131,6 +133,28 @@ def test_what_is_wrong_is_told_in_one_line(
     words: tuple[str, ...], line: str, folder: Path, kedit_export: Command
 ) -> None:
     assert kedit_export(folder, *words) == (2, "", f"kedit: {line}\n")
+
+
+def test_what_has_no_form_is_told_before_the_model_is_loaded(
+    folder: Path, tmp_path: Path, kedit_export: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("kedit.cli.export.open_run", load)
+    shutil.copytree(folder, tmp_path / "decoded")
+    settings = tmp_path / "decoded" / ".hydra" / "config.yaml"
+    settings.write_text(settings.read_text().replace("phase: both", "phase: decode"))
+    code, _, err = kedit_export(tmp_path / "decoded")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "an edit at `positions=all`, `phase=decode` depends on where a token stands" in err
+
+
+def test_a_sweep_is_told_from_its_jobs(tmp_path: Path, kedit_export: Command) -> None:
+    (tmp_path / "multirun.yaml").write_text("")
+    assert kedit_export(tmp_path) == (
+        2, "", f"kedit: `{tmp_path}` is a sweep: give one of its jobs, such as `{tmp_path / '0'}`\n"
+    )  # fmt: skip
 
 
 def test_what_is_no_run_is_told(tmp_path: Path, kedit_export: Command) -> None:

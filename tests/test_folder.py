@@ -182,7 +182,7 @@ def test_a_bad_place_skips_the_picture_and_is_counted(
     split = data.split(DOG, locate=3, target=1, retention=0, seed=0)
     assert split.skipped == {"bad_region": 1}
     kind, _, detail = reason.partition(": ")
-    assert caplog.records[-1].message.startswith(f"skipped 1 samples ({kind}), the first `bad.png`: ")
+    assert caplog.records[-1].message.startswith(f"skipped 1 sample ({kind}), the first `bad.png`: ")
     with pytest.raises(
         ValueError, match=f"4 and 0 of them are good; 1 cannot be used .{kind}, the first `bad.png`: {detail}"
     ):

@@ -153,6 +153,13 @@ def test_a_trap_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_the_folder_of_a_run_is_told_from_a_model(tmp_path: Path) -> None:
+    for name in ("neurons.json", "STATUS"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileNotFoundError, match="is the folder of a run, whose edit is no weights yet: `kedit export"):
+        load(tmp_path)
+
+
 def test_a_file_is_told_from_a_folder(gpt2: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"model.safetensors` is a file; .* give `.*gpt2` if they lie beside it"

@@ -722,11 +722,22 @@ def test_the_provenance_counts_what_was_skipped(planted: Planted) -> None:
     assert about["target"] == repr(Target())
 
 
+def test_a_model_that_says_nothing_for_nan_is_told_from_one_that_does_not_know_the_word(
+    tiny: HuggingFaceMLLM, seen: list[Counterfactual]
+) -> None:
+    broken = replace(tiny, module=copy.deepcopy(tiny.module))
+    broken.module.get_parameter("lm_head.weight")[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="the logits of `tiny` are NaN, so it says nothing"):
+        Locator(BOTH).score(broken, seen, captions=[written(tiny, "")] * len(seen))
+
+
 def test_no_usable_caption_is_an_error_that_quotes_one_and_says_what_to_do(
     planted: Planted, tiny: HuggingFaceMLLM, seen: list[Counterfactual]
 ) -> None:
     captions = [written(tiny, "the starfish")] * len(seen)
-    with pytest.raises(ValueError, match=r"none of the model's 5 captions names `thing` .*'the starfish'.*`force`"):
+    with pytest.raises(
+        ValueError, match=r"none of the model's 5 captions names `thing` .*'the starfish'.*on_missing=force"
+    ):
         Locator(BOTH).score(tiny, seen, captions=captions)
     unknown = [Counterfactual(pair.sample, Concept("zebra"), pair.image) for pair in pairs_of(STAR_CONCEPT)]
     with pytest.raises(ValueError, match=r"names `zebra` .*cannot spell"):

@@ -196,6 +196,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, capsys: pytest.Captu
     assert name in capsys.readouterr().err
 
 
+def test_a_figure_that_is_none_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = a_run(tmp_path)
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "figures" / "mine.png").write_text("no picture")
+    assert write_page(folder).is_file()
+    assert "mine.png` is left out of the page" in caplog.text
+
+
 def test_the_command_prints_the_page_and_refuses_what_is_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ from kedit.evaluation.statistics import Measured
 from kedit.neurons import NeuronSet
 from kedit.plots import Drawing, PictureRow, Trial
 from kedit.plots.style import CONCEPT, CONTROL, EARLIER, EDITED, KEPT
+from kedit.plots.trials import varied
 from kedit.samples import Concept
 
 
@@ -307,6 +308,19 @@ def test_doses_are_in_order_and_equal_numbers_of_neurons_are_their_mean() -> Non
     assert dots(drawing, CONTROL) == []
     assert all(float(tick).is_integer() for tick in drawing.figure.axes[0].get_xticks())
     assert dots(plots.draw_doses(TRIALS, title="t"), CONTROL) != []
+
+
+def test_concepts_that_are_edited_in_other_numbers_have_doses_of_their_own() -> None:
+    def of(concept: str, neurons: int, drop: float) -> Trial:
+        return Trial("a", neurons, share(drop), share(0.5), panel=concept)
+
+    alike = [of("star", 2, 0.2), of("star", 4, 0.4), of("house", 2, 0.6), of("house", 4, 0.8)]
+    assert dots(plots.draw_doses(alike, title="t"), CONCEPT) == [(2, 0.4), (4, pytest.approx(0.6))]
+    once = [of("star", 2, 0.2), of("house", 4, 0.8)]
+    assert not varied(once) and varied(alike)
+    apart = plots.draw_doses([of("star", 2, 0.2), of("star", 4, 0.4), of("house", 6, 0.8)], title="t")
+    assert dots(apart, CONCEPT) == [(2, 0.2), (4, 0.4)]
+    assert "star, a" in written(apart)
 
 
 def test_equal_curves_stand_side_by_side_and_show_around_each_other() -> None:

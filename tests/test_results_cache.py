@@ -72,7 +72,11 @@ def test_nothing_is_kept_or_found_while_an_edit_acts_on_the_model(
     with Edit(planted.star, Zero(), name="outer").applied(planted.model):
         planted.model.caption([PAIRS[0].image])
         assert Cache.of_model(tmp_path, planted.model).store is None
-    assert "`outer` acts on the model" in caplog.text
+    assert caplog.text.count("the edit `outer` acts on the model: all is measured under it") == 1
+    with Edit(planted.star, Zero(), name="outer").applied(planted.model):
+        planted.model.caption([PAIRS[0].image])
+        assert Cache.of_model(None, planted.model).store is None
+    assert caplog.text.count("the edit `outer` acts on the model: all is measured under it") == 2
     assert Cache.of_model(tmp_path, planted.model).store is not None
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.jobs import guarded, reported, run_folder
 from kedit.cli.sweep_folder import alone_in_run
-from kedit.results.run_folder import FIGURES, FILES, write_atomic
+from kedit.results.run_folder import FIGURES, FILES, FinishedRunError, result_folder, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = {
@@ -195,9 +195,29 @@ def test_what_a_run_reads_is_not_overwritten_by_it(kedit: Command, tmp_path: Pat
 
 def test_the_folder_that_the_user_works_in_is_not_cleared(kedit: Command, tmp_path: Path) -> None:
     for seed in (1, 2):
-        write_atomic(tmp_path / "report.md", "mine")
         assert kedit("hydra.run.dir=.", f"seed={seed}", "overwrite=true") == (0, "")
+        write_atomic(tmp_path / "report.md", "mine")
     assert (tmp_path / "report.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["report.md", "captions.jsonl", "neurons_two_stage.json", "figures/layers.png"])
+def test_files_that_no_run_has_left_are_not_replaced(name: str, kedit: Command, recipe: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "paper"
+    (folder / "figures").mkdir(parents=True)
+    (folder / name).write_text("mine")
+    (folder / "figures" / "mine.png").write_text("mine")
+    before = contents(folder)
+    for words in ((), ("overwrite=true",)):
+        code, text = kedit("hydra.run.dir=paper", *words)
+        assert (code, text) == (2, f"kedit: `paper` holds files that no run has left there ({name}), which would be "
+                                   "replaced: name another folder\n")  # fmt: skip
+        assert before.items() <= contents(folder).items()
+    asked = result_folder(folder, "report.json", {}, overwrite=True)
+    with pytest.raises(FinishedRunError, match="holds files that no run has left there"), asked:
+        pass
+    (folder / name).unlink()
+    assert kedit("hydra.run.dir=paper") == (0, "")
+    assert (folder / "figures" / "mine.png").read_text() == "mine"
 
 
 def test_overwrite_is_yes_or_no(kedit: Command, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import kedit.cli.leaderboard as recipe
+from kedit.cli.sweeping import picture
 from kedit.cli.sweeping.axes import grid, highest, line, numeric_keys, ordered
 from kedit.cli.sweeping.leaderboard import HEADER, as_csv, as_json, as_markdown, flat, ranked
 from kedit.cli.sweeping.pareto import pareto
@@ -59,6 +60,20 @@ def test_jobs_are_ranked_by_selectivity_then_mention_drop_then_number(sweep: Pat
     report["selectivity"] = {"value": None, "low": None, "high": None, "n": 0, "why": "the fluency guard failed"}
     (sweep / "2" / "report.json").write_text(json.dumps(report))
     assert [row.number for row, _ in ranked(read(sweep))] == [1, 3, 4, 5, 2]
+
+
+def test_jobs_as_selective_as_the_first_are_counted(sweep: Path) -> None:
+    def first_line() -> str:
+        found = read(sweep)
+        return next(line for line in as_markdown(found, pareto(found), [], []).splitlines() if "Highest" in line)
+
+    assert " more as high" not in first_line()
+    for number in (1, 3):
+        shutil.copy(sweep / "2" / "report.json", sweep / str(number) / "report.json")
+    assert ", and 2 more as high, " in first_line()
+    found = read(sweep)
+    drawing = picture._pareto(found, picture.trials(found, pareto(found)))
+    assert not isinstance(drawing, str) and "(with 2 more), the most selective, suppresses" in drawing.title
 
 
 def test_the_csv_has_one_line_for_each_job_and_a_header_that_stays(sweep: Path) -> None:

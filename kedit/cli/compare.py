@@ -14,7 +14,7 @@ from kedit.cli.comparison.choices import chosen, several, understood
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import guarded, reported, run_folder
-from kedit.cli.sharing import unchanged
+from kedit.cli.sharing import check_at_hand, unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
@@ -54,6 +54,7 @@ def effect(cfg: DictConfig, keep: Any) -> Any:
     choices, data, plan = chosen(cfg), build(cfg.data), build(cfg.edit)
     encoder = build(cfg.evaluate.encoder) if cfg.evaluate.encoder is not None else None
     with misuse():
+        check_at_hand(cfg.model)
         asked = prepared_for(cfg, data, several(cfg.concept, "concept"), choices.counts)
         shown, method = [], (cfg.matrix or {}).get("method") or choices.reference
         if cfg.matrix and has_matrix(cfg.matrix.concepts, asked[0].medium):

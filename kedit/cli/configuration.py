@@ -48,14 +48,19 @@ def build(node: Any) -> Any:
 
     if not isinstance(node, DictConfig):
         raise ConfigurationError(f"`{node}` is nothing that can be built: a mapping with a `_target_` is")
-    for key in sorted(OmegaConf.missing_keys(node)):
-        raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
+    refuse_missing(node)
     node = _with_names_of_now(node)
     for target in _targets(node):
         if not _is_ours(target):
             raise ConfigurationError(f"`_target_` must start with `kedit.`, got `{target}`")
     with misuse():
         return instantiate(node, _convert_="all")
+
+
+def refuse_missing(node: DictConfig) -> None:
+    """Refuse settings of which one has to be given and is not."""
+    for key in sorted(OmegaConf.missing_keys(node)):
+        raise ConfigurationError(f"`{key}` has no value; give it as `{key}=...`")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import guarded, reported, run_folder
-from kedit.cli.sharing import unchanged
+from kedit.cli.sharing import check_at_hand, unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
@@ -48,6 +48,7 @@ def job(cfg: DictConfig) -> Any:
         check_drawable(locator)
         check(plan)
         seer, words = seer_of(data, segment), None if cfg.words is None else as_locator(cfg.words)
+        check_at_hand(cfg.model)
         pictures = prepared(data, cfg.concept, inpainter(cfg), {**cfg.evaluate, "text": False}, cfg.seed)
     with unchanged(cfg.model) as found:
         with misuse():

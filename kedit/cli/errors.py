@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 PLUGINS = {
@@ -56,6 +56,7 @@ def explained(error: BaseException) -> str:
         MissingConfigException,
         OverrideParseException,
     )
+    from omegaconf.errors import ConfigKeyError
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_option(error)
@@ -73,6 +74,8 @@ def explained(error: BaseException) -> str:
         return _no_key(found[1], error.__cause__)
     if isinstance(error, InstantiationException):
         return _not_made(error)
+    if isinstance(error, ConfigKeyError) and error.full_key:
+        return _no_key(str(error.full_key), error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: `{error.filename}`"
     if isinstance(error, KeyError) and error.args:
@@ -88,8 +91,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
     Raises:
         ConfigurationError: There is one.
     """
-    for argument, following in pairwise([*arguments, ""]):
+    for former, argument, following in zip(["", *arguments], arguments, [*arguments[1:], ""], strict=False):
         name, given, value = argument.partition("=")
+        if not given and former not in TAKES_VALUE and Path(argument).is_dir():
+            raise ConfigurationError(f"`{argument}` is a folder, and no setting; `--help` lists those that take one")
         if not name.startswith("-"):
             continue
         if name in FLAGS:

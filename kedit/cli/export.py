@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from kedit.cli.configuration import misuse
 from kedit.cli.errors import explained, usage_code
-from kedit.cli.finished_run import asked_for, drawn, open_run
+from kedit.cli.finished_run import asked_for, drawn, open_run, planned
 from kedit.cli.help import TAKES
 from kedit.cli.jobs import code_of, said
 from kedit.cli.previous_runs import overwrites
@@ -37,9 +37,11 @@ def export_run(run: Path, arguments: Sequence[str]) -> Any:
     asked = asked_for(arguments, KEYS, "an export", "to=ia3")
     to = asked.get("to", "merged")
     folder = Path(str(asked.get("folder") or run.resolve().with_name(f"{run.resolve().name}-{to}")))
-    from kedit.pipelines.export import export
+    from kedit.pipelines.export import check_asked, export
     from kedit.pipelines.export_check import N_PICTURES
 
+    with misuse():
+        check_asked(planned(run, "to export"), folder, to, overwrite=overwrites(asked))
     opened = open_run(run, "to export")
     with misuse():
         return export(

@@ -32,8 +32,7 @@ def open_run(run: Path, purpose: str) -> FinishedRun:
     settings = settings_of(run)
     from kedit.neurons import NeuronSet
 
-    if settings.edit._target_.endswith(".NoEdit"):
-        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's {purpose}")
+    _refuse_none(run, settings, purpose)
     use_threads(settings.threads)
     with misuse():
         neurons, data, plan = NeuronSet.load(run / "neurons.json"), build(settings.data), build(settings.edit)
@@ -43,6 +42,26 @@ def open_run(run: Path, purpose: str) -> FinishedRun:
         edit = plan.edit(neurons, _operator(plan, model, settings), str(settings.concept))
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     return FinishedRun(settings, data, model, edit, report)
+
+
+def planned(run: Path, purpose: str) -> Any:
+    """Return the edit of a finished run as far as it is known without the model: values of a patch are not measured.
+
+    See `open_run`.
+    """
+    from kedit.edit.operators import Patch
+    from kedit.neurons import NeuronSet
+
+    settings = settings_of(run)
+    _refuse_none(run, settings, purpose)
+    with misuse():
+        plan = build(settings.edit)
+        return plan.edit(NeuronSet.load(run / "neurons.json"), getattr(plan, "operator", Patch()), "planned")
+
+
+def _refuse_none(run: Path, settings: DictConfig, purpose: str) -> None:
+    if settings.edit._target_.endswith(".NoEdit"):
+        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's {purpose}")
 
 
 def drawn(run: FinishedRun) -> Any:

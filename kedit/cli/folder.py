@@ -35,12 +35,11 @@ def data_of(path: str, arguments: Sequence[str]) -> Any:
     groups = [argument.removeprefix("data=") for argument in arguments if argument.startswith("data=")]
     layout = None if groups else export_layout(Path(path))
     group = groups[-1] if groups else "folder" if layout is None else "coco2017"
-    settings = OmegaConf.merge(OmegaConf.load(conf_dir() / "data" / f"{group}.yaml"), layout or {})
+    known = OmegaConf.merge(OmegaConf.load(conf_dir() / "data" / f"{group}.yaml"), layout or {})
+    settings = OmegaConf.create({"data": known})
     OmegaConf.set_struct(settings, True)
-    own = OmegaConf.from_dotlist(
-        [argument.removeprefix("data.") for argument in arguments if argument.startswith("data.")]
-    )
-    return build(OmegaConf.merge(settings, {"folder": path}, own))
+    own = OmegaConf.from_dotlist([argument for argument in arguments if argument.startswith("data.")])
+    return build(OmegaConf.merge(settings, {"data": {"folder": path}}, own).data)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, figure_style, misuse, plain, use_threads
 from kedit.cli.jobs import guarded, renamed, reported, run_folder
-from kedit.cli.sharing import loaded
+from kedit.cli.sharing import check_at_hand, loaded
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
@@ -56,6 +56,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     with misuse():
         looks = Looks(**{field.name: asked[field.name] for field in fields(Looks)})
         language_only(locator, "inspect")
+        check_at_hand(cfg.model)
         pictures = prepared(data, cfg.concept, inpaint, vars(looks.pictures), cfg.seed)
     model = loaded(cfg.model)
     with misuse():

@@ -103,7 +103,7 @@ def _say_loading(settings: DictConfig) -> None:
     """Say at once what is loaded: to import PyTorch takes seconds; where that is done, nothing takes as long."""
     if "torch" not in sys.modules:
         name = OmegaConf.select(settings, "model.name") or OmegaConf.select(settings, "model.path")
-        say(f"loading {Path(name).name if name else 'PyTorch'} ...")
+        say(f"loading {Path(str(name)).name if name else 'PyTorch'} ...")
 
 
 def _run_and_log(job: Callable[[DictConfig], T], settings: DictConfig) -> T:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from kedit.cli.configuration import build, figure_style, misuse, use_threads
 from kedit.cli.jobs import for_texts, guarded, renamed, reported, run_folder
-from kedit.cli.sharing import unchanged
+from kedit.cli.sharing import check_at_hand, unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
@@ -59,6 +59,7 @@ def job(cfg: DictConfig, name: str) -> Any:
         shard = Shard(cfg.shard.index, cfg.shard.count)
         if shard.count > 1:
             check_shareable(locator)
+        check_at_hand(cfg.model)
         pairs = prepared(data, cfg.concept, inpainter(cfg), counts, cfg.seed, shard)
     with unchanged(cfg.model) as found:
         with misuse():

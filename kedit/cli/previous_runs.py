@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import plain, without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.results.run_folder import clear, is_finished
+from kedit.results.run_folder import FinishedRunError, check_own, clear, is_finished
 
 NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite", "page"})
 """Settings that change no result."""
@@ -24,6 +24,8 @@ def settings_of(run: Path) -> DictConfig:
     Raises:
         ConfigurationError: It is none.
     """
+    if (run / "multirun.yaml").is_file():
+        raise ConfigurationError(f"`{run}` is a sweep: give one of its jobs, such as `{run / '0'}`")
     if not (run / "report.json").is_file() or not is_finished(run):
         raise ConfigurationError(f"`{run}` is no finished run of `kedit run`")
     if (command := OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.job.config_name) != "run":
@@ -41,7 +43,7 @@ def make_room(folder: Path, settings: DictConfig) -> None:
         settings: All that the run is asked for, Hydra's part included.
 
     Raises:
-        ConfigurationError: It is, and `overwrite` is not set.
+        ConfigurationError: It is, and `overwrite` is not set; or files that no run left would be replaced.
     """
     if not overwrites(settings) and (difference := other_settings(folder, settings)):
         raise ConfigurationError(
@@ -50,6 +52,10 @@ def make_room(folder: Path, settings: DictConfig) -> None:
         )
     if inside := _read_from(folder, settings):
         raise ConfigurationError(f"`{inside}` is read by this run and would be replaced by it; name another folder")
+    try:
+        check_own(folder, ASIDE)
+    except FinishedRunError as error:
+        raise ConfigurationError(str(error)) from error
     clear(folder)
 
 

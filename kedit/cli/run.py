@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from kedit.cli.configuration import build, figure_style, misuse, plain, sweep_folder, use_threads
 from kedit.cli.errors import ConfigurationError
 from kedit.cli.jobs import for_texts, guarded, reported, run_folder
-from kedit.cli.sharing import shared, unchanged
+from kedit.cli.sharing import check_at_hand, shared, unchanged
 from kedit.paths import conf_dir
 from kedit.progress import show_progress
 
@@ -75,6 +75,7 @@ def job(cfg: DictConfig, name: str, kept: Any) -> Any:
     with misuse():
         scores = load_scores(cfg.scores) if cfg.scores is not None else None
         pipeline.check(locator, plan, select)
+        check_at_hand(cfg.model)
         prepared = prepared_for(cfg)
         check_pairs(select, locator, prepared.pairs)
         words = object_words(chair_of(cfg.evaluate), prepared.evaluation_set.vocabulary)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from kedit.cli.configuration import build, plain
+from kedit.cli.configuration import build, misuse, plain, refuse_missing
 from kedit.fingerprints import stamps_of_files
 from kedit.progress import duration
 
@@ -96,6 +97,17 @@ class Loaded:
         from kedit.models.identity import weights_digest
 
         return self.weights is None or weights_digest(self.model.module) == self.weights
+
+
+def check_at_hand(node: DictConfig) -> None:
+    """Refuse a model that its settings alone show not to be at hand, before slower work than reading them."""
+    refuse_missing(node)
+    if node.get("_target_") != "kedit.models.loading.load":
+        return
+    from kedit.models.loading import check_at_hand as check
+
+    with misuse():
+        check(**{name: one for name, one in plain(node).items() if name in signature(check).parameters})
 
 
 def loaded(node: DictConfig) -> Any:

@@ -10,6 +10,7 @@ from kedit.data.data_set import AnnotatedDataSet, Record, Regions, Rules
 from kedit.data.pictures import SampleError, shown
 from kedit.data.places import may_be_turned
 from kedit.samples import Concept, Sample, Split, find_concept
+from kedit.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _company(showing: list[Record], concept: Concept) -> Iterator[str]:
 def _oddities(drawing: _Drawing) -> Iterator[str]:
     """Yield what was passed over, and what is used although something is wrong with it."""
     for reason, count in drawing.skipped.most_common():
-        yield f"skipped {count} samples ({reason}), the first {drawing.examples[reason]}"
+        yield f"skipped {counted(count, 'sample')} ({reason}), the first {drawing.examples[reason]}"
     if drawing.spoiled:
         yield spoiled(drawing.spoiled)
     if drawing.lying:

@@ -21,10 +21,10 @@ class Operator(Protocol):
 
 def check_operator(given: object) -> None:
     """Raise a TypeError unless `given` is an operator: not its class, nor its name."""
-    if isinstance(given, type) or not callable(given):
-        called = given.__name__ if isinstance(given, type) else repr(given)
-        example = f"{called}()" if isinstance(given, type) else "Zero()"
-        raise TypeError(f"an operator is an object such as `{example}`, got {called:.60}")
+    if isinstance(given, type):
+        raise TypeError(f"an operator is an object, got the class {given.__name__}: write `{given.__name__}(...)`")
+    if not callable(given):
+        raise TypeError(f"an operator is an object such as `Zero()`, got {given!r:.60}")
 
 
 @dataclass(frozen=True)

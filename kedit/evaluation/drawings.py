@@ -11,6 +11,7 @@ from kedit.evaluation.scores import Scores, pooled
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.evaluation.verdict import Comparison, Judged, Verdict, judge
 from kedit.samples import Concept, mentioned
+from kedit.words import counted
 
 SUPPRESSION = ("drawing_drop", "caption_drop")
 RETENTION = ("drawn_others", "drawn_objects", "valid", "caption_others")
@@ -167,7 +168,9 @@ class DrawingReport(Judged):
         drop, caption = (self.main.suppression[name] for name in SUPPRESSION)
         beside = self.control.suppression["drawing_drop"] if self.control else Measured.missing("no control was run")
         p = "" if self.comparison.p is None else f", p = {self.comparison.p:.2g}"
-        figures = f"{drop} of {drop.n} drawings lose it, {beside} with random neurons ({self.seeds} seeds{p})"
+        figures = (
+            f"{drop} of {drop.n} drawings lose it, {beside} with random neurons ({counted(self.seeds, 'seed')}{p})"
+        )
         kept = f"; retention {self.main.overall} at its weakest; captions of it lose the word in {caption}"
         nothing = WHY["drawing_drop"] if drop.value is None else None
         if nothing is None and not self._whole.passed:

@@ -8,6 +8,7 @@ from kedit import notebook
 from kedit.evaluation.fluency import Fluency
 from kedit.evaluation.statistics import Measured
 from kedit.evaluation.verdict import Aim, Comparison, Judged, Verdict, judge
+from kedit.words import counted
 
 Figures = Mapping[str, Measured]
 JUDGED_BY: Mapping[Aim, str] = {"less": "mention_drop", "more": "logodds_drop"}
@@ -76,7 +77,7 @@ class EditReport(Judged):
         figure, control = self.suppression[measure], self.control.suppression[measure]
         does = f"the edit {_DOES[self.aim]} `{self.concept}`"
         p = "" if comparison.p is None else f", p = {comparison.p:.2g}"
-        seeds = f"{self.control.seeds} seed{'s' * (self.control.seeds != 1)}"
+        seeds = counted(self.control.seeds, "seed")
         n = comparison.difference.n
         behind = f"{figure} against {control} (difference {comparison.difference}{p}, n = {n}, {seeds})"
         beside = f"the located neuron set does not beat the layer-matched random control on {measure}, {behind}"
@@ -109,7 +110,7 @@ class EditReport(Judged):
             for part, (figures, control) in parts.items()
             for name, one in figures.items()
         ]
-        columns = ("", "measure", "edit", f"random control, {self.control.seeds} seeds", "n")
+        columns = ("", "measure", "edit", f"random control, {counted(self.control.seeds, 'seed')}", "n")
         return notebook.table(columns, rows, notes=[self.verdict])
 
     @classmethod

@@ -11,6 +11,7 @@ from kedit.evaluation.report import Figures, as_json, as_text
 from kedit.evaluation.statistics import Measured, bootstrap_mean
 from kedit.evaluation.verdict import Comparison, Judged, Verdict, judge
 from kedit.samples import Question
+from kedit.words import counted
 
 ALL = "all"
 """The name of the figure over all kinds of questions."""
@@ -42,7 +43,7 @@ class TaskReport(Judged):
         was, now, control = (one[ALL] for one in (self.before, self.after, self.control))
         n_seeds, difference, p = len(self.by_seed), self.comparison.difference, self.comparison.p
         goes = f"goes from {was} to {now} (n = {was.n}) with {self.neurons} neurons edited"
-        beside = f"with as many random ones in the same layers to {control} ({n_seeds} seed{'s' * (n_seeds > 1)})"
+        beside = f"with as many random ones in the same layers to {control} ({counted(n_seeds, 'seed')})"
         sure = "" if p is None else f", p = {p:.2g}"
         return judge(
             "The located neurons matter more than random ones",
@@ -64,7 +65,7 @@ class TaskReport(Judged):
         """The share of right answers by the kind of question: before, after, and with random neurons edited."""
         every = (self.before, self.after, self.control)
         rows = [(kind, *(as_text(one[kind]) for one in every), str(was.n)) for kind, was in self.before.items()]
-        columns = ("", "unedited", "edited", f"random control, {len(self.by_seed)} seeds", "n")
+        columns = ("", "unedited", "edited", f"random control, {counted(len(self.by_seed), 'seed')}", "n")
         return notebook.table(columns, rows, "right answers", [self.verdict])
 
     def to_json(self) -> dict[str, object]:

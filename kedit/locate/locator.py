@@ -19,6 +19,7 @@ from kedit.locate.target import Target
 from kedit.models.mllm import MLLM, Generated, Mention
 from kedit.models.sequences import refuse_two_sequences
 from kedit.neurons import NeuronScores, NeuronSet, Scope, SiteName, ids_to
+from kedit.prompts import Prompt
 from kedit.samples import Pair, Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Locator:
         """Return the usable pairs with their first mention; the others are skipped and logged.
 
         Raises:
-            ValueError: There is none; the message has the first caption.
+            ValueError: There is none, and the message has the first caption; or what the model says is no number.
         """
         if not pairs:
             raise ValueError("there is nothing to locate in: no counterfactual pairs")
@@ -154,8 +155,11 @@ class Locator:
         found = self.mentions(model, pairs, answers)
         name, unnamed = pairs[0].concept.name, found.count(None)
         if unnamed == len(pairs):
+            refuse_no_numbers(model, pairs[0].sample.asked(model.prompt))
             force = self.target.on_missing == "force"
-            hint = "its tokenizer cannot spell the word" if force else "set `target.on_missing` to `force` to score it"
+            hint = "its tokenizer cannot spell the word" if force else (
+                'the locator\'s `Target(on_missing="force")` (`locate.target.on_missing=force`) scores it all the same'
+            )  # fmt: skip
             raise ValueError(
                 f"none of the model's {len(pairs)} captions names `{name}` (the first: {answers[0].text!r}); {hint}"
             )
@@ -218,3 +222,14 @@ def _after(caption: Generated, mention: Mention) -> tuple[int, ...]:
     """Return the caption's tokens after the mention; none if the word was forced."""
     begun = mention.prefix + mention.word
     return caption.tokens[len(begun) :] if caption.tokens[: len(begun)] == begun else ()
+
+
+def refuse_no_numbers(model: MLLM, prompt: Prompt) -> None:
+    """Raise a ValueError where a model's logits are NaN, as damaged weights make them: then all captions are empty."""
+    with torch.no_grad():
+        logits = model.logits(model.read([prompt], [()]))
+    if logits.isnan().any():
+        raise ValueError(
+            f"the logits of `{model.name}` are NaN, so it says nothing: its weights are damaged, or 16 bits are too "
+            "few for it (`dtype=bfloat16` or `float32`); `kedit doctor` tells more"
+        )

@@ -141,6 +141,20 @@ def _check(path: object, task: Task | None, template: Template) -> None:
     check_template(template)
 
 
+def check_at_hand(
+    path: str | Path,
+    *,
+    language: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+) -> None:
+    """Raise what `load` would, as far as it is known before anything is read: no such folder, no such device."""
+    located(str(path), language=None if language is None else str(language), download=download)
+    Placement(str(device), str(dtype).removeprefix("torch."), device_map).options()
+
+
 def load_like(module: nn.Module, folder: str | Path, *, device: torch.device | None = None) -> nn.Module:
     """Return a model of the class of `module` with the weights in a folder, placed and computed in as that is.
 

@@ -55,6 +55,11 @@ def located(path: str, *, language: str | None = None, download: bool = False) -
     if path in FETCHED and not Path(path).is_dir():
         return str(FETCHED[path]())
     if Path(path).is_dir():
+        if (Path(path) / "neurons.json").is_file() and (Path(path) / "STATUS").is_file():
+            raise BrokenModelError(
+                f"`{path}` is the folder of a run, whose edit is no weights yet: `kedit export {path} to=lora` (or "
+                "`to=merged`) makes some of it"
+            )
         _refuse_pickles(Path(path))
         return path
     if Path(path).is_file():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kedit.samples import Mask
+
+logger = logging.getLogger(__name__)
 
 SIDE = 192
 """Pixels of a picture's longer side on the page."""
@@ -52,13 +55,17 @@ def fired_uri(image: Image.Image, heat: NDArray[np.float64], top: float, region:
 
 
 def figure_uri(path: Path) -> str | None:
-    """Return a figure as a data URI; None for a format that browsers show in no picture."""
+    """Return a figure as a data URI; None for a format that browsers show in no picture, or a file that is none."""
     if path.suffix == ".svg":
         return _data("image/svg+xml", path.read_bytes())
     if path.suffix != ".png":
         return None
-    with Image.open(path) as figure:
-        shown = figure.convert("RGB")
+    try:
+        with Image.open(path) as figure:
+            shown = figure.convert("RGB")
+    except OSError as error:
+        logger.warning("`%s` is left out of the page: %s", path, error)
+        return None
     if shown.width > WIDEST:
         height = max(1, round(shown.height * WIDEST / shown.width))
         shown = shown.resize((WIDEST, height), Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -6,6 +6,7 @@ from typing import Any
 from kedit.page.folder import Folder
 from kedit.page.parts import Cell, Grid, Interval, Link, Note, Part, Section
 from kedit.plots.style import name
+from kedit.words import counted
 
 JOB_FIGURES = ("mention_drop", "retention", "others", "substitutions", "selectivity", "control_mention_drop")
 METHOD_FIGURES = ("mention_drop", "retention", "selectivity", "logprob_drop", "substitutions")
@@ -132,7 +133,7 @@ def drawings(folder: Folder) -> Section | None:
     control = report.get("control") or {}
     columns = {
         **arms,
-        **({f"random neurons, {control['seeds']} seeds": one} if (one := control.get("drawings")) else {}),
+        **({f"random neurons, {counted(control['seeds'], 'seed')}": one} if (one := control.get("drawings")) else {}),
     }
     first = next(iter(arms.values()))
     rows = [

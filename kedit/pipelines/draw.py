@@ -33,6 +33,7 @@ from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, silent
+from kedit.words import counted
 
 IMAGE, TEXT, RANDOM, UNEDITED = "I-neurons", "T-neurons", "random neurons", "unedited"
 LOOKS = {IMAGE: Look(EDITED), TEXT: Look(BASELINE, "s"), RANDOM: Look(CONTROL, "D")}
@@ -85,7 +86,7 @@ class DrawResult(Saved):
         """Return what each edit did, a column for each, beside the random control."""
         arms = {**self.report.arms, **({RANDOM: self.report.control} if self.report.control else {})}
         sizes = {arm: f"{arm} ({len(some)})" for arm, some in self.sets.items()}
-        sizes[RANDOM] = f"{RANDOM}, {self.report.seeds} seeds"
+        sizes[RANDOM] = f"{RANDOM}, {counted(self.report.seeds, 'seed')}"
         rows = [
             (name(measure), *(one[measure] for one in figures), next(iter(figures))[measure].n)
             for part in ("suppression", "retention")

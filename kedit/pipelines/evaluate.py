@@ -42,6 +42,7 @@ from kedit.progress import as_progress, run_stage
 from kedit.results.cache import Cache
 from kedit.results.table import Table
 from kedit.samples import Concept, Data, Progress, find_concept
+from kedit.words import counted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +75,7 @@ class Evaluation(BeforeAfter):
     def table(self) -> Table:
         """Return suppression and retention of the edit, beside the random control's."""
         edit = f"{self.operator} of {self.n_neurons} neurons" if self.n_neurons else self.operator
-        columns = ("", edit, f"random control, {self.report.control.seeds} seeds", "n")
+        columns = ("", edit, f"random control, {counted(self.report.control.seeds, 'seed')}", "n")
         return Table(columns, tuple(self.effect_rows()), f"{self.concept} in {self.model}", (self.report.verdict,))
 
     def to_json(self) -> dict[str, Any]:

@@ -86,9 +86,8 @@ def export(
         ValueError: The edit has no such form, or what was written does not say what it does; the message says why.
         FileExistsError: There is something in `folder`.
     """
-    _check_arguments(edit, model, folder, to)
-    check_edit(edit, to)
-    check_free(Path(folder), REPRODUCE, overwrite=overwrite)
+    require_model(model)
+    check_asked(edit, folder, to, overwrite=overwrite)
     columns = columns_of(edit, model.module)
     base, prompts = base_of(model.module), prompts_for(model, pictures)
     wanted = answers(model, prompts, edit)
@@ -110,15 +109,19 @@ def export(
     return Exported(Path(folder), to, check)
 
 
-def _check_arguments(edit: object, model: object, folder: object, to: object) -> None:
+def check_asked(edit: Edit, folder: str | Path, to: Form, *, overwrite: bool = False) -> None:
+    """Raise what `export` would of what it is asked, as far as it is known without the model."""
     require(edit, Edit, "edit", "an `Edit` of neurons, such as `Edit(result.neurons, Zero())`")
-    require_model(model)
     require(folder, (str, Path), "folder", "where the export goes")
     if to not in FORMS:
         near = get_close_matches(str(to), FORMS, n=1)
-        raise ValueError(f"`to` is one of {', '.join(FORMS)}, got {to!r:.40}" + (f"; nearest: {near[0]}" * bool(near)))
+        raise ValueError(
+            f"`to` is one of {', '.join(FORMS)}, got {to!r:.40}" + (f"; nearest: {near[0]}" if near else "")
+        )
     if to in ("ia3", "lora") and find_spec("peft") is None:
         raise ValueError(f"`to={to}` is checked with the package peft: `pip install 'kedit[adapters]'`")
+    check_edit(edit, to)
+    check_free(Path(folder), REPRODUCE, overwrite=overwrite)
 
 
 def _write(to: Form, columns: Sequence[Columns], model: Any, base: str | None, draft: Path) -> None:

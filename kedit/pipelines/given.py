@@ -31,6 +31,8 @@ def require_model(model: object) -> None:
 
 def require_data(data: object) -> None:
     """Raise a TypeError unless `data` is a data set."""
+    if isinstance(data, type):
+        raise TypeError(f"`data` is the class {data.__name__}, and no data set yet: write `{data.__name__}(...)`")
     if callable(getattr(data, "split", None)) and hasattr(data, "concepts") and not isinstance(data, str):
         return
     raise TypeError(f"`data` is a data set, such as `kedit.Scenes()` or `kedit.Folder(path)()`, got {shown(data)}")

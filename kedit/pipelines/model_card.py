@@ -8,6 +8,7 @@ from kedit.edit.adapters import rank_of, served_rank
 from kedit.edit.columns import Columns
 from kedit.edit.delta import FILE
 from kedit.results.reports import report_markdown
+from kedit.words import counted
 
 CARD = "README.md"
 NOT_MEASURED = "**Not measured.** No report came with this edit: nothing is known of what it suppresses and keeps."
@@ -26,7 +27,7 @@ def model_card(
     """
     edit, base, check = about["edit"], about["base"], about["check"]
     name, n_layers = Path(base["name"] or base["class"]).name, len(columns)
-    where = f"{len(edit['neurons'])} neurons in {n_layers} layer{'s' * (n_layers != 1)}"
+    where = f"{len(edit['neurons'])} neurons in {counted(n_layers, 'layer')}"
     blocks = [
         _front(about),
         f"# {name} with an edit of `{edit['name']}`",

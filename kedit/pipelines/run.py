@@ -52,6 +52,7 @@ from kedit.results.reports import report_markdown
 from kedit.results.run_folder import Run
 from kedit.results.table import Cell, Table
 from kedit.samples import AnySample, Concept, Data, Progress, Sample, TextSample, silent
+from kedit.words import counted
 
 N_SHOWN = 4
 """How many pictures of the concept the figures show."""
@@ -269,7 +270,7 @@ class RunResult(BeforeAfter):
         """Return suppression and retention of the edit, beside the random control's."""
         columns = (
             *("", f"{self.operator} of {len(self.neurons)} neurons"),
-            *(f"random control, {self.report.control.seeds} seeds", "n"),
+            *(f"random control, {counted(self.report.control.seeds, 'seed')}", "n"),
         )
         notes = (self.located.neurons_line, *self.located.named.lines, self.report.verdict)
         return Table(columns, tuple(self.effect_rows()), f"{self.concept} in {self.model}", notes)

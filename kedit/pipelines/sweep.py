@@ -30,6 +30,7 @@ from kedit.pipelines.preparation import Counts, Prepared, prepare
 from kedit.pipelines.readable import readable
 from kedit.pipelines.run import RunResult, check, run_prepared
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto
+from kedit.plots.trials import varied
 from kedit.progress import as_progress
 from kedit.results.cache import Cache
 from kedit.results.run_folder import result_folder
@@ -95,7 +96,7 @@ class SweepResult(Shown):
         if (pareto := self._draw_pareto()) is None:
             return {}
         trials = self._trials
-        if len({one.neurons for one in trials}) < 2:
+        if not varied(trials):
             return {"pareto": pareto}
         title = f"What more neurons change: {self._about()}, {len(self.rows)} points"
         return {"pareto": pareto, "dose": draw_doses(trials, title=title)}
@@ -237,10 +238,10 @@ def _rows(
     for one in prepared:
         scores: Scores | None = None
         measured: dict[NeuronSet, RunResult] = {}
-        for asked, varied in points:
-            run = None if scores is None else measured.get(varied.select(scores))
+        for asked, locator in points:
+            run = None if scores is None else measured.get(locator.select(scores))
             if run is None:
-                run = measure(one, varied, scores)
+                run = measure(one, locator, scores)
                 scores = run.located.scores
                 measured[run.neurons] = run
             yield SweepRow(run.concept, asked, run)

@@ -36,6 +36,7 @@ from kedit.results.reports import neurons_line
 from kedit.results.run_folder import Run
 from kedit.results.table import Table
 from kedit.samples import HasQuestions, Progress, Question, QuestionSplit, silent
+from kedit.words import counted
 
 N_EXAMPLES = 3
 """How many changed answers a page shows."""
@@ -111,7 +112,7 @@ class TaskResult(Saved):
         """Return the share of right answers, a row for each kind of question: before, after, at random."""
         report, n_seeds = self.report, len(self.report.by_seed)
         edit = f"{self.operator} of {len(self.neurons)} neurons"
-        columns = ("", "unedited", edit, f"random control, {n_seeds} seed{'s' * (n_seeds != 1)}", "n")
+        columns = ("", "unedited", edit, f"random control, {counted(n_seeds, 'seed')}", "n")
         rows = [(kind, was, report.after[kind], report.control[kind], was.n) for kind, was in report.before.items()]
         notes = (self._neurons_line(), report.verdict)
         return Table(columns, tuple(rows), f"right answers of {self.model}", notes)

@@ -1,5 +1,6 @@
 """What edits trade: suppression against retention, and both by the number of edited neurons."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -153,15 +154,23 @@ SERIES: dict[str, tuple[Callable[[Trial], Measured | None], Look]] = {
 def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     """Draw suppression and retention by the number of edited neurons, a panel for each locator.
 
-    Different figures for one number of neurons count with their mean, which has no interval.
+    Different figures for one number of neurons count with their mean, which has no interval. Where concepts are edited
+    in other numbers than each other, a mean would be of other concepts at each number: then each has its own panel.
 
     Raises:
         ValueError: No trial has a value for either.
     """
-    panels: dict[str, dict[str, Curve]] = {one.locator: {} for one in trials}
-    for locator, curves in panels.items():
+    counts = _counts(trials)
+    alike = all(counts[one.locator, one.panel] == counts[trials[0].locator, trials[0].panel] for one in trials)
+    trials = trials if alike else [one for one in trials if len(counts[one.locator, one.panel]) > 1]
+
+    def panel_of(one: Trial) -> str:
+        return one.locator if alike else f"{one.panel}, {one.locator}"
+
+    panels: dict[str, dict[str, Curve]] = {panel_of(one): {} for one in trials}
+    for panel, curves in panels.items():
         for label, (figure, look) in SERIES.items():
-            known = _by_number([(one.neurons, figure(one)) for one in trials if one.locator == locator])
+            known = _by_number([(one.neurons, figure(one)) for one in trials if panel_of(one) == panel])
             if known:
                 curves[label] = Curve(list(known), list(known.values()), look)
     few = len(panels) < 4
@@ -175,6 +184,18 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     sparse = all(len(curve.x) <= MOST_BARS for curves in panels.values() for curve in curves.values())
     layout: dict[str, Any] = {"columns": columns, "height": height, "bars": sparse, "prepare": prepare}
     return draw_lines(panels, title=title, across="neurons edited", **layout)
+
+
+def varied(trials: Sequence[Trial]) -> bool:
+    """Return whether any concept was edited in several numbers of neurons by one locator, as a dose is drawn of."""
+    return any(len(counts) > 1 for counts in _counts(trials).values())
+
+
+def _counts(trials: Sequence[Trial]) -> dict[tuple[str, str], set[float]]:
+    found: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for one in trials:
+        found[one.locator, one.panel].add(one.neurons)
+    return found
 
 
 def _by_number(doses: Sequence[tuple[float, Measured | None]]) -> dict[float, Measured]:

@@ -74,10 +74,13 @@ class Cache:
         """Return the results of `model` under `folder`; of no store if there is no folder or its weights are hidden."""
         from kedit.models.identity import UnhashableWeightsError, identity, weights_digest
 
-        if folder is None:
-            return cls()
         if acting := active(model):
-            logger.warning("the edit `%s` acts on the model: nothing is kept for other jobs", acting[0].name)
+            logger.warning(
+                "the edit `%s` acts on the model: all is measured under it, and nothing is kept for other jobs",
+                acting[0].name,
+            )
+            return cls()
+        if folder is None:
             return cls()
         if parts := foreign(model.module):
             where = parts[0] or type(model.module).__name__

@@ -6,6 +6,7 @@ from typing import Any
 
 from kedit.neurons import NeuronSet
 from kedit.results.table import Table
+from kedit.words import counted
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
@@ -68,7 +69,7 @@ def _results_table(title: str, report: Mapping[str, Any], control: Mapping[str, 
     edited, random = dict(_leaves(report.get(title) or {})), dict(_leaves(control.get(title) or {}))
     if not edited:
         return ""
-    seeds = f" ({control['seeds']} seeds)" if "seeds" in control else ""
+    seeds = f" ({counted(control['seeds'], 'seed')})" if "seeds" in control else ""
     rows = [(name, _shown(value), _shown(random[name]) if name in random else "-") for name, value in edited.items()]
     return Table((title, "edited", f"random control{seeds}"), tuple(rows)).markdown()
 

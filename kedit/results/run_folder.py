@@ -28,6 +28,8 @@ STEMS = (
 SUFFIXES = ("json", "jsonl", "csv", "md", "html", "safetensors")
 FILES = ("STATUS", "KEY", "kedit.log", *(f"{stem}.{suffix}" for stem in STEMS for suffix in SUFFIXES))
 """Names of all files that a run may leave beside its folders, so that whoever takes its place can remove them."""
+OF_ANY_COMMAND = ("STATUS", "KEY", "kedit.log")
+"""Those of them that lie in a folder as soon as a command begins, or hold no result."""
 FIGURES = (
     *("layers", "scores", "effects", "before_after", "heatmaps", "score", "methods", "overlap", "matrix", "dose"),
     *("pareto", "thresholds", "words", "sensitivity", "concepts", "convergence", "measures", "planted"),
@@ -287,6 +289,25 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_own(folder: Path, aside: str = "STATUS") -> None:
+    """Raise a FinishedRunError where files of somebody else's lie under names that a run is about to write.
+
+    Args:
+        folder: Where a run is about to begin; what one began there, its STATUS tells, or the file `aside`.
+        aside: What the STATUS may be called as well.
+    """
+    if any((folder / name).exists() for name in ("STATUS", aside)):
+        return
+    beside = [one for name in FILES if name not in OF_ANY_COMMAND for one in folder.glob(name)]
+    drawn = [one for stem in FIGURES for one in (folder / "figures").glob(f"{stem}.png")]
+    if others := sorted(str(one.relative_to(folder)) for one in (*beside, *drawn)):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise FinishedRunError(
+            f"`{folder}` holds files that no run has left there ({', '.join(others[:3])}{more}), which would be "
+            "replaced: name another folder"
+        )
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -310,7 +331,7 @@ def result_folder(folder: str | Path, name: str, content: object, *, overwrite: 
         overwrite: Whether a finished run of another result may be replaced.
 
     Raises:
-        FinishedRunError: There is one, and it may not.
+        FinishedRunError: There is one, and it may not; or there are files of somebody else's by the same names.
     """
     folder = Path(folder)
     if not overwrite and is_finished(folder) and not _says(folder / name, content):
@@ -318,6 +339,7 @@ def result_folder(folder: str | Path, name: str, content: object, *, overwrite: 
             f"`{folder}` holds a finished run with another result; name another folder, or replace it with "
             "`overwrite=True`"
         )
+    check_own(folder)
     if overwrite or not is_finished(folder):
         clear(folder)
     with Run(folder) as run:

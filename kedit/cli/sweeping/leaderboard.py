@@ -9,6 +9,7 @@ from kedit.cli.sweeping.results import FIGURES, Result
 from kedit.cli.sweeping.rows import Row, Sweep
 from kedit.evaluation.statistics import Measured, two_places
 from kedit.results.table import Table
+from kedit.words import counted
 
 ASKED = ("concept", "model", "locator", "operator", "positions")
 OUTCOME = ("weakest_retention", "fluency_passed", "beats_control", "p", "pareto", "same_neurons_as")
@@ -18,6 +19,8 @@ HEADER = (
     *OUTCOME,
 )
 """The columns of leaderboard.csv; one `swept.<name>` follows for each setting that differs between jobs."""
+LEVEL = 0.005
+"""How far two selectivities may be apart that are shown alike, to two places."""
 INTERVALS = (
     "In brackets are 95 % intervals over samples, of one job alone: Wilson's where each sample is a yes or a no, a "
     "percentile bootstrap elsewhere; selectivity's joins the ends of mention_drop's and retention's. The first of many "
@@ -44,6 +47,15 @@ def best(sweep: Sweep) -> tuple[Row, Result] | None:
     """Return the most selective job whose edit did what it is for; None if there is none."""
     convincing = (one for one in ranked(sweep) if one[1].evidence is not False)
     return next((one for one in convincing if one[1].figures["selectivity"].value is not None), None)
+
+
+def n_level(sweep: Sweep) -> int:
+    """Return how many other jobs with evidence are as selective as the `best`, to two places."""
+    if (first := best(sweep)) is None:
+        return 0
+    found = [one.figures["selectivity"].value for _, one in sweep.done if one.evidence is not False]
+    highest = first[1].figures["selectivity"].value or 0.0
+    return sum(value is not None and highest - value < LEVEL for value in found) - 1
 
 
 def flat(sweep: Sweep, front: Pareto) -> Table:
@@ -121,7 +133,7 @@ def as_markdown(sweep: Sweep, front: Pareto, figures: Sequence[str], lacking: Se
 def headline(sweep: Sweep) -> str:
     """Return how many jobs there are, and what became of them."""
     counts = [f"{len(sweep.done)} done", *(f"{count} {status}" for status, count in _undone(sweep).items())]
-    return f"Leaderboard of {len(sweep.rows)} job{'s' * (len(sweep.rows) != 1)}: {', '.join(counts)}"
+    return f"Leaderboard of {counted(len(sweep.rows), 'job')}: {', '.join(counts)}"
 
 
 def numbered(jobs: Sequence[int]) -> str:
@@ -153,7 +165,9 @@ def _findings(sweep: Sweep, front: Pareto) -> Iterator[str]:
     else:
         row, result = first
         asked = f" ({shown(row.swept)})" if row.swept else ""
-        yield f"**Highest selectivity**: job {row.number}{asked}, {result.figures['selectivity']}, {result.summary}."
+        tied = f", and {level} more as high" if (level := n_level(sweep)) else ""
+        value = result.figures["selectivity"]
+        yield f"**Highest selectivity**: job {row.number}{asked}{tied}, {value}, {result.summary}."
     several = [name for name in ("model", "concept") if len(_values(sweep, name)) > 1]
     within = f" within each {' and '.join(several)}" if several else ""
     left = [(front.unmeasured, "could not be measured"), (front.doubtful, "are no evidence")]

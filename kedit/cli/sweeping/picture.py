@@ -8,13 +8,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import figure_style
 from kedit.cli.sweeping.axes import grid, highest, line, numeric_keys
-from kedit.cli.sweeping.leaderboard import best, sample_counts
+from kedit.cli.sweeping.leaderboard import best, n_level, sample_counts
 from kedit.cli.sweeping.pareto import Pareto
 from kedit.cli.sweeping.results import Result
 from kedit.cli.sweeping.rows import Row, Sweep
 from kedit.figure_style import Format
 from kedit.plots import Drawing, Style, Trial, draw_doses, draw_pareto, draw_setting, draw_thresholds
+from kedit.plots.trials import varied
 from kedit.results.run_folder import write_file
+from kedit.words import counted
 
 NO_EVIDENCE = "No evidence at any point"
 
@@ -85,6 +87,8 @@ def _dose(sweep: Sweep, points: Sequence[Trial]) -> Drawing | str:
         return "no job has both a mention_drop and a retention"
     if len(counts := {one.neurons for one in points}) < 2:
         return f"all jobs edit the same number of neurons ({counts.pop()})"
+    if not varied(points):
+        return "no concept is edited in several numbers of neurons"
     return draw_doses(points, title=f"What more neurons change: {_about(sweep)}, n = {_samples(sweep)}")
 
 
@@ -111,7 +115,7 @@ def _about(sweep: Sweep) -> str:
     concepts = _concepts(sweep)
     named = f"`{concepts[0]}`" if len(concepts) == 1 else f"{len(concepts)} concepts"
     without = f", {len(sweep.undone)} without a result" if sweep.undone else ""
-    return f"{named}, {len(sweep.rows)} job{'s' * (len(sweep.rows) != 1)}{without}"
+    return f"{named}, {counted(len(sweep.rows), 'job')}{without}"
 
 
 def _concepts(sweep: Sweep) -> list[str]:
@@ -124,8 +128,9 @@ def _finding(sweep: Sweep) -> str:
     row, result = first
     drop, kept = (result.figures[name].value or 0.0 for name in ("mention_drop", "retention"))
     on = f" on `{result.concept}`" if len(_concepts(sweep)) > 1 else ""
+    tied = f" (with {level} more)" if (level := n_level(sweep)) else ""
     did = f"suppresses {drop:.2f} and keeps {kept:.2f} of the rest{on} (n = {result.figures['mention_drop'].n})"
-    return f"job {row.number}, the most selective, {did}"
+    return f"job {row.number}{tied}, the most selective, {did}"
 
 
 def _averaged(sweep: Sweep, jobs: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from kedit.evaluation.statistics import Measured, two_places
 from kedit.evaluation.verdict import has_evidence, value_at
+from kedit.words import counted
 
 FIGURES = {
     "mention_drop": ("suppression", "mention_drop"),
@@ -108,7 +109,7 @@ class Result:
             "n/a" if (value := self.figures[name].value) is None else two_places(value)
             for name in ("mention_drop", "retention")
         )
-        count = f"{self.neurons} neuron{'s' * (self.neurons != 1)}"
+        count = counted(self.neurons, "neuron")
         doubt = f", no evidence{': broken language' * (self.fluent is False)}" * (self.evidence is False)
         return f"{self.concept}: {count}, drop {drop}, kept {kept}{doubt}"
 

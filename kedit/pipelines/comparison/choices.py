@@ -110,7 +110,10 @@ class Choices:
         certain = [method.name for method in self.methods if not method.drawn]
         if self.reference not in certain:
             known = ", ".join(certain) or "none"
-            raise ValueError(f"`reference` is one of the methods that are compared ({known}); got {self.reference}")
+            raise ValueError(
+                f"`reference` is one of the methods that are compared ({known}); got {self.reference}: set "
+                f"`reference={known.partition(', ')[0]}`"
+            )
         if len(certain) < len(names) and not self.counts.controls:
             raise ValueError("`controls` is how often a random method is drawn, 1 or more; got 0")
         for budget in self.budgets:
