@@ -175,7 +175,10 @@ def _process() -> str:
 
 def _of_code(value: Any, seen: dict[int, int]) -> list[Any]:
     """Return the name of a class or function, and what it does; kedit's own code has a digest elsewhere."""
-    told: list[Any] = ["code", *_name(value)]
+    told: list[Any] = ["code", str(value.__module__), str(value.__qualname__)]
+    if isinstance(value, FunctionType):
+        around = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        told.append(_describe({name: _content(cell) for name, cell in around}, seen))
     if isinstance(value, BuiltinFunctionType) or _ours(value):
         return told
     if not _is_own(value):
@@ -188,10 +191,9 @@ def _of_code(value: Any, seen: dict[int, int]) -> list[Any]:
 
 
 def _of_function(value: FunctionType, seen: dict[int, int]) -> list[Any]:
-    """Return the code of a function and what it uses: defaults, values around it, and names of its module."""
-    used = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
-    around = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
-    held = [value.__defaults__, value.__kwdefaults__, used, {name: _content(cell) for name, cell in around.items()}]
+    """Return the code of a function and what it uses besides the values around it: defaults, names of its module."""
+    used = {name: value.__globals__[name] for name in sorted(_names(value.__code__)) if name in value.__globals__}
+    held = (value.__defaults__, value.__kwdefaults__, used)
     return [digest(_steps(value.__code__)), *(_describe(one, seen) for one in held)]
 
 
@@ -209,10 +211,6 @@ def _of_installed(value: Any) -> str:
         return digest([_steps(value.__code__), repr(value.__defaults__)])
     kinds = [kind for kind in value.__mro__ if kind is not object and not _ours(kind)]
     return digest([[kind.__qualname__, sorted(_told(kind))] for kind in kinds])
-
-
-def _name(value: Any) -> list[str]:
-    return [str(value.__module__), str(value.__qualname__)]
 
 
 def _ours(value: Any) -> bool:

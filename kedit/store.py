@@ -69,7 +69,7 @@ class Store:
         path = self.path(key)
         try:
             held = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             logger.warning("cannot read `%s` (%s): going on without it", path, error.strerror or error)

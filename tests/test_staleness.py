@@ -318,6 +318,15 @@ def written(source: str, now: int) -> Any:
     return of_settings(names["op"])
 
 
+def test_values_around_a_function_of_kedits_count() -> None:
+    def inside(number: int) -> Any:
+        made = adding(number)
+        made.__module__ = "kedit.example"
+        return of_settings(made)
+
+    assert inside(1) == inside(1) != inside(2)
+
+
 @pytest.mark.parametrize("source", MINE.values(), ids=MINE)
 def test_all_that_code_of_ones_own_uses_tells_it_apart(source: str) -> None:
     assert written(source, 2) == written(source, 2) != written(source, 3)
