@@ -262,6 +262,11 @@ def test_a_model_states_every_option_there_is(path: Path) -> None:
     assert stated == set(inspect.signature(get_object(node._target_)).parameters)
 
 
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_no_command_chooses_by_itself_whether_it_is_a_sweep(recipe: str) -> None:
+    assert composed(recipe).hydra.mode is None  # which `composed_once` of conftest.py takes for granted
+
+
 def test_the_sweep_over_all_concepts_names_each_of_them_once() -> None:
     swept = composed("run", "experiment=all_concepts").hydra.sweeper.params.concept
     assert sorted(swept.split(",")) == sorted(concept.name for concept in Scenes().concepts)
