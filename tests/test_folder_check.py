@@ -79,7 +79,7 @@ def test_a_folder_is_told_with_all_that_is_wrong_and_a_run_that_fits(tmp_path: P
     }
     assert check.unusable["missing_image"][1].startswith("`4.png`: there is no")
     beyond, bad, twin, stray = check.warnings
-    assert twin.startswith("1 pictures are the same as another one, the first `39.png` as `38.png`")
+    assert twin.startswith("1 copy of another picture, the first `39.png` of `38.png`: one may be")
     assert beyond.startswith("1 of 11 outlines reach beyond their picture, the first in `33.png`")
     assert bad.startswith(
         "1 samples have a bad region of something else, which is left out, the first `5.png`: `cat`: "

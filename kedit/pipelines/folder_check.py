@@ -24,6 +24,7 @@ from kedit.notebook import Shown
 from kedit.pipelines.preparation import Counts
 from kedit.results.table import Table
 from kedit.samples import Concept, Progress, Sample, silent
+from kedit.words import counted
 
 COLUMNS = ("object", "kind", "pictures", "with a region", "without it", "words")
 NO_PLACE = (
@@ -231,7 +232,7 @@ class _Gathered:
         if self.twins:
             twin, earlier = self.twins[0]
             yield (
-                f"{len(self.twins)} pictures are the same as another one, the first `{twin}` as `{earlier}`: one "
+                f"{counted(len(self.twins), 'copy')} of another picture, the first `{twin}` of `{earlier}`: one "
                 "may be located with and the other evaluated on"
             )
 
