@@ -152,6 +152,11 @@ def test_a_mean_table_averages_the_overlaps_and_layers_of_its_concepts() -> None
     )
     (mean,) = found.means
     assert mean.overlap()["a"] == {"a": 1.0, "b": 0.5}
+    failed = row("b", concept="moon", sets=())
+    without = comparison(
+        *found.rows, row("a", concept="moon", sets=(neurons((0, 1)),)), dataclasses.replace(failed, effect=None)
+    )
+    assert without.means[0].overlap()["a"] == {"a": 1.0, "b": 0.5}
     assert mean.layers() == {"a": {"0": 0.5, "1": 0.5}, "b": {"0": 1.0}}
     assert found.shown == [mean]
     assert [one.concept for one in found.tables] == ["star", "house"]

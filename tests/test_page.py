@@ -253,6 +253,22 @@ def test_a_sweep_links_to_its_jobs_and_they_link_back(tmp_path: Path) -> None:
     assert "../report.html" in [one.get("href") for one in back.of("a")]
 
 
+def test_a_sweep_whose_best_job_has_no_selectivity_has_no_evidence(tmp_path: Path) -> None:
+    job = {"number": 0, "status": "done", "selectivity": {"value": None, "why": "no caption"}, "beats_control": None}
+    board = {"counts": {"jobs": 1, "done": 1}, "ranking": [0], "jobs": [job]}
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [["q=0.9"]]}))
+    assert "No job has evidence of an effect" in Elements(write_page(tmp_path).read_text()).text
+
+
+def test_a_line_of_its_own_in_a_caption_is_no_line_of_the_file(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"after": "a star\u2028and a moon\x85"}
+    (folder / "captions.jsonl").write_text("\n".join([json.dumps(first, ensure_ascii=False), *lines[1:]]) + "\n")
+    assert "and a moon" in Elements(write_page(folder).read_text()).text
+
+
 def test_a_sweep_without_evidence_says_so(tmp_path: Path) -> None:
     job = {"number": 0, "status": "done", "selectivity": FIGURE, "beats_control": {"mention_drop": False}}
     board = {"counts": {"jobs": 1, "done": 1}, "ranking": [0], "jobs": [job]}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -310,6 +311,30 @@ def test_doses_are_in_order_and_equal_numbers_of_neurons_are_their_mean() -> Non
     assert dots(plots.draw_doses(TRIALS, title="t"), CONTROL) != []
 
 
+def test_equal_figures_of_other_neurons_count_and_equal_neurons_count_once() -> None:
+    def of(drop: float, neurons: str, panel: str = "star") -> Trial:
+        return Trial("a", 8, share(drop), share(0.5), panel=panel, edited=neurons)
+
+    several = [
+        of(1.0, "x"),
+        of(1.0, "y"),
+        of(0.5, "z"),
+        of(0.5, "z"),
+        Trial("a", 2, share(0.2), share(0.5), panel="star"),
+    ]
+    assert dots(plots.draw_doses(several, title="t"), CONCEPT) == [(2, 0.2), (8, pytest.approx(2.5 / 3))]
+
+
+def test_a_peak_that_nobody_knows_is_not_zero() -> None:
+    def row(peak: float | None) -> Any:
+        return SimpleNamespace(layer=0, index=1, peak=peak, words=("a",), opposite=("b",))
+
+    assert plots.draw_words([row(None)], concept="dog").title == "What neurons of `dog` say"
+    assert plots.draw_words([row(None), row(-1.0)], concept="dog").title.startswith(
+        "1 of 1 neurons of `dog` fire below"
+    )
+
+
 def test_concepts_that_are_edited_in_other_numbers_have_doses_of_their_own() -> None:
     def of(concept: str, neurons: int, drop: float) -> Trial:
         return Trial("a", neurons, share(drop), share(0.5), panel=concept)
@@ -397,7 +422,7 @@ def test_each_picture_is_a_dot_in_the_color_of_its_kind() -> None:
 
 def test_the_figure_of_words_says_which_side_of_zero_each_neuron_fires_on() -> None:
     drawing = plots.draw_words([saying(peak) for peak in (2.0, -3.0, None)], concept="star")
-    assert drawing.title == "1 of 3 neurons of `star` fire below zero in its pictures"
+    assert drawing.title == "1 of 2 neurons of `star` fire below zero in its pictures"
     bars, beside = drawing.figure.axes
     assert [bar.get_width() for bar in bars.patches] == [2, -3, 0]
     assert [text.get_text() for text in beside.texts] == ["star", "moon"] * 3

@@ -149,8 +149,8 @@ def test_overwriting_leaves_no_old_file_of_a_run_and_every_other(kedit: Command,
         for name in (
             "report.html",
             "neurons.csv",
-            "figures/old.png",
-            "pictures/1.png",
+            "figures/layers.png",
+            "pictures/001-old.control.png",
             "wandb/offline-run-1/run.wandb",
         ):
             write_atomic(kept.folder / name, "old")
@@ -200,17 +200,23 @@ def test_the_folder_that_the_user_works_in_is_not_cleared(kedit: Command, tmp_pa
     assert (tmp_path / "report.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["report.md", "captions.jsonl", "neurons_two_stage.json", "figures/layers.png"])
+BY_NAME = (
+    *("report.md", "captions.jsonl", "neurons_two_stage.json", "figures/layers.png", "figures/effects.pdf"),
+    *("pictures/000-star.counterfactual.png", "wandb/run-2026"),
+)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
 def test_files_that_no_run_has_left_are_not_replaced(name: str, kedit: Command, recipe: Any, tmp_path: Path) -> None:
     folder = tmp_path / "paper"
     (folder / "figures").mkdir(parents=True)
-    (folder / name).write_text("mine")
+    write_atomic(folder / name, "mine")
     (folder / "figures" / "mine.png").write_text("mine")
     before = contents(folder)
     for words in ((), ("overwrite=true",)):
         code, text = kedit("hydra.run.dir=paper", *words)
         assert (code, text) == (2, f"kedit: `paper` holds files that no run has left there ({name}), which would be "
-                                   "replaced: name another folder\n")  # fmt: skip
+                                   "replaced or removed: name another folder\n")  # fmt: skip
         assert before.items() <= contents(folder).items()
     asked = result_folder(folder, "report.json", {}, overwrite=True)
     with pytest.raises(FinishedRunError, match="holds files that no run has left there"), asked:
@@ -218,6 +224,40 @@ def test_files_that_no_run_has_left_are_not_replaced(name: str, kedit: Command, 
     (folder / name).unlink()
     assert kedit("hydra.run.dir=paper") == (0, "")
     assert (folder / "figures" / "mine.png").read_text() == "mine"
+
+
+def test_pictures_of_the_user_stay_whatever_runs_beside_them(kedit: Command, recipe: Any, tmp_path: Path) -> None:
+    mine = ("pictures/1.png", "pictures/deep/2.png", "figures/mine.png", "wandb/mine.txt", "linked/000-a.control.png")
+    for name in mine:
+        write_atomic(tmp_path / "my" / name, "mine")
+    (tmp_path / "my" / "pictures.jsonl").write_text("")
+    elsewhere = tmp_path / "elsewhere" / "000-a.counterfactual.png"
+    write_atomic(elsewhere, "mine")
+    for seed in (1, 2):
+        assert kedit("hydra.run.dir=my", f"seed={seed}", "overwrite=true") == (0, "")
+    (tmp_path / "other").mkdir()
+    write_atomic(tmp_path / "other" / "STATUS", "done\n")
+    (tmp_path / "other" / "pictures").symlink_to(elsewhere.parent)
+    assert kedit("hydra.run.dir=other", "overwrite=true") == (0, "")
+    assert elsewhere.read_text() == "mine"
+    assert [name for name in mine if (tmp_path / "my" / name).read_text() == "mine"] == list(mine)
+
+
+def test_a_folder_that_holds_the_data_is_not_cleared_for_a_run(kedit: Command, tmp_path: Path) -> None:
+    write_atomic(tmp_path / "my" / "STATUS", "done\n")
+    write_atomic(tmp_path / "my" / "report.json", "1")
+    code, text = kedit("hydra.run.dir=my", "overwrite=true", "scores=my")
+    assert code == 2 and "`my` is read by this run and would be replaced by it" in text
+    assert (tmp_path / "my" / "report.json").read_text() == "1"
+
+
+def test_a_sweep_does_not_remove_the_job_that_it_reads(kedit: Command, tmp_path: Path) -> None:
+    assert kedit("-m", "hydra.sweep.dir=swept", "seed=1,2") == (0, "")
+    before = contents(tmp_path / "swept")
+    words = ("hydra.sweep.dir=swept", "overwrite=true", "scores=swept/0/report.json", "seed=3,4")
+    code, text = kedit("-m", *words)
+    assert code == 2 and "`swept/0/report.json` is read by this run and would be replaced by it" in text
+    assert before.items() <= contents(tmp_path / "swept").items()
 
 
 def test_overwrite_is_yes_or_no(kedit: Command, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def save(folder: Path, content: object, *more: str, overwrite: bool = False) -> 
 
 
 def test_a_result_does_not_replace_another_unless_asked(tmp_path: Path) -> None:
-    save(tmp_path / "out", {"drop": 0.1}, "captions.jsonl", "figures/a.png")
+    save(tmp_path / "out", {"drop": 0.1}, "captions.jsonl", "figures/layers.png")
     save(tmp_path / "out", {"drop": 0.1})
     with pytest.raises(FinishedRunError, match=r"out` holds a finished run with another result; .*`overwrite=True`"):
         save(tmp_path / "out", {"drop": 0.2})

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kedit.cli.configuration import plain, without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.results.run_folder import FinishedRunError, check_own, clear, is_finished
+from kedit.results.run_folder import FinishedRunError, check_own, clear, is_finished, is_the_users
 
 NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite", "page"})
 """Settings that change no result."""
@@ -50,8 +50,8 @@ def make_room(folder: Path, settings: DictConfig) -> None:
             f"`{folder}` holds a finished run with other settings ({difference}); name another folder with "
             "`hydra.run.dir`, or replace it with `overwrite=true`"
         )
-    if inside := _read_from(folder, settings):
-        raise ConfigurationError(f"`{inside}` is read by this run and would be replaced by it; name another folder")
+    if (folder / "STATUS").exists():
+        refuse_to_replace_inputs(folder, settings)
     try:
         check_own(folder, ASIDE)
     except FinishedRunError as error:
@@ -125,16 +125,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _read_from(folder: Path, settings: DictConfig) -> str:
-    """Return a path that the settings name inside `folder`, if any."""
-    if not (folder / "STATUS").exists():
-        return ""
-    asked = without_hydra(settings)
-    for _, value in _leaves(plain(asked, resolve=False)):
+def refuse_to_replace_inputs(folder: Path, settings: DictConfig) -> None:
+    """Raise a ConfigurationError where the settings name something in the folder of a run that is to be removed."""
+    if is_the_users(folder):
+        return
+    for _, value in _leaves(plain(without_hydra(settings), resolve=False)):
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and "/" in text and folder.resolve() in Path(text).resolve().parents:
-                return text
-    return ""
+            if isinstance(text, str) and text and folder.resolve() in (here := Path(text).resolve(), *here.parents):
+                raise ConfigurationError(
+                    f"`{text}` is read by this run and would be replaced by it; name another folder"
+                )
 
 
 def _text(path: Path) -> str:

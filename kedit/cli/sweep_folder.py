@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kedit.cli.configuration import without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.cli.previous_runs import ASIDE, NO_MATTER, other_settings, overwrites
+from kedit.cli.previous_runs import ASIDE, NO_MATTER, other_settings, overwrites, refuse_to_replace_inputs
 from kedit.fingerprints import OF_MODELS, PACKAGE, of_files, of_libraries
 from kedit.results.run_folder import clear, is_finished, write_atomic, write_json
 from kedit.store import digest
@@ -140,7 +140,11 @@ def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: 
         {str(number): arguments for number, arguments in enumerate(jobs)},
         GlobalHydra.instance().config_loader(),
     )
-    for old in sorted(path for path in folder.glob("*") if path.name.isdigit()):
+    olds = sorted(path for path in folder.glob("*") if path.name.isdigit())
+    if overwrites(settings):
+        for old in olds:
+            refuse_to_replace_inputs(old, settings)
+    for old in olds:
         arguments, difference = planned.get(old.name), ""
         if arguments is not None and (old.name not in same or _arguments(old) != arguments):
             difference = other_settings(old, loader.load_sweep_config(settings, arguments))

@@ -57,7 +57,10 @@ def _end(folder: str) -> str:
 
 
 def _read(path: Path) -> object:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{path}` is damaged: {error}") from error
 
 
 def _is_edit(report: object) -> bool:

@@ -41,7 +41,7 @@ class Folder:
     def lines(self, name: str) -> list[dict[str, Any]]:
         """Return what the lines of a file say, each a mapping."""
         try:
-            return [dict(json.loads(line)) for line in self._text(name).splitlines() if line]
+            return [dict(json.loads(line)) for line in self._text(name).split("\n") if line.strip()]
         except (ValueError, TypeError) as error:
             raise PageError(f"`{self.path / name}` is damaged: {error}") from error
 

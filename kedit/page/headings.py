@@ -83,7 +83,11 @@ def _sweep(board: Mapping[str, Any]) -> Heading:
     counts = board.get("counts") or {}
     jobs = {job["number"]: job for job in board.get("jobs") or ()}
     best = next((jobs[number] for number in board.get("ranking") or () if number in jobs), None)
-    proven = best is not None and (best.get("beats_control") or {}).get("mention_drop") is not False
+    proven = (
+        best is not None
+        and (best.get("beats_control") or {}).get("mention_drop") is not False
+        and (best.get("selectivity") or {}).get("value") is not None
+    )
     text = "No job has evidence of an effect beyond its random control."
     if best is not None and proven:
         text = f"Job {best['number']} has the highest selectivity, {Interval.of(best.get('selectivity')).text}."

@@ -292,7 +292,7 @@ def _trial(number: int, row: SweepRow, on_front: bool) -> Trial:
     controls = report.control.suppression.get("mention_drop"), report.control.retention.get("overall")
     return Trial(
         row.run.locator, len(row.run.neurons), drop, kept, *controls, number=number, panel=row.concept,
-        on_front=on_front, evidence=report.has_evidence,
+        on_front=on_front, evidence=report.has_evidence, edited=row.run.neurons,
     )  # fmt: skip
 
 

@@ -156,8 +156,9 @@ def draw_words(rows: Sequence[NeuronWords], *, concept: str, title: str | None =
     """
     if not rows:
         raise ValueError("`rows` is empty, so there is nothing to draw; pass at least one neuron")
-    shown, below = rows[:MOST_WORDS], sum((row.peak or 0) < 0 for row in rows)
-    title = title or f"{below} of {len(rows)} neurons of `{concept}` fire below zero in its pictures"
+    shown, peaks = rows[:MOST_WORDS], [row.peak for row in rows if row.peak is not None]
+    fire = f"{sum(peak < 0 for peak in peaks)} of {len(peaks)} neurons of `{concept}` fire below zero in its pictures"
+    title = title or (fire if peaks else f"What neurons of `{concept}` say")
     example = _reading(rows[0].layer, rows[0].index)
     notes = [f"black: words that it raises when it fires so; gray: with the other sign; {example}"]
     notes += [f"the first {len(shown)} of {len(rows)} neurons"] * (len(shown) < len(rows))

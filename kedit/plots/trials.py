@@ -1,7 +1,7 @@
 """What edits trade: suppression against retention, and both by the number of edited neurons."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class Trial:
     """Whether it is in the Pareto set of its panel."""
     evidence: bool = True
     """Whether it beat its random control without breaking the language."""
+    edited: Hashable = None
+    """What tells the neurons: trials of equal ones have equal figures, which count once. None tells nothing."""
 
     @property
     def place(self) -> Point | None:
@@ -154,7 +156,7 @@ SERIES: dict[str, tuple[Callable[[Trial], Measured | None], Look]] = {
 def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     """Draw suppression and retention by the number of edited neurons, a panel for each locator.
 
-    Different figures for one number of neurons count with their mean, which has no interval. Where concepts are edited
+    Different sets of one number of neurons count with their mean, which has no interval. Where concepts are edited
     in other numbers than each other, a mean would be of other concepts at each number: then each has its own panel.
 
     Raises:
@@ -170,7 +172,7 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     panels: dict[str, dict[str, Curve]] = {panel_of(one): {} for one in trials}
     for panel, curves in panels.items():
         for label, (figure, look) in SERIES.items():
-            known = _by_number([(one.neurons, figure(one)) for one in trials if panel_of(one) == panel])
+            known = _by_number([(one.neurons, figure(one)) for one in _once(trials) if panel_of(one) == panel])
             if known:
                 curves[label] = Curve(list(known), list(known.values()), look)
     few = len(panels) < 4
@@ -198,10 +200,18 @@ def _counts(trials: Sequence[Trial]) -> dict[tuple[str, str], set[float]]:
     return found
 
 
+def _once(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials without those that edit the neurons of an earlier one, of one locator and panel."""
+    found: dict[Hashable, Trial] = {}
+    for number, one in enumerate(trials):
+        found.setdefault((one.locator, one.panel, number if one.edited is None else one.edited), one)
+    return list(found.values())
+
+
 def _by_number(doses: Sequence[tuple[float, Measured | None]]) -> dict[float, Measured]:
     found: dict[float, list[Measured]] = {}
     for neurons, one in sorted(doses, key=lambda dose: dose[0]):
-        if one is not None and one.value is not None and one not in found.setdefault(neurons, []):
-            found[neurons].append(one)
+        if one is not None and one.value is not None:
+            found.setdefault(neurons, []).append(one)
     means = {n: float(np.mean([one.value for one in several if one.value is not None])) for n, several in found.items()}
     return {n: several[0] if len(several) == 1 else exact([means[n]])[0] for n, several in found.items()}

@@ -36,13 +36,12 @@ FIGURES = (
     *("counterfactuals", "operators", "sources", "pictures_*", "calibration", "relearning", "gone", "drawings"),
 )
 FOLDERS: dict[str, tuple[str, ...]] = {
-    # A user may have drawn something in a format of vectors: what is kedit's is known by its name.
-    "figures": ("*.png", *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("pdf", "svg"))),
-    "pictures": ("*.png",),
-    "wandb": ("*",),
+    "figures": tuple(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "pdf", "svg")),
+    "pictures": ("[0-9][0-9][0-9]*-*.counterfactual.png", "[0-9][0-9][0-9]*-*.control.png"),
+    "wandb": ("run-*", "offline-run-*", "latest-run", "debug*.log", "settings"),
     ".hydra": ("*.yaml",),
 }
-"""The folders that a run may leave, and what it puts there."""
+"""The folders that a run may leave, and what it puts there, by names that a user's own files hardly have."""
 
 
 class Drawable(Protocol):
@@ -272,14 +271,13 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
         folder: The run's.
         keep: Names of files and folders that stay.
     """
-    here = Path.cwd()
-    if not (folder / "STATUS").exists() or folder.resolve() in (here, *here.parents):
+    if not (folder / "STATUS").exists() or is_the_users(folder):
         return
     for path in list(folder.iterdir()):
         if path.name in keep:
             continue
         if path.name in FOLDERS and path.is_dir():
-            for inner in [one for pattern in FOLDERS[path.name] for one in path.glob(pattern)]:
+            for inner in _left_in(path):
                 _remove(inner)
             _remove_empty(path)
         elif path.name.isdigit() and (path / "STATUS").exists():
@@ -287,6 +285,18 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
             _remove_empty(path)
         elif any(fnmatch(path.name, name) for name in FILES):
             path.unlink(missing_ok=True)
+
+
+def is_the_users(folder: Path) -> bool:
+    """Return whether a folder is the one that the process works in, or one around it."""
+    here = Path.cwd()
+    return folder.resolve() in (here, *here.parents)
+
+
+def _left_in(folder: Path) -> list[Path]:
+    """Return what has the name of something that a run leaves in a folder of `FOLDERS`; of a link, nothing."""
+    patterns = () if folder.is_symlink() else FOLDERS[folder.name]
+    return [one for pattern in patterns for one in folder.glob(pattern)]
 
 
 def check_own(folder: Path, aside: str = "STATUS") -> None:
@@ -299,12 +309,14 @@ def check_own(folder: Path, aside: str = "STATUS") -> None:
     if any((folder / name).exists() for name in ("STATUS", aside)):
         return
     beside = [one for name in FILES if name not in OF_ANY_COMMAND for one in folder.glob(name)]
-    drawn = [one for stem in FIGURES for one in (folder / "figures").glob(f"{stem}.png")]
-    if others := sorted(str(one.relative_to(folder)) for one in (*beside, *drawn)):
+    # Where nothing is ever removed, W&B's runs may lie side by side.
+    within = FOLDERS.keys() - {".hydra"} - ({"wandb"} if is_the_users(folder) else set())
+    inside = [one for name in within for one in _left_in(folder / name)]
+    if others := sorted(str(one.relative_to(folder)) for one in (*beside, *inside)):
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise FinishedRunError(
             f"`{folder}` holds files that no run has left there ({', '.join(others[:3])}{more}), which would be "
-            "replaced: name another folder"
+            "replaced or removed: name another folder"
         )
 
 

@@ -73,6 +73,7 @@ def _trial(row: Row, result: Result, on_front: bool, several: bool) -> Trial:
         control_kept=one["control_retention"],
         on_front=on_front,
         evidence=result.evidence is not False,
+        edited=row.neurons,
     )
 
 

@@ -48,9 +48,16 @@ class Sweep:
         return [row for row in self.rows if row.result is None]
 
     def same_neurons(self) -> dict[int, int]:
-        """Return for each job whose neuron set an earlier job has too the number of the first such job."""
-        first: dict[str, int] = {}
-        found = {row.number: first.setdefault(row.neurons, row.number) for row in self.rows if row.neurons is not None}
+        """Return for each job whose neuron set an earlier job has too the number of the first such job.
+
+        Of one model and concept: what other jobs edit by the same numbers is something else.
+        """
+        first: dict[tuple[str | None, ...], int] = {}
+        found = {
+            row.number: first.setdefault((row.result.model, row.result.concept, row.neurons), row.number)
+            for row in self.rows
+            if row.neurons is not None and row.result is not None
+        }
         return {number: other for number, other in found.items() if number != other}
 
 

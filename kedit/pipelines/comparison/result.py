@@ -64,14 +64,14 @@ class Ranking:
     def overlap(self) -> dict[str, dict[str, float]]:
         """Return the Jaccard overlap of each two methods' neurons, the mean over concepts."""
         if self.parts:
-            return _means([part.overlap() for part in self.parts])
+            return _means([part.overlap() for part in self.parts], missing=None)
         rows = self.measured
         return {one.method: {other.method: overlap(one.sets, other.sets) for other in rows} for one in rows}
 
     def layers(self) -> dict[str, dict[str, float]]:
         """Return how many neurons each method has in each layer, the mean over its sets and over concepts."""
         if self.parts:
-            return _means([part.layers() for part in self.parts])
+            return _means([part.layers() for part in self.parts], missing=0.0)
         return {row.method: _by_layer(row.sets) for row in self.measured}
 
     def table(self) -> Table:
@@ -286,13 +286,16 @@ def _by_layer(sets: Sequence[NeuronSet]) -> dict[str, float]:
     return counts
 
 
-def _means(several: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the mean of each number over the rankings that have its row; a missing number counts as zero."""
+def _means(several: Sequence[Mapping[str, Mapping[str, float]]], missing: float | None) -> dict[str, dict[str, float]]:
+    """Return the mean of each number over the rankings that have its row; one that is `missing` counts so, or not."""
     means: dict[str, dict[str, float]] = {}
     for row in dict.fromkeys(name for one in several for name in one):
         there = [one[row] for one in several if row in one]
         columns = dict.fromkeys(name for one in there for name in one)
-        means[row] = {name: sum(one.get(name, 0.0) for one in there) / len(there) for name in columns}
+        for name in columns:
+            found = [one.get(name, missing) for one in there]
+            known = [value for value in found if value is not None]
+            means.setdefault(row, {})[name] = sum(known) / len(known)
     return means
 
 
