@@ -282,19 +282,11 @@ def drops_foreign_hooks(model: HuggingFaceMLLM) -> None:
     replace_forward(layer, make)
 
 
-def fused_when_compiled(model: HuggingFaceMLLM) -> None:
-    mlp = language(model).layers[-1].mlp
-
+def other_when_compiled(model: HuggingFaceMLLM) -> None:
     def make(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def both(x: Tensor) -> Tensor:
-            activation = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
-            projected: Tensor = mlp.down_proj(activation)
-            compiling = torch.compiler.is_compiling()
-            return functional.linear(activation, mlp.down_proj.weight) if compiling else projected
+        return lambda x: forward(x) * (2.0 if torch.compiler.is_compiling() else 1.0)
 
-        return both
-
-    replace_forward(mlp, make)
+    replace_forward(language(model).layers[-1].mlp, make)
 
 
 class Promoted(Tensor):
@@ -320,6 +312,7 @@ Found = dict[str, tuple[str, str]]
 WRONG = "SILENTLY_WRONG"
 FINE = ("SUPPORTED", "")
 BROKEN: list[tuple[Break, Found]] = [
+    (other_when_compiled, {"compiled": (WRONG, "a compiled block does something else"), "recorded": FINE}),
     (
         fused_kernel,
         {
@@ -391,7 +384,6 @@ BROKEN: list[tuple[Break, Found]] = [
     (gathers_gradients, {"weight_gradients": (WRONG, "down_proj.weight` got a gradient"), "gradients": FINE}),
     (drops_foreign_hooks, {"restored": (WRONG, "a hook that is not kedit's (gone)")}),
     (learns_while_it_runs, {"restored": (WRONG, "the weight `model.language_model.layers.1.mlp.down_proj.weight`")}),
-    (fused_when_compiled, {"compiled": (WRONG, "does something else compiled, or stays edited"), "recorded": FINE}),
     (promoted_by_copying, {"dtype": ("ERROR", "Double"), "recorded": FINE}),
 ]
 SPOILT_BY_RUNNING = (learns_while_it_runs, drops_foreign_hooks, gathers_gradients)

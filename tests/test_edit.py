@@ -17,6 +17,7 @@ from kedit.edit.edit import Edit, EditWarning, active, table
 from kedit.edit.operators import Operator, Patch, Scale, Zero, amplify
 from kedit.internals.hooks import record
 from kedit.internals.sites import Site, SiteError
+from kedit.internals.wrappers import as_written
 from kedit.models.planted import Planted, picture
 from kedit.neurons import NeuronId, NeuronSet
 
@@ -317,18 +318,52 @@ def test_an_edit_of_one_thread_that_only_another_one_could_have_run_warns() -> N
         other.join()
 
 
-def test_a_block_that_was_compiled_before_among_plain_ones_is_named() -> None:
-    module = tiny.llama()
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_compiled_before_is_edited_in_calls_of_every_shape_and_compiled_afterwards(whole: bool) -> None:
+    module, ids = tiny.llama(), PROMPTS["input_ids"]
     torch.compiler.reset()
-    module.model.layers[1].mlp = torch.compile(module.model.layers[1].mlp, backend="eager")
-    with torch.no_grad():
-        module(input_ids=PROMPTS["input_ids"])
-        with (
-            pytest.warns(EditWarning, match="the model ran, but not layers 1 of the 2 that are edited"),
-            Edit(SOME, Zero()).applied(module),
-        ):
-            module(input_ids=PROMPTS["input_ids"])
+    if not whole:
+        module.model.layers[1].mlp = torch.compile(module.model.layers[1].mlp, backend="eager", dynamic=False)
+    run = torch.compile(module, backend="eager", dynamic=False) if whole else module
+    first, plain = Edit(SOME, Zero()), run(input_ids=ids).logits
+    for _ in range(2):
+        with first.applied(run), Edit(NeuronSet.of({0: [5]}), Scale(2.0)).applied(run):
+            found = [run(input_ids=one).logits for one in (ids[:, :3], ids)]
+        torch.compiler.reset()
+        with first.applied(module), Edit(NeuronSet.of({0: [5]}), Scale(2.0)).applied(module):
+            wanted = [module(input_ids=one).logits for one in (ids[:, :3], ids)]
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(run(input_ids=ids).logits, plain)
     torch.compiler.reset()
+
+
+def test_those_who_end_in_another_order_than_they_began_leave_the_compiler_as_it_was() -> None:
+    torch.compiler.reset()
+    one, other = as_written(), as_written()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    calls: list[int] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        calls.append(1)
+        return graph
+
+    double = torch.compile(lambda x: 2 * x, backend=backend)
+    double(torch.ones(1))
+    assert not calls
+    other.__exit__(None, None, None)
+    double(torch.ones(1))
+    assert calls
+    torch.compiler.reset()
+
+
+def test_a_patch_has_a_value_for_each_neuron_of_a_layer() -> None:
+    edit = Edit([(0, 0), (0, 3)], Patch({0: torch.ones(2)}))
+    with pytest.raises(ValueError, match=r"of layer 0 has a value for each of its 24 neurons, .* of shape \(2,\)"):
+        edit.applied(tiny.llama()).__enter__()
 
 
 @pytest.mark.parametrize(

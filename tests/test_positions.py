@@ -19,7 +19,9 @@ from kedit.internals.positions import Sequence, behind_pictures, following
 from kedit.internals.sites import Site, decoder_path
 from kedit.models.huggingface import HuggingFaceMLLM
 from kedit.models.planted import Planted, picture
+from kedit.models.tiny.families import tiny as tiny_of
 from kedit.neurons import NeuronId, NeuronSet
+from kedit.prompts import Prompt
 
 WHERE = list(product(("all", "image", "text", "image_end", "last"), ("both", "prefill", "decode")))
 EVERY_THIRD = NeuronSet(tuple(NeuronId(layer, i) for layer in range(tiny.LAYERS) for i in range(0, tiny.NEURONS, 3)))
@@ -250,14 +252,21 @@ class Held:
         return self.length
 
 
-def follow(*calls: tuple[list[list[int]], int], mask: list[list[int]] | None = None, **asked: Any) -> list[list[int]]:
-    """Return the columns that a `Span` acts on in the first row of each call, given as tokens and cached columns."""
+def follow(
+    *calls: tuple[list[list[int]], int | None], mask: list[list[int]] | None = None, **asked: Any
+) -> list[list[int]]:
+    """Return the columns that a `Span` acts on in the first row of each call.
+
+    A call is given as its tokens, and how many columns its cache holds; None without a cache.
+    """
     span, columns = Sequence(tiny.IMAGE_TOKEN), []
     for tokens, start in calls:
         span.saw_tokens(torch.tensor(tokens))
-        span.saw_call((Held(start),), {"attention_mask": None if mask is None else torch.tensor(mask)})
+        span.saw_call(
+            () if start is None else (Held(start),), {"attention_mask": None if mask is None else torch.tensor(mask)}
+        )
         found = span.where(asked["positions"], asked["phase"], torch.tensor(tokens).numel())
-        columns.append((found[0].nonzero().squeeze(1) + start).tolist())
+        columns.append((found[0].nonzero().squeeze(1) + (start or 0)).tolist())
     return columns
 
 
@@ -280,9 +289,59 @@ def test_columns_of_a_cached_generation_are_counted_from_its_start(positions, ph
 
 
 def test_columns_of_a_generation_without_a_cache_keep_their_age() -> None:
-    calls = (([[1, 4, 4, 7]], 0), ([[1, 4, 4, 7, 8]], 0), ([[1, 4, 4, 7, 8, 9]], 0))
+    calls = (([[1, 4, 4, 7]], None), ([[1, 4, 4, 7, 8]], None), ([[1, 4, 4, 7, 8, 9]], None))
     assert follow(*calls, positions="last", phase="both") == [[3], [3, 4], [3, 4, 5]]
     assert follow(*calls, positions="all", phase="decode") == [[], [4], [4, 5]]
+
+
+def test_a_generation_that_begins_with_an_empty_cache_continues_none() -> None:
+    calls = (([[1, 4, 4, 7]], 0), ([[1, 4, 4, 7, 8]], 0))
+    assert follow(*calls, positions="last", phase="both") == [[3], [4]]
+    assert follow(*calls, positions="all", phase="decode") == [[], []]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("positions", "phase"), [("last", "both"), ("all", "decode"), ("all", "prefill")])
+def test_what_a_model_wrote_may_be_its_next_prompt(positions: Any, phase: Any) -> None:
+    module, ids = tiny.llama(), torch.tensor([[1, 5, 6, 7, 8, 9, 10]])
+    how = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with edit(positions, phase).applied(module):
+        alone = module.generate(ids, **how).logits
+    with edit(positions, phase).applied(module):
+        module.generate(ids[:, :6], **{**how, "max_new_tokens": 1})
+        again = module.generate(ids, **how).logits
+    assert all(torch.equal(*both) for both in zip(alone, again, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gemma3", "paligemma", "llava"])
+def test_the_last_token_of_a_right_padded_prompt_is_no_padding_whatever_mask_the_decoder_gets(family: str) -> None:
+    model = tiny_of(family)
+    prompts = [Prompt(text, picture(0).image) for text in ("what is it?", "what?")]
+    left, mask = model.encode(prompts), model.encode(prompts)["attention_mask"]
+    right = {
+        name: torch.stack([row.roll(-int((kept == 0).sum()), 0) for row, kept in zip(one, mask, strict=True)])
+        if one.shape[:2] == mask.shape
+        else one
+        for name, one in left.items()
+    }
+    some = Edit(NeuronSet.of({layer: range(0, 24, 2) for layer in model.site("mid").blocks}), Scale(-2.0), "last")
+    with some.applied(model):
+        padded = model.module(**right).logits
+    for row, prompt in enumerate(prompts):
+        with some.applied(model):
+            alone = model.module(**model.encode([prompt])).logits[0]
+        torch.testing.assert_close(padded[row, : len(alone)], alone, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_mask_that_does_not_tell_padding_is_refused_where_the_last_token_is_edited() -> None:
+    module, ids = tiny.llama(), torch.tensor([[1, 5, 6, 7]])
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match="a mask that does not tell padding"), edit("last", "both").applied(module):
+        module(input_ids=ids, attention_mask=mask)
+    with edit("text", "both").applied(module):
+        module(input_ids=ids, attention_mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +357,7 @@ def test_what_is_right_behind_a_picture(row: str, expected: list[int]) -> None:
 def test_behind_a_picture_that_ends_the_prompt_is_the_first_word_with_and_without_a_cache() -> None:
     asked = {"positions": "image_end", "phase": "both"}
     assert follow(([[1, 4, 4]], 0), ([[8]], 3), ([[9]], 4), **asked) == [[], [3], []]
-    assert follow(([[1, 4, 4]], 0), ([[1, 4, 4, 8]], 0), ([[1, 4, 4, 8, 9]], 0), **asked) == [[], [3], [3]]
+    assert follow(([[1, 4, 4]], None), ([[1, 4, 4, 8]], None), ([[1, 4, 4, 8, 9]], None), **asked) == [[], [3], [3]]
 
 
 NO_END = "so that the prompt's end is unknown: generate without that, or edit at `positions` all, image or text in"
@@ -350,6 +409,14 @@ def test_sequences_that_are_packed_into_one_row_have_no_prompts_end() -> None:
         module(**packed)
     with edit("text", "both").applied(module):
         assert module(**packed).logits.isfinite().all()
+
+
+def test_positions_in_three_axes_are_told_to_begin_anew_as_well() -> None:
+    span, numbers = Sequence(None), torch.tensor([0, 1, 2, 3, 0, 1, 2]).expand(3, 1, 7)
+    span.saw_tokens(torch.arange(1, 8)[None])
+    span.saw_call((), {"position_ids": numbers})
+    with pytest.raises(ValueError, match="positions begin anew within a row"):
+        span.where("last", "both", 7)
 
 
 def test_transformers_tells_a_cache_by_its_length() -> None:
@@ -518,6 +585,13 @@ def test_several_columns_at_once_are_edited_as_one_after_the_other_or_refused(
         one_by_one, _ = tiny.generated(module, GUESSED, n_new=8)
         guessed, _ = tiny.generated(module, GUESSED, n_new=8, **guessing(way))
     assert torch.equal(guessed, one_by_one) and not torch.equal(guessed, plain)
+
+
+@pytest.mark.parametrize("n_new", [2, 3])
+def test_guesses_that_end_an_answer_in_the_first_round_are_refused_as_well(n_new: int) -> None:
+    module = tiny.llama()
+    with pytest.raises(ValueError, match="as assisted decoding does, so that"), edit("last", "both").applied(module):
+        tiny.generated(module, GUESSED, n_new=n_new, assistant_model=tiny.llama())
 
 
 @pytest.mark.parametrize("positions", ["image", "text", "image_end", "last"])

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -519,3 +520,10 @@ def test_asking_for_more_than_there_is_says_how_many_there_are(monkeypatch: pyte
 def test_colors_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="`colors` is `distinct` or `free`, got 'many'"):
         Scenes("many")  # type: ignore[arg-type]
+
+
+def test_samples_can_be_pickled_with_their_counterfactuals() -> None:
+    sample = Scenes().sample(3)
+    (category, *_) = sorted(sample.objects)
+    again = pickle.loads(pickle.dumps(sample))
+    assert again.render_without(category).tobytes() == sample.render_without(category).tobytes()

@@ -1,13 +1,16 @@
 """The embedded picture world as a data set: endless 64x64 scenes with exact masks and exact counterfactuals."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
+
+from PIL.Image import Image
 
 from kedit.data import grammar
 from kedit.data.drawing import check_counts
 from kedit.data.question_file import check_halves
 from kedit.data.questions import VISUAL_KINDS, questions
-from kedit.data.scene import scene
+from kedit.data.scene import Scene, scene
 from kedit.samples import Concept, Question, QuestionSplit, Sample, Split, find_concept
 
 FIRST_EVALUATION_SEED, SEEDS_PER_SPLIT = 1_000_000, 50_000
@@ -55,7 +58,7 @@ class Scenes:
             references=one.captions(),
             objects=one.categories,
             regions={category: one.region(category) for category in sorted(one.categories)},
-            render_without=lambda category: one.without(category).image(),
+            render_without=partial(_without, one),
         )
 
     def split_questions(self, *, locate: int, evaluate: int, seed: int) -> QuestionSplit:
@@ -120,3 +123,8 @@ def evaluation_seeds(seed: int) -> range:
     first = FIRST_EVALUATION_SEED + seed * SEEDS_PER_SPLIT
     first += BEYOND_TRAINING if first >= FIRST_TRAINING_SEED else 0
     return range(first, first + SEEDS_PER_SPLIT)
+
+
+def _without(one: Scene, category: str) -> Image:
+    """Return the picture of a scene without the things of a category; a lambda could not be pickled."""
+    return one.without(category).image()

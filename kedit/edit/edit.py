@@ -14,7 +14,7 @@ from kedit.edit.operators import Operator, Patch, check_operator
 from kedit.internals.hooks import Some, intervene, labels
 from kedit.internals.positions import Phase, Positions, Span, check_span, following, image_token
 from kedit.internals.sites import Site, SiteError
-from kedit.internals.wrappers import SPREADING, bare, checkpoints
+from kedit.internals.wrappers import SPREADING, as_written, bare, checkpoints
 from kedit.neurons import NeuronSet, Scope
 
 
@@ -97,8 +97,9 @@ class Edit:
     def applied(self, model: Any, *, this_thread_only: bool = False) -> Iterator[None]:
         """Edit `model` until the end of the `with` block, in whatever thread it runs.
 
-        Whatever is to be edited has to end before the block does: a thread that generates has to be joined, and
-        `backward` called. An EditWarning says at the end where that, or an edited layer, was missed.
+        What is compiled runs as it is written meanwhile. Whatever is to be edited has to end before the block does: a
+        thread that generates has to be joined, and `backward` called. An EditWarning says at the end where that, or an
+        edited layer, was missed.
 
         Args:
             model: Any `nn.Module` with feed-forward blocks, or an object that holds one as `.module`.
@@ -107,14 +108,17 @@ class Edit:
 
         Raises:
             SiteError: A neuron does not exist in the model; nothing is changed.
-            ValueError: `this_thread_only` with gradient checkpointing, whose backward pass may run in another thread.
+            ValueError: A patch has not a value for each neuron of a layer; or `this_thread_only` with gradient
+                checkpointing, whose backward pass may run in another thread.
         """
         module = module_of(model)
         site = Site.of(module, self.neurons.site, self.neurons.scope)
         layers, where = self.indices(site), {"this_thread_only": this_thread_only}
+        self._check_reference(site)
         if this_thread_only and checkpoints(module):
             raise ValueError("gradient checkpointing computes blocks again in other threads: edit in all of them")
         with ExitStack() as stack:
+            stack.enter_context(as_written())  # compiled code passes hooks by that came later
             columns = None
             if layers and not self.everywhere:
                 columns = stack.enter_context(following(module, wanted_token(module, self.positions), **where))
@@ -133,6 +137,16 @@ class Edit:
             if indices[-1] >= site.block(layer).width:
                 raise SiteError(f"no neuron {indices[-1]} in layer {layer}, which has {site.block(layer).width}")
         return {layer: torch.tensor(indices) for layer, indices in layers.items()}
+
+    def _check_reference(self, site: Site) -> None:
+        if not isinstance(self.operator, Patch) or not isinstance(self.operator.reference, Mapping):
+            return
+        for layer, values in self.operator.reference.items():
+            if layer in site.blocks and values.shape != (site.block(layer).width,):
+                raise ValueError(
+                    f"the reference of layer {layer} has a value for each of its {site.block(layer).width} neurons, "
+                    f"edited or not; got a tensor of shape {tuple(values.shape)}"
+                )
 
     def _check_scope(self, scope: Scope) -> None:
         if not self.everywhere:

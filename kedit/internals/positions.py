@@ -23,7 +23,10 @@ encoder reads and every token of the decoder.
 """
 Phase = Literal["both", "prefill", "decode"]
 """When an edit acts: on the prompt (`prefill`; what an encoder reads), on generated tokens (`decode`; all of a decoder
-that has an encoder), or on both."""
+that has an encoder), or on both.
+
+A prompt that is fed in parts is refused where that shows; a last part of one token looks like a generated one.
+"""
 
 
 def image_token(module: nn.Module) -> int | None:
@@ -84,11 +87,18 @@ class _Call:
     """The token ids of the latest call, `[batch, pos]`."""
     whole: Tensor | None = None
     """Those that the model around the decoder was called with."""
+    outer: Tensor | None = None
+    """The mask of that call, which some models make another of before their decoder sees it (Gemma 3, PaliGemma)."""
+    kept: int = 0
+    """How many logits that call is to give; 0 where it does not say."""
     prompt: Tensor | None = None
     """Those of the call that began the sequence; None before there was one."""
     last: Tensor | None = None
     """The column of each row's last prompt token, `[batch]`; None where that is the prompt's last column."""
     mask: Tensor | None = None
+    """True at tokens, false at padding, `[batch, pos]`; None where nobody tells."""
+    opaque: bool = False
+    """Whether the model was called with a mask that does not tell padding from tokens."""
     numbers: Tensor | None = None
     """The `position_ids` that the call was made with."""
     cached: int | None = None
@@ -113,7 +123,8 @@ class Sequence:
     Columns mean the same with a key-value cache, where a call computes only the new ones, and without. They
     are columns of the padded batch: left padding shifts no column. The prompt is what the first call of a generation
     computes. A call without a cache that repeats the prompt's tokens and is one longer than the call before it
-    continues that generation, unless the sequence is an encoder's, which never `grows`.
+    continues that generation, unless the sequence is an encoder's, which never `grows`: so of prompts that are read
+    without a cache and grow by a token, each needs a `with` of its own.
 
     The cache is whatever argument of the call tells how many columns it holds, whatever its name. Mask and position
     numbers are compared with that; a call on which they contradict it has no known offset. Each thread that runs the
@@ -128,6 +139,9 @@ class Sequence:
         """Take note of the token ids of the whole model: some embed padding in place of image tokens (Gemma 4)."""
         call = self._calls.setdefault(threading.get_ident(), _Call())
         call.whole = _if_matrix(named.get("input_ids", given[0] if given else None))
+        mask, kept = named.get("attention_mask"), named.get("logits_to_keep")
+        call.outer = mask if isinstance(mask, Tensor) else None
+        call.kept = kept if isinstance(kept, int) else 0
 
     def saw_tokens(self, tokens: Tensor) -> None:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
@@ -146,9 +160,14 @@ class Sequence:
         if isinstance(tokens := named.get("input_ids"), Tensor):
             # Encoders and decoders may have an embedding of their own beside the one that the model names.
             self.saw_tokens(tokens)
-        call.whole = None
         call.cached = _cached_columns([*given, *named.values()])
-        call.mask = _if_matrix(named.get("attention_mask"))
+        own, width = _if_matrix(named.get("attention_mask")), 0 if call.tokens is None else call.tokens.shape[1]
+        call.mask = own
+        if own is None and call.outer is not None and call.outer.shape[-1] == width + (call.cached or 0):
+            call.mask = _if_matrix(call.outer)
+        # With a static cache `generate` makes such a mask of its own, of prompts that are padded on the left.
+        call.opaque = own is None and call.outer is not None and call.outer.ndim != 2 and call.cached is None
+        call.whole = call.outer = None
         call.numbers = named.get("position_ids")
         if call.replayed:
             call.pending = call.moved_on = call.replayed = False
@@ -215,7 +234,9 @@ class Sequence:
         contradiction = self._contradiction(call, tokens)
         if call.start == 0 and not contradiction and not self._continues(call, tokens):
             call.prompt, call.last = tokens, _last_valid(call.mask)
-            call.unclear = _packed(call.numbers, call.mask)
+            call.unclear = _packed(call.numbers, call.mask) or _guessed(call)
+            if call.opaque:
+                call.unclear = "the model was called with a mask that does not tell padding from tokens"
         elif contradiction:
             call.unclear = contradiction
             call.prompt = tokens if call.prompt is None and not call.start else call.prompt
@@ -244,7 +265,13 @@ class Sequence:
 
     def _continues(self, call: _Call, tokens: Tensor) -> bool:
         prompt = call.prompt
-        if not self.grows or prompt is None or tokens.shape[0] != prompt.shape[0] or tokens.shape[1] != call.end + 1:
+        if (
+            not self.grows
+            or call.cached is not None
+            or prompt is None
+            or tokens.shape[0] != prompt.shape[0]
+            or tokens.shape[1] != call.end + 1
+        ):
             return False
         return torch.equal(tokens[:, : prompt.shape[1]], prompt)
 
@@ -334,9 +361,16 @@ def _note(call: _Call, layer: object) -> None:
     call.asked.add(layer)
 
 
+def _guessed(call: _Call) -> str:
+    """Return why the end of a call may be guesses: the model around asks for logits behind each; else nothing."""
+    several = call.cached == 0 and call.kept > 1
+    return "the first call of a generation asks for several logits, as assisted decoding does" * several
+
+
 def _packed(numbers: Any, mask: Tensor | None) -> str:
     """Return why a row may hold more than one sequence, as its position numbers fall; empty where they do not."""
-    counted = _if_matrix(numbers)
+    # Qwen-VL and its kin number the columns along several axes, time first.
+    counted = _if_matrix(numbers[0] if isinstance(numbers, Tensor) and numbers.ndim == 3 else numbers)
     if counted is None or counted.shape[1] < 2:
         return ""
     falls = counted[:, 1:] < counted[:, :-1]

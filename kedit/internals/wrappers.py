@@ -2,12 +2,17 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import nn
 
+_STANCE = Lock()
+"""Held while the way in which compiled code runs is changed: all threads share it."""
+_eager: list[list[Any]] = []
+"""For each who asked that compiled code runs as it is written, in order, what takes that back."""
 TRANSPARENT = frozenset({"OptimizedModule", "CheckpointWrapper", "OffloadWrapper"})
 """Classes of torch that hold one module and compute what it does, by name: torch keeps them in private modules."""
 SPREADING = frozenset({"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"})
@@ -40,17 +45,35 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     for one, name, _ in former:
         setattr(one, name, CALM[name])
     try:
-        with _as_written():
+        with as_written():
             yield
     finally:
         for one, name, value in former:
             setattr(one, name, value)
 
 
-def _as_written() -> AbstractContextManager[Any]:
-    """Return what has compiled code run as it is written; nothing where torch's compiler was never loaded."""
-    # Asking torch would load it, which takes seconds.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Have compiled code run as it is written; of several who ask for it, in any thread, each may leave first.
+
+    Nothing is done where torch's compiler was never loaded: asking torch would load it, which takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _STANCE:
+        mine = [torch.compiler.set_stance("force_eager")]
+        _eager.append(mine)
+    try:
+        yield
+    finally:
+        with _STANCE:
+            place = next(number for number, one in enumerate(_eager) if one is mine)
+            if mine is _eager[-1]:
+                mine[0].__exit__(None, None, None)
+            else:  # whoever came next goes back, at the end, to what was before both
+                _eager[place + 1][:] = mine
+            del _eager[place]
 
 
 def checkpoints(module: nn.Module) -> bool:

@@ -117,14 +117,18 @@ class CausalEffect:
             for row, indices in rows.items():
                 order = indices[torch.randperm(len(indices), generator=generator)]
                 for some in order.split(self.group):
-                    drawn = torch.randn(len(some), n_positions, generator=generator) if self.noise else None
+                    drawn = (
+                        torch.randn(len(some), n_positions, generator=generator, dtype=torch.float32)
+                        if self.noise
+                        else None
+                    )
                     groups.append(Group(row, some, None if drawn is None else self.noise * drawn))
         return groups
 
     @torch.no_grad()
     def _effects(self, copies: Repeatable, site: Site, groups: Sequence[Group], where: Tensor) -> Tensor:
         """Return each neuron's mean share of the change of the target: `[layer, neuron]`, NaN where not measured."""
-        total = torch.full((len(site.blocks), max(site.widths.values())), torch.nan)
+        total = torch.full((len(site.blocks), max(site.widths.values())), torch.nan, dtype=torch.float32)
         whole = copies.outputs(1)
         for start in range(0, len(groups), self.at_once):
             some = groups[start : start + self.at_once]
