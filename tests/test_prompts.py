@@ -72,10 +72,35 @@ def test_a_fact_with_the_same_answer_is_not_asked_as_another_one(tmp_path: Path)
 
 
 def test_several_lines_may_be_about_one_concept(tmp_path: Path) -> None:
-    second = line("China", id="more", concept="Tokyo", answer="Tokyo", neighbours=[])
+    second = line("China", id="more", concept="Tokyo", answer="Tokyo", other_subjects=["Italy"], neighbours=[])
     parts = split(Prompts(str(written(tmp_path, line("Japan"), second))))
     prompts = {"the capital of Japan is", "the capital of China is"}
     assert prompts <= set(texts(parts.locate)) and len(parts.target) == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_text_of_two_lines_is_located_with_or_judged_on_and_counts_once(tmp_path: Path, seed: int) -> None:
+    shared = ["in Japan the capital is", "the capital city of Japan is", "the first city of Japan is", "Japan 's is"]
+    second = {"id": "more", "prompt": shared[0], "paraphrases": ["the capital of Japan is", *shared[1:]]}
+    data = Prompts(str(written(tmp_path, line("Japan", paraphrases=shared), line("Japan", **second))))
+    parts = split(data, seed=seed)
+    asked = texts(parts.target)
+    assert sorted(asked) == sorted(set(asked) - set(texts(parts.locate))) and len(asked) == 3
+    assert sorted(texts(parts.questions)) == ["in Japan the capital is", "the capital of Japan is"]
+    assert texts(split(data, seed=seed, locate=1).target) == asked
+
+
+def test_a_paraphrase_that_is_a_counterfactual_elsewhere_is_not_judged_on(tmp_path: Path) -> None:
+    asked = ["the capital of Peru is", "the capital city of Japan is"]
+    parts = split(Prompts(str(written(tmp_path, line("Japan", paraphrases=asked, other_subjects=["Peru"])))))
+    assert texts(parts.target) == ["the capital city of Japan is"] and parts.skipped == {"seen_while_locating": 1}
+
+
+def test_without_a_text_to_judge_on_what_is_missing_is_told(tmp_path: Path) -> None:
+    first, second = "the capital of Japan is", "in Japan the capital is"
+    lines = [line("Japan", paraphrases=[second]), line("Japan", id="more", prompt=second, paraphrases=[first])]
+    with pytest.raises(ValueError, match=r"`Tokyo` has no phrasing in .* that is not located with.*`paraphrases`"):
+        split(Prompts(str(written(tmp_path, *lines))))
 
 
 def test_counts_limit_what_is_taken_and_a_strict_split_refuses_fewer(tmp_path: Path) -> None:

@@ -135,15 +135,11 @@ class Prompts:
             for number, one in enumerate(fact.neighbours)
         ]
         far = [one for fact in self.facts if fact.concept != concept.name for one in self._itself(fact, own)]
-        spent = {text for pair in pairs for text in (pair.text, pair.counterfactual)}
-        (near, far), skipped = _unseen((_shuffled(near, order), _shuffled(far, order)), spent)
-        if len(asked) < min(target, FEWEST):
-            logger.warning(
-                "`%s` has %d phrasings to judge an edit on: of fewer than %d, no result is evidence",
-                concept.name, len(asked), FEWEST,
-            )  # fmt: skip
+        spent = {text for _, _, text in seen} | {pair.counterfactual for pair in pairs}
+        (asked, near, far), skipped = _unseen((asked, _shuffled(near, order), _shuffled(far, order)), spent)
+        self._check_asked(concept, len(asked), min(target, FEWEST))
         known = {one.name for one in self.concepts}
-        located = [Question(text, fact.answers[0], "located", others=fact.answers[1:]) for fact, _, text in seen]
+        located = {text: Question(text, fact.answers[0], "located", others=fact.answers[1:]) for fact, _, text in seen}
         return Split(
             tuple(pairs),
             tuple(asked[:target]),
@@ -151,8 +147,21 @@ class Prompts:
             tuple(far[:retention]),
             skipped={SEEN: skipped} if skipped else {},
             vocabulary=tuple({one.name: one for one in beside.values() if one.name not in known}.values()),
-            questions=tuple(located),
+            questions=tuple(located.values()),
         )
+
+    def _check_asked(self, concept: Concept, count: int, enough: int) -> None:
+        """Raise a ValueError if no phrasing is left to judge on, and warn if fewer are than are evidence."""
+        if not count:
+            raise ValueError(
+                f"`{concept.name}` has no phrasing in `{self.path}` that is not located with, and edits are judged on "
+                "such; give more `paraphrases`"
+            )
+        if count < enough:
+            logger.warning(
+                "`%s` has %d phrasings to judge an edit on: of fewer than %d, no result is evidence",
+                concept.name, count, FEWEST,
+            )  # fmt: skip
 
     def _itself(self, fact: Fact, own: Sequence[Fact]) -> Iterator[TextSample]:
         """Yield the prompt of another fact, unless it has an answer of the concept's."""
@@ -170,11 +179,18 @@ Phrased = tuple[Fact, int, str]
 
 
 def _halves(facts: Sequence[Fact], order: np.random.Generator) -> tuple[list[Phrased], list[Phrased]]:
-    """Return the phrasings to locate with, the prompts first, and the others: half of all, if so many can be."""
+    """Return the phrasings to locate with, the prompts first, and the others: half of all, if so many can be.
+
+    A text that several lines have is a prompt if it is one in any of them, and else counts once.
+    """
     first = [(fact, 0, fact.phrasings[0]) for fact in facts]
-    others = [(fact, number, text) for fact in facts for number, text in enumerate(fact.phrasings) if number]
+    prompts = {text for _, _, text in first}
+    others: list[Phrased] = []
+    for fact in facts:
+        there = prompts | {text for _, _, text in others}
+        others += [(fact, number, text) for number, text in enumerate(fact.phrasings) if text not in there]
     able = [one for one in _shuffled(others, order) if one[2] in one[0].counters]
-    n_more = min(max((len(first) + len(others)) // 2 - len(first), 0), len(others) - 1)
+    n_more = max(min((len(first) + len(others)) // 2 - len(first), len(others) - 1), 0)
     seen = [*first, *able[:n_more]]
     return seen, [one for one in others if one not in seen]
 
