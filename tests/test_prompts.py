@@ -71,6 +71,12 @@ def test_a_fact_with_the_same_answer_is_not_asked_as_another_one(tmp_path: Path)
     assert "the capital of Peru is" not in texts(split(Prompts(str(written(tmp_path, line("Japan"), same)))).far)
 
 
+def test_a_fact_whose_answer_names_the_concept_or_is_named_by_it_is_not_asked_as_another_one(tmp_path: Path) -> None:
+    bay = line("Peru", answer="Tokyo Bay")
+    data = Prompts(str(written(tmp_path, line("Japan"), bay, opposite("hot"))))
+    assert [texts(split(data, one).far) for one in ("Tokyo", "Tokyo Bay")] == [["the opposite of hot is"]] * 2
+
+
 def test_several_lines_may_be_about_one_concept(tmp_path: Path) -> None:
     second = line("China", id="more", concept="Tokyo", answer="Tokyo", other_subjects=["Italy"], neighbours=[])
     parts = split(Prompts(str(written(tmp_path, line("Japan"), second))))
@@ -165,7 +171,12 @@ def test_too_few_phrasings_for_evidence_are_told(tmp_path: Path, caplog: pytest.
         ({"neighbours": [{"prompt": "a"}]}, "line 1, neighbour 1: `answer` is a text, got None"),
         ({"neighbours": [{"prompt": "a", "anser": "b"}]}, "neighbour 1: no key `anser`; did you mean `answer`?"),
         ({"neighbours": [{"prompt": "Rome is", "answer": "Rome"}]}, "the answer 'Rome' stands in the prompt 'Rome is'"),
-        ({"neighbours": [{"prompt": "x", "answer": "tokyo"}]}, "'tokyo' is the answer of the fact itself"),
+        ({"neighbours": [{"prompt": "x", "answer": "tokyo"}]}, "'tokyo' names this answer and that of the fact itself"),
+        ({"neighbours": [{"prompt": "x", "answer": "Tokyo Bay"}]}, "'Tokyo Bay' names this answer and that of"),
+        (
+            {"answer": "Tokyo Bay", "neighbours": [{"prompt": "x", "answer": "tokyo"}]},
+            "neighbour 1: 'Tokyo Bay' names this answer and that of the fact",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ import difflib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 from kedit.arguments import require
 from kedit.data.jsonlines import Line, lines
 from kedit.samples import Concept, Question, Split, TextSample, find_concept
-from kedit.words import whole_words
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class Prompts:
             for fact in own
             for number, one in enumerate(fact.neighbours)
         ]
-        far = [one for fact in self.facts if fact.concept != concept.name for one in self._itself(fact, own)]
+        far = [TextSample(f"{one.id}/0", one.phrasings[0], frozenset({one.concept})) for one in self._others(concept)]
         spent = {text for _, _, text in seen} | {pair.counterfactual for pair in pairs}
         (asked, near, far), skipped = _unseen((asked, _shuffled(near, order), _shuffled(far, order)), spent)
         self._check_asked(concept, len(asked), min(target, FEWEST))
@@ -163,11 +162,11 @@ class Prompts:
                 concept.name, count, FEWEST,
             )  # fmt: skip
 
-    def _itself(self, fact: Fact, own: Sequence[Fact]) -> Iterator[TextSample]:
-        """Yield the prompt of another fact, unless it has an answer of the concept's."""
-        answers = {answer.casefold() for one in own for answer in one.answers}
-        if answers.isdisjoint(answer.casefold() for answer in fact.answers):
-            yield TextSample(f"{fact.id}/0", fact.phrasings[0], frozenset({fact.concept}))
+    def _others(self, concept: Concept) -> list[Fact]:
+        """Return the facts of other concepts, unless an answer of theirs names this one, or the other way round."""
+        named = {one.name: one for one in self.concepts}
+        own = named.pop(concept.name)
+        return [one for one in self.facts if one.concept in named and _naming_both(own, named[one.concept]) is None]
 
     def _named(self, answers: tuple[str, ...]) -> Concept:
         """Return the concept whose answers these are, or one of its own."""
@@ -211,6 +210,12 @@ def _names(concept: Concept) -> frozenset[str]:
     return frozenset({concept.name})
 
 
+def _naming_both(first: Concept, second: Concept) -> str | None:
+    """Return a word of one of two concepts that names the other as well ("Tokyo Bay" names Tokyo); None for none."""
+    both = [word for one, other in ((first, second), (second, first)) for word in one.words if other.mentioned_in(word)]
+    return both[0] if both else None
+
+
 def _shuffled(items: Sequence[T], order: np.random.Generator) -> list[T]:
     return [items[place] for place in order.permutation(len(items))]
 
@@ -244,9 +249,9 @@ def _fact(line: Line, number: int) -> Fact:
         raise ValueError(f"{line.place}: `paraphrases` has no text, and edits are judged on them: give at least one")
     if twice := [text for text, count in Counter(phrasings).items() if count > 1]:
         raise ValueError(f"{line.place}: {twice[0]!r} is there twice")
-    named = whole_words(answers)
+    right = Concept(answers[0], answers)
     for text in phrasings:
-        if (inside := named.search(text)) is not None:
+        if (inside := right.pattern.search(text)) is not None:
             raise ValueError(f"{line.place}: the answer {inside[0]!r} stands in the prompt {text!r}")
     name = line.text("id") if line.content.get("id") is not None else str(number)
     if "," in name:
@@ -254,7 +259,7 @@ def _fact(line: Line, number: int) -> Fact:
     concept = line.text("concept") if line.content.get("concept") is not None else answers[0]
     kind = line.text("kind") if line.content.get("kind") is not None else None
     counters = _counters(line, phrasings)
-    return Fact(line.place, name, concept, kind, answers, phrasings, counters, _neighbours(line, answers))
+    return Fact(line.place, name, concept, kind, answers, phrasings, counters, _neighbours(line, right))
 
 
 def _check_keys(line: Line, given: Mapping[str, object], known: Sequence[str]) -> None:
@@ -296,7 +301,7 @@ def _counters(line: Line, phrasings: Sequence[str]) -> dict[str, tuple[str, ...]
     }
 
 
-def _neighbours(line: Line, own: Sequence[str]) -> tuple[Asked, ...]:
+def _neighbours(line: Line, own: Concept) -> tuple[Asked, ...]:
     given = line.content.get("neighbours")
     if given is not None and not (isinstance(given, list) and all(isinstance(one, dict) for one in given)):
         raise ValueError(
@@ -307,10 +312,11 @@ def _neighbours(line: Line, own: Sequence[str]) -> tuple[Asked, ...]:
         inner = Line(f"{line.place}, neighbour {number + 1}", content)
         _check_keys(inner, content, NEIGHBOUR)
         text, answers = inner.text("prompt"), _answers(inner)
-        if (inside := whole_words(answers).search(text)) is not None:
+        right = Concept(answers[0], answers)
+        if (inside := right.pattern.search(text)) is not None:
             raise ValueError(f"{inner.place}: the answer {inside[0]!r} stands in the prompt {text!r}")
-        if shared := {one.casefold() for one in own} & {one.casefold() for one in answers}:
-            raise ValueError(f"{inner.place}: {min(shared)!r} is the answer of the fact itself")
+        if (both := _naming_both(right, own)) is not None:
+            raise ValueError(f"{inner.place}: {both!r} names this answer and that of the fact itself")
         neighbours.append(Asked(text, answers))
     return tuple(neighbours)
 
