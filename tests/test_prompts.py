@@ -66,6 +66,19 @@ def test_a_neighbour_that_is_no_fact_of_the_file_is_a_word_to_listen_for(tmp_pat
     assert split(Prompts(str(written(tmp_path)))).vocabulary == ()
 
 
+def test_neighbours_of_one_name_share_their_words_and_no_name_of_the_file_is_taken(tmp_path: Path) -> None:
+    given = {"a": ["cat", "kitten"], "b": ["cat"], "c": ["hot"], "d": ["cold"]}
+    near = [{"prompt": prompt, "answers": answers} for prompt, answers in given.items()]
+    other = opposite("hot") | {"concept": "hot"}
+    parts = split(Prompts(str(written(tmp_path, line("Japan", neighbours=near), other))))
+    assert {one.name: set(one.words) for one in parts.vocabulary} == {
+        "cat": {"cat", "kitten"}, "hot (neighbour)": {"hot"},
+    }  # fmt: skip
+    assert {one.text: set(one.objects) for one in parts.near} == {
+        "a": {"cat"}, "b": {"cat"}, "c": {"hot (neighbour)"}, "d": {"hot"},
+    }  # fmt: skip
+
+
 def test_a_fact_with_the_same_answer_is_not_asked_as_another_one(tmp_path: Path) -> None:
     same = line("Peru", concept="the capital of Peru", answer="tokyo")
     assert "the capital of Peru is" not in texts(split(Prompts(str(written(tmp_path, line("Japan"), same)))).far)

@@ -127,7 +127,7 @@ class Prompts:
         seen, rest = _halves(own, order)
         pairs = _pairs(seen, concept)[:locate]
         asked = [TextSample(f"{fact.id}/{n}", text, _names(concept)) for fact, n, text in _shuffled(rest, order)]
-        beside = {one.answers: self._named(one.answers) for fact in own for one in fact.neighbours}
+        beside = self._beside(own)
         near = [
             TextSample(f"{fact.id}/near {number}", one.text, _names(beside[one.answers]))
             for fact in own
@@ -168,9 +168,19 @@ class Prompts:
         own = named.pop(concept.name)
         return [one for one in self.facts if one.concept in named and _naming_both(own, named[one.concept]) is None]
 
-    def _named(self, answers: tuple[str, ...]) -> Concept:
-        """Return the concept whose answers these are, or one of its own."""
-        return next((one for one in self.concepts if one.words == answers), Concept(answers[0], answers))
+    def _beside(self, own: Sequence[Fact]) -> dict[tuple[str, ...], Concept]:
+        """Return for the answers of each neighbour the concept that has them, or a new one named after the first.
+
+        Neighbours of one name share their words. The name of a concept that has other words is not taken.
+        """
+        known = {frozenset(one.words): one for one in reversed(self.concepts)}
+        taken = {one.name for one in self.concepts}
+        asked = [one.answers for fact in own for one in fact.neighbours]
+        names = {one: f"{one[0]} (neighbour)" if one[0] in taken else one[0] for one in asked}
+        words: dict[str, tuple[str, ...]] = {}
+        for answers, name in names.items():
+            words[name] = tuple(dict.fromkeys((*words.get(name, ()), *answers)))
+        return {one: known.get(frozenset(one), Concept(name, words[name])) for one, name in names.items()}
 
 
 Phrased = tuple[Fact, int, str]
