@@ -138,6 +138,25 @@ def test_a_subject_is_a_whole_word(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("subject", "other", "prompt", "answer"),
+    [
+        ("日本", "法国", "日本的首都是", "东京"),
+        ("フランス", "イタリア", "ええと、フランスの首都は", "パリ"),
+        ("한국", "일본", "한국의 수도는", "서울"),
+        ("-5", "-7", "the opposite of -5 is", "five"),
+    ],
+)
+def test_a_subject_may_stand_without_spaces_in_scripts_that_have_none(
+    tmp_path: Path, subject: str, other: str, prompt: str, answer: str
+) -> None:
+    told = line(
+        "Japan", prompt=prompt, answer=answer, subject=subject, other_subjects=[other], paraphrases="?", neighbours=None
+    )
+    (fact,) = Prompts(str(written(tmp_path, told))).facts
+    assert fact.counters == {prompt: (prompt.replace(subject, other),)}
+
+
 def test_without_a_subject_the_prompt_alone_is_located_with(tmp_path: Path) -> None:
     told = line("Japan", subject=None, other_subjects=None, counter_prompt=["the capital of Peru is"])
     parts = split(Prompts(str(written(tmp_path, told))))

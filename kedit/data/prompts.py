@@ -15,6 +15,7 @@ import numpy as np
 from kedit.arguments import require
 from kedit.data.jsonlines import Line, lines
 from kedit.samples import Concept, Question, Split, TextSample, find_concept
+from kedit.words import HANGUL, UNSPACED
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ FEWEST = 6
 """Of fewer phrasings, all lost against none at random are as likely as 1 in 16 by chance (two-sided sign-flip test)."""
 SEEN = "seen_while_locating"
 """Why a text is not asked when an edit is judged."""
+BEFORE, AFTER = rf"(?<!(?![{UNSPACED}])\w)", rf"(?!(?![{UNSPACED}{HANGUL}])\w)"
+"""Where a subject stands as a whole word: no letter beside it, but for scripts that put no space there."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ def _counters(line: Line, phrasings: Sequence[str]) -> dict[str, tuple[str, ...]
             raise ValueError(f"{line.place}: the `counter_prompt` is the prompt itself, {phrasings[0]!r}")
         return {phrasings[0]: given}
     subject = line.text("subject")
-    standing = re.compile(rf"(?<!\w){re.escape(subject)}(?!\w)")
+    standing = re.compile(rf"{BEFORE}{re.escape(subject)}{AFTER}")
     if not standing.search(phrasings[0]):
         raise ValueError(f"{line.place}: the `subject` {subject!r} does not stand in the prompt {phrasings[0]!r}")
     if subject in others:
