@@ -4,6 +4,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from kedit.models.planted.smallest import Planted
 from kedit.neurons import NeuronSet
 from kedit.pipelines.gone import gone
 from kedit.pipelines.preparation import Counts
+from kedit.pipelines.removal.asking import NO_RIVAL, _first_tokens
 from kedit.samples import Concept, Question, Split
 from tests.tiny import SIZES
 from tests.tiny_families import mixtral
@@ -322,6 +324,48 @@ def test_other_questions_words_and_pictures_of_equal_ids_are_asked_anew(planted:
 
     with pytest.raises(ValueError, match="the unedited model names `star` in none of 4 pictures"):
         answers(Painted(), tmp_path)
+
+
+def test_a_choice_among_words_is_between_those_whose_first_tokens_differ(planted: Planted) -> None:
+    house, alike = Concept("house"), Concept("star fish")
+
+    def chosen(*concepts: Concept) -> Any:
+        data = World()
+        data.concepts = (STAR_CONCEPT, *concepts)  # type: ignore[assignment]
+        asked: dict[str, Any] = {"counts": COUNTS, "lessons": LESSONS, "controls": 1, "progress": False}
+        return shown(gone(Edit(planted.star, Zero()), planted.model, data, "star", **asked), "multiple choice")
+
+    plain, both = chosen(house), chosen(house, alike)
+    assert both.to_json() == plain.to_json() and "of up to 2" in both.question
+    # Half of the pictures show the house, too. In the others, the prior still speaks for the star.
+    assert (plain.edited.value, plain.control.value, plain.edited.n) == (1.0, 1.0, 2)
+    for one in (chosen(alike), chosen()):
+        assert one.edited.value is None and one.control.value is None
+        assert one.edited.why == NO_RIVAL and "of up to 1" in one.question
+
+
+class Blank:
+    """A tokenizer that begins every word, or every word behind a blank, with a lone blank."""
+
+    unk_token_id = None
+    words = ("", "star", "stars", "sun", "suns")
+
+    def __init__(self, always: bool) -> None:
+        self.always = always
+
+    def __call__(self, text: str, add_special_tokens: bool) -> Any:
+        assert not add_special_tokens
+        blank = [0] if self.always or text.startswith(" ") else []
+        return SimpleNamespace(input_ids=[*blank, self.words.index(text.strip())])
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(self.words[one] for one in ids)
+
+
+def test_a_lone_blank_tells_no_word_from_another() -> None:
+    some, none = (SimpleNamespace(tokenizer=Blank(always)) for always in (False, True))
+    assert [_first_tokens(some, Concept(one)) for one in ("star", "sun")] == [{1, 2}, {3, 4}]
+    assert [_first_tokens(none, Concept(one)) for one in ("star", "sun")] == [{0}, {0}]
 
 
 def test_an_edit_that_cannot_be_merged_and_data_without_pictures_are_refused(planted: Planted) -> None:

@@ -1,6 +1,6 @@
 """Other ways to get it said: weights in few bits, other questions, yes or no, how many, a choice among words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from kedit.models.mllm import Generated
 from kedit.pipelines.benchmarks import poll
 from kedit.pipelines.removal.subject import RANDOM, Answer, Subject, about_edit
 from kedit.results.cache import of_edit
-from kedit.samples import TARGET, Concept, Sample, Split
+from kedit.samples import TARGET, Concept, Split
 from kedit.words import plural
 
 COUNT = "how many {} are there ?"
 NONE = Concept("none", ("zero", "0", "no", "none"))
 """Answers that count nothing."""
+NO_RIVAL = "all other things are shown as well, or their words begin with the same token"
 SECTION = "other questions"
 
 
@@ -116,47 +117,54 @@ def _yes_no(subject: Subject) -> list[Answer]:
 
 
 def _choice(subject: Subject) -> Answer:
-    """Return how often its word is likelier than those of all other things that the picture does not show."""
-    words = sorted((one for one in subject.data.concepts), key=lambda one: one.name)
-    name = f"multiple choice, its word the likeliest of up to {len(words)}"
+    """Return how often its word is likelier than those of all other things that the picture does not show.
+
+    Compared are first tokens. Things whose words begin as its own do cannot be told from it, and are left out.
+    """
+    first = {one.name: _first_tokens(subject.model, one) for one in subject.data.concepts}
+    own = first[subject.concept.name]
+    rivals = {name: ids for name, ids in sorted(first.items()) if not ids & own}
+    name = f"multiple choice, its word the likeliest of up to {len(rivals) + 1}"
     abouts = [subject.about | of_edit(edit) for edit in subject.edits]
     hits = subject.cache.many(
         "gone", "multiple choice", abouts,
-        lambda places: _chosen(subject, words, [subject.edits[one] for one in places]),
+        lambda places: _chosen(subject, own, rivals, [subject.edits[one] for one in places]),
     )  # fmt: skip
-    return _beside(subject, name, hits, "no caption names it")
+    return _beside(subject, name, hits, NO_RIVAL)
 
 
 @torch.no_grad()
-def _chosen(subject: Subject, words: Sequence[Concept], edits: Sequence[Edit]) -> list[list[float]]:
-    """Return whether the concept wins under each edit where the unedited caption first names it, `[edit][picture]`."""
+def _chosen(
+    subject: Subject, own: set[int], rivals: Mapping[str, set[int]], edits: Sequence[Edit]
+) -> list[list[float]]:
+    """Return whether the concept wins under each edit where the unedited caption first names it, `[edit][picture]`.
+
+    Pictures that show all rivals are left out.
+    """
     model, hits = subject.model, [list[float]() for _ in edits]
-    first = {one.name: _first_tokens(model, one) for one in words}
     for start in range(0, len(subject.target), model.batch_size):
         samples = subject.target[start : start + model.batch_size]
         mentions = [model.mention(one, subject.concept) for one in subject.captions[start : start + model.batch_size]]
         batch = model.read([one.asked(model.prompt) for one in samples], [one.prefix for one in mentions])
+        absent = [[ids for name, ids in rivals.items() if name not in one.objects] for one in samples]
         for number, edit in enumerate(edits):
             with subject.under(edit):
                 rows = model.logits(batch)[:, -1].cpu()
-            hits[number] += [
-                float(_wins(row, sample, subject.concept, first)) for row, sample in zip(rows, samples, strict=True)
-            ]
+            hits[number] += [float(_wins(row, own, others)) for row, others in zip(rows, absent, strict=True) if others]
     return hits
 
 
-def _wins(row: torch.Tensor, sample: Sample, concept: Concept, first: dict[str, list[int]]) -> bool:
-    own = row[first[concept.name]].max()
-    return all(
-        row[ids].max() < own for name, ids in first.items() if name != concept.name and name not in sample.objects
-    )
+def _wins(row: torch.Tensor, own: set[int], others: Sequence[set[int]]) -> bool:
+    best = row[sorted(own)].max()
+    return all(row[sorted(ids)].max() < best for ids in others)
 
 
-def _first_tokens(model: object, concept: Concept) -> list[int]:
+def _first_tokens(model: object, concept: Concept) -> set[int]:
+    """Return what the words begin with; a lone blank, with which any word may begin, only where there is no other."""
     tokenizer = model.tokenizer  # type: ignore[attr-defined]
     forms = [blank + form for word in concept.words for form in (word, plural(word)) for blank in ("", " ")]
     first = {ids[0] for form in forms if (ids := tokenizer(form, add_special_tokens=False).input_ids)}
-    return sorted(first - {tokenizer.unk_token_id}) or sorted(first)
+    return {one for one in first - {tokenizer.unk_token_id} if tokenizer.decode([one]).strip()} or first
 
 
 def _in_words(subject: Subject) -> Answer:
