@@ -151,6 +151,13 @@ def test_large_pictures_are_shrunk_with_their_regions(tmp_path: Path) -> None:
     assert only(Folder(folder, max_side=None)).image.size == (2048, 1024)
 
 
+def test_a_picture_that_is_too_narrow_once_it_is_shrunk_is_skipped(tmp_path: Path) -> None:
+    picture(0, (20000, 8)).save(tmp_path / "long.png")
+    lines = [{"image": name, "objects": ["dog"]} for name in ("long.png", *(f"{number}.png" for number in range(3)))]
+    split = Folder(listed(tmp_path, *lines)).split(DOG, locate=1, target=2, retention=0, seed=0)
+    assert split.skipped == {"too_small": 1}
+
+
 def test_a_picture_name_that_is_not_utf8_is_found_and_has_an_id_that_can_be_written(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     picture(0).save(tmp_path / name)

@@ -144,6 +144,9 @@ def test_what_is_wrong_with_a_video_is_said(tmp_path: Path) -> None:
         with pytest.raises(SampleError) as caught:
             read_video([tmp_path / name for name in names])
         assert caught.value.reason == reason
+    frame(1, (3000, 9)).save(tmp_path / "long.png")
+    with pytest.raises(SampleError, match="each side needs 8"):
+        read_video([tmp_path / "long.png"], max_side=1024)
     with pytest.raises(SampleError, match=r"ffmpeg -i film\.mp4"):
         read_video([tmp_path / "film.mp4"])
 

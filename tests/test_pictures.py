@@ -131,6 +131,15 @@ def test_only_what_is_too_large_is_shrunk_and_its_masks_with_it() -> None:
     assert fitted_mask(mask, 200, 400) is mask
 
 
+@pytest.mark.parametrize(("size", "left"), [((20000, 8), 0), ((9, 3000), 3), ((3000, 20), 7)])
+def test_a_picture_that_shrinking_leaves_too_narrow_is_too_small(size: tuple[int, int], left: int) -> None:
+    with pytest.raises(SampleError, match=f"its shorter one has {left}, each side needs 8") as caught:
+        fitted(Image.new("RGB", size), 1024)
+    assert caught.value.reason == "too_small"
+    assert fitted(Image.new("RGB", size), None).size == size
+    assert fitted(Image.new("RGB", (3000, 24)), 1024).size == (1024, 8)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
 def test_a_mask_file_is_inside_where_it_is_not_black(tmp_path: Path, mode: str) -> None:
     mask = mask_of(3, 4, 10, 9)

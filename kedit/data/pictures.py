@@ -134,9 +134,16 @@ def lying_at(*places: Path) -> Path:
 
 
 def fitted(picture: Image.Image, longest: int | None) -> Image.Image:
-    """Return `picture`, shrunk where a side is longer than `longest`."""
+    """Return `picture`, shrunk where a side is longer than `longest`; a SampleError if that leaves too little of it."""
     if longest is None or max(picture.size) <= longest:
         return picture
+    shorter = round(min(picture.size) / max(picture.size) * longest)
+    if shorter < LEAST_SIDE:
+        raise SampleError(
+            "too_small",
+            f"the picture has {picture.size} pixels, shrunk to a longest side of {longest} its shorter one has "
+            f"{shorter}, each side needs {LEAST_SIDE} or more",
+        )
     return ImageOps.contain(picture, (longest, longest), Image.Resampling.LANCZOS)
 
 
