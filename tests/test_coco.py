@@ -15,6 +15,7 @@ from PIL import Image
 from kedit.data.coco import Coco
 from kedit.data.coco_words import UNLESS, WORDS
 from kedit.data.inpaint import MeanFill
+from kedit.data.pictures import SampleError
 from kedit.samples import Concept, Split, find_concept
 from tests.coco_maker import CocoMaker, mask_of, picture, rectangle, rle, small_world
 
@@ -523,6 +524,21 @@ def change(maker: CocoMaker, edit: Any) -> Coco:
     edit(content)
     path.write_text(json.dumps(content))
     return Coco(str(maker.folder))
+
+
+def test_two_pictures_of_one_bare_name_are_never_one_file(maker: CocoMaker) -> None:
+    maker.add("dog", file_name="0.png")
+    maker.add(file_name="1.png")
+    for one, name in zip(maker.images, ("cam1/0.png", "cam2\\0.PNG"), strict=True):
+        one["file_name"] = name
+    data_set = Coco(maker.write()).data_set
+    for record in data_set.records:
+        with pytest.raises(SampleError) as caught:
+            data_set.sample(record)
+        assert caught.value.reason == "missing_image"
+    maker.images[1]["file_name"] = "cam2/1.png"
+    data_set = Coco(maker.write()).data_set
+    assert [np.array_equal(data_set.sample(one).image, picture(int(one.id))) for one in data_set.records] == [True] * 2
 
 
 @pytest.mark.parametrize(

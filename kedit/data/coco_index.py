@@ -81,7 +81,11 @@ def read_data_set(
     concepts = _concepts(categories, {_key(one.get("category_id")) for one in content["annotations"]}, instances)
     found, notes = _gathered(content["annotations"], pictures, names, reading.boxes)
     references = _references(captions, pictures)
-    records = [_record(one, images, found[key], references[key]) for key, one in pictures.items()]
+    bare = Counter(_bare(one["file_name"]) for one in pictures.values())
+    records = [
+        _record(one, images, found[key], references[key], alone=bare[_bare(one["file_name"])] == 1)
+        for key, one in pictures.items()
+    ]
     places = Places(records)
     why = places.why_upright() if reading.upright is None else None
     upright = True if why is not None else reading.upright
@@ -214,11 +218,13 @@ def _references(captions: Path | None, pictures: Collection[str]) -> Mapping[str
     return found
 
 
-def _record(picture: Mapping[str, Any], images: Path, found: _Shown, references: Iterable[str]) -> Record:
+def _record(
+    picture: Mapping[str, Any], images: Path, found: _Shown, references: Iterable[str], *, alone: bool
+) -> Record:
     width, height = picture.get("width"), picture.get("height")
     return Record(
         id=_key(picture["id"]),
-        source=partial(_picture, images, picture["file_name"]),
+        source=partial(_picture, images, picture["file_name"], alone=alone),
         size=(int(width), int(height)) if width and height else None,
         references=tuple(references),
         objects=frozenset(found.outlines),
@@ -227,13 +233,20 @@ def _record(picture: Mapping[str, Any], images: Path, found: _Shown, references:
     )
 
 
-def _picture(images: Path, name: str) -> Path:
+def _bare(name: str) -> str:
+    """Return a file's name without folders, as those are compared that may be one file."""
+    return name.replace("\\", "/").rpartition("/")[2].lower()
+
+
+def _picture(images: Path, name: str, *, alone: bool) -> Path:
     """Return where a picture lies: as it is named from the folder of pictures, or as annotation tools name it.
 
-    Some write Windows' paths, some the path from the folder above, and some a path that was theirs alone.
+    Some write Windows' paths, some the path from the folder above, and some a path that was theirs alone: its last part
+    is looked for if the picture stands `alone` with it.
     """
     plain = name.replace("\\", "/")
-    return lying_at(images / name, images / plain, images.parent / plain, images / Path(plain).name)
+    bare = [images / Path(plain).name] if alone else []
+    return lying_at(images / name, images / plain, images.parent / plain, *bare)
 
 
 def _concepts(categories: Mapping[str, Mapping[str, Any]], used: Collection[str], path: Path) -> tuple[Concept, ...]:
