@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kedit.data.coco import Coco
+from kedit.data.folder import Folder
 from kedit.data.pope import RULES, Annotations, Pope, made, published
 from kedit.data.scenes import Scenes
 from kedit.evaluation.pope import Answers, measure_pope, says_yes
@@ -174,6 +175,39 @@ def test_what_is_wrong_with_published_questions_is_told(tmp_path: Path) -> None:
         published([other], Scenes(), [], frozenset())
     with pytest.raises(TypeError, match="the files of POPE are paths, got 3"):
         Pope(files=(3,))  # type: ignore[arg-type]
+
+
+def found_by(data: Coco | Folder, names: list[str], folder: Path) -> dict[str, str]:
+    """Return the id of the picture that each name means; names that mean none are left out."""
+    file = write(folder / "asked.json", *({"image": name, "text": name, "label": "no"} for name in names))
+    return {one.text: one.sample.id for one in published([file], data, [], frozenset()) if one.sample is not None}
+
+
+def test_a_picture_is_meant_by_its_file_before_another_one_by_its_id(tmp_path: Path) -> None:
+    maker = CocoMaker(tmp_path / "cvat")  # which counts its pictures from 1, and their files from 0
+    for number in range(3):
+        maker.add("dog", file_name=f"{number}.png")
+    names = ["1.png", "1", "3", "3.png", "deep/2.png", "000000000002.jpg"]
+    expected = {"1.png": "2", "1": "2", "3": "3", "deep/2.png": "3", "000000000002.jpg": "2"}
+    assert found_by(Coco(maker.write()), names, tmp_path) == expected
+    lines = [
+        {"image": name, "id": own} for name, own in (("0.png", "1"), ("1.png", "two"), ("a/x.png", 3), ("b/x.png", 4))
+    ]
+    write(tmp_path / "pictures.jsonl", *lines)
+    for line in lines:
+        (tmp_path / str(line["image"])).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / str(line["image"]))
+    names = ["1.png", "1", "two.jpg", "x.png", "b\\x.png", "c/x.png", "3"]
+    expected = {"1.png": "two", "1": "two", "two.jpg": "two", "b\\x.png": "4", "3": "3"}
+    assert found_by(Folder(str(tmp_path)), names, tmp_path) == expected
+
+
+def test_a_number_of_coco_is_no_id_where_files_have_such_numbers(tmp_path: Path) -> None:
+    maker = CocoMaker(tmp_path / "again")
+    maker.add("dog", file_name="COCO_val2014_000000000042.png")
+    maker.add("cat", file_name="000000000001.png")
+    names = ["000000000001.jpg", "COCO_val2014_000000000042.jpg", "COCO_val2014_000000000002.jpg"]
+    assert found_by(Coco(maker.write()), names, tmp_path) == dict(zip(names[:2], ("2", "1"), strict=True))
 
 
 # What is measured

@@ -230,6 +230,7 @@ def _record(
         objects=frozenset(found.outlines),
         outlines={name: tuple(outlines) for name, outlines in found.outlines.items()},
         crowds=frozenset(found.crowds),
+        file_name=picture["file_name"],
     )
 
 

@@ -29,6 +29,8 @@ class Record:
     """For each concept whose place is annotated, the outline of every instance."""
     crowds: frozenset[str] = frozenset()
     """The concepts of which a whole group is outlined at once, coarsely."""
+    file_name: str | None = None
+    """The name of its file as the annotation lists it, where it does."""
 
     def region(self, name: str, height: int, width: int) -> Mask:
         """Return the union of the outlines of `name`: `[height, width]`; SampleError if one of them is none."""

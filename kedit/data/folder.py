@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -101,7 +101,7 @@ def _listed(folder: Path, index: Path, boxes: str) -> Iterator[Record]:
         if name in places:
             raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[name]}; list each picture once")
         places[name] = line.place
-        yield _record(line, folder, shown(name), partial(_picture, folder, name), boxes)
+        yield replace(_record(line, folder, shown(name), partial(_picture, folder, name), boxes), file_name=name)
 
 
 def _saved(folder: Path, boxes: str) -> Iterator[Record]:

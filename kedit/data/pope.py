@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -166,19 +166,68 @@ class _Opened:
 
     def find(self, name: str) -> Sample | None:
         """Return the picture; None if there is none, it was located with, or it cannot be used."""
-        place = next((one for one in _ids(name) if one in self._records), None)
-        if place is None or place in self.spent:
+        record = self._meant(name)
+        if record is None or record.id in self.spent:
             return None
-        if place not in self.samples:
+        if record.id not in self.samples:
             try:
-                self.samples[place] = self.data_set.sample(self._records[place])
+                self.samples[record.id] = self.data_set.sample(record)
             except SampleError:
-                self.samples[place] = None
-        return self.samples[place]
+                self.samples[record.id] = None
+        return self.samples[record.id]
+
+    def _meant(self, name: str) -> Record | None:
+        """Return the only picture that `name` may mean: by its listed file, or else by its id.
+
+        Exports count their pictures from 1 and name the files from 0, so that an id is often another picture's file.
+        """
+        asked = _path(name)
+        number = _number(asked)
+        alike = [one for one in self._files.get(asked.name, ()) if _end_alike(_path(one.file_name or ""), asked)]
+        ways = (
+            [one for one in alike if one.file_name == name],
+            alike,
+            [] if asked.suffix else self._stems.get(asked.name, []),
+            [] if number is None else self._numbers.get(number, []),
+            list(self._with_id(name)),
+        )
+        found = next(filter(None, ways), [])
+        return found[0] if len(found) == 1 else None
+
+    def _with_id(self, name: str) -> Iterator[Record]:
+        """Yield the picture whose id a name is, or has before its ending; of numbers, COCO's own count alone."""
+        asked = _path(name)
+        number, by_id = _number(asked), self._ids
+        if name in by_id:
+            yield by_id[name]
+        elif number in by_id and _number(_path(by_id[number].file_name or "")) is None:
+            yield by_id[number]
+        elif asked.stem in by_id and (by_id[asked.stem].file_name is None or not asked.stem.isdecimal()):
+            yield by_id[asked.stem]
 
     @cached_property
-    def _records(self) -> dict[str, Record]:
+    def _ids(self) -> dict[str | None, Record]:
         return {record.id: record for record in self.data_set.records}
+
+    @cached_property
+    def _files(self) -> dict[str | None, list[Record]]:
+        return self._by(lambda path: path.name)
+
+    @cached_property
+    def _stems(self) -> dict[str | None, list[Record]]:
+        return self._by(lambda path: path.stem)
+
+    @cached_property
+    def _numbers(self) -> dict[str | None, list[Record]]:
+        return self._by(_number)
+
+    def _by(self, key: Callable[[PurePosixPath], str | None]) -> dict[str | None, list[Record]]:
+        """Return the pictures by what `key` makes of their listed files."""
+        found: dict[str | None, list[Record]] = defaultdict(list)
+        for record in self.data_set.records:
+            if record.file_name is not None:
+                found[key(_path(record.file_name))].append(record)
+        return found
 
 
 def _question(line: Line, sample: Sample, named: str) -> Question:
@@ -189,13 +238,20 @@ def _question(line: Line, sample: Sample, named: str) -> Question:
     return Question(text, answer, line.text("category") if "category" in line.content else named, sample)
 
 
-def _ids(name: str) -> Iterator[str]:
-    """Yield what a picture called `name` may be called in the data."""
-    path = Path(name)
-    yield from (name, path.name, path.stem)
-    # COCO's own names end in the picture's id; the numbers of other exports have nothing to do with theirs.
-    if digits := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", path.stem):
-        yield str(int(digits[1]))
+def _path(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/"))
+
+
+def _number(file: PurePosixPath) -> str | None:
+    """Return the id in which COCO's own names end; the numbers of other exports have nothing to do with theirs."""
+    digits = re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", file.stem)
+    return None if digits is None else str(int(digits[1]))
+
+
+def _end_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
+    """Return whether one path is the end of the other, as that of a file from a folder above it is."""
+    shorter = min(len(one.parts), len(other.parts))
+    return one.parts[-shorter:] == other.parts[-shorter:]
 
 
 def _absent(kind: str, possible: Sequence[str], beside: Sequence[str], rng: np.random.Generator) -> str:
