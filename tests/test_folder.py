@@ -242,6 +242,27 @@ def test_a_concept_described_twice_is_an_error(tmp_path: Path) -> None:
         Folder(listed(tmp_path, {"image": "1.png"})).concepts  # noqa: B018
 
 
+def test_white_space_around_a_name_is_none_of_it(tmp_path: Path) -> None:
+    listed(tmp_path, {"name": " dog", "words": ["puppy"]}, index="concepts.jsonl")
+    places = [{"name": "dog ", "box": [3, 4, 10, 9]}, "\tdog", "1-1", "11"]
+    data = Folder(listed(tmp_path, {"image": "1.png", "objects": places}))
+    assert data.concepts == (Concept("1-1"), Concept("11"), Concept("dog", ("puppy",)))
+    assert np.array_equal(only(data).region(DOG), mask_of(3, 4, 10, 9))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Dog", "dog"), ("hot dog", "hot_dog"), ("Hot-Dog", "hotdog"), ("v 1", "v1")]
+)
+def test_one_thing_with_two_names_is_refused_with_both(tmp_path: Path, one: str, other: str) -> None:
+    message = f"`{one}` and `{other}` are two names that differ in case, white space, `_` or `-` alone"
+    data = Folder(listed(tmp_path, {"image": "1.png", "objects": [other]}, {"image": "2.png", "objects": [one]}))
+    with pytest.raises(ValueError, match=message):
+        data.concepts  # noqa: B018
+    listed(tmp_path, {"name": one}, index="concepts.jsonl")
+    with pytest.raises(ValueError, match=message):
+        Folder(listed(tmp_path, {"image": "1.png", "objects": [other]})).concepts  # noqa: B018
+
+
 def test_a_folder_of_hugging_face_datasets_is_the_same_data(tmp_path: Path) -> None:
     import datasets
 

@@ -208,6 +208,7 @@ def test_the_run_that_is_printed_begins(
         (("empty", "data.box=xyxy"), "box"),
         (("empty", "data=nothing"), "nothing.yaml"),
         (("empty", "data.boxes=xxyy"), "`boxes` is one of xywh, xyxy"),
+        (("twice",), "`Dog` and `dog` are two names that differ in case, white space, `_` or `-` alone"),
     ],
     ids=str,
 )
@@ -220,6 +221,8 @@ def test_what_is_wrong_with_a_check_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "twice").mkdir()
+    (tmp_path / "twice" / "pictures.jsonl").write_text('{"image": "1.png", "objects": ["dog", "Dog"]}\n')
     assert called(monkeypatch, "check", *words) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1

@@ -141,9 +141,9 @@ def _record(line: Line, folder: Path, name: str, source: Source, boxes: str) -> 
         raise ValueError(f"{line.place}: `objects` is a list, got {listed!r}")
     for one in listed:
         thing = Line(line.place, one if isinstance(one, Mapping) else {"name": one})
-        objects.add(thing.text("name"))
+        objects.add(thing.name)
         if (drawn_as := _outline(thing, folder, boxes)) is not None:
-            outlines[thing.text("name")] = (*outlines.get(thing.text("name"), ()), drawn_as)
+            outlines[thing.name] = (*outlines.get(thing.name, ()), drawn_as)
     given = line.content.get("id")
     return Record(
         id=name if given is None else shown(given),
@@ -158,7 +158,7 @@ def _outline(thing: Line, folder: Path, boxes: str) -> Outline | None:
     """Return where an object is, if the line says so; a ValueError if it says it in no way that is known."""
     found = {key: thing.content[key] for key in ("mask", "box", "polygon") if thing.content.get(key) is not None}
     if len(found) > 1:
-        raise ValueError(f"{thing.place}: `{thing.text('name')}` has {' and '.join(found)}; give one of them")
+        raise ValueError(f"{thing.place}: `{thing.name}` has {' and '.join(found)}; give one of them")
     if "mask" in found:
         return MaskFile(_picture(folder, thing.text("mask")))
     if "box" in found:

@@ -1,7 +1,8 @@
 """Files with one JSON object on each line: what people list their own pictures, concepts and questions in."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ class Line:
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{self.place}: `{key}` is a text, got {value!r}")
         return value
+
+    @property
+    def name(self) -> str:
+        """The `name`, without white space around it; a ValueError if there is none."""
+        return self.text("name").strip()
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return the list of texts under `key`, none if it is missing; a single text is a list of one."""
@@ -58,12 +64,32 @@ def concepts_of(path: Path | None, objects: Collection[str]) -> tuple[Concept, .
     """Return a concept for each of the `objects` that pictures show: as the file at `path` describes it, if it does.
 
     Each line is a `name`, and may have `words`, a `category` and phrases `unless`.
+
+    Raises:
+        ValueError: A line cannot be understood, or two names are of one thing, as `dog` and `Dog` are.
     """
     described = {}
     for line in lines(path) if path is not None else ():
-        name = line.text("name")
+        name = line.name
         if name in described:
             raise ValueError(f"{line.place}: the concept `{name}` is there twice")
         category = line.text("category") if line.content.get("category") is not None else None
         described[name] = Concept(name, line.texts("words"), category, line.texts("unless"))
-    return tuple(described.get(name) or Concept(name) for name in sorted({*objects, *described}))
+    names = sorted({*objects, *described})
+    _check_different(names)
+    return tuple(described.get(name) or Concept(name) for name in names)
+
+
+def _check_different(names: Sequence[str]) -> None:
+    """Raise a ValueError if two names are one but for case and what is between words: pictures of one lack the other.
+
+    Between digits it counts, so that `1-1` is not `11`.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        bare = re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", name).casefold() or name
+        if (earlier := first.setdefault(bare, name)) != name:
+            raise ValueError(
+                f"`{shown(earlier)}` and `{shown(name)}` are two names that differ in case, white space, `_` or `-` "
+                "alone, and would be two things; write one of them everywhere, in the list and in the file of concepts"
+            )
