@@ -147,6 +147,14 @@ def test_a_mask_file_is_inside_where_it_is_not_black(tmp_path: Path, mode: str) 
     assert np.array_equal(MaskFile(tmp_path / "mask.png").draw(30, 40), mask)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_file_is_turned_upright_as_its_own_exif_says(tmp_path: Path, orientation: int) -> None:
+    mask = Image.fromarray(mask_of(3, 4, 10, 9))
+    (tmp_path / "mask.png").write_bytes(turned(mask, orientation).getvalue())
+    expected = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png")))
+    assert np.array_equal(MaskFile(tmp_path / "mask.png").draw(*expected.shape), expected)
+
+
 def test_a_mask_file_that_is_missing_or_broken_or_of_another_size_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     with pytest.raises(ValueError, match=r"cannot read the mask `.*mask\.png` \(FileNotFoundError"):

@@ -39,7 +39,7 @@ class SampleError(Exception):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A region as a picture of the same size: what is not transparent, or else not black.
+    """A region as a picture of the same size: what is not transparent, or else not black, upright as its EXIF says.
 
     A file whose compression loses something (JPEG, WebP, AVIF) has noise where it was black: inside is what is brighter
     than half of its brightest pixel.
@@ -51,7 +51,7 @@ class MaskFile:
         """Return the region; a ValueError if the file is missing, cannot be read or is of another size."""
         try:
             with Image.open(self.path) as opened:
-                levels, lossy = _levels(opened), opened.format in LOSSY
+                levels, lossy = _levels(pixels.upright(opened)), opened.format in LOSSY
         except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
             raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_explain(error)})") from error
         mask: Mask = levels > (levels.max() / 2 if lossy else 0)
