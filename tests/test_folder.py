@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kedit.data.folder import Folder
+from kedit.data.pictures import SampleError
 from kedit.samples import Concept, find_concept
 from tests.coco_maker import SIZE, mask_of, picture, rectangle
 
@@ -224,6 +225,27 @@ def test_a_list_that_cannot_be_understood_is_an_error_that_names_the_line(
     data = Folder(listed(tmp_path, {"image": "0.png"}, line))
     with pytest.raises(ValueError, match=message):
         data.concepts  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", ["./a.png", "deep/../a.png", "deep\\..\\a.png", "a.PNG", "linked.png", "{folder}/a.png"]
+)
+def test_a_picture_is_listed_once_however_its_path_is_spelt(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deep").mkdir()
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "linked.png").symlink_to("a.png")
+    lines = [{"image": one} for one in ("a.png", name.format(folder=tmp_path))]
+    (tmp_path / "pictures.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(ValueError, match=r"line 2: `.*` is also in .*, line 1; list each picture once"):
+        Folder(str(tmp_path)).concepts  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_has_is_skipped_as_a_missing_picture_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "pictures.jsonl").write_text(json.dumps({"image": name}) + "\n")
+    data_set = Folder(str(tmp_path)).data_set
+    with pytest.raises(SampleError):
+        data_set.sample(data_set.records[0])
 
 
 def test_a_folder_without_a_list_says_what_to_write(tmp_path: Path) -> None:

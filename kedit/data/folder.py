@@ -94,13 +94,14 @@ class Folder(AnnotatedPictures):
 
 
 def _listed(folder: Path, index: Path, boxes: str) -> Iterator[Record]:
-    """Yield the records of the list; a ValueError if a picture is listed twice."""
-    places: dict[str, str] = {}
+    """Yield the records of the list; a ValueError if a picture is listed twice, in whatever spelling of its path."""
+    places: dict[Path, str] = {}
     for line in lines(index):
         name = line.text("file_name" if "image" not in line.content and "file_name" in line.content else "image")
-        if name in places:
-            raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[name]}; list each picture once")
-        places[name] = line.place
+        file = _resolved(folder, name)
+        if file in places:
+            raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[file]}; list each picture once")
+        places[file] = line.place
         yield replace(_record(line, folder, shown(name), partial(_picture, folder, name), boxes), file_name=name)
 
 
@@ -123,6 +124,14 @@ def _saved(folder: Path, boxes: str) -> Iterator[Record]:
 
 def _picture(folder: Path, name: str) -> Path:
     return lying_at(folder / name, folder / name.replace("\\", "/"))
+
+
+def _resolved(folder: Path, name: str) -> Path:
+    """Return the one path of a picture, however its name is spelt."""
+    try:
+        return _picture(folder, name).resolve()
+    except (OSError, ValueError, RuntimeError):  # no file is called so; opening it says why
+        return folder / name
 
 
 def _cell(table: Any, number: int, column: str, folder: Path) -> Path | IO[bytes]:
