@@ -1,4 +1,4 @@
-"""Where the configuration lies, and where the user is at home."""
+"""Where the configuration lies, what a list names, and where the user is at home."""
 
 import os
 from pathlib import Path
@@ -35,6 +35,20 @@ def expanded(path: str | Path) -> Path:
         raise NoHomeError(
             f"no home folder is known for `{path}` (no HOME, no account): write the path in full"
         ) from error
+
+
+def lying_at(*places: Path) -> Path:
+    """Return the first of `places` at which a file lies, as named, or with its suffix in small or large letters.
+
+    It is the first place where there is none. Lists that were written under Windows or macOS often call `1.JPG` what is
+    `1.jpg` here.
+    """
+    for place in places:
+        suffixes = dict.fromkeys((place.suffix, place.suffix.lower(), place.suffix.upper()))
+        for path in (place.with_suffix(suffix) if suffix else place for suffix in suffixes):
+            if path.is_file():
+                return path
+    return places[0]
 
 
 def conf_dir() -> Path:

@@ -159,6 +159,15 @@ def test_a_picture_that_is_too_narrow_once_it_is_shrunk_is_skipped(tmp_path: Pat
     assert split.skipped == {"too_small": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "there"), [("B.Jpg", "B.jpg"), ("B.Jpg", "B.JPG"), ("b.jpg", "b.JPG"), ("b.JPG", "b.jpg")]
+)
+def test_the_case_of_a_suffix_tells_no_pictures_apart(tmp_path: Path, name: str, there: str) -> None:
+    picture(0).save(tmp_path / there, "PNG")
+    (tmp_path / "pictures.jsonl").write_text(json.dumps({"image": name, "objects": ["dog"]}))
+    assert np.array_equal(only(Folder(str(tmp_path))).image, picture(0))
+
+
 def test_a_picture_name_that_is_not_utf8_is_found_and_has_an_id_that_can_be_written(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     picture(0).save(tmp_path / name)

@@ -12,8 +12,9 @@ from typing import Any
 from kedit.data.coco_words import UNLESS, WORDS
 from kedit.data.data_set import AnnotatedDataSet, Record
 from kedit.data.masks import BOXES, Box, Outline, Polygons, Unreadable, outline
-from kedit.data.pictures import lying_at, shown
+from kedit.data.pictures import shown
 from kedit.data.places import Places
+from kedit.paths import lying_at
 from kedit.samples import Concept
 
 KEPT = frozenset(

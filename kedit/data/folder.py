@@ -12,8 +12,9 @@ from kedit.data.annotated import AnnotatedPictures
 from kedit.data.data_set import AnnotatedDataSet, Record, Rules
 from kedit.data.jsonlines import Line, concepts_of, lines
 from kedit.data.masks import BOXES, Box, Outline, outline
-from kedit.data.pictures import MaskFile, Source, lying_at, shown
+from kedit.data.pictures import MaskFile, Source, shown
 from kedit.data.places import Places
+from kedit.paths import lying_at
 
 logger = logging.getLogger(__name__)
 

@@ -121,18 +121,6 @@ def frame(source: Source) -> Frame | None:
         return None
 
 
-def lying_at(*places: Path) -> Path:
-    """Return the first of `places` at which a file lies, as named, or with a suffix in the other case; else the first.
-
-    Lists that were written under Windows or macOS often call `1.JPG` what is `1.jpg` here.
-    """
-    for place in places:
-        for path in (place, place.with_suffix(place.suffix.swapcase())):
-            if path.is_file():
-                return path
-    return places[0]
-
-
 def fitted(picture: Image.Image, longest: int | None) -> Image.Image:
     """Return `picture`, shrunk where a side is longer than `longest`; a SampleError if that leaves too little of it."""
     if longest is None or max(picture.size) <= longest:
