@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
+from kedit.paths import lying_at
 from kedit.prompts import Prompt
 from kedit.samples import AnySample, Concept, Pair, Question, TextPair, TextSample
 from kedit.store import digest
@@ -35,8 +36,12 @@ OF_MODELS = (
     *("numpy", "pillow"),
 )
 """The packages that decide what a model reads and says."""
-LEADS_OUT = re.compile(r'("video"\s*:\s*)?("(?:/|\.\./)(?:[^"\\]|\\.)+")')
-"""A path in a list of files that leads out of its folder, as JSON has it; that of a video may be a folder."""
+LEADS_OUT = re.compile(r'"[/\\]|\.\.[/\\]')
+"""What a text in JSON has, at its beginning or inside, if it is a path that may lead out of the folder."""
+QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)+"')
+"""A text in JSON."""
+OF_VIDEO = re.compile(r'"video"\s{0,9}:\s{0,9}$')
+"""What stands before the path of a video, which may be a folder."""
 
 
 def of_picture(image: Image) -> str:
@@ -239,25 +244,43 @@ def _listed(file: Path, folder: Path, name: str) -> Iterator[Path]:
     if file.suffix != ".jsonl" and not (file.suffix == ".json" and name == "folder"):
         return
     for text, is_video in _leads(file, *_stamp(file)):
-        # What COCO lists, it names from the folder of the pictures, which is one below.
-        for path in (folder / text, *([folder / text.removeprefix("../")] if file.suffix == ".json" else [])):
+        for path in dict.fromkeys(_read_as(text, folder, is_coco=file.suffix == ".json")):
             if _is_file(path):
                 yield path
             elif is_video and path.resolve() not in (folder.resolve(), *folder.resolve().parents):
                 yield from _below(path)
 
 
+def _read_as(text: str, folder: Path, *, is_coco: bool) -> Iterator[Path]:
+    """Yield where a data set looks for what a list in `folder` names by `text`."""
+    plain = text.replace("\\", "/")
+    with suppress(OSError, ValueError):
+        yield lying_at(folder / text, folder / plain)
+    # What COCO lists, it names from the folder of the pictures, which may lie two below.
+    rest = os.path.normpath(plain)
+    while is_coco and rest.startswith("../"):
+        rest = rest.removeprefix("../")
+        with suppress(OSError, ValueError):
+            yield lying_at(folder / rest)
+
+
 @cache
 def _leads(file: Path, *_when: int) -> list[tuple[str, bool]]:
-    """Return the paths in a list that lead out of its folder, and whether each is a video's."""
+    """Return the paths in a list that may lead out of its folder, and whether each is a video's."""
     found = set[tuple[str, bool]]()
     try:
-        content = file.read_text(encoding="utf-8", errors="replace")
+        content = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
-    for video, text in LEADS_OUT.findall(content):
+    for hit in LEADS_OUT.finditer(content):
+        start = content.rfind('"', 0, hit.start() + 1)
+        while start > 0 and content[start - 1] == "\\":
+            start = content.rfind('"', 0, start)
         with suppress(ValueError):
-            found.add((json.loads(text), bool(video)))
+            text = json.loads(quoted[0]) if (quoted := QUOTED.match(content, max(start, 0))) else ""
+            plain = text.replace("\\", "/")
+            if "\0" not in text and (plain.startswith("/") or ".." in plain.split("/")):
+                found.add((text, bool(OF_VIDEO.search(content, max(start - 32, 0), start))))
     return sorted(found)
 
 

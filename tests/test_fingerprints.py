@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from kedit import fingerprints
+from kedit.data.coco import Coco
+from kedit.data.folder import Folder
 from kedit.fingerprints import (
     of_code,
     of_files,
@@ -145,6 +147,47 @@ def test_any_input_file_counts_by_its_content_and_not_by_its_time(inputs: Path, 
     assert of_files(about) != before
     file.write_bytes(content)
     assert of_files(about) == before
+
+
+OUTSIDE = (
+    *("../o/x.png", "..\\o\\x.png", "real/../../o/x.png", "../o/x.PNG", "../o/x.Png", "link/../x.png"),
+    *("./../o/x.png", "\u00e9/../../o/x.png", 'a "b" c/../../o/x.png', "{top}/o/x.png", "{top}\\o\\x.png"),
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_picture_outside_counts_however_a_list_spells_its_path(tmp_path: Path, name: str, escaped: bool) -> None:
+    for folder in ("data/real", "data/\u00e9", 'data/a "b" c', "o/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "o" / "deep")
+    Image.new("RGB", (9, 9)).save(tmp_path / "o" / "x.png")
+    line = {"caption": 'a "dog"... / \\ ', "image": name.format(top=tmp_path), "objects": ["dog"]}
+    (tmp_path / "data" / "pictures.jsonl").write_text(json.dumps(line, ensure_ascii=escaped) + "\n", encoding="utf-8")
+    assert len(list(Folder(str(tmp_path / "data")).samples("dog"))) == 1
+    about = {"data": {"folder": str(tmp_path / "data")}}
+    before = of_files(about)
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "o" / "x.png")
+    assert of_files(about) != before
+
+
+@pytest.mark.parametrize("images", [".", "images", "images/default"])
+@pytest.mark.parametrize("name", ["{up}../o/x.png", "..\\{up}o\\x.PNG"])
+def test_a_picture_outside_that_coco_lists_counts_from_the_folder_of_pictures(
+    tmp_path: Path, images: str, name: str
+) -> None:
+    up = "../" * len(Path(images).parts)
+    (tmp_path / "data" / images).mkdir(parents=True)
+    (tmp_path / "o").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "o" / "x.png")
+    listed = {"images": [{"id": 1, "file_name": name.format(up=up)}], "annotations": [], "categories": []}
+    (tmp_path / "data" / "list.json").write_text(json.dumps(listed))
+    data = Coco(str(tmp_path / "data"), instances="list.json", images=images, captions=None)
+    assert len(list(data.pictures())) == 1
+    about = {"data": {"folder": str(tmp_path / "data"), "instances": "list.json", "images": images}}
+    before = of_files(about)
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "o" / "x.png")
+    assert of_files(about) != before
 
 
 def test_a_file_more_and_another_name_count(inputs: Path) -> None:
