@@ -556,12 +556,50 @@ def test_two_pictures_of_one_bare_name_are_never_one_file(maker: CocoMaker) -> N
         (lambda c: c["annotations"][0].update(category_id=99), "image 1 has category 99, which `categories` does not"),
         (lambda c: [one.update(image_id=50) for one in c["annotations"]], "none of the 2 annotations belongs to one"),
         (lambda c: c.pop("images"), "no annotation in COCO's format: it has no list of objects `images`"),
+        (
+            lambda c: c["images"][1].update(width="wide"),
+            "image 2: `width` is a number of pixels, got 'wide'",
+        ),
+        (lambda c: c["images"][1].update(height=[30]), r"image 2: `height` is a number of pixels, got \[30\]"),
+        (lambda c: c["images"][1].update(width=math.inf), "image 2: `width` is a number of pixels, got inf"),
+        (
+            lambda c: c["categories"][1].update(supercategory=["pet"]),
+            r"category 2 in .*: `supercategory` is a text, got \['pet'\]",
+        ),
+        (lambda c: c["categories"][0].update(name=["dog"]), r"category 1 in .*: `name` is a text, got \['dog'\]"),
         (lambda c: c.update(annotations=["x"]), "it has no list of objects `annotations`"),
     ],
 )
 def test_an_annotation_that_contradicts_itself_is_an_error(maker: CocoMaker, edit: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         change(maker, edit).concepts  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"),
+    [
+        (("40.0", "30"), (40, 30)),
+        ((40.0, " 30.0 "), (40, 30)),
+        ((math.nan, 30), None),
+        (("nan", "30"), None),
+        ((None, ""), None),
+        ((0, 0), None),
+    ],
+)
+def test_a_size_may_be_a_text_or_missing(maker: CocoMaker, sides: tuple[Any, Any], size: tuple[int, int]) -> None:
+    data = change(maker, lambda c: [one.update(width=sides[0], height=sides[1]) for one in c["images"]])
+    assert [record.size for record in data.data_set.records] == [size] * 2
+    assert next(data.samples("dog")).image.size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("written", "crowds"),
+    [(1, True), ("1", True), (True, True), (1.0, True), *((no, False) for no in (0, "0", 0.0, "0.0", False, "false"))],
+)
+def test_a_crowd_may_be_marked_by_a_text(maker: CocoMaker, written: Any, crowds: bool) -> None:
+    maker.add("dog")
+    maker.annotate(maker.add(), "dog", [rectangle(4, 4, 12, 10)], iscrowd=written)
+    assert ["dog" in record.crowds for record in Coco(maker.write()).data_set.records] == [False, crowds]
 
 
 def test_a_truncated_annotation_and_a_missing_folder_are_named(world: Coco) -> None:

@@ -1,6 +1,7 @@
 """Reading COCO's annotation files into records, without opening a picture or drawing a mask."""
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -33,6 +34,8 @@ KEPT = frozenset(
     }
 )
 """What is kept of an entry; links, dates and licenses would take as much memory again."""
+NO_CROWD = frozenset({"", "0", "0.0", "false", "no", "none", "null", "nan"})
+"""What exporters write of an instance that is no crowd, in small letters."""
 NO_OUTLINE: tuple[Any, ...] = (None, [], [[]], {}, "")
 """What exporters write for the outline of an object that has a box alone."""
 
@@ -78,6 +81,7 @@ def read_data_set(
     content = _content(instances, ("images", "annotations", "categories"))
     pictures, categories = (_by_id(content[part], part, instances) for part in ("images", "categories"))
     _check_files(pictures.values(), instances)
+    _check_names(categories.values(), instances)
     names = {key: str(one.get("name", key)) for key, one in categories.items()}
     concepts = _concepts(categories, {_key(one.get("category_id")) for one in content["annotations"]}, instances)
     found, notes = _gathered(content["annotations"], pictures, names, reading.boxes)
@@ -155,6 +159,14 @@ def _check_files(pictures: Collection[dict[str, Any]], path: Path) -> None:
         )
 
 
+def _check_names(categories: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Raise a ValueError if the name of a category, or that of its kind, is a list or the like."""
+    for one in categories:
+        for key in ("name", "supercategory"):
+            if isinstance(value := one.get(key), list | dict):
+                raise ValueError(f"category {one['id']} in `{shown(path)}`: `{key}` is a text, got {value!r}")
+
+
 def _gathered(
     annotations: list[dict[str, Any]], pictures: Collection[str], names: Mapping[str, str], boxes: bool | str | None
 ) -> tuple[Mapping[str, _Shown], list[str]]:
@@ -162,7 +174,7 @@ def _gathered(
     found: dict[str, _Shown] = defaultdict(_Shown)
     outlined = {_key(one.get("category_id")) for one in annotations if "outline" in one}
     form = boxes if isinstance(boxes, str) else "xywh"
-    single = {_key(one.get("category_id")) for one in annotations if not one.get("iscrowd")}
+    single = {_key(one.get("category_id")) for one in annotations if not _is_crowd(one)}
     astray, boxed, crowded = 0, Counter[str](), Counter[str]()
     for one in annotations:
         key, category = _key(one.get("image_id")), _key(one.get("category_id"))
@@ -176,7 +188,7 @@ def _gathered(
         boxed[category] += boxes is None and category not in outlined
         if category not in single:
             crowded[category] += 1
-        elif one.get("iscrowd"):
+        elif _is_crowd(one):
             found[key].crowds.add(names[category])
     if astray and astray == len(annotations):
         raise ValueError(f"none of the {astray} annotations belongs to one of the {len(pictures)} images")
@@ -192,6 +204,10 @@ def _gathered(
             "they are taken for single ones"
         )
     return found, notes
+
+
+def _is_crowd(annotation: Mapping[str, Any]) -> bool:
+    return str(annotation.get("iscrowd")).strip().lower() not in NO_CROWD
 
 
 def _outline(annotation: Mapping[str, Any], form: str | None) -> Outline:
@@ -222,17 +238,27 @@ def _references(captions: Path | None, pictures: Collection[str]) -> Mapping[str
 def _record(
     picture: Mapping[str, Any], images: Path, found: _Shown, references: Iterable[str], *, alone: bool
 ) -> Record:
-    width, height = picture.get("width"), picture.get("height")
+    width, height = (_side(picture, key) for key in ("width", "height"))
     return Record(
         id=_key(picture["id"]),
         source=partial(_picture, images, picture["file_name"], alone=alone),
-        size=(int(width), int(height)) if width and height else None,
+        size=(width, height) if width and height else None,
         references=tuple(references),
         objects=frozenset(found.outlines),
         outlines={name: tuple(outlines) for name, outlines in found.outlines.items()},
         crowds=frozenset(found.crowds),
         file_name=picture["file_name"],
     )
+
+
+def _side(picture: Mapping[str, Any], key: str) -> int:
+    """Return an annotated side in pixels, 0 where there is none; a ValueError names the picture of an odd one."""
+    value = picture.get(key)
+    try:
+        number = float(value or 0)
+        return 0 if math.isnan(number) else int(number)  # a table has NaN where there is none
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"image {picture['id']}: `{key}` is a number of pixels, got {value!r}") from None
 
 
 def _bare(name: str) -> str:
