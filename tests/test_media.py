@@ -117,6 +117,12 @@ def test_a_folder_of_frames_is_read_in_the_order_of_their_numbers(tmp_path: Path
     assert few.frames[0].size == (12, 8) and few.rate == pytest.approx(4 / 3)
 
 
+def test_only_digits_number_a_frame(tmp_path: Path) -> None:
+    for number, name in enumerate(["1.png", "1\u00b22.png", "1\u00b210.png", "\u00b2.png", "\u0663.png"]):
+        frame(number).save(tmp_path / name)
+    assert [one.getpixel((0, 0))[0] for one in read_video([tmp_path]).frames] == [0, 10, 20, 30, 40]
+
+
 @pytest.mark.parametrize("ending", ["gif", "png", "webp"])
 def test_an_animated_picture_is_a_video_at_its_own_rate(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"moves.{ending}"

@@ -54,7 +54,9 @@ def read_video(
 def _in_folder(folder: Path) -> list[Path]:
     """Return the pictures in a folder, 2.png before 10.png."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: [(int(part), part) if part.isdigit() else (0, part) for part in _parts(path)])
+    return sorted(
+        found, key=lambda path: [(int(part), part) if part.isdecimal() else (0, part) for part in _parts(path)]
+    )
 
 
 def _parts(path: Path) -> list[str]:
