@@ -1,6 +1,7 @@
 """The user's own pictures: a list of lines, masks, boxes and polygons, and what is wrong with a bad list."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def test_several_instances_are_one_region_and_a_single_caption_may_be_a_text(tmp
     sample = only(Folder(listed(tmp_path, {"image": "1.png", "id": 7, "caption": "dogs", "objects": dogs})))
     assert (sample.id, sample.references) == ("7", ("dogs",))
     assert np.array_equal(sample.region(DOG), mask_of(1, 1, 10, 10) | mask_of(20, 1, 10, 10))
+
+
+@pytest.mark.parametrize("missing", ["", " ", None, math.nan])
+def test_a_caption_that_is_empty_null_or_nan_is_no_reference(tmp_path: Path, missing: Any) -> None:
+    lines = [{"image": "1.png", "caption": missing}, {"image": "2.png", "captions": ["a dog", missing, "it"]}]
+    data = Folder(listed(tmp_path, *lines, {"image": "3.png", "captions": missing}))
+    assert [record.references for record in data.data_set.records] == [(), ("a dog", "it"), ()]
 
 
 def test_a_line_needs_nothing_but_its_picture(tmp_path: Path) -> None:

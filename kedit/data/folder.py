@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from kedit.data.annotated import AnnotatedPictures
 from kedit.data.data_set import AnnotatedDataSet, Record, Rules
-from kedit.data.jsonlines import Line, concepts_of, lines
+from kedit.data.jsonlines import Line, captions_of, concepts_of, lines
 from kedit.data.masks import BOXES, Box, Outline, outline
 from kedit.data.pictures import MaskFile, Source, shown
 from kedit.data.places import Places
@@ -158,7 +158,7 @@ def _record(line: Line, folder: Path, name: str, source: Source, boxes: str) -> 
     return Record(
         id=name if given is None else shown(given),
         source=source,
-        references=line.texts("captions") + line.texts("caption"),
+        references=captions_of(line),
         objects=frozenset(objects),
         outlines=outlines,
     )

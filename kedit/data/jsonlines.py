@@ -1,6 +1,7 @@
 """Files with one JSON object on each line: what people list their own pictures, concepts and questions in."""
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,20 @@ class Line:
         if not isinstance(listed, list) or not all(isinstance(one, str) and one.strip() for one in listed):
             raise ValueError(f"{self.place}: `{key}` is a text or a list of texts, got {value!r}")
         return tuple(listed)
+
+
+def captions_of(line: Line) -> tuple[str, ...]:
+    """Return the captions of a picture; a table that pandas exported has null or NaN where there is none."""
+    found: list[str] = []
+    for key in ("captions", "caption"):
+        value = line.content.get(key)
+        for one in value if isinstance(value, list) else [value]:
+            if one is None or (isinstance(one, float) and math.isnan(one)):
+                continue
+            if not isinstance(one, str):
+                raise ValueError(f"{line.place}: `{key}` is a text or a list of texts, got {value!r}")
+            found += [one] if one.strip() else []
+    return tuple(found)
 
 
 def lines(path: Path) -> Iterator[Line]:
