@@ -155,6 +155,16 @@ def test_a_mask_file_is_turned_upright_as_its_own_exif_says(tmp_path: Path, orie
     assert np.array_equal(MaskFile(tmp_path / "mask.png").draw(*expected.shape), expected)
 
 
+@pytest.mark.parametrize("more", [{}, {"exif": b"Exif\0\0MM\0*"}, {"icc_profile": b"odd"}], ids=str)
+def test_a_lossless_webp_mask_keeps_its_darker_instances(tmp_path: Path, more: dict[str, bytes]) -> None:
+    one, other = mask_of(3, 4, 10, 9), mask_of(20, 4, 10, 9)
+    levels = Image.fromarray((one * 100 + other * 255).astype(np.uint8)).convert("RGB")
+    levels.save(tmp_path / "mask.webp", lossless=True, **more)
+    assert np.array_equal(MaskFile(tmp_path / "mask.webp").draw(30, 40), one | other)
+    levels.save(tmp_path / "mask.webp", quality=80, **more)
+    assert np.array_equal(MaskFile(tmp_path / "mask.webp").draw(30, 40), other), "of a lossy one, half the levels"
+
+
 def test_a_mask_file_that_is_missing_or_broken_or_of_another_size_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     with pytest.raises(ValueError, match=r"cannot read the mask `.*mask\.png` \(FileNotFoundError"):

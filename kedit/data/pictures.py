@@ -1,5 +1,6 @@
 """Pictures and masks as files hold them: read whole, upright, in RGB; what cannot be used says why."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ Source = Callable[[], Path | IO[bytes]]
 """Where a picture lies, asked for only when it is read."""
 
 LOSSY = frozenset({"JPEG", "MPO", "WEBP", "AVIF"})
-"""Formats, as Pillow calls them, that may put noise where a mask was black."""
+"""Formats, as Pillow calls them, that may put noise where a mask was black; a WebP may be lossless as well."""
 
 Size = tuple[int, int]
 """Width and height of a picture in pixels."""
@@ -41,8 +42,8 @@ class SampleError(Exception):
 class MaskFile:
     """A region as a picture of the same size: what is not transparent, or else not black, upright as its EXIF says.
 
-    A file whose compression loses something (JPEG, WebP, AVIF) has noise where it was black: inside is what is brighter
-    than half of its brightest pixel.
+    A file whose compression loses something (JPEG, AVIF, WebP unless it is lossless) has noise where it was black:
+    inside is what is brighter than half of its brightest pixel.
     """
 
     path: Path
@@ -51,7 +52,8 @@ class MaskFile:
         """Return the region; a ValueError if the file is missing, cannot be read or is of another size."""
         try:
             with Image.open(self.path) as opened:
-                levels, lossy = _levels(pixels.upright(opened)), opened.format in LOSSY
+                levels = _levels(pixels.upright(opened))
+                lossy = opened.format in LOSSY and not _is_lossless(self.path)
         except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over.
             raise ValueError(f"cannot read the mask `{shown(self.path)}` ({_explain(error)})") from error
         mask: Mask = levels > (levels.max() / 2 if lossy else 0)
@@ -71,6 +73,19 @@ def _levels(opened: Image.Image) -> NDArray[np.uint8]:
             return alpha
     light: NDArray[np.uint8] = np.array(opened.convert("RGB")).max(-1)
     return light
+
+
+def _is_lossless(path: Path) -> bool:
+    """Return whether a file is a WebP of one picture that has kept every level: its pixels are in a chunk `VP8L`."""
+    with path.open("rb") as file:
+        if file.read(12)[8:] != b"WEBP":
+            return False
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8L", b"VP8 ", b"ANMF"):
+                return head[:4] == b"VP8L"
+            size = int.from_bytes(head[4:], "little")
+            file.seek(size + size % 2, os.SEEK_CUR)  # chunks begin at even places
+    return False
 
 
 def read(source: Source, size: Size | None = None, *, upright: bool | None = None) -> Image.Image:
