@@ -204,6 +204,8 @@ class World:
 
 COUNTS = Counts(locate=4, target=4, retention=4)
 LESSONS = Lessons(pictures=4, steps=(0, 1, 2, 4), rate=1e-3)
+SHORT = Lessons(pictures=1, steps=(0, 1), rate=1e-3)
+"""For what is not asked of models that are taught again."""
 
 
 def shown(result: Any, question: str, against: str | None = None) -> Any:
@@ -304,7 +306,7 @@ class Asking(World):
 
 
 def test_other_questions_words_and_pictures_of_equal_ids_are_asked_anew(planted: Planted, tmp_path: Path) -> None:
-    asked = {"counts": COUNTS, "lessons": LESSONS, "controls": 1, "progress": False}
+    asked = {"counts": COUNTS, "lessons": SHORT, "controls": 1, "progress": False}
 
     def answers(data: Any, store: Path | None) -> dict[str, Any]:
         found = gone(Edit(planted.star, Zero()), planted.model, data, "star", store=store, **asked)
@@ -332,7 +334,7 @@ def test_a_choice_among_words_is_between_those_whose_first_tokens_differ(planted
     def chosen(*concepts: Concept) -> Any:
         data = World()
         data.concepts = (STAR_CONCEPT, *concepts)  # type: ignore[assignment]
-        asked: dict[str, Any] = {"counts": COUNTS, "lessons": LESSONS, "controls": 1, "progress": False}
+        asked: dict[str, Any] = {"counts": COUNTS, "lessons": SHORT, "controls": 1, "progress": False}
         return shown(gone(Edit(planted.star, Zero()), planted.model, data, "star", **asked), "multiple choice")
 
     plain, both = chosen(house), chosen(house, alike)
