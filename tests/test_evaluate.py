@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_chair_and_pope_of_other_weights_are_those_of_the_edit(
 ) -> None:
     edit = Edit(result.neurons, Zero())
     folder = export(edit, model, tmp_path / "star", to="merged").folder
-    counts = kedit.Counts(locate=1, target=3, retention=2, controls=0)
+    counts = replace(COUNTS, controls=0)
     asked = {"counts": counts, "chair": True, "pope": Pope("is there {} ?"), "progress": False}
     by_hook, by_weights = (kedit.evaluate(model, SCENES, "star", edit=one, **asked) for one in (edit, folder))
     for name in ("chair", "pope"):
