@@ -3,23 +3,29 @@
 import re
 import secrets
 import sys
-import sysconfig
 from abc import ABC
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from dis import get_instructions
 from enum import Enum
 from functools import cache, cached_property, partial
 from logging import Logger
 from pathlib import Path, PurePath
+from threading import Lock, RLock
 from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
     FunctionType,
+    GenericAlias,
     GetSetDescriptorType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
+    UnionType,
 )
 from typing import Any
 
@@ -32,15 +38,33 @@ from kedit.fingerprints import of_picture
 from kedit.internals.weights import unwrapped
 from kedit.store import digest
 
-TOLD_BY_REPR = (float, complex, bytes, Enum, PurePath, range, np.generic, torch.dtype, torch.device)
+TOLD_BY_REPR = (float, complex, bytes, Enum, PurePath, range, np.generic, torch.dtype, torch.device, date, time,
+                timedelta, GenericAlias, UnionType)  # fmt: skip
 """Types whose `repr` is all that they hold."""
-SLOTS = (MemberDescriptorType, GetSetDescriptorType)
+SLOTS = (MemberDescriptorType, GetSetDescriptorType, type(vars(namedtuple("One", "it"))["it"]))
 """What a class has for the attributes of its objects, which hold them."""
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-"""The folders of Python's own modules and of installed packages."""
+PACKAGES = frozenset({"site-packages", "dist-packages"})
+"""The folders that packages are installed into."""
+KNOWN = frozenset({
+    *("torch", "torchvision", "transformers", "tokenizers", "diffusers", "accelerate", "peft", "bitsandbytes"),
+    *("numpy", "PIL", "hydra", "omegaconf"),
+})  # fmt: skip
+"""Packages that are nobody's own, wherever they lie."""
+LOCKS = (type(Lock()), type(RLock()))
+OF_CLASSES = frozenset({
+    *("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "__annotations__", "__slots__", "__hash__"),
+    *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__orig_bases__", "__parameters__"),
+    *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+    *vars(ABC),
+})  # fmt: skip
+"""What Python itself notes on a class."""
 NO_MATTER = frozenset({"training", "name_or_path", "warnings_issued", "hf_device_map"})
 """Values on a module that change nothing of what it computes in evaluation mode."""
 
+OF_TORCH = frozenset(vars(nn.Module()))
+"""What torch itself notes on a module: its tensors and parts are told by their content, hooks elsewhere."""
+
+_AROUND: ContextVar[frozenset[int]] = ContextVar("modules that are being described", default=frozenset())
 _met: dict[int, object] = {}
 """Objects that nothing else tells apart: kept, so that no later one gets their number."""
 
@@ -53,7 +77,10 @@ def of_settings(value: Any) -> Any:
     also by what the code uses: other functions, constants of its module, values around it. An object that shows nothing
     of what it holds equals itself alone, and nothing in another process.
     """
-    return _describe(value, {})
+    try:
+        return _describe(value, {})
+    except RecursionError:
+        return _alone(value)
 
 
 def of_module(module: nn.Module) -> str:
@@ -62,17 +89,30 @@ def of_module(module: nn.Module) -> str:
     Such as the scaling of an adapter, and which of several is switched on. What is None until it is first used is left
     out, and what a part notes for itself under a name with an underscore in front, but for the switches of adapters.
     """
-    kinds = {kind: _describe(kind, {}) for kind in {type(part) for part in module.modules()}}
-    parts = []
-    for path, part in module.named_modules():
-        switches = unwrapped(part) is not part
-        held = {
-            name: of_settings(one)
-            for name, one in vars(part).items()
-            if name not in NO_MATTER and (switches and _switch(one) if name.startswith("_") else _plain(one))
-        }
-        parts.append([path, kinds[type(part)], held])
-    return digest(parts)
+    around = _AROUND.get()
+    if id(module) in around:
+        return "a module around"
+    token = _AROUND.set(around | {id(module)})
+    try:
+        kinds = {kind: of_settings(kind) for kind in {type(part) for part in module.modules()}}
+        parts = []
+        for path, part in module.named_modules():
+            held = {name: of_settings(one) for name, one in vars(part).items() if _counts(part, name)}
+            parts.append([path, kinds[type(part)], held])
+        return digest(parts)
+    finally:
+        _AROUND.reset(token)
+
+
+def _counts(part: nn.Module, name: str) -> bool:
+    """Return whether an attribute of a part of a module may decide what that computes."""
+    kind: Any = type(part)
+    if name in NO_MATTER or name in OF_TORCH:
+        return False
+    if _is_own(kind):
+        return True
+    value = vars(part)[name]
+    return unwrapped(part) is not part and _switch(value) if name.startswith("_") else _plain(value)
 
 
 def _switch(value: Any) -> bool:
@@ -91,10 +131,13 @@ def _plain(value: Any) -> bool:
 
 def _describe(value: Any, seen: dict[int, int]) -> Any:
     """Return `value` as plain data; `seen` are the objects so far, each told once."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or type(value) in (bool, int, str):
         return value
-    if (content := _of_content(value)) is not None:
-        return content
+    content = value if isinstance(value, int | str) else _of_content(value)
+    if content is not None:
+        kind: Any = type(value)
+        own = _is_own(kind) and not isinstance(value, nn.Module)
+        return ["of a class", content, _describe(kind, seen)] if own else content
     if isinstance(value, Mapping | list | tuple | set | frozenset) and not _is_own(type(value)):
         return _of_items(value, seen)
     if isinstance(value, partial):
@@ -125,6 +168,8 @@ def _of_content(value: Any) -> Any:
         return [type(value).__qualname__, repr(value)]
     if isinstance(value, re.Pattern):
         return ["pattern", value.pattern if isinstance(value.pattern, str) else repr(value.pattern), value.flags]
+    if isinstance(value, LOCKS):
+        return [type(value).__qualname__]
     if isinstance(value, ModuleType | Logger):
         return [type(value).__qualname__, str(value.name if isinstance(value, Logger) else value.__name__)]
     if isinstance(value, Tensor) and not value.is_meta:
@@ -153,10 +198,15 @@ def _of_held(value: Any, seen: dict[int, int]) -> Any:
         names = {name: None for one in kinds for name in _slots(one)} | dict.fromkeys(getattr(value, "__dict__", ()))
         held = {name: getattr(value, name) for name in names if hasattr(value, name)}
         if not hasattr(value, "__dict__") and not any("__slots__" in vars(one) for one in kinds):
-            _met[id(value)] = value
-            return [_process(), id(value)]
+            return _alone(value)
     derived = {name for part in kinds for name, one in vars(part).items() if isinstance(one, cached_property)}
     return {str(name): _describe(one, seen) for name, one in held.items() if name not in derived}
+
+
+def _alone(value: Any) -> Any:
+    """Return what tells an object from all others, in this process and in others."""
+    _met[id(value)] = value
+    return [_process(), id(value)]
 
 
 def _slots(kind: type) -> Iterator[str]:
@@ -179,7 +229,10 @@ def _of_code(value: Any, seen: dict[int, int]) -> list[Any]:
     if isinstance(value, FunctionType):
         around = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         told.append(_describe({name: _content(cell) for name, cell in around}, seen))
-    if isinstance(value, BuiltinFunctionType) or _ours(value):
+    if isinstance(value, BuiltinFunctionType):
+        bound = None if isinstance(value.__self__, ModuleType) else value.__self__
+        return [*told, _describe(bound, seen)]
+    if _ours(value):
         return told
     if not _is_own(value):
         return [*told, _of_installed(value)]
@@ -193,7 +246,7 @@ def _of_code(value: Any, seen: dict[int, int]) -> list[Any]:
 def _of_function(value: FunctionType, seen: dict[int, int]) -> list[Any]:
     """Return the code of a function and what it uses besides the values around it: defaults, names of its module."""
     used = {name: value.__globals__[name] for name in sorted(_names(value.__code__)) if name in value.__globals__}
-    held = (value.__defaults__, value.__kwdefaults__, used)
+    held = (value.__defaults__, value.__kwdefaults__, vars(value), used)
     return [digest(_steps(value.__code__)), *(_describe(one, seen) for one in held)]
 
 
@@ -221,10 +274,11 @@ def _ours(value: Any) -> bool:
 def _is_own(value: Any) -> bool:
     """Return whether a class or function is the user's: neither kedit's nor of Python or an installed package."""
     module = str(value.__module__)
-    if _ours(value) or (module.partition(".")[0] in sys.stdlib_module_names and module != "__main__"):
+    package = module.partition(".")[0]
+    if _ours(value) or package in KNOWN or (package in sys.stdlib_module_names and package != "__main__"):
         return False
     source = getattr(sys.modules.get(module), "__file__", None)
-    return source is None or not any(Path(source).is_relative_to(folder) for folder in INSTALLED)
+    return source is None or PACKAGES.isdisjoint(Path(source).parts)
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
@@ -236,9 +290,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
             yield name, one.func
         elif isinstance(one, staticmethod | classmethod):
             yield name, one.__func__
-        elif isinstance(one, FunctionType) or not (
-            name.startswith("__") or name in vars(ABC) or isinstance(one, SLOTS)
-        ):
+        elif name not in OF_CLASSES and not isinstance(one, SLOTS):
             yield name, one
 
 
@@ -252,8 +304,9 @@ def _told(kind: type) -> Iterator[list[str]]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Return the names that a function may look up in its module, those of the functions in it as well."""
-    return set(code.co_names).union(*(_names(one) for one in code.co_consts if isinstance(one, CodeType)))
+    """Return the names that a function looks up in its module, those of the functions in it as well."""
+    looked_up = {str(one.argval) for one in get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return looked_up.union(*(_names(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _steps(code: CodeType) -> list[Any]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,6 +309,14 @@ MINE = {
     ),
     "a long pattern": "op = re.compile('a' * 300 + str(NOW))",
     "a part": "op = functools.partial(max, NOW)",
+    "a tensor of a module": "class Op(torch.nn.Module):\n pass\nop = Op()\nop._f = [torch.ones(1) * NOW]",
+    "a method of a value": "op = torch.tensor(float(NOW)).mul",
+    "a text of a class": "class Op(str):\n def __call__(self, v): return v * NOW\nop = Op('it')",
+    "a method that is cached": "class Op:\n @functools.lru_cache\n def __call__(self, v): return v * NOW\nop = Op()",
+    "a method that is a part": (
+        "class Op:\n def f(self, v, k): return v * k\n __call__ = functools.partialmethod(f, k=NOW)\nop = Op()"
+    ),
+    "an attribute of a function": "def op(v): return v * op.k\nop.k = NOW",
 }
 
 
@@ -331,6 +340,40 @@ def test_values_around_a_function_of_kedits_count() -> None:
 def test_all_that_code_of_ones_own_uses_tells_it_apart(source: str) -> None:
     assert written(source, 2) == written(source, 2) != written(source, 3)
     json.dumps(written(source, 2))
+
+
+def test_what_code_does_not_look_up_does_not_count() -> None:
+    one, other = ({"torch": torch, "__name__": "mine", "model": number} for number in (1, 2))
+    for names in (one, other):
+        exec("class Op:\n def __call__(self, v): return v * self.model\nop = Op()", names)
+    assert of_settings(one["op"]) == of_settings(other["op"])
+
+
+def test_what_is_too_deep_to_tell_equals_itself_alone() -> None:
+    def linked() -> Any:
+        first = None
+        for _ in range(2000):
+            first = SimpleNamespace(next=first)
+        return first
+
+    one = linked()
+    assert of_settings(one) == of_settings(one) != of_settings(linked())
+
+
+def test_a_part_that_knows_its_model_comes_to_an_end() -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.around: list[Any] = []
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(Part() for _ in range(4))
+            for part in self.parts:
+                part.around.append(self)
+
+    assert of_settings(Whole()) == of_settings(Whole())
 
 
 def test_an_object_that_shows_nothing_equals_itself_alone() -> None:
