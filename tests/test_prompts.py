@@ -204,17 +204,22 @@ def test_too_few_phrasings_for_evidence_are_told(tmp_path: Path, caplog: pytest.
         ({"neighbours": [{"prompt": "a", "anser": "b"}]}, "neighbour 1: no key `anser`; did you mean `answer`?"),
         ({"neighbours": [{"prompt": "Rome is", "answer": "Rome"}]}, "the answer 'Rome' stands in the prompt 'Rome is'"),
         ({"neighbours": [{"prompt": "x", "answer": "tokyo"}]}, "'tokyo' names this answer and that of the fact itself"),
-        ({"neighbours": [{"prompt": "x", "answer": "Tokyo Bay"}]}, "'Tokyo Bay' names this answer and that of"),
-        (
-            {"answer": "Tokyo Bay", "neighbours": [{"prompt": "x", "answer": "tokyo"}]},
-            "neighbour 1: 'Tokyo Bay' names this answer and that of the fact",
-        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         _ = Prompts(str(written(tmp_path, line("Japan", **changes)))).facts
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("own", "other"), [("Tokyo", "Tokyo Bay"), ("Tokyo Bay", "tokyo")])
+def test_a_neighbour_whose_answer_names_the_facts_is_left_out(
+    own: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [{"prompt": "x", "answer": other}, {"prompt": "The capital of Italy is", "answer": "Rome"}]
+    (fact,) = Prompts(str(written(tmp_path, line("Japan", answer=own, neighbours=asked)))).facts
+    assert [one.answers for one in fact.neighbours] == [("Rome",)]
+    assert "neighbour 1: left out, since 'Tokyo Bay' names the answer of the fact itself, too" in caplog.text
 
 
 def test_lines_that_do_not_fit_together_are_told(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_files_that_no_run_has_left_are_not_replaced(name: str, kedit: Command, 
         assert (code, text) == (2, f"kedit: `paper` holds files that no run has left there ({name}), which would be "
                                    "replaced or removed: name another folder\n")  # fmt: skip
         assert before.items() <= contents(folder).items()
-    asked = result_folder(folder, "report.json", {}, overwrite=True)
+    asked = result_folder(folder, "report.json", {}, overwrite=False)
     with pytest.raises(FinishedRunError, match="holds files that no run has left there"), asked:
         pass
     (folder / name).unlink()
@@ -251,12 +251,21 @@ def test_a_folder_that_holds_the_data_is_not_cleared_for_a_run(kedit: Command, t
     assert (tmp_path / "my" / "report.json").read_text() == "1"
 
 
+def test_a_setting_that_is_called_as_the_folder_is_no_path(kedit: Command, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert kedit("hydra.run.dir=zero", "edit=zero", "overwrite=true", "+name=zero") == (0, "")
+    (tmp_path / "zero" / "pictures.jsonl").write_text("")
+    assert kedit("hydra.run.dir=zero", "edit=zero", "overwrite=true", "scores=zero/pictures.jsonl") == (0, "")
+
+
 def test_a_sweep_does_not_remove_the_job_that_it_reads(kedit: Command, tmp_path: Path) -> None:
     assert kedit("-m", "hydra.sweep.dir=swept", "seed=1,2") == (0, "")
     before = contents(tmp_path / "swept")
-    words = ("hydra.sweep.dir=swept", "overwrite=true", "scores=swept/0/report.json", "seed=3,4")
-    code, text = kedit("-m", *words)
-    assert code == 2 and "`swept/0/report.json` is read by this run and would be replaced by it" in text
+    words = ("hydra.sweep.dir=swept", "overwrite=true", "seed=3,4")
+    read = "swept/0/report.json"
+    for scores in (f"scores={read}", f"scores={read},elsewhere"):
+        code, text = kedit("-m", *words, scores)
+        assert code == 2 and f"`{read}` is read by this run and would be replaced by it" in text
     assert before.items() <= contents(tmp_path / "swept").items()
 
 

@@ -1,19 +1,31 @@
 """What a folder that is asked for holds already: a run of the same settings, of others, or none."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kedit.cli.configuration import plain, without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.results.run_folder import FinishedRunError, check_own, clear, is_finished, is_the_users
+from kedit.results.run_folder import (
+    FILES,
+    FOLDERS,
+    FinishedRunError,
+    check_own,
+    clear,
+    is_finished,
+    is_the_users,
+)
 
 NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite", "page"})
 """Settings that change no result."""
 ASIDE = ".STATUS"
 """The STATUS of a job that another sweep left, until this one comes to it and sees whether it fits."""
+OF_RUNS = frozenset({"scores", "merge", "adapter"})
+"""Settings that may name the folder of a run, whose results are read."""
 SHOWN = 4
 """How many of the settings that differ are told."""
 
@@ -50,8 +62,7 @@ def make_room(folder: Path, settings: DictConfig) -> None:
             f"`{folder}` holds a finished run with other settings ({difference}); name another folder with "
             "`hydra.run.dir`, or replace it with `overwrite=true`"
         )
-    if (folder / "STATUS").exists():
-        refuse_to_replace_inputs(folder, settings)
+    refuse_to_replace_inputs(folder, settings)
     try:
         check_own(folder, ASIDE)
     except FinishedRunError as error:
@@ -127,14 +138,40 @@ def _shown(value: Any) -> str:
 
 def refuse_to_replace_inputs(folder: Path, settings: DictConfig) -> None:
     """Raise a ConfigurationError where the settings name something in the folder of a run that is to be removed."""
-    if is_the_users(folder):
+    if is_the_users(folder) or not (folder / "STATUS").exists():
         return
-    for _, value in _leaves(plain(without_hydra(settings), resolve=False)):
+    for key, value in _leaves(_resolved(settings)):
+        if key.partition(".")[0] in NO_MATTER:
+            continue
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and text and folder.resolve() in (here := Path(text).resolve(), *here.parents):
-                raise ConfigurationError(
-                    f"`{text}` is read by this run and would be replaced by it; name another folder"
-                )
+            if isinstance(text, str) and _is_removed_with(folder, key, text):
+                why = f"`{text}` is read by this run and would be replaced by it"
+                raise ConfigurationError(f"{why}; name another folder")
+
+
+def _resolved(settings: DictConfig) -> Any:
+    """Return the settings of a job as plain data; as they are written where that is not known yet."""
+    try:
+        values = OmegaConf.to_container(settings, resolve=True)
+    except OmegaConfBaseException:
+        values = OmegaConf.to_container(settings, resolve=False)
+    assert isinstance(values, dict)
+    return {key: value for key, value in values.items() if key != "hydra"}
+
+
+def _is_removed_with(folder: Path, key: str, text: str) -> bool:
+    """Return whether a setting names a folder's results, or something that goes with them."""
+    try:
+        here = Path(text).expanduser().resolve()
+        there = here.exists()
+    except (OSError, RuntimeError, ValueError):  # a text that is no path
+        return False
+    if not there or folder.resolve() not in (here, *here.parents):
+        return False
+    inside = here.relative_to(folder.resolve()).parts
+    if not inside:
+        return key.rpartition(".")[2] in OF_RUNS
+    return inside[0] in FOLDERS or inside[0].isdigit() or any(fnmatch(inside[0], name) for name in FILES)
 
 
 def _text(path: Path) -> str:

@@ -141,9 +141,10 @@ def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: 
         GlobalHydra.instance().config_loader(),
     )
     olds = sorted(path for path in folder.glob("*") if path.name.isdigit())
-    if overwrites(settings):
-        for old in olds:
-            refuse_to_replace_inputs(old, settings)
+    if overwrites(settings) and olds:
+        for asked in [loader.load_sweep_config(settings, one) for one in jobs] or [settings]:
+            for old in olds:
+                refuse_to_replace_inputs(old, asked)
     for old in olds:
         arguments, difference = planned.get(old.name), ""
         if arguments is not None and (old.name not in same or _arguments(old) != arguments):

@@ -1,6 +1,7 @@
 """Your own pictures: a folder with a list of them, one line each, or a table that `datasets` saved."""
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -96,13 +97,12 @@ class Folder(AnnotatedPictures):
 
 def _listed(folder: Path, index: Path, boxes: str) -> Iterator[Record]:
     """Yield the records of the list; a ValueError if a picture is listed twice, in whatever spelling of its path."""
-    places: dict[Path, str] = {}
+    places: dict[str, tuple[str, str]] = {}
     for line in lines(index):
         name = line.text("file_name" if "image" not in line.content and "file_name" in line.content else "image")
-        file = _resolved(folder, name)
-        if file in places:
-            raise ValueError(f"{line.place}: `{shown(name)}` is also in {places[file]}; list each picture once")
-        places[file] = line.place
+        earlier, place = places.setdefault(_spelt(folder / name).casefold(), (name, line.place))
+        if place != line.place and _spelt(_picture(folder, earlier)) == _spelt(_picture(folder, name)):
+            raise ValueError(f"{line.place}: `{shown(name)}` is also in {place}; list each picture once")
         yield replace(_record(line, folder, shown(name), partial(_picture, folder, name), boxes), file_name=name)
 
 
@@ -127,12 +127,9 @@ def _picture(folder: Path, name: str) -> Path:
     return lying_at(folder / name, folder / name.replace("\\", "/"))
 
 
-def _resolved(folder: Path, name: str) -> Path:
-    """Return the one path of a picture, however its name is spelt."""
-    try:
-        return _picture(folder, name).resolve()
-    except (OSError, ValueError, RuntimeError):  # no file is called so; opening it says why
-        return folder / name
+def _spelt(path: Path) -> str:
+    """Return a path as it is usually spelt; links are not followed, which may lead to one copy of equal pictures."""
+    return os.path.normpath(str(path).replace("\\", "/"))
 
 
 def _cell(table: Any, number: int, column: str, folder: Path) -> Path | IO[bytes]:

@@ -329,7 +329,10 @@ def _neighbours(line: Line, own: Concept) -> tuple[Asked, ...]:
         if (inside := right.pattern.search(text)) is not None:
             raise ValueError(f"{inner.place}: the answer {inside[0]!r} stands in the prompt {text!r}")
         if (both := _naming_both(right, own)) is not None:
-            raise ValueError(f"{inner.place}: {both!r} names this answer and that of the fact itself")
+            if not {one.casefold() for one in own.words}.isdisjoint(one.casefold() for one in answers):
+                raise ValueError(f"{inner.place}: {both!r} names this answer and that of the fact itself")
+            logger.warning("%s: left out, since %r names the answer of the fact itself, too", inner.place, both)
+            continue
         neighbours.append(Asked(text, answers))
     return tuple(neighbours)
 

@@ -340,10 +340,10 @@ def result_folder(folder: str | Path, name: str, content: object, *, overwrite: 
         folder: Where the result goes.
         name: The file that tells the result.
         content: What that file will say.
-        overwrite: Whether a finished run of another result may be replaced.
+        overwrite: Whether a finished run of another result, and files by the same names, may be replaced.
 
     Raises:
-        FinishedRunError: There is one, and it may not; or there are files of somebody else's by the same names.
+        FinishedRunError: There is one, or there are files by the same names that no run has left, and they may not.
     """
     folder = Path(folder)
     if not overwrite and is_finished(folder) and not _says(folder / name, content):
@@ -351,7 +351,8 @@ def result_folder(folder: str | Path, name: str, content: object, *, overwrite: 
             f"`{folder}` holds a finished run with another result; name another folder, or replace it with "
             "`overwrite=True`"
         )
-    check_own(folder)
+    if not overwrite:
+        check_own(folder)
     if overwrite or not is_finished(folder):
         clear(folder)
     with Run(folder) as run:
