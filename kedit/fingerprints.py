@@ -267,17 +267,22 @@ def _read_as(text: str, folder: Path, *, is_coco: bool) -> Iterator[Path]:
 @cache
 def _leads(file: Path, *_when: int) -> list[tuple[str, bool]]:
     """Return the paths in a list that may lead out of its folder, and whether each is a video's."""
-    found = set[tuple[str, bool]]()
+    found, end = set[tuple[str, bool]](), 0
     try:
         content = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
     for hit in LEADS_OUT.finditer(content):
+        if hit.start() < end:  # in a text that has been looked at
+            continue
         start = content.rfind('"', 0, hit.start() + 1)
         while start > 0 and content[start - 1] == "\\":
             start = content.rfind('"', 0, start)
+        if (quoted := QUOTED.match(content, max(start, 0))) is None:
+            continue
+        end = quoted.end()
         with suppress(ValueError):
-            text = json.loads(quoted[0]) if (quoted := QUOTED.match(content, max(start, 0))) else ""
+            text = json.loads(quoted[0])
             plain = text.replace("\\", "/")
             if "\0" not in text and (plain.startswith("/") or ".." in plain.split("/")):
                 found.add((text, bool(OF_VIDEO.search(content, max(start - 32, 0), start))))

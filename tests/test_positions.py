@@ -336,12 +336,15 @@ def test_the_last_token_of_a_right_padded_prompt_is_no_padding_whatever_mask_the
 
 @torch.no_grad()
 def test_a_mask_that_does_not_tell_padding_is_refused_where_the_last_token_is_edited() -> None:
-    module, ids = tiny.llama(), torch.tensor([[1, 5, 6, 7]])
-    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    module, ids = tiny.llama(), torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])
+    mask = torch.ones(2, 1, 4, 4, dtype=torch.bool).tril()
     with pytest.raises(ValueError, match="a mask that does not tell padding"), edit("last", "both").applied(module):
         module(input_ids=ids, attention_mask=mask)
-    with edit("text", "both").applied(module):
-        module(input_ids=ids, attention_mask=mask)
+    for positions, phase in (("text", "both"), ("all", "prefill"), ("all", "decode")):
+        with edit(positions, phase).applied(module):
+            module(input_ids=ids, attention_mask=mask)
+    with edit("last", "both").applied(module):
+        module(input_ids=ids[:1], attention_mask=mask[:1])
 
 
 @pytest.mark.parametrize(
@@ -590,7 +593,7 @@ def test_several_columns_at_once_are_edited_as_one_after_the_other_or_refused(
 @pytest.mark.parametrize("n_new", [2, 3])
 def test_guesses_that_end_an_answer_in_the_first_round_are_refused_as_well(n_new: int) -> None:
     module = tiny.llama()
-    with pytest.raises(ValueError, match="as assisted decoding does, so that"), edit("last", "both").applied(module):
+    with pytest.raises(ValueError, match="as for guesses, so that"), edit("last", "both").applied(module):
         tiny.generated(module, GUESSED, n_new=n_new, assistant_model=tiny.llama())
 
 

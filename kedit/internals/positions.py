@@ -196,6 +196,11 @@ class Sequence:
                 f"{call.unclear}, so that the prompt's end is unknown: generate without that, or edit at `positions` "
                 "all, image or text in phase both"
             )
+        if positions == "last" and call.opaque and tokens.shape[0] > 1:
+            raise ValueError(
+                "the model was called with a mask that does not tell padding from tokens, so that a row's last token "
+                "is unknown: call it with a mask of `[batch, pos]`, or edit at other positions"
+            )
         columns = torch.arange(call.start, call.end, device=tokens.device).expand_as(tokens)
         n_prompt = call.prompt.shape[1]
         if positions == "all":
@@ -235,8 +240,6 @@ class Sequence:
         if call.start == 0 and not contradiction and not self._continues(call, tokens):
             call.prompt, call.last = tokens, _last_valid(call.mask)
             call.unclear = _packed(call.numbers, call.mask) or _guessed(call)
-            if call.opaque:
-                call.unclear = "the model was called with a mask that does not tell padding from tokens"
         elif contradiction:
             call.unclear = contradiction
             call.prompt = tokens if call.prompt is None and not call.start else call.prompt
@@ -364,7 +367,7 @@ def _note(call: _Call, layer: object) -> None:
 def _guessed(call: _Call) -> str:
     """Return why the end of a call may be guesses: the model around asks for logits behind each; else nothing."""
     several = call.cached == 0 and call.kept > 1
-    return "the first call of a generation asks for several logits, as assisted decoding does" * several
+    return "the first call on an empty cache asks for several logits (`logits_to_keep`), as for guesses" * several
 
 
 def _packed(numbers: Any, mask: Tensor | None) -> str:

@@ -162,12 +162,10 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     Raises:
         ValueError: No trial has a value for either.
     """
-    counts = _counts(trials)
-    alike = all(counts[one.locator, one.panel] == counts[trials[0].locator, trials[0].panel] for one in trials)
-    trials = trials if alike else [one for one in trials if len(counts[one.locator, one.panel]) > 1]
+    apart = _differing(_counts(trials))
 
     def panel_of(one: Trial) -> str:
-        return one.locator if alike else f"{one.panel}, {one.locator}"
+        return f"{one.panel}, {one.locator}" if one.locator in apart else one.locator
 
     panels: dict[str, dict[str, Curve]] = {panel_of(one): {} for one in trials}
     for panel, curves in panels.items():
@@ -186,6 +184,12 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     sparse = all(len(curve.x) <= MOST_BARS for curves in panels.values() for curve in curves.values())
     layout: dict[str, Any] = {"columns": columns, "height": height, "bars": sparse, "prepare": prepare}
     return draw_lines(panels, title=title, across="neurons edited", **layout)
+
+
+def _differing(counts: Mapping[tuple[str, str], set[float]]) -> set[str]:
+    """Return the locators by which concepts are edited in other numbers of neurons than each other."""
+    first: dict[str, set[float]] = {}
+    return {locator for (locator, _), numbers in counts.items() if first.setdefault(locator, numbers) != numbers}
 
 
 def varied(trials: Sequence[Trial]) -> bool:

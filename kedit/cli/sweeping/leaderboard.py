@@ -19,8 +19,6 @@ HEADER = (
     *OUTCOME,
 )
 """The columns of leaderboard.csv; one `swept.<name>` follows for each setting that differs between jobs."""
-LEVEL = 0.005
-"""How far two selectivities may be apart that are shown alike, to two places."""
 INTERVALS = (
     "In brackets are 95 % intervals over samples, of one job alone: Wilson's where each sample is a yes or a no, a "
     "percentile bootstrap elsewhere; selectivity's joins the ends of mention_drop's and retention's. The first of many "
@@ -55,7 +53,7 @@ def n_level(sweep: Sweep) -> int:
         return 0
     found = [one.figures["selectivity"].value for _, one in sweep.done if one.evidence is not False]
     highest = first[1].figures["selectivity"].value or 0.0
-    return sum(value is not None and highest - value < LEVEL for value in found) - 1
+    return sum(value is not None and two_places(value) == two_places(highest) for value in found) - 1
 
 
 def flat(sweep: Sweep, front: Pareto) -> Table:
