@@ -590,6 +590,21 @@ def test_several_columns_at_once_are_edited_as_one_after_the_other_or_refused(
     assert torch.equal(guessed, one_by_one) and not torch.equal(guessed, plain)
 
 
+def test_what_the_model_as_a_whole_is_asked_for_is_known_whatever_stands_between() -> None:
+    span, ids = Sequence(None), torch.tensor([[1, 5, 6, 0]])
+    span.saw_model((), {"input_ids": ids, "logits_to_keep": 3, "attention_mask": (ids > 0).long()})
+    span.saw_model((), {"input_ids": ids})
+    span.saw_tokens(ids)
+    span.saw_call((Held(0),), {})
+    with pytest.raises(ValueError, match="as for guesses, so that"):
+        span.where("last", "both", 4)
+    span.saw_model((), {"input_ids": ids, "attention_mask": (ids > 0).long()})
+    span.saw_model((), {"input_ids": ids})
+    span.saw_tokens(ids)
+    span.saw_call((Held(0),), {})
+    assert span.where("last", "both", 4).tolist() == [[False, False, True, True]]
+
+
 @pytest.mark.parametrize("n_new", [2, 3])
 def test_guesses_that_end_an_answer_in_the_first_round_are_refused_as_well(n_new: int) -> None:
     module = tiny.llama()

@@ -43,7 +43,7 @@ def _idle(hooks: Mapping[int, Hook]) -> str:
     idle = [layer for layer, hook in hooks.items() if not hook.n_calls]
     if not idle:
         return ""
-    why = "(a compiled model or block ignores hooks that come later; a layer may also be passed by)"
+    why = "(a layer may be passed by, a copy of the model called, or code that was compiled inside the block)"
     if len(idle) == len(hooks):
         return f"the model never ran the {len(idle)} edited layers: nothing was edited {why}"
     return f"the model ran, but not layers {', '.join(map(str, idle))} of the {len(hooks)} that are edited {why}"

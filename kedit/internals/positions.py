@@ -29,6 +29,9 @@ A prompt that is fed in parts is refused where that shows; a last part of one to
 """
 
 
+GUESSES = "the first call on an empty cache asks for several logits (`logits_to_keep`), as for guesses"
+
+
 def image_token(module: nn.Module) -> int | None:
     """Return the id of the token that stands for a piece of a picture, as the model's configuration names it.
 
@@ -89,8 +92,10 @@ class _Call:
     """Those that the model around the decoder was called with."""
     outer: Tensor | None = None
     """The mask of that call, which some models make another of before their decoder sees it (Gemma 3, PaliGemma)."""
-    kept: int = 0
-    """How many logits that call is to give; 0 where it does not say."""
+    several: bool = False
+    """Whether that call is to give several logits."""
+    guesses: bool = False
+    """Whether the call begins a generation and is to give several logits: its last tokens may be guesses."""
     prompt: Tensor | None = None
     """Those of the call that began the sequence; None before there was one."""
     last: Tensor | None = None
@@ -139,9 +144,9 @@ class Sequence:
         """Take note of the token ids of the whole model: some embed padding in place of image tokens (Gemma 4)."""
         call = self._calls.setdefault(threading.get_ident(), _Call())
         call.whole = _if_matrix(named.get("input_ids", given[0] if given else None))
-        mask, kept = named.get("attention_mask"), named.get("logits_to_keep")
-        call.outer = mask if isinstance(mask, Tensor) else None
-        call.kept = kept if isinstance(kept, int) else 0
+        if isinstance(mask := named.get("attention_mask"), Tensor):
+            call.outer = mask
+        call.several = call.several or (isinstance(kept := named.get("logits_to_keep"), int) and kept > 1)
 
     def saw_tokens(self, tokens: Tensor) -> None:
         """Take note of the token ids of a call, `[batch, pos]`; the codes of pictures, a mere list, are no sequence."""
@@ -167,6 +172,7 @@ class Sequence:
             call.mask = _if_matrix(call.outer)
         # With a static cache `generate` makes such a mask of its own, of prompts that are padded on the left.
         call.opaque = own is None and call.outer is not None and call.outer.ndim != 2 and call.cached is None
+        call.guesses, call.several = call.cached == 0 and call.several, False
         call.whole = call.outer = None
         call.numbers = named.get("position_ids")
         if call.replayed:
@@ -239,7 +245,7 @@ class Sequence:
         contradiction = self._contradiction(call, tokens)
         if call.start == 0 and not contradiction and not self._continues(call, tokens):
             call.prompt, call.last = tokens, _last_valid(call.mask)
-            call.unclear = _packed(call.numbers, call.mask) or _guessed(call)
+            call.unclear = _packed(call.numbers, call.mask) or GUESSES * call.guesses
         elif contradiction:
             call.unclear = contradiction
             call.prompt = tokens if call.prompt is None and not call.start else call.prompt
@@ -362,12 +368,6 @@ def _note(call: _Call, layer: object) -> None:
                 "positions are unknown: call `backward` after each call, and what needs no gradient in `no_grad`"
             )
     call.asked.add(layer)
-
-
-def _guessed(call: _Call) -> str:
-    """Return why the end of a call may be guesses: the model around asks for logits behind each; else nothing."""
-    several = call.cached == 0 and call.kept > 1
-    return "the first call on an empty cache asks for several logits (`logits_to_keep`), as for guesses" * several
 
 
 def _packed(numbers: Any, mask: Tensor | None) -> str:
