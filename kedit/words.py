@@ -58,6 +58,11 @@ def numbers(word: str) -> set[str]:
     return {word, plural(word)} | irregular
 
 
+def standing(text: str) -> re.Pattern[str]:
+    """Return the regular expression of a text as a whole word, exactly as it is written."""
+    return re.compile(rf"{_BEFORE}{re.escape(text)}{_AFTER}")
+
+
 def whole_words(words: Iterable[str], unless: Iterable[str] = ()) -> re.Pattern[str]:
     """Return the regular expression of any of `words` in any number, as a whole word, or of a phrase of `unless`.
 

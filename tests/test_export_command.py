@@ -141,7 +141,7 @@ def test_what_has_no_form_is_told_before_the_model_is_loaded(
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("kedit.cli.export.open_run", load)
+    monkeypatch.setattr("kedit.models.loading.load", load)
     shutil.copytree(folder, tmp_path / "decoded")
     settings = tmp_path / "decoded" / ".hydra" / "config.yaml"
     settings.write_text(settings.read_text().replace("phase: both", "phase: decode"))

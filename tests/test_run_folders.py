@@ -185,12 +185,14 @@ def test_a_finished_run_of_which_nobody_knows_the_settings_stays(kedit: Command,
     assert kedit("hydra.run.dir=out", "overwrite=true") == (0, "")
 
 
-def test_what_a_run_reads_is_not_overwritten_by_it(kedit: Command, tmp_path: Path) -> None:
-    write_atomic(tmp_path / "out" / "scores.safetensors", "old")
-    write_atomic(tmp_path / "out" / "STATUS", "done\n")
-    code, text = kedit("hydra.run.dir=out", "overwrite=true", "scores=out/scores.safetensors")
-    assert code == 2 and "`out/scores.safetensors` is read by this run" in text
+@pytest.mark.parametrize("read", ["out/scores.safetensors", "out"])
+def test_what_a_run_reads_is_not_overwritten_by_it(read: str, kedit: Command, tmp_path: Path) -> None:
+    for name, content in (("scores.safetensors", "old"), ("report.json", "1"), ("STATUS", "done\n")):
+        write_atomic(tmp_path / "out" / name, content)
+    code, text = kedit("hydra.run.dir=out", "overwrite=true", f"scores={read}")
+    assert code == 2 and f"`{read}` is read by this run and would be replaced by it" in text
     assert (tmp_path / "out" / "scores.safetensors").read_text() == "old"
+    assert (tmp_path / "out" / "report.json").read_text() == "1"
 
 
 def test_the_folder_that_the_user_works_in_is_not_cleared(kedit: Command, tmp_path: Path) -> None:
@@ -241,14 +243,6 @@ def test_pictures_of_the_user_stay_whatever_runs_beside_them(kedit: Command, rec
     assert kedit("hydra.run.dir=other", "overwrite=true") == (0, "")
     assert elsewhere.read_text() == "mine"
     assert [name for name in mine if (tmp_path / "my" / name).read_text() == "mine"] == list(mine)
-
-
-def test_a_folder_that_holds_the_data_is_not_cleared_for_a_run(kedit: Command, tmp_path: Path) -> None:
-    write_atomic(tmp_path / "my" / "STATUS", "done\n")
-    write_atomic(tmp_path / "my" / "report.json", "1")
-    code, text = kedit("hydra.run.dir=my", "overwrite=true", "scores=my")
-    assert code == 2 and "`my` is read by this run and would be replaced by it" in text
-    assert (tmp_path / "my" / "report.json").read_text() == "1"
 
 
 def test_a_setting_that_is_called_as_the_folder_is_no_path(kedit: Command, tmp_path: Path) -> None:

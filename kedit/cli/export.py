@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from kedit.cli.configuration import misuse
 from kedit.cli.errors import explained, usage_code
-from kedit.cli.finished_run import asked_for, drawn, open_run, planned
+from kedit.cli.finished_run import asked_for, drawn, open_run
 from kedit.cli.help import TAKES
 from kedit.cli.jobs import code_of, said
 from kedit.cli.previous_runs import overwrites
@@ -40,14 +40,13 @@ def export_run(run: Path, arguments: Sequence[str]) -> Any:
     from kedit.pipelines.export import check_asked, export
     from kedit.pipelines.export_check import N_PICTURES
 
-    with misuse():
-        check_asked(planned(run, "to export"), folder, to, overwrite=overwrites(asked))
-    opened = open_run(run, "to export")
+    overwrite = overwrites(asked)
+    opened = open_run(run, "to export", lambda edit: check_asked(edit, folder, to, overwrite=overwrite))
     with misuse():
         return export(
             opened.edit, opened.model, folder, to=to, report=opened.report,
             pictures=[one.image for one in drawn(opened).target[:N_PICTURES]], commands=_commands(run, arguments),
-            overwrite=overwrites(asked),
+            overwrite=overwrite,
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A finished run of `kedit run`, opened again: the model, the data and the edit that it had, and its pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,46 +22,31 @@ class FinishedRun(NamedTuple):
     report: Mapping[str, Any]
 
 
-def open_run(run: Path, purpose: str) -> FinishedRun:
+def open_run(run: Path, purpose: str, check: Callable[[Any], object] | None = None) -> FinishedRun:
     """Return a finished run; what is wrong with its folder is a ConfigurationError before the model is loaded.
 
     Args:
         run: The run's folder.
         purpose: What its edit is opened for, as in "to export".
+        check: Called with the edit before the model is loaded, so that a patch has no values yet.
     """
     settings = settings_of(run)
+    from kedit.edit.operators import Patch
     from kedit.neurons import NeuronSet
 
-    _refuse_none(run, settings, purpose)
+    if settings.edit._target_.endswith(".NoEdit"):
+        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's {purpose}")
     use_threads(settings.threads)
     with misuse():
         neurons, data, plan = NeuronSet.load(run / "neurons.json"), build(settings.data), build(settings.edit)
+        if check is not None:
+            check(plan.edit(neurons, getattr(plan, "operator", Patch()), str(settings.concept)))
     model = build(settings.model)
     with misuse():
         _check_model(run, model)
         edit = plan.edit(neurons, _operator(plan, model, settings), str(settings.concept))
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     return FinishedRun(settings, data, model, edit, report)
-
-
-def planned(run: Path, purpose: str) -> Any:
-    """Return the edit of a finished run as far as it is known without the model: values of a patch are not measured.
-
-    See `open_run`.
-    """
-    from kedit.edit.operators import Patch
-    from kedit.neurons import NeuronSet
-
-    settings = settings_of(run)
-    _refuse_none(run, settings, purpose)
-    with misuse():
-        plan = build(settings.edit)
-        return plan.edit(NeuronSet.load(run / "neurons.json"), getattr(plan, "operator", Patch()), "planned")
-
-
-def _refuse_none(run: Path, settings: DictConfig, purpose: str) -> None:
-    if settings.edit._target_.endswith(".NoEdit"):
-        raise ConfigurationError(f"`{run}` measured an adapter (`edit=none`): there is no edit of kedit's {purpose}")
 
 
 def drawn(run: FinishedRun) -> Any:

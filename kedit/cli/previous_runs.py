@@ -1,24 +1,15 @@
 """What a folder that is asked for holds already: a run of the same settings, of others, or none."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kedit.cli.configuration import plain, without_hydra
+from kedit.cli.configuration import misuse, plain, without_hydra
 from kedit.cli.errors import ConfigurationError
-from kedit.results.run_folder import (
-    FILES,
-    FOLDERS,
-    FinishedRunError,
-    check_own,
-    clear,
-    is_finished,
-    is_the_users,
-)
+from kedit.results.run_folder import check_own, clear, is_finished, is_the_users, may_go
 
 NO_MATTER = frozenset({"on_error", "progress", "store", "overwrite", "page"})
 """Settings that change no result."""
@@ -62,11 +53,9 @@ def make_room(folder: Path, settings: DictConfig) -> None:
             f"`{folder}` holds a finished run with other settings ({difference}); name another folder with "
             "`hydra.run.dir`, or replace it with `overwrite=true`"
         )
-    refuse_to_replace_inputs(folder, settings)
-    try:
+    refuse_to_replace_inputs([folder], settings)
+    with misuse():
         check_own(folder, ASIDE)
-    except FinishedRunError as error:
-        raise ConfigurationError(str(error)) from error
     clear(folder)
 
 
@@ -136,15 +125,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def refuse_to_replace_inputs(folder: Path, settings: DictConfig) -> None:
-    """Raise a ConfigurationError where the settings name something in the folder of a run that is to be removed."""
-    if is_the_users(folder) or not (folder / "STATUS").exists():
+def refuse_to_replace_inputs(folders: Iterable[Path], settings: DictConfig) -> None:
+    """Raise a ConfigurationError where the settings name something that is to be removed from the folders of runs."""
+    holding = [one.resolve() for one in folders if (one / "STATUS").exists() and not is_the_users(one)]
+    if not holding:
         return
     for key, value in _leaves(_resolved(settings)):
         if key.partition(".")[0] in NO_MATTER:
             continue
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and _is_removed_with(folder, key, text):
+            path = _existing(text) if isinstance(text, str) else None
+            if path is not None and any(_is_removed_with(folder, key, path) for folder in holding):
                 why = f"`{text}` is read by this run and would be replaced by it"
                 raise ConfigurationError(f"{why}; name another folder")
 
@@ -152,26 +143,26 @@ def refuse_to_replace_inputs(folder: Path, settings: DictConfig) -> None:
 def _resolved(settings: DictConfig) -> Any:
     """Return the settings of a job as plain data; as they are written where that is not known yet."""
     try:
-        values = OmegaConf.to_container(settings, resolve=True)
+        values = plain(settings)
     except OmegaConfBaseException:
-        values = OmegaConf.to_container(settings, resolve=False)
-    assert isinstance(values, dict)
+        values = plain(settings, resolve=False)
     return {key: value for key, value in values.items() if key != "hydra"}
 
 
-def _is_removed_with(folder: Path, key: str, text: str) -> bool:
-    """Return whether a setting names a folder's results, or something that goes with them."""
+def _existing(text: str) -> Path | None:
+    """Return the path that a text is, if there is something."""
     try:
-        here = Path(text).expanduser().resolve()
-        there = here.exists()
+        path = Path(text).expanduser().resolve()
+        return path if path.exists() else None
     except (OSError, RuntimeError, ValueError):  # a text that is no path
-        return False
-    if not there or folder.resolve() not in (here, *here.parents):
-        return False
-    inside = here.relative_to(folder.resolve()).parts
-    if not inside:
+        return None
+
+
+def _is_removed_with(folder: Path, key: str, path: Path) -> bool:
+    """Return whether a setting names a folder's results, or something that goes with them."""
+    if path == folder:
         return key.rpartition(".")[2] in OF_RUNS
-    return inside[0] in FOLDERS or inside[0].isdigit() or any(fnmatch(inside[0], name) for name in FILES)
+    return path.is_relative_to(folder) and may_go(path.relative_to(folder).parts[0])
 
 
 def _text(path: Path) -> str:

@@ -141,14 +141,18 @@ def _make_room(folder: Path, settings: DictConfig, jobs: list[list[str]], same: 
         GlobalHydra.instance().config_loader(),
     )
     olds = sorted(path for path in folder.glob("*") if path.name.isdigit())
+
+    @cache
+    def composed(number: str) -> DictConfig:
+        return loader.load_sweep_config(settings, planned[number])
+
     if overwrites(settings) and olds:
-        for asked in [loader.load_sweep_config(settings, one) for one in jobs] or [settings]:
-            for old in olds:
-                refuse_to_replace_inputs(old, asked)
+        for asked in map(composed, planned) if planned else [settings]:
+            refuse_to_replace_inputs(olds, asked)
     for old in olds:
         arguments, difference = planned.get(old.name), ""
         if arguments is not None and (old.name not in same or _arguments(old) != arguments):
-            difference = other_settings(old, loader.load_sweep_config(settings, arguments))
+            difference = other_settings(old, composed(old.name))
         elif not jobs:  # a search may choose other values of what it varies than it did before
             difference = other_settings(old, settings, but=_varied(settings.hydra))
         if difference and not overwrites(settings):

@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from kedit.arguments import require
 from kedit.data.jsonlines import Line, lines
 from kedit.samples import Concept, Question, Split, TextSample, find_concept
-from kedit.words import HANGUL, UNSPACED
+from kedit.words import standing
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +32,6 @@ FEWEST = 6
 """Of fewer phrasings, all lost against none at random are as likely as 1 in 16 by chance (two-sided sign-flip test)."""
 SEEN = "seen_while_locating"
 """Why a text is not asked when an edit is judged."""
-BEFORE, AFTER = rf"(?<!(?![{UNSPACED}])\w)", rf"(?!(?![{UNSPACED}{HANGUL}])\w)"
-"""Where a subject stands as a whole word: no letter beside it, but for scripts that put no space there."""
 
 
 @dataclass(frozen=True)
@@ -304,14 +301,12 @@ def _counters(line: Line, phrasings: Sequence[str]) -> dict[str, tuple[str, ...]
             raise ValueError(f"{line.place}: the `counter_prompt` is the prompt itself, {phrasings[0]!r}")
         return {phrasings[0]: given}
     subject = line.text("subject")
-    standing = re.compile(rf"{BEFORE}{re.escape(subject)}{AFTER}")
-    if not standing.search(phrasings[0]):
+    there = standing(subject)
+    if not there.search(phrasings[0]):
         raise ValueError(f"{line.place}: the `subject` {subject!r} does not stand in the prompt {phrasings[0]!r}")
     if subject in others:
         raise ValueError(f"{line.place}: {subject!r} is the `subject` and one of the `other_subjects`")
-    return {
-        text: tuple(other.join(standing.split(text)) for other in others) for text in phrasings if standing.search(text)
-    }
+    return {text: tuple(other.join(there.split(text)) for other in others) for text in phrasings if there.search(text)}
 
 
 def _neighbours(line: Line, own: Concept) -> tuple[Asked, ...]:

@@ -54,20 +54,18 @@ def round_trip(module: nn.Module, form: str) -> WeightChange:
         form: A key of `FORMATS`.
     """
     head, tensors = named_by_model(module, "get_output_embeddings"), dict[str, Tensor]()
-    for path, one in module.named_modules():
-        if one is head or not (isinstance(one, nn.Linear) or is_conv1d(one)):
-            continue
-        weight = one.weight
-        assert isinstance(weight, Tensor)
-        tensors[f"{path}.weight"] = FORMATS[form](weight.T).T if is_conv1d(one) else FORMATS[form](weight)
+
+    def small(weight: Tensor, *, turned: bool) -> Tensor:
+        return FORMATS[form](weight.T).T if turned else FORMATS[form](weight)
+
     for path, one in module.named_modules():
         if is_fused(one):  # maps of all experts in one, `[expert, out, in]` or `[expert, in, out]`
-            maps = {name: weight for name, weight in one.named_parameters(path, recurse=False) if weight.ndim == 3}
             turned = bool(getattr(one, "is_transposed", True))
-            tensors |= {name: _of_experts(weight, form, turned=turned) for name, weight in maps.items()}
+            maps = {name: weight for name, weight in one.named_parameters(path, recurse=False) if weight.ndim == 3}
+            tensors |= {
+                name: torch.stack([small(weight, turned=turned) for weight in some]) for name, some in maps.items()
+            }
+        elif one is not head and (isinstance(one, nn.Linear) or is_conv1d(one)):
+            assert isinstance(one.weight, Tensor)
+            tensors[f"{path}.weight"] = small(one.weight, turned=is_conv1d(one))
     return WeightChange(tensors)
-
-
-def _of_experts(weights: Tensor, form: str, *, turned: bool) -> Tensor:
-    maps = [FORMATS[form](one.T).T if turned else FORMATS[form](one) for one in weights]
-    return torch.stack(maps)

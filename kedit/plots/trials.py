@@ -162,6 +162,7 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     Raises:
         ValueError: No trial has a value for either.
     """
+    trials = _once(trials)
     apart = _differing(_counts(trials))
 
     def panel_of(one: Trial) -> str:
@@ -170,7 +171,7 @@ def draw_doses(trials: Sequence[Trial], *, title: str) -> Drawing:
     panels: dict[str, dict[str, Curve]] = {panel_of(one): {} for one in trials}
     for panel, curves in panels.items():
         for label, (figure, look) in SERIES.items():
-            known = _by_number([(one.neurons, figure(one)) for one in _once(trials) if panel_of(one) == panel])
+            known = _by_number([(one.neurons, figure(one)) for one in trials if panel_of(one) == panel])
             if known:
                 curves[label] = Curve(list(known), list(known.values()), look)
     few = len(panels) < 4

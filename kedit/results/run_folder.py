@@ -287,6 +287,11 @@ def clear(folder: Path, keep: Iterable[str] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
+def may_go(name: str) -> bool:
+    """Return whether `clear` may remove something of this name, or in it, from the folder of a run."""
+    return name in FOLDERS or name.isdigit() or any(fnmatch(name, one) for one in FILES)
+
+
 def is_the_users(folder: Path) -> bool:
     """Return whether a folder is the one that the process works in, or one around it."""
     here = Path.cwd()

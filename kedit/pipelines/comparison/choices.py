@@ -110,9 +110,9 @@ class Choices:
         certain = [method.name for method in self.methods if not method.drawn]
         if self.reference not in certain:
             known = ", ".join(certain) or "none"
+            way = f": set `reference={certain[0]}`" if certain else ""
             raise ValueError(
-                f"`reference` is one of the methods that are compared ({known}); got {self.reference}: set "
-                f"`reference={known.partition(', ')[0]}`"
+                f"`reference` is one of the methods that are compared ({known}); got {self.reference}{way}"
             )
         if len(certain) < len(names) and not self.counts.controls:
             raise ValueError("`controls` is how often a random method is drawn, 1 or more; got 0")
